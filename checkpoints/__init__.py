@@ -1,0 +1,22 @@
+"""Models as immutable values, in memory and on disk."""
+
+from .checkpoint import Checkpoint
+from .diff import Diff, diff
+from .shards import open_folder, write_folder
+from .store import ObjectStore
+from .tensors import BitsAndBytes, Converted, InMemory, InShard, Quantized, TensorRef
+
+__all__ = [
+    "BitsAndBytes",
+    "Checkpoint",
+    "Converted",
+    "Diff",
+    "InMemory",
+    "InShard",
+    "ObjectStore",
+    "Quantized",
+    "TensorRef",
+    "diff",
+    "open_folder",
+    "write_folder",
+]

@@ -1,0 +1,154 @@
+"""The immutable checkpoint: a model's config, files and tensors as one value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, did_you_mean
+from .tensors import InMemory, TensorRef
+
+
+class Tensors(Mapping[str, Tensor]):
+    """A read-only view of references as tensors; each access loads, nothing is kept."""
+
+    def __init__(self, refs: Mapping[str, TensorRef]) -> None:
+        self._refs = refs
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._refs[name].load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model as a value: two checkpoints with the same content have the same id.
+
+    Tensors are named as ``model.state_dict()`` of the transformers class names them; a tied
+    tensor stands once, under the name transformers saves it by.
+
+    Attributes:
+        config: the contents of ``config.json``, copied; values inside it must not be changed
+            in place.
+        refs: name to `TensorRef`.
+        files: tokenizer, generation config and chat template, verbatim, by file name.
+        source: what the user called the model, for the model card.
+        parent: id of the checkpoint this one was made from.
+
+    Raises:
+        CheckpointError: a config value JSON cannot hold, or a file name that leads out of a folder.
+    """
+
+    config: Mapping[str, Any]
+    refs: Mapping[str, TensorRef]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    source: str = ""
+    parent: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            _check_file_name(name)
+        parts = {
+            "config": _as_json(self.config),
+            "refs": dict(self.refs),
+            "files": dict(self.files),
+        }
+        for name, part in parts.items():
+            object.__setattr__(self, name, MappingProxyType(part))
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Name to tensor, loaded on access; a tensor got here must not be changed in place."""
+        return Tensors(self.refs)
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 over config, files and every tensor's content, in hex."""
+        content = {
+            "config": dict(self.config),
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()},
+            "tensors": {name: ref.digest for name, ref in self.refs.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def evolve(
+        self,
+        tensors: Mapping[str, Tensor | TensorRef | None] | None = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
+        """A new checkpoint with some tensors replaced (None removes one) and config keys set.
+
+        Every other tensor is shared. The caller gives tensors away: it must not change them later.
+
+        Raises:
+            CheckpointError: a name the checkpoint does not have.
+        """
+        refs = dict(self.refs)
+        for name, tensor in (tensors or {}).items():
+            if name not in refs:
+                raise CheckpointError(f"no tensor '{name}' to replace; {did_you_mean(name, refs)}")
+            if tensor is None:
+                del refs[name]
+            else:
+                refs[name] = InMemory(tensor) if isinstance(tensor, Tensor) else tensor
+        merged = {**self.config, **(config or {})}
+        return replace(self, config=merged, refs=refs, parent=self.id)
+
+    @property
+    def num_parameters(self) -> int:
+        """Values in all tensors, tied ones once."""
+        return sum(ref.num_values for ref in self.refs.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors as they are to be stored, tied ones once."""
+        return sum(ref.num_bytes for ref in self.refs.values())
+
+    def count_nonzero(self) -> int:
+        """How many parameters are not zero; loads every tensor, one at a time."""
+        return sum(_count_nonzero(ref.load()) for ref in self.refs.values())
+
+    def __repr__(self) -> str:
+        kind = self.config.get("model_type", "model")
+        return f"Checkpoint({kind}, {self.num_parameters:,} parameters, id {self.id[:12]})"
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A private copy as config.json would read back: text keys, lists for tuples."""
+    for key, value in config.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"config key '{key}' holds {value!r}, which config.json cannot ({error}); "
+                f"give it as text or a number"
+            ) from None
+    copy: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    return copy
+
+
+def _check_file_name(name: str) -> None:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise CheckpointError(f"file name {name!r} leads out of the folder; give a plain file name")
+
+
+def _count_nonzero(tensor: Tensor) -> int:
+    """Float8 has no count of its own; widened, its zeros stay zeros."""
+    narrow_float = tensor.is_floating_point() and tensor.itemsize == 1
+    return int(torch.count_nonzero(tensor.float() if narrow_float else tensor))

@@ -1,0 +1,188 @@
+"""Reading and writing folders of sharded safetensors, the one weight format we load and save."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .tensors import DTYPES, InShard, TensorRef, check_dtype
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The weight files of a folder, in order.
+
+    Raises:
+        CheckpointError: none there, only pickles, a listed shard missing, or an index that
+            points out of the folder.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(_no_weights(folder))
+    names = sorted(set(_weight_map(folder).values()))
+    # Against a listing, not with is_file(): a hostile name never reaches the file system.
+    present = {path.name for path in folder.iterdir()}
+    for name in names:
+        if Path(name).name != name or name in {"", ".."}:
+            raise CheckpointError(f"{INDEX} names {name!r}, which lies outside the folder; refused")
+        if name not in present:
+            raise CheckpointError(f"shard {name!r} is missing from {folder}; fetch it again")
+    return [folder / name for name in names]
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name to shard file name, as the index has it."""
+    try:
+        weights = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return {name: _text(shard) for name, shard in weights.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{INDEX} is not a shard index ({error!r}); fetch it again") from None
+
+
+def _text(shard: object) -> str:
+    if not isinstance(shard, str):
+        raise TypeError(f"{shard!r} is no file name")
+    return shard
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return (
+            f"{folder} holds pickled weights ({pickles[0]}), which can run code when opened and "
+            f"are refused; save the model as safetensors first"
+        )
+    return f"{folder} holds no safetensors weights; expected {SINGLE} or {INDEX}"
+
+
+def open_folder(folder: Path) -> dict[str, TensorRef]:
+    """References to every tensor of a folder; reads headers only.
+
+    Raises:
+        CheckpointError: as `shard_paths`; a damaged shard, a dtype that is not supported, a tensor
+            the index lists that is not in its shard, or no tensors at all.
+    """
+    opened = {path.name: _open_shard(path) for path in shard_paths(folder)}
+    refs: dict[str, TensorRef] = {n: ref for shard in opened.values() for n, ref in shard.items()}
+    if SINGLE not in opened:
+        refs.update(_listed(folder, opened))
+    if not refs:
+        raise CheckpointError(f"the weights in {folder} hold no tensors; fetch them again")
+    return refs
+
+
+def _listed(folder: Path, opened: Mapping[str, Mapping[str, InShard]]) -> dict[str, InShard]:
+    """The tensors the index lists, each from the shard it names."""
+    refs = {}
+    for name, shard in _weight_map(folder).items():
+        if name not in opened[shard]:
+            raise CheckpointError(
+                f"{INDEX} lists tensor {name!r} in {shard}, which does not hold it; "
+                f"fetch {shard} again"
+            )
+        refs[name] = opened[shard][name]
+    return refs
+
+
+def _open_shard(path: Path) -> dict[str, InShard]:
+    refs = {}
+    try:
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+                part = shard.get_slice(name)
+                dtype = DTYPES.get(part.get_dtype())
+                if dtype is None:
+                    raise CheckpointError(
+                        f"tensor {name!r} in {path.name} has dtype {part.get_dtype()}, "
+                        f"which is not supported; known: {', '.join(DTYPES)}"
+                    )
+                refs[name] = InShard(path, name, dtype, tuple(part.get_shape()))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path.name} is damaged ({error}); fetch it again") from error
+    return refs
+
+
+def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Names grouped into shards of at most ``max_bytes``, in order; a larger tensor alone."""
+    shards: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if not shards or size > room:
+            shards.append([])
+            room = max_bytes
+        shards[-1].append(name)
+        room -= size
+    return shards
+
+
+def write_folder(
+    folder: Path, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], *, max_bytes: int
+) -> list[Path]:
+    """Write tensors as safetensors shards with their index; holds one shard in memory at a time.
+
+    Args:
+        folder: an existing folder; files appear under their final names, so give a private one.
+        tensors: name to tensor, read once each; may load lazily.
+        sizes: name to bytes, for planning without loading.
+        max_bytes: size a shard keeps to, unless one tensor is larger.
+
+    Returns:
+        The weight files written.
+
+    Raises:
+        CheckpointError: no tensors, a dtype that cannot be saved, or names that differ between
+            ``tensors`` and ``sizes``.
+    """
+    odd = sorted(tensors.keys() ^ sizes.keys())
+    if odd:
+        raise CheckpointError(f"tensor '{odd[0]}' has no size or no values; give both for each")
+    shards = plan_shards(sizes, max_bytes)
+    if not shards:
+        raise CheckpointError("a checkpoint without tensors cannot be saved")
+    paths = [folder / _shard_name(place, len(shards)) for place in range(len(shards))]
+    weight_map = {}
+    for path, names in zip(paths, shards, strict=True):
+        cleaned = {name: _clean(name, tensors[name]) for name in names}
+        save_file(cleaned, path, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(names, path.name))
+    if len(paths) > 1:
+        total = sum(sizes.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
+        sync([folder / INDEX])
+    sync(paths)
+    return paths
+
+
+def _shard_name(place: int, count: int) -> str:
+    return SINGLE if count == 1 else f"model-{place + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _clean(name: str, tensor: Tensor) -> Tensor:
+    """Contiguous, on CPU, and without negative zeros, which readers of zeros as bits would miss.
+
+    Always a copy, since safetensors refuses tensors that share memory. Float8 cannot add and keeps
+    its negative zeros.
+    """
+    check_dtype(name, tensor.dtype)
+    cleaned = tensor.detach().cpu().contiguous()
+    wide_float = cleaned.is_floating_point() and cleaned.itemsize > 1
+    return cleaned + 0.0 if wide_float else cleaned.clone()
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Force files to the disk."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

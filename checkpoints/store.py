@@ -1,0 +1,239 @@
+"""Checkpoints on disk as objects named by their content: a changed tensor costs one new object.
+
+Layout: ``objects/ab/abcd….safetensors`` holds one reference's tensors, ``files/`` the small files,
+``manifests/ID.json`` a checkpoint. Everything is written aside, synced and renamed, so a crash
+leaves whole objects only; what is read is checked against its name, a manifest against the
+checksum inside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .checkpoint import Checkpoint
+from .manifest import sealed, unsealed
+from .tensors import DTYPES, BitsAndBytes, InMemory, Quantized, TensorRef, check_dtype, digest
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+class Stored(TensorRef):
+    """A plain tensor kept as an object of a store."""
+
+    def __init__(
+        self, store: ObjectStore, digest: str, dtype: torch.dtype, shape: tuple[int, ...]
+    ) -> None:
+        self._store, self._digest = store, digest
+        self.dtype, self.shape = dtype, shape
+
+    @cached_property
+    def digest(self) -> str:
+        return self._digest
+
+    def load(self) -> Tensor:
+        tensor = self._store.read(self._digest).get("values")
+        if tensor is None or digest(tensor) != self._digest:
+            raise self._store.mismatch(self._digest)
+        if (tensor.dtype, tuple(tensor.shape)) != (self.dtype, self.shape):
+            raise CheckpointError(
+                f"object {self._digest} is {tensor.dtype} {tuple(tensor.shape)}, not the "
+                f"{self.dtype} {self.shape} its manifest says; compute the checkpoint again"
+            )
+        return tensor
+
+
+class ObjectStore:
+    """A folder of checkpoints that share their unchanged tensors."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def save(self, checkpoint: Checkpoint) -> str:
+        """Keep a checkpoint; returns its id. Objects already there are not written again.
+
+        Raises:
+            CheckpointError: a tensor of a dtype that cannot be saved.
+        """
+        for name, ref in checkpoint.refs.items():
+            check_dtype(name, ref.dtype)
+        manifest = {
+            "config": dict(checkpoint.config),
+            "source": checkpoint.source,
+            "parent": checkpoint.parent,
+            "files": {name: self._keep_file(data) for name, data in checkpoint.files.items()},
+            "tensors": {name: self._keep(ref) for name, ref in checkpoint.refs.items()},
+        }
+        self._publish(self._manifest(checkpoint.id), sealed(manifest))
+        return checkpoint.id
+
+    def load(self, id: str) -> Checkpoint:
+        """The checkpoint of that id, its plain tensors left on disk until asked for.
+
+        Raises:
+            CheckpointError: unknown, damaged, or its content no longer gives its id.
+        """
+        path = self._manifest(id)
+        try:
+            found = self._checkpoint(unsealed(path.read_bytes()))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"the store lacks {error.filename}, part of checkpoint {id}; compute it again"
+            ) from error
+        except _UNREADABLE as error:
+            raise _damaged(path, repr(error)) from error
+        if found.id != id:
+            raise _damaged(path, f"its content has id {found.id}")
+        return found
+
+    def _checkpoint(self, manifest: Mapping[str, Any]) -> Checkpoint:
+        return Checkpoint(
+            manifest["config"],
+            {name: self._ref(entry) for name, entry in manifest["tensors"].items()},
+            {name: self._read_file(key) for name, key in manifest["files"].items()},
+            source=manifest["source"],
+            parent=manifest["parent"],
+        )
+
+    def ids(self) -> list[str]:
+        """Ids of the checkpoints kept here, sorted."""
+        return sorted(path.stem for path in (self.folder / "manifests").glob("*.json"))
+
+    def read(self, key: str) -> dict[str, Tensor]:
+        """The tensors of one object.
+
+        Raises:
+            CheckpointError: missing or unreadable.
+        """
+        path = self._object(key)
+        try:
+            return load_file(path)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"the store lacks {path}; compute it again") from error
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, str(error)) from error
+
+    def mismatch(self, key: str) -> CheckpointError:
+        """The error for an object that no longer holds what its name says."""
+        return _damaged(self._object(key), "its content does not match its name")
+
+    def _keep(self, ref: TensorRef) -> dict[str, Any]:
+        entry: dict[str, Any] = {"digest": ref.digest, "kind": "plain"}
+        if isinstance(ref, Quantized):
+            entry.update(kind="quantized", bits=ref.bits)
+        elif isinstance(ref, BitsAndBytes):
+            entry.update(kind="bitsandbytes", format=ref.kind)
+        else:
+            entry.update(dtype=str(ref.dtype).removeprefix("torch."), shape=list(ref.shape))
+        if not self._object(ref.digest).exists():
+            self._write_object(ref.digest, _parts(ref))
+        return entry
+
+    def _ref(self, entry: Mapping[str, Any]) -> TensorRef:
+        kind, key = entry["kind"], entry["digest"]
+        if kind == "plain":
+            return Stored(self, _key(key), _DTYPES[entry["dtype"]], tuple(entry["shape"]))
+        parts = self.read(key)
+        try:
+            ref = _assembled(kind, entry, parts)
+        except (KeyError, CheckpointError) as error:
+            raise _damaged(self._object(key), repr(error)) from error
+        if ref.digest != key:
+            raise self.mismatch(key)
+        return ref
+
+    def _write_object(self, key: str, parts: Mapping[str, Tensor]) -> None:
+        path = self._object(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        os.close(handle)
+        try:
+            save_file(_apart(parts), aside)
+            _rename_synced(Path(aside), path)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+
+    def _keep_file(self, data: bytes) -> str:
+        key = hashlib.sha256(data).hexdigest()
+        path = self.folder / "files" / key
+        if not path.exists():
+            self._publish(path, data)
+        return key
+
+    def _read_file(self, key: str) -> bytes:
+        path = self.folder / "files" / _key(key)
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != key:
+            raise _damaged(path, "its content does not match its name")
+        return data
+
+    def _publish(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            _rename_synced(Path(aside), path)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+
+    def _object(self, key: str) -> Path:
+        return self.folder / "objects" / _key(key)[:2] / f"{key}.safetensors"
+
+    def _manifest(self, id: str) -> Path:
+        return self.folder / "manifests" / f"{_key(id)}.json"
+
+
+def _key(text: object) -> str:
+    """A name that can only be a hash, so that no manifest leads out of the store."""
+    if not isinstance(text, str) or not re.fullmatch("[0-9a-f]{64}", text):
+        raise CheckpointError(
+            f"{text!r} is no key of the store; give 64 hexadecimal digits, as ids() lists them"
+        )
+    return text
+
+
+def _parts(ref: TensorRef) -> Mapping[str, Tensor]:
+    return ref.parts() if isinstance(ref, Quantized | BitsAndBytes) else {"values": ref.load()}
+
+
+def _assembled(kind: str, entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRef:
+    if kind == "quantized":
+        return Quantized(
+            parts["codes"],
+            parts["scales"],
+            bits=entry["bits"],
+            zero_points=parts.get("zero_points"),
+        )
+    return BitsAndBytes(InMemory(parts["source"]), parts["values"], kind=entry["format"])
+
+
+def _apart(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parts ready to be written: safetensors refuses several that share memory."""
+    ready = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
+    return {name: part.clone() for name, part in ready.items()} if len(ready) > 1 else ready
+
+
+def _rename_synced(aside: Path, path: Path) -> None:
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {why}; delete it and compute the checkpoint again")

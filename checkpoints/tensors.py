@@ -1,0 +1,235 @@
+"""References to tensors: what a checkpoint holds instead of tensors, so that nothing loads early.
+
+A reference knows dtype, shape and a content digest; `load` gives the tensor. Whoever loads one
+must not change it in place: in memory it is the checkpoint's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""The dtypes that are read and written, by their name in a safetensors header."""
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Refuse a tensor that could be written but not read back.
+
+    Raises:
+        CheckpointError: a dtype outside `DTYPES`.
+    """
+    if dtype not in DTYPES.values():
+        raise CheckpointError(
+            f"tensor '{name}' has dtype {dtype}, which cannot be saved; "
+            f"convert it to one of {', '.join(str(known) for known in DTYPES.values())}"
+        )
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 over dtype, shape and the raw little-endian values of a tensor, in hex."""
+    found = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.numel():
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+class TensorRef(ABC):
+    """A tensor that can be had: dtype, shape and content are known, the values load on demand."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def load(self) -> Tensor:
+        """The tensor, on CPU unless it was given elsewhere; not to be changed in place."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content, in hex; loads the tensor the first time it is asked."""
+        return digest(self.load())
+
+    @property
+    def num_values(self) -> int:
+        """How many values the tensor has."""
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes the values take as they are stored."""
+        return self.num_values * self.dtype.itemsize
+
+
+class InMemory(TensorRef):
+    """A tensor that is already there."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()
+        self.dtype, self.shape = tensor.dtype, tuple(tensor.shape)
+
+    def load(self) -> Tensor:
+        return self._tensor
+
+
+class InShard(TensorRef):
+    """A tensor inside a safetensors file, read when asked for."""
+
+    def __init__(self, path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self.path, self.name = path, name
+        self.dtype, self.shape = dtype, shape
+
+    def load(self) -> Tensor:
+        try:
+            with safe_open(self.path, framework="pt") as shard:
+                tensor: Tensor = shard.get_tensor(self.name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"tensor '{self.name}' cannot be read from {self.path.name}: {error}; "
+                f"fetch the file again"
+            ) from error
+        return tensor
+
+
+class Converted(TensorRef):
+    """Another reference's tensor in another dtype, converted each time it loads."""
+
+    def __init__(self, source: TensorRef, dtype: torch.dtype) -> None:
+        self._source = source
+        self.dtype, self.shape = dtype, source.shape
+
+    def load(self) -> Tensor:
+        return self._source.load().to(self.dtype)
+
+
+class Quantized(TensorRef):
+    """A weight held as integer codes on a grid of scales, one per group of columns.
+
+    The value is ``(code - zero_point) * scale``, exactly what a reader of the saved codes computes.
+
+    Attributes:
+        codes: int8 ``[out_features, in_features]``, in ``[-2^(bits-1), 2^(bits-1) - 1]``.
+        scales: ``[out_features, groups]``, in the dtype they are stored in.
+        zero_points: int8 like ``scales``, or None on a symmetric grid.
+        bits: width of a code.
+
+    Raises:
+        CheckpointError: shapes that do not fit each other.
+    """
+
+    def __init__(
+        self, codes: Tensor, scales: Tensor, *, bits: int, zero_points: Tensor | None = None
+    ) -> None:
+        if not _divides(codes, scales):
+            raise CheckpointError(
+                f"codes {tuple(codes.shape)} do not divide into the groups of scales "
+                f"{tuple(scales.shape)}; quantise with a group size that divides the width"
+            )
+        if zero_points is not None and zero_points.shape != scales.shape:
+            raise CheckpointError(
+                f"zero points {tuple(zero_points.shape)} are not shaped like scales "
+                f"{tuple(scales.shape)}; give one for each scale"
+            )
+        self.codes, self.scales, self.zero_points, self.bits = codes, scales, zero_points, bits
+        self.dtype, self.shape = scales.dtype, tuple(codes.shape)
+
+    @property
+    def group_size(self) -> int:
+        """Columns that share one scale."""
+        return self.shape[1] // self.scales.shape[1]
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the grid has its zero at code 0."""
+        return self.zero_points is None
+
+    @property
+    def num_bytes(self) -> int:
+        stored = self.num_values * self.bits // 8 + self.scales.numel() * self.scales.itemsize
+        return stored + (0 if self.zero_points is None else self.zero_points.numel())
+
+    def load(self) -> Tensor:
+        return self.values(self.dtype)
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """The weight ``[out_features, in_features]``, multiplied out in ``dtype``."""
+        grouped = self.codes.reshape(*self.scales.shape, self.group_size).to(dtype)
+        if self.zero_points is not None:
+            grouped = grouped - self.zero_points.to(dtype).unsqueeze(2)
+        return (grouped * self.scales.to(dtype).unsqueeze(2)).flatten(1)
+
+    @cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(f"int{self.bits}".encode())
+        for part in self.parts().values():
+            found.update(digest(part).encode())
+        return found.hexdigest()
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """The tensors it is made of, by name, as a store keeps them."""
+        whole = {"codes": self.codes, "scales": self.scales}
+        return whole if self.zero_points is None else {**whole, "zero_points": self.zero_points}
+
+
+def _divides(codes: Tensor, scales: Tensor) -> bool:
+    if codes.ndim != 2 or scales.ndim != 2 or codes.shape[0] != scales.shape[0]:
+        return False
+    return scales.shape[1] > 0 and codes.shape[1] % scales.shape[1] == 0
+
+
+BitsAndBytesKind = Literal["nf4", "llm.int8"]
+
+
+class BitsAndBytes(TensorRef):
+    """A weight that bitsandbytes quantises when the saved folder is made.
+
+    Attributes:
+        source: the weight it is given, so that saving quantises the very same values once.
+        kind: ``nf4`` or ``llm.int8``.
+    """
+
+    def __init__(self, source: TensorRef, values: Tensor, *, kind: BitsAndBytesKind) -> None:
+        self.source, self.kind, self._values = source, kind, values.detach()
+        self.dtype, self.shape = values.dtype, tuple(values.shape)
+
+    def load(self) -> Tensor:
+        return self._values
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_values // 2 if self.kind == "nf4" else self.num_values
+
+    @cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(self.kind.encode())
+        for part in self.parts().values():
+            found.update(digest(part).encode())
+        return found.hexdigest()
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """The tensors it is made of, by name, as a store keeps them."""
+        return {"source": self.source.load(), "values": self._values}

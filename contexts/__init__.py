@@ -1,0 +1,1 @@
+"""The typed contexts that flow between links, and the records they carry."""

@@ -1,0 +1,31 @@
+"""What pruning did to every linear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """One linear after pruning.
+
+    Attributes:
+        sparsity: share of its weights that are zero.
+        relative_error: squared output error on the calibration text over the squared output.
+        damping: what the solver added to the Hessian, relative to its mean diagonal; None if it
+            used no Hessian.
+    """
+
+    sparsity: float
+    relative_error: float
+    damping: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every pruned linear by name, and how it was done."""
+
+    method: str
+    pattern: str
+    linears: Mapping[str, LinearPlan]

@@ -1,0 +1,50 @@
+"""What one link did, as the history keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .cost import Cost
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished link.
+
+    Attributes:
+        link: the link's name.
+        settings: every setting it ran with, defaults included.
+        cost: wall seconds and peak memory.
+        metrics: what the link measured, by name; plain numbers, words and flags.
+        checkpoint: id of the model as the link left it, None before there is one.
+    """
+
+    link: str
+    settings: Mapping[str, Any]
+    cost: Cost
+    metrics: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record in types JSON knows; settings that JSON does not know become their text."""
+        return {
+            "link": self.link,
+            "settings": {name: _plain(value) for name, value in self.settings.items()},
+            "seconds": self.cost.seconds,
+            "peak_bytes": self.cost.peak_bytes,
+            "peak_of": self.cost.peak_of,
+            "metrics": dict(self.metrics),
+            "checkpoint": self.checkpoint,
+        }
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)

@@ -1,0 +1,127 @@
+"""calibrate: read text, divide it so that no part overlaps another, and tokenise it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..checkpoints import Checkpoint
+from ..contexts.flow import Loaded, Texts
+from ..engine import in_thread, link
+from ..errors import DataError, SettingError
+from ..models.opening import load_tokenizer
+from ..texts import (
+    Split,
+    Windows,
+    check_vocabulary,
+    pack_windows,
+    read_corpus,
+    shared_documents,
+    split,
+)
+
+_KEYS = ("calibration", "healing", "heldout")
+_SETTING = {"calibration": "windows", "healing": "healing_windows", "heldout": "heldout_windows"}
+
+
+@link
+async def calibrate(
+    ctx: Loaded,
+    *,
+    data: str = "pydoc",
+    heldout_data: str | None = None,
+    windows: Annotated[int, Field(ge=1)] = 64,
+    healing_windows: Annotated[int, Field(ge=1)] = 64,
+    heldout_windows: Annotated[int, Field(ge=1)] = 16,
+    length: Annotated[int, Field(ge=2)] = 512,
+    seed: int = 0,
+) -> Texts:
+    """Bring the text: windows to calibrate on, to heal on and to judge by, none overlapping.
+
+    Settings:
+        data: a text file, a folder of text files, hf:DATASET[:CONFIG[:SPLIT]], or pydoc, the
+            documentation every CPython carries.
+        heldout_data: text to judge by from elsewhere; by default a part of data.
+        windows, healing_windows, heldout_windows: how many of each at most.
+        length: tokens per window.
+        seed: of the division into parts and the choice of windows.
+    """
+    limits = dict(zip(_KEYS, (windows, healing_windows, heldout_windows), strict=True))
+    found = await in_thread(_read, ctx["checkpoint"], data, heldout_data, limits, length, seed)
+    for key, limit in limits.items():
+        if found[key].num_windows < limit:
+            warnings.warn(
+                f"calibrate({_SETTING[key]}={limit}): the text gives only "
+                f"{found[key].num_windows} windows of {length} tokens",
+                stacklevel=2,
+            )
+    return {
+        "calibration": found["calibration"],
+        "healing": found["healing"],
+        "heldout": found["heldout"],
+        "metrics": {f"{key}_tokens": found[key].num_tokens for key in _KEYS},
+    }
+
+
+@calibrate.foresee
+def _fits(ctx: Any, settings: Any) -> None:
+    """Windows longer than the model's positions are refused before any text is read."""
+    checkpoint: Checkpoint | None = ctx.get("checkpoint")
+    if checkpoint is None:
+        return
+    positions = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get(
+        "n_positions"
+    )
+    if positions is not None and settings["length"] > positions:
+        raise SettingError(
+            f"calibrate(length={settings['length']}): the model has {positions} positions; "
+            f"set length to {positions} or less"
+        )
+
+
+def _read(
+    checkpoint: Checkpoint,
+    data: str,
+    heldout_data: str | None,
+    limits: dict[str, int],
+    length: int,
+    seed: int,
+) -> dict[str, Windows]:
+    tokenizer = load_tokenizer(checkpoint)
+    parts = _divide(data, heldout_data, seed)
+    found = {}
+    for key, (name, documents) in parts.items():
+        text = f"{name}, {key}"
+        found[key] = pack_windows(
+            documents, tokenizer, length=length, limit=limits[key], text=text, seed=seed
+        )
+        check_vocabulary(found[key], int(checkpoint.config["vocab_size"]))
+    return found
+
+
+def _divide(
+    data: str, heldout_data: str | None, seed: int
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Documents by part, each with the name of the text they are from."""
+    corpus = read_corpus(data)
+    parts: Split = split(corpus, seed=seed)
+    if heldout_data is None:
+        judged, heldout = corpus.name, parts.heldout
+        healing = parts.healing
+    else:
+        other = read_corpus(heldout_data)
+        judged, heldout = other.name, other.documents
+        healing = parts.healing + parts.heldout
+        shared = shared_documents(parts.calibration + healing, heldout)
+        if shared:
+            raise DataError(
+                f"held-out text '{other.name}' shares {len(shared)} documents with '{corpus.name}', "
+                f"the first beginning {shared[0][:40]!r}; judge by text that is not trained on"
+            )
+    return {
+        "calibration": (corpus.name, parts.calibration),
+        "healing": (corpus.name, healing),
+        "heldout": (judged, heldout),
+    }

@@ -1,0 +1,69 @@
+"""load: find a model, open it as a checkpoint, see that its weights are finite."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from ..checkpoints import Checkpoint
+from ..contexts.flow import Empty, Loaded
+from ..engine import announce, in_thread, link
+from ..errors import NumericsError
+from ..models.opening import open_checkpoint
+from ..models.skeleton import Skeleton
+from ..models.sources import find_model
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@link
+async def load(
+    ctx: Empty,
+    *,
+    model: str,
+    dtype: DType = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Open a causal language model; it becomes both the model at work and the dense reference.
+
+    Settings:
+        model: a hub id, a local folder, a .gguf file, or package:NAME/FILE.gguf.
+        dtype: what weights are stored in from here on; auto keeps what the model has (a GGUF
+            file's codes are multiplied out exactly, to float32).
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: allow Python that the model brings to run.
+    """
+    checkpoint = await in_thread(_open, model, dtype, revision, trust_remote_code)
+    return {
+        "checkpoint": checkpoint,
+        "dense": checkpoint,
+        "metrics": {"parameters": checkpoint.num_parameters, "bytes": checkpoint.num_bytes},
+    }
+
+
+def _open(model: str, dtype: DType, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+    source = find_model(model, revision=revision)
+    stored = None if dtype == "auto" else getattr(torch, dtype)
+    checkpoint = open_checkpoint(source, dtype=stored, trust_remote_code=trust_remote_code)
+    Skeleton(checkpoint)  # a model without a block stack is refused now, not at the first pass
+    check_weights(checkpoint)
+    return checkpoint
+
+
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Refuse NaN and infinity in any tensor.
+
+    Raises:
+        NumericsError: naming the tensor and how many values.
+    """
+    for done, (name, ref) in enumerate(checkpoint.refs.items(), 1):
+        tensor = ref.load()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise NumericsError(
+                f"tensor '{name}' holds {count} values that are NaN or infinite; "
+                f"the file is damaged or the dtype {tensor.dtype} too narrow"
+            )
+        announce("checking weights", done, len(checkpoint.refs))

@@ -1,0 +1,120 @@
+"""profile: one pass of the calibration text through the dense model, watching every linear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..checkpoints import Checkpoint
+from ..contexts.flow import Calibrated, Profiling
+from ..contexts.profile import BlockProfile, LinearProfile, Profile
+from ..engine import announce, in_thread, link
+from ..models.inputs import Group, SquareSum, sum_inputs
+from ..models.linears import find_linears
+from ..models.replay import capture
+from ..models.skeleton import Skeleton
+from ..solvers.gram import GramAccumulator
+from ..texts import Windows
+
+_OUTLIER = 6.0  # root mean square over the layer's median; LLM.int8 (2208.07339) uses 6 too
+
+Sums = SquareSum | GramAccumulator
+
+
+@link
+async def profile(
+    ctx: Calibrated,
+    *,
+    moments: Literal["diagonal", "full"] = "diagonal",
+    batch_size: Annotated[int, Field(ge=1)] = 4,
+) -> Profiling:
+    """Measure what flows into every linear and what every block does to the hidden states.
+
+    Settings:
+        moments: diagonal keeps the mean square of each input channel; full keeps the whole
+            second moment, in_features^2 float32 values per distinct input, as the SparseGPT
+            score needs.
+        batch_size: windows per forward.
+    """
+    found = await in_thread(
+        _profile, ctx["checkpoint"], ctx["calibration"], moments == "full", batch_size
+    )
+    dead = sum(len(each.dead_channels) for each in found.linears.values())
+    outliers = sum(len(each.outlier_channels) for each in found.linears.values())
+    return {
+        "profile": found,
+        "metrics": {
+            "linears": len(found.linears),
+            "dead_channels": dead,
+            "outlier_channels": outliers,
+            "least_influential_block": min(
+                range(len(found.blocks)), key=lambda index: found.blocks[index].influence
+            ),
+        },
+    }
+
+
+def _profile(checkpoint: Checkpoint, windows: Windows, full: bool, batch_size: int) -> Profile:
+    skeleton = Skeleton(checkpoint)
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    hidden = [batch.hidden for batch in batches]
+    linears: dict[str, LinearProfile] = {}
+    blocks = []
+    start = GramAccumulator if full else SquareSum
+    for index, block in skeleton.each_block():
+        prefix = f"{skeleton.path}.{index}."
+        watched = find_linears(block, prefix)
+        calls = [batch.calls[index] for batch in batches]
+        groups, outputs = sum_inputs(block, prefix, watched, hidden, calls, start)
+        for group in groups:
+            linears.update(_linear_profiles(checkpoint, group))
+        names = skeleton.block_names(index)
+        blocks.append(
+            BlockProfile(
+                influence=_influence(hidden, outputs),
+                num_parameters=sum(checkpoint.refs[name].num_values for name in names),
+                num_bytes=sum(checkpoint.refs[name].num_bytes for name in names),
+            )
+        )
+        hidden = outputs
+        announce("profiling blocks", index + 1, len(skeleton.blocks))
+    return Profile(linears, tuple(blocks), windows.text, windows.num_tokens)
+
+
+def _linear_profiles(checkpoint: Checkpoint, group: Group[Sums]) -> dict[str, LinearProfile]:
+    moment, num_tokens = _moment(group.sum)
+    mean_square = moment.diagonal() if moment.ndim == 2 else moment
+    dead = torch.nonzero(mean_square == 0).flatten().tolist()
+    scale = mean_square.sqrt()
+    outliers = torch.nonzero(scale > _OUTLIER * scale.median()).flatten().tolist()
+    return {
+        linear.name: LinearProfile(
+            shape=linear.shape,
+            num_tokens=num_tokens,
+            second_moment=moment,
+            weight_norm=float(linear.view(checkpoint.tensors[linear.tensor]).float().norm()),
+            dead_channels=tuple(dead),
+            outlier_channels=tuple(outliers),
+        )
+        for linear in group.linears
+    }
+
+
+def _moment(total: Sums) -> tuple[Tensor, int]:
+    """Mean of squares, or of products, on the CPU, and over how many tokens."""
+    if isinstance(total, SquareSum):
+        return (total.squares / total.num_tokens).cpu(), total.num_tokens
+    gram = total.gram()
+    return (gram.matrix / gram.num_tokens).cpu(), gram.num_tokens
+
+
+def _influence(entered: Sequence[Tensor], left: Sequence[Tensor]) -> float:
+    cosines = [
+        torch.cosine_similarity(a.float(), b.float(), dim=-1).flatten()
+        for a, b in zip(entered, left, strict=True)
+    ]
+    return 1.0 - float(torch.cat(cosines).mean())

@@ -1,0 +1,151 @@
+"""score: how much load each weight carries, reduced to linears and blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..checkpoints import Checkpoint
+from ..contexts.flow import Profiled, Scoring
+from ..contexts.profile import LinearProfile, Profile
+from ..contexts.scores import LinearScore, Scores
+from ..engine import announce, in_thread, link
+from ..errors import SettingError, SolverError
+from ..models.linears import Linear, find_linears
+from ..models.skeleton import Skeleton
+from ..models.taylor import taylor_scores
+from ..solvers.factor import factorize
+from ..solvers.gram import Gram
+from ..solvers.saliency import magnitude_saliency, obs_saliency
+from ..texts import Windows
+
+_OUTLIER = 5.0  # times the linear's mean score, as OWL (2310.05175) counts outliers
+
+Method = Literal["magnitude", "wanda", "sparsegpt", "taylor"]
+
+
+@link
+async def score(
+    ctx: Profiled,
+    *,
+    method: Method = "wanda",
+    per_weight: bool = False,
+    windows: Annotated[int, Field(ge=1)] = 16,
+) -> Scoring:
+    """Score every weight of every linear and reduce the scores to linears and blocks.
+
+    Settings:
+        method: magnitude |w|; wanda |w| times its input's norm (2306.11695); sparsegpt, the OBS
+            saliency w^2 / U_jj^2 (2301.00774), from a profile with full moments; taylor, the
+            first-order change of the loss |w dL/dw| (1906.10771), from gradients.
+        per_weight: keep every weight's score in the context too, 4 bytes a weight, so that
+            prune(method="scores") can go by them.
+        windows: how many calibration windows taylor takes gradients over.
+    """
+    found = await in_thread(
+        _score, ctx["checkpoint"], ctx["profile"], ctx["calibration"], method, per_weight, windows
+    )
+    loads = {name: each.load for name, each in found.linears.items()}
+    return {
+        "scores": found,
+        "metrics": {
+            "most_loaded": max(loads, key=loads.__getitem__),
+            "least_loaded": min(loads, key=loads.__getitem__),
+        },
+    }
+
+
+def _score(
+    checkpoint: Checkpoint,
+    profile: Profile,
+    calibration: Windows,
+    method: Method,
+    per_weight: bool,
+    windows: int,
+) -> Scores:
+    means: dict[str, float] = {}
+    outliers: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    block_of: dict[str, int] = {}
+    kept: dict[str, Tensor] = {}
+    for index, linear, values in _weight_scores(checkpoint, profile, calibration, method, windows):
+        mean = values.mean(dtype=torch.float64)
+        means[linear.name] = float(mean)
+        outliers[linear.name] = float((values > _OUTLIER * mean).double().mean())
+        sizes[linear.name], block_of[linear.name] = values.numel(), index
+        if per_weight:
+            kept[linear.name] = values.float().cpu()
+    total = sum(sizes.values())
+    average = sum(means[name] * sizes[name] for name in means) / total or 1.0
+    linears = {
+        name: LinearScore(means[name] / average, outliers[name], sizes[name]) for name in means
+    }
+    return Scores(method, linears, _block_loads(linears, block_of), kept)
+
+
+def _block_loads(linears: dict[str, LinearScore], block_of: dict[str, int]) -> tuple[float, ...]:
+    loads = []
+    for index in range(max(block_of.values()) + 1):
+        inside = [linears[name] for name, place in block_of.items() if place == index]
+        weights = sum(each.num_weights for each in inside)
+        loads.append(sum(each.load * each.num_weights for each in inside) / weights)
+    return tuple(loads)
+
+
+def _weight_scores(
+    checkpoint: Checkpoint, profile: Profile, calibration: Windows, method: Method, windows: int
+) -> Iterator[tuple[int, Linear, Tensor]]:
+    """Block index, linear and scores ``[out_features, in_features]``, one linear at a time."""
+    skeleton = Skeleton(checkpoint)
+    gradients: dict[str, Tensor] = {}
+    if method == "taylor":
+        tokens = calibration.tokens[:windows]
+        gradients = taylor_scores(
+            checkpoint, tokens, lambda done, total: announce("taking gradients", done, total)
+        )
+    for index, module in enumerate(skeleton.blocks):
+        for linear in find_linears(module, f"{skeleton.path}.{index}."):
+            stored = gradients.get(linear.tensor)
+            if stored is None:
+                weight = linear.view(checkpoint.tensors[linear.tensor]).float()
+                yield index, linear, _saliency(weight, linear, profile, method)
+            else:
+                yield index, linear, linear.view(stored)
+        announce("scoring blocks", index + 1, len(skeleton.blocks))
+
+
+def _saliency(weight: Tensor, linear: Linear, profile: Profile, method: Method) -> Tensor:
+    seen = profile.linears.get(linear.name)
+    if seen is None:
+        raise SettingError(
+            f"layer '{linear.name}' is not in the profile; profile the model as it now stands"
+        )
+    if method == "magnitude":
+        return magnitude_saliency(weight)
+    if method == "wanda":
+        return magnitude_saliency(weight) * seen.mean_square.sqrt()
+    return _obs(weight, linear, seen)
+
+
+def _obs(weight: Tensor, linear: Linear, seen: LinearProfile) -> Tensor:
+    gram = Gram(seen.second_moment * seen.num_tokens, seen.num_tokens)
+    try:
+        return obs_saliency(weight, factorize(gram))
+    except SolverError as error:
+        raise SolverError(f"layer '{linear.name}': {error}") from error
+
+
+@score.foresee
+def _has_moments(ctx: Any, settings: Any) -> None:
+    """The SparseGPT score needs whole second moments; say so before anything is scored."""
+    found: Profile | None = ctx.get("profile")
+    if found is None or settings["method"] != "sparsegpt":
+        return
+    if any(each.second_moment.ndim != 2 for each in found.linears.values()):
+        raise SettingError(
+            "score(method='sparsegpt') needs whole second moments; use profile(moments='full')"
+        )

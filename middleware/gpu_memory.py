@@ -1,0 +1,138 @@
+"""GpuMemory: the peak memory of each link, and no link begun that says it will not fit.
+
+Where there is no CUDA device it watches this process and the machine's memory instead, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+
+from ..contexts.cost import Meter
+from ..errors import ResourceError, SettingError
+from .open_links import Notes, OpenLinks, name_of, of_run, settings_of
+from .timing import to_stderr
+
+_KINDS = {
+    "cuda": "CUDA memory",
+    "process": "process memory",
+    "process since start": "process memory since the process began",
+}
+
+
+@dataclass
+class _Gauge:
+    """The peak bytes seen since a link began."""
+
+    meter: Meter = field(default_factory=Meter)
+    peak_bytes: int = 0
+    kind: str = ""
+
+    def read(self) -> int:
+        cost = self.meter.stop()
+        self.kind = _KINDS[cost.peak_of]
+        return self.raise_to(cost.peak_bytes)
+
+    def raise_to(self, peak_bytes: int) -> int:
+        self.peak_bytes = max(self.peak_bytes, peak_bytes)
+        return self.peak_bytes
+
+
+@dataclass
+class _Gauges:
+    """The open links of one run and whether the run was told what is watched."""
+
+    links: OpenLinks[_Gauge] = field(default_factory=OpenLinks)
+    told: bool = False
+
+
+class GpuMemory:
+    """Writes each link's peak memory and refuses a link whose stated need exceeds what is free.
+
+    A link states its need with ``@its_factory.memory``; a link that states none is let through.
+    Free CUDA memory counts what PyTorch holds in reserve and would use again.
+
+    Args:
+        reserve_bytes: memory to keep free beside what a link needs.
+        write: takes each line, without its end; by default lines go to standard error.
+
+    Raises:
+        ResourceError: from ``before``, naming the link, its need and what is free.
+        SettingError: ``reserve_bytes`` is negative.
+    """
+
+    def __init__(
+        self, *, reserve_bytes: int = 0, write: Callable[[str], None] | None = None
+    ) -> None:
+        if reserve_bytes < 0:
+            raise SettingError(f"GpuMemory(reserve_bytes={reserve_bytes}): give 0 or more bytes")
+        self.reserve_bytes = reserve_bytes
+        self._write = write if write is not None else to_stderr
+
+    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
+        """Refuse a link that would not fit, else start watching its memory."""
+        gauges = of_run(self, mwctx, _Gauges)
+        if not gauges.told:
+            gauges.told = True
+            self._tell_what_is_watched()
+        self._refuse_unfit(link, ctx)
+        for outer in gauges.links:
+            outer.read()  # the new meter resets the peak they share
+        gauges.links.open(link, _Gauge())
+
+    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
+        """Write the link's peak."""
+        self._close(link, mwctx, "")
+
+    async def failed(
+        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
+    ) -> None:
+        """Write the peak of the link that failed: often it is the reason."""
+        self._close(link, mwctx, " (failed)")
+
+    def _tell_what_is_watched(self) -> None:
+        if not torch.cuda.is_available():
+            self._write("GpuMemory: no CUDA device here; watching this process's memory instead")
+
+    def _refuse_unfit(self, link: Any, ctx: Mapping[str, Any]) -> None:
+        estimate = getattr(getattr(link, "factory", None), "need_bytes", None)
+        if estimate is None:
+            return
+        needed = estimate(ctx, settings_of(link))
+        free, where = _free_bytes()
+        if needed + self.reserve_bytes > free:
+            raise ResourceError(
+                f"link '{name_of(link)}' needs {needed} bytes ({_in_words(needed)}), but {free} "
+                f"({_in_words(free)}) are free {where}, of which {self.reserve_bytes} stay in "
+                "reserve; choose smaller settings or a smaller model, end what else holds memory "
+                "there, or lower reserve_bytes"
+            )
+
+    def _close(self, link: Any, mwctx: Notes, outcome: str) -> None:
+        links = of_run(self, mwctx, _Gauges).links
+        gauge = links.close(link)
+        if gauge is None:
+            return
+        peak = gauge.read()
+        for outer in links:
+            outer.raise_to(peak)
+        indent = "  " * (len(links) + 1)
+        self._write(f"{indent}{name_of(link)}: peak {_in_words(peak)} of {gauge.kind}{outcome}")
+
+
+def _free_bytes() -> tuple[int, str]:
+    if not torch.cuda.is_available():
+        return psutil.virtual_memory().available, "in this machine's memory"
+    free, _ = torch.cuda.mem_get_info()
+    reusable = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return free + reusable, f"on cuda:{torch.cuda.current_device()}"
+
+
+def _in_words(num_bytes: int) -> str:
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:.2f} GiB"
+    return f"{num_bytes / 2**20:.1f} MiB"

@@ -1,0 +1,212 @@
+"""WandbLogging: a run of a chain as a Weights & Biases run, with what each link set and measured.
+
+One chain run is one W&B run, opened when its first link starts. Nothing is taken from the process
+beside it: no console output, no code, no git state, no machine details, no command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ResourceError, SettingError, did_you_mean
+from .open_links import Notes, OpenLinks, name_of, newest_step, of_run, settings_of
+from .redaction import HIDDEN, error_text, redacted
+
+if TYPE_CHECKING:
+    import wandb
+
+Mode = Literal["online", "offline"]
+
+CLOSING = "birdbone closes a W&B run"  # the name of the thread that does, where one must
+
+_MODES = ("online", "offline")
+
+
+class _Record:
+    """One run's W&B run, once it is open, and the links open in it."""
+
+    def __init__(self) -> None:
+        self.run: wandb.Run | None = None
+        self.lock = threading.Lock()
+        self.links: OpenLinks[float] = OpenLinks()
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.saved: object = None
+        self.unfinished: weakref.finalize[..., _Record] | None = None
+
+
+class WandbLogging:
+    """Logs settings as config, then seconds, peak memory and metrics per link as each ends.
+
+    When a link has saved, the dense and light figures follow as a table and as summary values. A
+    failed run ends with exit code 1 and the error's text in its summary. Settings and texts that
+    look like a key, token or password are never sent. W&B's global run is left alone, so other
+    runs may be open in the process. Its W&B run ends with the chain's; under a plain
+    ``modulink.Chain``, which does not tell its middleware, when that runtime lets go of the notes.
+
+    Args:
+        project: the W&B project.
+        name: the run's name; None lets W&B choose.
+        mode: ``offline`` writes the run to ``directory`` for ``wandb sync`` and needs no network.
+        directory: where W&B keeps its files, made if missing; None is W&B's own choice.
+        config: more entries for the run's config; secrets are hidden here too.
+
+    Raises:
+        SettingError: an unknown mode.
+        ResourceError: from ``before``, when W&B opens no run; the links have not started then.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        name: str | None = None,
+        mode: Mode = "online",
+        directory: str | Path | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        if mode not in _MODES:
+            raise SettingError(f"WandbLogging has no mode {mode!r}; {did_you_mean(mode, _MODES)}")
+        self._project, self._name, self._mode = project, name, mode
+        self._directory = directory
+        self._config = redacted(config or {})
+
+    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
+        """Open the W&B run if this is its first link, and record the link's settings."""
+        record, run = await self._opened(mwctx)
+        settings = redacted(settings_of(link))
+        name = _free_name(name_of(link), settings, {**self._config, **record.settings})
+        if settings and name not in record.settings:
+            record.settings[name] = settings
+            run.config[name] = settings
+        record.links.open(link, time.perf_counter())
+
+    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
+        """Log what the link cost and measured, and the figures of what it saved."""
+        record, run = await self._opened(mwctx)
+        figures = _measured(link, ctx, result, record.links.close(link))
+        if figures:
+            run.log({f"{name_of(link)}/{key}": value for key, value in figures.items()})
+        saved = result.get("saved") if isinstance(result, Mapping) else None
+        if saved is not ctx.get("saved") and saved is not record.saved:
+            record.saved = saved
+            _log_figures(run, getattr(saved, "figures", {}))
+
+    async def failed(
+        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
+    ) -> None:
+        """Note the link's error, which a route of the chain may yet mend."""
+        record, run = await self._opened(mwctx)
+        record.links.close(link)
+        run.summary[f"{name_of(link)}/error"] = error_text(error)
+
+    async def ended(
+        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
+    ) -> None:
+        """Close the W&B run; a failed one with exit code 1 and the error's text."""
+        record = of_run(self, mwctx, _Record)
+        if record.run is None:
+            return
+        if record.unfinished is not None:
+            record.unfinished.detach()
+        if error is not None:
+            record.run.summary["error"] = error_text(error)
+        await asyncio.to_thread(record.run.finish, exit_code=0 if error is None else 1)
+
+    async def _opened(self, mwctx: Notes) -> tuple[_Record, wandb.Run]:
+        record = of_run(self, mwctx, _Record)
+        run = record.run
+        if run is None:
+            # Not to_thread: W&B's tasks would inherit, and keep alive, this run's context.
+            run = await asyncio.get_running_loop().run_in_executor(None, self._open, record)
+        return record, run
+
+    def _open(self, record: _Record) -> wandb.Run:
+        with record.lock:  # branches of one run may start side by side
+            if record.run is None:
+                record.run = self._begin()
+                record.unfinished = weakref.finalize(record, _abandon, record.run, record.links)
+                record.unfinished.atexit = False  # at exit W&B closes its runs itself
+            return record.run
+
+    def _begin(self) -> wandb.Run:
+        import wandb
+
+        if self._directory is not None:
+            Path(self._directory).mkdir(parents=True, exist_ok=True)
+        try:
+            return wandb.init(
+                project=self._project,
+                name=self._name,
+                mode=self._mode,
+                dir=self._directory,
+                config=self._config,
+                settings=_private_settings(),
+            )
+        except wandb.Error as error:
+            raise ResourceError(
+                f"W&B opened no {self._mode} run in project '{self._project}': "
+                f"{error_text(error)}; log in with `wandb login`, or use mode='offline'"
+            ) from error
+
+
+def _private_settings() -> wandb.Settings:
+    import wandb
+
+    return wandb.Settings(
+        reinit="create_new",
+        console="off",
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        host=HIDDEN,
+    )
+
+
+def _abandon(run: wandb.Run, links: OpenLinks[float]) -> None:
+    """Close a W&B run that no ``ended`` closed; a link still open in it must have failed."""
+    close = {"exit_code": 1 if len(links) else 0}
+    # In a thread: the notes may be let go of in any, and W&B's own cannot wait for the closing.
+    threading.Thread(target=run.finish, kwargs=close, name=CLOSING).start()
+
+
+def _free_name(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """The link's name in the config, numbered where that name already stands for other values."""
+    chosen, number = name, 1
+    while chosen in known and known[chosen] != settings:
+        number += 1
+        chosen = f"{name}-{number}"
+    return chosen
+
+
+def _measured(
+    link: Any, ctx: Mapping[str, Any], result: Any, start: float | None
+) -> dict[str, float | int | str | bool]:
+    step = newest_step(link, ctx, result)
+    if step is None:
+        return {} if start is None else {"seconds": time.perf_counter() - start}
+    metrics = {key: value for key, value in step.metrics.items() if value is not None}
+    return {**metrics, "seconds": step.cost.seconds, "peak_bytes": step.cost.peak_bytes}
+
+
+def _log_figures(run: wandb.Run, figures: Mapping[str, Mapping[str, float]]) -> None:
+    import wandb
+
+    dense, light = figures.get("dense", {}), figures.get("light", {})
+    names = list(dict.fromkeys([*dense, *light]))
+    if not names:
+        return
+    rows = [[name, dense.get(name), light.get(name)] for name in names]
+    run.log({"figures": wandb.Table(columns=["figure", "dense", "light"], data=rows)})
+    for side, values in (("dense", dense), ("light", light)):
+        run.summary.update({f"{side}/{name}": value for name, value in values.items()})

@@ -1,0 +1,203 @@
+"""Opening a model as a `Checkpoint`: lazily where its files allow, through transformers elsewhere."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder
+from ..checkpoints.shards import shard_paths
+from ..errors import CheckpointError, ModelError
+from .skeleton import empty_model
+from .sources import Source
+
+_SMALL_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def open_checkpoint(
+    source: Source, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+) -> Checkpoint:
+    """The model at ``source``; weights in safetensors stay on disk until they are asked for.
+
+    Args:
+        dtype: what floating-point tensors are stored as from here on; None keeps what is there.
+        trust_remote_code: allow Python that the model's folder brings to run.
+
+    Raises:
+        ModelError: not a causal language model transformers can build, or it needs code of its
+            own and that was not allowed.
+        CheckpointError: pickled, damaged or missing weights.
+    """
+    opened = _open_gguf(source) if source.gguf else _open_folder(source, trust_remote_code)
+    return opened if dtype is None else _as_dtype(opened, dtype)
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer out of a checkpoint's files.
+
+    Raises:
+        ModelError: the checkpoint carries none that transformers can read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in checkpoint.files.items():
+            (Path(folder) / name).write_bytes(data)
+        (Path(folder) / "config.json").write_text(json.dumps(dict(checkpoint.config)))
+        trust = any(name.endswith(".py") for name in checkpoint.files)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise ModelError(
+                f"'{checkpoint.source}' has no tokenizer that can be read ({error}); "
+                f"put tokenizer.json beside its weights"
+            ) from error
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def as_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
+) -> Checkpoint:
+    """A transformers model in memory as a checkpoint; the tensors are shared, not copied.
+
+    Tied parameters are kept once, under the name transformers saves them by.
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    refs: dict[str, TensorRef] = {
+        name: InMemory(tensor) for name, tensor in model.state_dict().items() if name not in tied
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        files = _small_files(Path(folder), code=False)
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    return Checkpoint(config, refs, files, source=source)
+
+
+def _open_folder(source: Source, trust_remote_code: bool) -> Checkpoint:
+    config = _read_config(source)
+    if "auto_map" in config and not trust_remote_code:
+        raise ModelError(
+            f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
+            f"run unless you say so: pass trust_remote_code=True if you trust it"
+        )
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise ModelError(
+            f"'{source.label}' is already quantised ({method}); give the model it was made from"
+        )
+    files = _small_files(source.folder, code=trust_remote_code)
+    opened = Checkpoint(config, open_folder(source.folder), files, source=source.label)
+    skeleton = empty_model(opened)
+    tied = getattr(skeleton, "all_tied_weights_keys", None) or {}
+    wanted = set(skeleton.state_dict()) - set(tied)
+    if wanted <= opened.refs.keys():
+        kept = {name: ref for name, ref in opened.refs.items() if name in wanted}
+        return replace(opened, refs=kept)
+    return _through_transformers(source, files, trust_remote_code)
+
+
+def _through_transformers(source: Source, files: dict[str, bytes], trust: bool) -> Checkpoint:
+    """Load weights whose names transformers translates, such as experts stored one by one."""
+    model = _from_pretrained(source, trust_remote_code=trust, output_loading_info=True)
+    model, info = model
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])[0]
+        names = ", ".join(path.name for path in shard_paths(source.folder))
+        raise CheckpointError(f"'{source.label}' lacks tensor '{missing}' in {names}")
+    opened = as_checkpoint(model, source=source.label)
+    return replace(opened, files={**opened.files, **files})
+
+
+def _open_gguf(source: Source) -> Checkpoint:
+    """Read a GGUF file through transformers, which multiplies its codes out to float32."""
+    with _quietly():
+        model = _from_pretrained(source, gguf_file=source.gguf)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return as_checkpoint(model, tokenizer, source=source.label)
+
+
+def _from_pretrained(source: Source, **options: Any) -> Any:
+    try:
+        with _quietly():
+            return AutoModelForCausalLM.from_pretrained(
+                source.folder, use_safetensors=None if "gguf_file" in options else True, **options
+            )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {error}") from error
+
+
+def _read_config(source: Source) -> dict[str, Any]:
+    try:
+        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"config.json of '{source.label}' cannot be read: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
+    return config
+
+
+def _small_files(folder: Path, *, code: bool) -> dict[str, bytes]:
+    names = [name for name in _SMALL_FILES if (folder / name).is_file()]
+    if code:
+        names += [path.name for path in folder.glob("*.py")]
+    return {name: (folder / name).read_bytes() for name in sorted(names)}
+
+
+def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    refs: dict[str, TensorRef] = {}
+    for name, ref in checkpoint.refs.items():
+        if not ref.dtype.is_floating_point or ref.dtype == dtype:
+            refs[name] = ref
+        elif isinstance(ref, InMemory):
+            refs[name] = InMemory(ref.load().to(dtype))
+        else:
+            refs[name] = Converted(ref, dtype)
+    config = {**checkpoint.config, "dtype": str(dtype).removeprefix("torch.")}
+    return replace(checkpoint, refs=refs, config=config)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars from transformers: ours are drawn by middleware, or not at all."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

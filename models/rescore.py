@@ -1,0 +1,268 @@
+"""A program of its own: opens saved folders with plain transformers and measures what they are.
+
+It is run by path in a fresh, isolated interpreter (``python -I rescore.py request.json``) and
+imports nothing of this package, so what it finds is what anybody finds who opens the folder. The
+request names the folder, the dense one to compare with or null, a safetensors file of tokens or
+null, dtype, device and counts. Figures go to the file the request names, progress to stdout, one
+``@ done total label`` a line.
+
+Order matters: size and peak memory first, with nothing else loaded; then the dense model joins,
+both are timed in turns, and both read every held-out window exactly once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+_LOGIT_BYTES = 128 << 20  # of float32 logits in one forward; decides the batch size
+_ROWS = 256  # positions whose log-probabilities are held at a time
+_GRID = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed")
+
+
+def main(request_path: str) -> None:
+    """Measure what the request asks for and leave the figures where it says."""
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        _check_alone()
+        result = measure(request)
+        _check_alone()
+    except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+        result = {"error": f"{type(error).__name__}: {error}"}
+    Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _check_alone() -> None:
+    if "birdbone" in sys.modules:
+        raise RuntimeError("birdbone is loaded here, so this process proves nothing")
+
+
+@torch.inference_mode()
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one folder, and the dense one's on the same tokens where one is named."""
+    tokens = load_file(request["tokens"])["tokens"] if request["tokens"] else None
+    models = {"light": _load(request["folder"], request)}
+    prompt = _prompt(models["light"], tokens, request)
+    figures: dict[str, dict[str, float]] = {"light": _alone(models["light"], prompt, request)}
+    if request["dense"]:
+        models["dense"] = _load(request["dense"], request)
+        _timed(models["dense"], prompt, request)
+        figures["dense"] = {}
+    if request["compare"]:
+        found = [_speeds(models, prompt, request)]
+        if tokens is not None:
+            found.append(_score(models, tokens.to(request["device"])))
+        for name in figures:
+            figures[name].update(
+                {key: value for each in found for key, value in each[name].items()}
+            )
+    return {"figures": figures, "environment": _environment(request["device"])}
+
+
+def _alone(model: nn.Module, prompt: Tensor, request: dict[str, Any]) -> dict[str, float]:
+    """Size and peak memory, with nothing else loaded; the run also warms what it touches.
+
+    Packed weights can be counted only after the first forward, 4-bit ones only before it.
+    """
+    counts = None if _is_packed(model) else _count(model)
+    _timed(model, prompt, request)
+    peak = _peak_bytes(request["device"])
+    size = sum(path.stat().st_size for path in Path(request["folder"]).glob("*.safetensors"))
+    return {"weight_bytes": size, **(counts or _count(model)), "peak_bytes": peak}
+
+
+def _load(folder: str, request: dict[str, Any]) -> nn.Module:
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, request["dtype"]),
+        device_map=request["device"],
+        trust_remote_code=request["trust_remote_code"],
+        local_files_only=True,
+    )
+    return model.eval()
+
+
+def _is_packed(model: Any) -> bool:
+    config = getattr(model.config, "quantization_config", None)
+    method = getattr(config, "quant_method", None)
+    return getattr(method, "value", method) == "compressed-tensors"
+
+
+def _count(model: nn.Module) -> dict[str, float]:
+    """Parameters, and how many are not zero; tied ones once, a grid's scales not at all."""
+    parameters = nonzero = 0
+    for name, parameter in model.named_parameters():
+        if not name.endswith(_GRID):
+            weight = _readable(parameter)
+            parameters += weight.numel()
+            nonzero += int(torch.count_nonzero(weight))
+    return {"parameters": parameters, "nonzero": nonzero}
+
+
+def _readable(parameter: Tensor) -> Tensor:
+    """A parameter with a place for every weight; bitsandbytes keeps two 4-bit codes in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return parameter.data
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(parameter.data, state)  # type: ignore[no-any-return]
+
+
+def _prompt(model: Any, tokens: Tensor | None, request: dict[str, Any]) -> Tensor:
+    """Real tokens where there are some, ``[1, length]``, with room left for those decoded."""
+    config = model.config.get_text_config(decoder=True)
+    limit = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    room = max(1, min(request["prefill_tokens"], limit - request["decode_tokens"]))
+    flat = torch.arange(room) % config.vocab_size if tokens is None else tokens.reshape(-1)
+    return flat[:room].unsqueeze(0).to(request["device"])
+
+
+def _speeds(
+    models: dict[str, nn.Module], prompt: Tensor, request: dict[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Median tokens/s of reading the prompt and of greedy decoding after it, in turns."""
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for _ in range(request["repeats"]):
+        for name, model in models.items():
+            runs[name].append(_timed(model, prompt, request))
+    return {name: _per_second(seconds, prompt, request) for name, seconds in runs.items()}
+
+
+def _per_second(
+    seconds: list[tuple[float, float]], prompt: Tensor, request: dict[str, Any]
+) -> dict[str, float]:
+    prefill, decode = zip(*seconds, strict=True)
+    return {
+        "prefill_tokens_per_second": prompt.shape[1] / statistics.median(prefill),
+        "decode_tokens_per_second": request["decode_tokens"] / statistics.median(decode),
+    }
+
+
+def _timed(model: nn.Module, prompt: Tensor, request: dict[str, Any]) -> tuple[float, float]:
+    start = _now(request["device"])
+    output = model(prompt, use_cache=True)
+    middle = _now(request["device"])
+    for _ in range(request["decode_tokens"]):
+        _check_finite(output.logits)
+        token = output.logits[:, -1:].argmax(-1)
+        output = model(token, past_key_values=output.past_key_values, use_cache=True)
+    return middle - start, _now(request["device"]) - middle
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not torch.isfinite(logits[:, -1]).all():
+        raise ValueError("its logits are NaN or infinite")
+
+
+def _now(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_bytes(device: str) -> int:
+    """Peak resident bytes of this process; on CUDA, peak bytes of the allocator."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _score(models: dict[str, nn.Module], tokens: Tensor) -> dict[str, dict[str, float]]:
+    """Perplexities, mean KL(dense || light) and top-1 agreement on ``[windows, length]``."""
+    sums = [_Sums() for _ in tokens]
+    size = _batch_size(models["light"], tokens.shape[1])
+    for start in range(0, len(tokens), size):
+        batch = tokens[start : start + size]
+        logits = {name: model(batch, use_cache=False).logits for name, model in models.items()}
+        for row in range(len(batch)):
+            theirs = logits["dense"][row] if "dense" in logits else None
+            sums[start + row].add(batch[row], logits["light"][row], theirs)
+        sys.stdout.write(f"@ {start + len(batch)} {len(tokens)} windows scored\n")
+        sys.stdout.flush()
+    return _summary(sums, tokens.shape[1] - 1)
+
+
+def _summary(sums: list[_Sums], predicted: int) -> dict[str, dict[str, float]]:
+    """What all windows say, of ``predicted`` tokens each; the dense part empty without one."""
+    total = predicted * len(sums)
+    light = _perplexity([each.light / predicted for each in sums])
+    if not any(each.dense for each in sums):
+        return {"light": light, "dense": {}}
+    light["mean_kl"] = sum(each.kl for each in sums) / total
+    light["agreement"] = sum(each.agreed for each in sums) / total
+    return {"light": light, "dense": _perplexity([each.dense / predicted for each in sums])}
+
+
+def _batch_size(model: Any, length: int) -> int:
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    return max(1, int(_LOGIT_BYTES // (4 * length * vocabulary)))
+
+
+class _Sums:
+    """What one window adds up to: negative log-likelihoods, KL, and agreeing tokens."""
+
+    def __init__(self) -> None:
+        self.light = self.dense = self.kl = 0.0
+        self.agreed = 0
+
+    def add(self, tokens: Tensor, light: Tensor, dense: Tensor | None) -> None:
+        """Take in one window's tokens ``[length]`` and logits ``[length, vocab_size]``."""
+        for rows in _row_slices(len(tokens) - 1):
+            after = tokens[1:][rows].unsqueeze(1)
+            ours = light[rows].float().log_softmax(-1)
+            self.light -= float(ours.gather(1, after).sum(dtype=torch.float64))
+            if dense is not None:
+                theirs = dense[rows].float().log_softmax(-1)
+                self.dense -= float(theirs.gather(1, after).sum(dtype=torch.float64))
+                self.agreed += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+                self.kl += float((theirs.exp() * (theirs - ours)).sum(-1).sum(dtype=torch.float64))
+
+
+def _row_slices(count: int) -> Iterator[slice]:
+    for start in range(0, count, _ROWS):
+        yield slice(start, min(start + _ROWS, count))
+
+
+def _perplexity(means: list[float]) -> dict[str, float]:
+    """exp of the mean NLL; its standard error from the windows' means (delta method)."""
+    value = math.exp(statistics.fmean(means))
+    if not math.isfinite(value):
+        raise ValueError(f"its perplexity is {value}")
+    if len(means) < 2:
+        return {"perplexity": value}
+    spread = statistics.stdev(means) / math.sqrt(len(means))
+    return {"perplexity": value, "perplexity_error": value * spread}
+
+
+def _environment(device: str) -> dict[str, str]:
+    named = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    return {
+        "device": f"{named}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,111 @@
+"""Two models on the same held-out tokens: perplexity, its rise, KL and agreement.
+
+The blocks run one at a time for each model; logits of both are then made batch by batch, so
+neither model nor all logits are ever whole in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import Checkpoint
+from ..texts import Windows
+from .replay import capture, logits, through_blocks
+from .skeleton import Skeleton
+
+Announce = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same windows, token by token.
+
+    Attributes:
+        dense_nll, light_nll: float64 ``[num_windows, length - 1]``, nats per predicted token.
+        kl: float64, same shape, KL(dense || light) in nats.
+        agreement: share of predicted tokens on which both rank the same token first.
+    """
+
+    dense_nll: Tensor
+    light_nll: Tensor
+    kl: Tensor
+    agreement: float
+
+
+def last_hidden(
+    skeleton: Skeleton, windows: Windows, *, batch_size: int, label: str, announce: Announce
+) -> Tensor:
+    """What leaves the last block for every window: ``[num_windows, length, hidden_size]``."""
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    hidden = through_blocks(skeleton, batches, lambda done, total: announce(label, done, total))
+    return torch.cat(hidden)
+
+
+@torch.no_grad()
+def compare(
+    dense: tuple[Skeleton, Tensor],
+    light: tuple[Skeleton, Tensor],
+    windows: Windows,
+    *,
+    batch_size: int,
+    announce: Announce,
+) -> Comparison:
+    """Compare two models from what left their last blocks (see `last_hidden`)."""
+    parts = []
+    same_first = 0
+    for start in range(0, windows.num_windows, batch_size):
+        rows = slice(start, start + batch_size)
+        tokens = windows.tokens[rows]
+        dense_log = _log_probabilities(dense[0], tokens, dense[1][rows])
+        light_log = _log_probabilities(light[0], tokens, light[1][rows])
+        same_first += int((dense_log.argmax(-1) == light_log.argmax(-1)).sum())
+        target = tokens[:, 1:].to(dense_log.device)
+        divergence = (dense_log.exp() * (dense_log - light_log)).sum(-1, dtype=torch.float64)
+        parts.append((_nll(dense_log, target), _nll(light_log, target), divergence.cpu()))
+        announce(
+            "comparing windows", min(start + batch_size, windows.num_windows), windows.num_windows
+        )
+    dense_nll, light_nll, kl = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Comparison(dense_nll, light_nll, kl, same_first / kl.numel())
+
+
+def _log_probabilities(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
+    scores = logits(skeleton, tokens, hidden)[:, :-1]
+    return torch.log_softmax(scores.float(), dim=-1)
+
+
+def _nll(log_probabilities: Tensor, target: Tensor) -> Tensor:
+    return -log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1).double().cpu()
+
+
+def perplexity(nll: Tensor) -> tuple[float, float]:
+    """exp of the mean of ``nll`` ``[num_windows, tokens]``, and its standard error.
+
+    Tokens of a window hang together, so the error is that of the windows' means, carried through
+    exp by the delta method; infinite where there is only one window.
+    """
+    mean, error = _mean_and_error(nll)
+    return math.exp(mean), math.exp(mean) * error
+
+
+def rise(dense_nll: Tensor, light_nll: Tensor) -> tuple[float, float]:
+    """light perplexity over dense, minus one, and its standard error, from paired differences."""
+    mean, error = _mean_and_error(light_nll - dense_nll)
+    return math.expm1(mean), math.exp(mean) * error
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    means = values.mean(1)
+    error = float(means.std() / math.sqrt(len(means))) if len(means) > 1 else math.inf
+    return float(means.mean()), error
+
+
+def skeleton_pair(dense: Checkpoint, light: Checkpoint) -> tuple[Skeleton, Skeleton]:
+    """Skeletons of both models, one and the same where the models are."""
+    first = Skeleton(dense)
+    return first, first if light.id == dense.id else Skeleton(light)

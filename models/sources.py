@@ -1,0 +1,100 @@
+"""Where a model is: what the user typed, turned into a folder or a file on this machine.
+
+Understood: a hub id, a local folder, a ``.gguf`` file, and ``package:NAME/FILE.gguf``, a file
+inside an installed package, found without importing the package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ModelError, did_you_mean
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on disk.
+
+    Attributes:
+        label: what to call it in cards and logs; never a path of this machine.
+        folder: the folder that holds it.
+        gguf: the name of the GGUF file in that folder, or None for a Hugging Face folder.
+    """
+
+    label: str
+    folder: Path
+    gguf: str | None = None
+
+
+def find_model(name: str, *, revision: str | None = None) -> Source:
+    """Find what ``name`` means; a hub id is downloaded into the hub's own cache.
+
+    Raises:
+        ModelError: nothing is there, or what is there is no model.
+    """
+    if name.startswith("package:"):
+        return _in_package(name)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _gguf(path, path.name)
+    if path.is_dir():
+        return _folder(path, path.resolve().name)
+    if _looks_local(name):
+        raise ModelError(f"model '{name}' not found: there is no such file or folder")
+    return _from_hub(name, revision)
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") != 1
+
+
+def _gguf(path: Path, label: str) -> Source:
+    if path.suffix != ".gguf":
+        raise ModelError(f"'{path.name}' is a file but no .gguf; give a folder or a .gguf file")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelError(f"'{path.name}' does not begin as a GGUF file does; fetch it again")
+    return Source(label, path.parent, path.name)
+
+
+def _folder(path: Path, label: str) -> Source:
+    if not (path / "config.json").is_file():
+        ggufs = sorted(found.name for found in path.glob("*.gguf"))
+        mend = f"; name the file itself: {ggufs[0]}" if ggufs else ""
+        raise ModelError(f"folder '{path}' holds no config.json, so it is no model{mend}")
+    return Source(label, path)
+
+
+def _in_package(name: str) -> Source:
+    package, _, file = name.removeprefix("package:").partition("/")
+    if not package.isidentifier() or not file or ".." in Path(file).parts:
+        raise ModelError(f"'{name}' is not of the form package:NAME/FILE.gguf")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"package '{package}' is not installed; pip install it without dependencies"
+        )
+    folder = Path(spec.submodule_search_locations[0])
+    if not (folder / file).is_file():
+        held = [path.name for path in folder.glob("*.gguf")]
+        raise ModelError(f"package '{package}' holds no '{file}'; {did_you_mean(file, held)}")
+    return _gguf(folder / file, f"{package}/{file}")
+
+
+def _from_hub(name: str, revision: str | None) -> Source:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model '{name}' is no local folder and the hub does not give it: {reason}"
+        ) from error
+    return _folder(Path(found), name)

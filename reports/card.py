@@ -1,0 +1,125 @@
+"""The model card of a saved folder: ``README.md``, for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..checkpoints import Checkpoint
+from ..contexts.steps import Step
+from .provenance import without_paths
+
+Figures = Mapping[str, Mapping[str, float]]
+
+_ROWS = (
+    ("weight_bytes", "weight files, bytes", "{:,.0f}"),
+    ("parameters", "parameters", "{:,.0f}"),
+    ("nonzero", "of which not zero", "{:,.0f}"),
+    ("perplexity", "perplexity", "{:.3f}"),
+    ("mean_kl", "mean KL to dense, nats a token", "{:.4f}"),
+    ("agreement", "top-1 agreement with dense", "{:.1%}"),
+    ("prefill_tokens_per_second", "prefill, tokens/s", "{:,.1f}"),
+    ("decode_tokens_per_second", "decode, tokens/s", "{:,.1f}"),
+    ("peak_bytes", "peak memory of the process, bytes", "{:,.0f}"),
+)
+_INTRODUCTION = (
+    "A lighter form of {source}, made by bird-bone. What was done and measured is also in "
+    "`birdbone.json`, for programs."
+)
+_LOADING = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```"""
+_NEEDS = {
+    "dense": "Plain transformers loads it; no code of bird-bone is needed.",
+    "packed": "Plain transformers loads it with `compressed-tensors` installed, and unpacks it at "
+    "the first forward: the codes make the files smaller, not the computation faster.",
+    "nf4": "Plain transformers loads it with `bitsandbytes` installed.",
+    "llm.int8": "Plain transformers loads it with `bitsandbytes` installed.",
+}
+
+
+def model_card(
+    *,
+    name: str,
+    checkpoint: Checkpoint,
+    weight_format: str,
+    history: Sequence[Step],
+    figures: Figures,
+    measured_on: Mapping[str, str],
+) -> str:
+    """The card's text, Markdown with the hub's metadata on top.
+
+    Args:
+        name: of the folder.
+        weight_format: how weights are stored, see `birdbone.models.writing.weight_format`.
+        history: the steps that led here, oldest first.
+    """
+    source = checkpoint.source or "an unnamed model"
+    parts = [
+        _metadata(checkpoint.source),
+        f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
+        f"## What was done\n\n{_steps(history)}",
+        f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}",
+        f"## Zeros\n\n{_about_zeros(figures)}",
+        f"## Loading\n\n{_LOADING}\n\n{_NEEDS[weight_format]}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(source: str) -> str:
+    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+    if source.count("/") == 1 and not source.endswith(".gguf"):
+        lines.append(f"base_model: {json.dumps(source)}")
+    return "\n".join(["---", *lines, "tags:", "- bird-bone", "---"])
+
+
+def _steps(history: Sequence[Step]) -> str:
+    if not history:
+        return "Nothing was recorded."
+    return "\n".join(f"{place}. {_step(step)}" for place, step in enumerate(history, 1))
+
+
+def _step(step: Step) -> str:
+    settings: Mapping[str, Any] = without_paths(step.as_dict()["settings"])
+    written = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    return f"`{step.link}({written})`, {step.cost.seconds:.1f} s"
+
+
+def _table(figures: Figures) -> str:
+    columns = [name for name in ("dense", "light") if name in figures]
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for key, label, form in _ROWS:
+        cells = [_cell(figures[name], key, form) for name in columns]
+        if any(cells):
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(found: Mapping[str, float], key: str, form: str) -> str:
+    if key not in found:
+        return ""
+    text = form.format(found[key])
+    error = found.get(f"{key}_error")
+    return text if error is None else f"{text} ± {form.format(error)}"
+
+
+def _where(measured_on: Mapping[str, str]) -> str:
+    listed = "; ".join(f"{name}: {value}" for name, value in measured_on.items())
+    return (
+        f"Measured on the saved folders, each opened by plain transformers in a fresh process. "
+        f"{listed}. After ± stands one standard error."
+    )
+
+
+def _about_zeros(figures: Figures) -> str:
+    light = figures["light"]
+    share = 1 - light["nonzero"] / light["parameters"]
+    return (
+        f"{share:.1%} of the parameters are zero. Zeros inside a weight matrix are a mask: they "
+        f"are stored and multiplied like any other value, so by themselves they change neither "
+        f"the bytes on disk nor the speed. What is smaller or faster here shows in the table."
+    )

@@ -1,0 +1,93 @@
+"""Where a saved model comes from, for programs to read: ``birdbone.json``.
+
+It holds what was done, on what, with which versions, what was measured, and a checksum of every
+file, and no path of the machine it was made on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from ..checkpoints import Checkpoint
+from ..contexts.steps import Step
+
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "accelerate",
+    "compressed-tensors",
+    "bitsandbytes",
+    "modulink-py",
+)
+_VERSION = 1
+_CHUNK_BYTES = 1 << 20
+
+
+def provenance(
+    *,
+    checkpoint: Checkpoint,
+    dense: Checkpoint,
+    history: Sequence[Step],
+    texts: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, Mapping[str, float]],
+    measured_on: Mapping[str, str],
+    files: Iterable[Path],
+) -> dict[str, Any]:
+    """The record of one saved folder, in types JSON knows.
+
+    Args:
+        history: the steps so far, oldest first.
+        texts: of each part of the text: its name, digest, windows and length.
+        files: every file of the folder, to be weighed and hashed.
+    """
+    return {
+        "birdbone": library_version("birdbone"),
+        "format": _VERSION,
+        "source": checkpoint.source,
+        "checkpoint": checkpoint.id,
+        "dense": dense.id,
+        "steps": [without_paths(step.as_dict()) for step in history],
+        "texts": without_paths(texts),
+        "figures": {name: dict(found) for name, found in figures.items()},
+        "measured_on": dict(measured_on),
+        "versions": {name: library_version(name) for name in _LIBRARIES},
+        "files": {path.name: _weighed(path) for path in sorted(files)},
+    }
+
+
+def library_version(name: str) -> str:
+    """The installed version of a distribution, in words where there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def without_paths(value: Any) -> Any:
+    """The same value with absolute paths cut to their last part."""
+    if isinstance(value, str):
+        return _last_part(value)
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    return value
+
+
+def _last_part(text: str) -> str:
+    if text.startswith("~") or PurePosixPath(text).is_absolute():
+        return PurePosixPath(text).name
+    return PureWindowsPath(text).name if PureWindowsPath(text).is_absolute() else text
+
+
+def _weighed(path: Path) -> dict[str, Any]:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            found.update(chunk)
+    return {"bytes": path.stat().st_size, "sha256": found.hexdigest()}

@@ -1,0 +1,1 @@
+"""Pure tensor mathematics on one weight matrix: no files, no models, no contexts."""

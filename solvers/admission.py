@@ -1,0 +1,57 @@
+"""What a solver lets in: finite numbers, and shapes that fit each other.
+
+The solver does not know the name of the layer it works on; whoever calls it adds that.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError, SolverError
+
+
+def require_finite(tensor: Tensor, name: str) -> None:
+    """Raise SolverError with the counts of NaN and infinity if there are any in ``tensor``."""
+    if torch.isfinite(tensor).all():
+        return
+    num_nan = int(torch.isnan(tensor).sum())
+    num_infinite = int(torch.isinf(tensor).sum())
+    raise SolverError(
+        f"{name} of shape {tuple(tensor.shape)} holds {num_nan} NaN and {num_infinite} infinite "
+        f"values of {tensor.numel()}; mend what produced it before solving"
+    )
+
+
+def require_matrix(tensor: Tensor, name: str) -> None:
+    """Raise SettingError unless ``tensor`` is a non-empty floating-point matrix."""
+    if tensor.ndim != 2 or tensor.numel() == 0 or not tensor.is_floating_point():
+        raise SettingError(
+            f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; "
+            "give a non-empty floating-point matrix [out_features, in_features]"
+        )
+
+
+def require_weight(weight: Tensor) -> None:
+    """Raise unless ``weight`` is a finite floating-point matrix."""
+    require_matrix(weight, "weight")
+    require_finite(weight, "weight")
+
+
+def require_width(weight: Tensor, square: Tensor, name: str) -> None:
+    """Raise SettingError unless ``square`` is [in_features, in_features] of ``weight``."""
+    width = weight.shape[1]
+    if tuple(square.shape) != (width, width):
+        raise SettingError(
+            f"weight {tuple(weight.shape)} and {name} {tuple(square.shape)} do not fit: "
+            f"the {name} must be ({width}, {width}), collected from this layer's inputs"
+        )
+
+
+def require_mask(weight: Tensor, mask: Tensor) -> None:
+    """Raise SettingError unless ``mask`` is boolean and shaped as ``weight``."""
+    if mask.shape != weight.shape or mask.dtype != torch.bool:
+        raise SettingError(
+            f"weight {tuple(weight.shape)} and mask {tuple(mask.shape)} of dtype {mask.dtype} "
+            "do not fit: the mask must be boolean (True = kept) and of the weight's shape"
+        )

@@ -1,0 +1,97 @@
+"""The triangular factor of the inverse Hessian, made once and shared by every layer on one input.
+
+Legend: H = X'X plus damping on its diagonal; U upper triangular with U'U = H^-1. Row j of U,
+divided by U_jj, tells how the error of column j is paid for by the columns after it.
+
+Reversing rows and columns turns the lower Cholesky factor of H into an upper one: with P the
+reversal and PHP = LL', R = PLP is upper triangular and H = RR', so U = R^-1. That is one Cholesky
+and one triangular inverse where the textbook route takes a Cholesky, an inverse and a Cholesky.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError, SolverError
+from .admission import require_finite
+from .gram import Gram
+from .precision import working_dtype
+
+MAX_ESCALATIONS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """U with U'U = (H + damping)^-1, and how it was come by.
+
+    Attributes:
+        upper: U, [in_features, in_features], upper triangular, diagonal positive.
+        damping: the damping used, relative to the mean of H's diagonal over live features.
+        escalations: how often the damping had to be raised tenfold; 0 when it held at once.
+        dead: boolean [in_features], features never seen non-zero; their H_jj was set to 1.
+        order: [in_features] original index of each of U's columns, or None for the natural order.
+    """
+
+    upper: Tensor
+    damping: float
+    escalations: int
+    dead: Tensor
+    order: Tensor | None = None
+
+
+def factorize(gram: Gram, *, damping: float = 0.01, descending: bool = False) -> Factor:
+    """Factorise the damped inverse of a Gram matrix.
+
+    ``damping`` is a fraction of the mean diagonal over live features. If H is not positive definite
+    in float arithmetic the damping is raised tenfold, at most three times, and the count recorded.
+    ``descending`` permutes the features by falling diagonal first (GPTQ's activation order).
+
+    Raises SettingError for a negative damping; SolverError if H is not finite or never factorises.
+    """
+    if not 0 <= damping < float("inf"):
+        raise SettingError(f"damping {damping} is out of range; give a finite number of at least 0")
+    require_finite(gram.matrix, "Gram matrix")
+    hessian, dead = _prepared(gram)
+    order = hessian.diagonal().argsort(descending=True, stable=True) if descending else None
+    if order is not None:
+        hessian = hessian[order][:, order]
+    mean = _mean_live(gram)
+    for escalations in range(MAX_ESCALATIONS + 1):
+        tried = damping * 10**escalations
+        upper = _upper_factor(hessian, shift=tried * mean)
+        if upper is not None:
+            return Factor(upper, tried, escalations, dead, order)
+    raise SolverError(
+        f"Hessian of width {gram.width} over {gram.num_tokens} tokens is not positive definite at "
+        f"damping {damping:g} nor, raised tenfold {MAX_ESCALATIONS} times, at {tried:g}; "
+        "calibrate on more tokens or set a higher damping"
+    )
+
+
+def _prepared(gram: Gram) -> tuple[Tensor, Tensor]:
+    """Return H as a fresh tensor with dead features decoupled at H_jj = 1, and which are dead."""
+    hessian = gram.matrix.to(working_dtype(gram.matrix), copy=True)
+    dead = gram.dead
+    hessian.diagonal()[dead] = 1.0
+    return hessian, dead
+
+
+def _mean_live(gram: Gram) -> float:
+    """Return the mean diagonal over live features, 0 if there are none."""
+    num_live = max(int((~gram.dead).sum()), 1)
+    return float(gram.diagonal.double().sum()) / num_live
+
+
+def _upper_factor(hessian: Tensor, *, shift: float) -> Tensor | None:
+    """Return U for H + shift I, or None where arithmetic finds it not positive definite."""
+    damped = hessian.clone()
+    damped.diagonal().add_(shift)
+    lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    if int(info) != 0:
+        return None
+    identity = torch.eye(hessian.shape[0], dtype=hessian.dtype, device=hessian.device)
+    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+    return upper if bool(torch.isfinite(upper).all()) else None

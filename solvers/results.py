@@ -1,0 +1,82 @@
+"""What solvers give back: a pruned or a quantised weight, its mask or codes, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .gram import Gram
+from .grid import Grid, Scales
+from .output_error import relative_output_error
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A weight with zeros in it.
+
+    Attributes:
+        weight: [out_features, in_features] in the dtype given; exactly +0.0 wherever mask is False.
+        mask: boolean, same shape, True = kept.
+        relative_error: ||X(W - V)'||^2 / ||XW'||^2 of this very weight on the calibration inputs.
+        damping: relative damping of the Hessian, None if the method uses none.
+        escalations: tenfold raises the damping needed.
+    """
+
+    weight: Tensor
+    mask: Tensor
+    relative_error: float
+    damping: float | None = None
+    escalations: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A weight as small integers: value = (code - zero_point) * scale.
+
+    Attributes:
+        codes: int8 [out_features, in_features].
+        scales: [out_features, groups] in the dtype they are stored in.
+        zero_points: int8 [out_features, groups], None for a symmetric grid.
+        grid: the grid the codes live on.
+        relative_error: as in `Pruned`, of the float32 dequantised weight; None without a Gram.
+        damping: relative damping of the Hessian, None if the method uses none.
+        escalations: tenfold raises the damping needed.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zero_points: Tensor | None
+    grid: Grid
+    relative_error: float | None = None
+    damping: float | None = None
+    escalations: int = 0
+
+    @classmethod
+    def assemble(
+        cls, codes: Tensor, scales: Scales, *, damping: float | None = None, escalations: int = 0
+    ) -> Quantized:
+        """Join int8 codes [out, in] with scales [out, groups, 1]; nothing is measured yet."""
+        flat = scales.squeeze(-1)
+        return cls(
+            codes,
+            flat.scale,
+            flat.zero_point,
+            flat.grid,
+            damping=damping,
+            escalations=escalations,
+        )
+
+    def measured(self, weight: Tensor, gram: Gram) -> Quantized:
+        """Return the same with ``relative_error`` against the ``weight`` it stands for."""
+        error = relative_output_error(weight, self.dequantize(), gram)
+        return replace(self, relative_error=error)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the weight [out_features, in_features], each product rounded once to ``dtype``."""
+        rows, groups = self.scales.shape
+        steps = self.codes.view(rows, groups, -1).to(dtype)
+        if self.zero_points is not None:
+            steps = steps - self.zero_points.unsqueeze(-1).to(dtype)
+        return (steps * self.scales.unsqueeze(-1).to(dtype)).view(self.codes.shape)

@@ -1,0 +1,35 @@
+"""Wanda: remove the weights whose product with their input's norm is smallest, row by row.
+
+https://arxiv.org/abs/2306.11695, section 3. Comparing within each output row, not across the layer,
+is the paper's finding. No remaining weight is changed.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .factor import Factor
+from .gram import Gram
+from .masks import UNSTRUCTURED, Pattern, pattern_mask
+from .output_error import relative_output_error
+from .results import Pruned
+from .saliency import wanda_saliency
+
+
+def prune_wanda(
+    weight: Tensor,
+    gram: Gram,
+    *,
+    sparsity: float | None = None,
+    pattern: Pattern = UNSTRUCTURED,
+    factor: Factor | None = None,
+) -> Pruned:
+    """Remove the smallest |W_ij| ||X_j|| of every row, or of every m columns.
+
+    Each row loses ``round(sparsity * in_features)`` weights; ``factor`` is not used. Raises
+    SettingError for arguments that do not fit, SolverError for values that are not finite.
+    """
+    scores = wanda_saliency(weight, gram)
+    mask = pattern_mask(scores, sparsity=sparsity, pattern=pattern, scope="row")
+    thinned = weight.detach().masked_fill(~mask, 0.0)
+    return Pruned(thinned, mask, relative_output_error(weight, thinned, gram))

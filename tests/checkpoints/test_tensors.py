@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from birdbone.checkpoints import BitsAndBytes, InMemory, InShard, Quantized
+from birdbone.checkpoints.tensors import DTYPES, digest
+from birdbone.errors import CheckpointError
+
+CODES = torch.arange(-8, 8, dtype=torch.int8).reshape(2, 8)
+
+
+def _expected(codes: Tensor, scales: Tensor, zero_points: Tensor | None) -> Tensor:
+    """The definition, value by value, in float64 and rounded once to the dtype of the scales."""
+    rows, columns = codes.shape
+    group = columns // scales.shape[1]
+    out = torch.empty(rows, columns, dtype=torch.float64)
+    for row in range(rows):
+        for column in range(columns):
+            zero = 0 if zero_points is None else int(zero_points[row, column // group])
+            scale = scales[row, column // group].double()
+            out[row, column] = (int(codes[row, column]) - zero) * scale
+    return out.to(scales.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shifted", [False, True])
+@given(seed=st.integers(0, 2**31), groups=st.sampled_from([1, 2, 4, 8]))
+def test_quantized_is_code_minus_zero_point_times_scale(
+    dtype: torch.dtype, shifted: bool, seed: int, groups: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-128, 128, (3, 8), dtype=torch.int8, generator=draw)
+    scales = torch.rand(3, groups, generator=draw).to(dtype)
+    zero_points = torch.randint(-128, 128, (3, groups), dtype=torch.int8, generator=draw)
+    ref = Quantized(codes, scales, bits=8, zero_points=zero_points if shifted else None)
+    expected = _expected(codes, scales, zero_points if shifted else None)
+    # Exact: a difference of two codes fits 8 bits of mantissa, and the product is rounded once.
+    assert torch.equal(ref.load(), expected)
+    assert ref.load().dtype == ref.dtype == dtype
+    assert ref.shape == (3, 8)
+    assert ref.group_size == 8 // groups
+    assert ref.symmetric is not shifted
+
+
+def test_quantized_multiplies_in_the_dtype_asked_for() -> None:
+    ref = Quantized(CODES, torch.full((2, 1), 0.3, dtype=torch.bfloat16), bits=4)
+    scale = float(torch.tensor(0.3, dtype=torch.bfloat16))
+    assert torch.equal(ref.values(torch.float64), CODES.double() * scale)
+
+
+def test_quantized_bytes_are_codes_scales_and_zero_points() -> None:
+    scales = torch.ones(2, 2, dtype=torch.bfloat16)
+    assert Quantized(CODES, scales, bits=4).num_bytes == 8 + 8
+    zero_points = torch.zeros(2, 2, dtype=torch.int8)
+    assert Quantized(CODES, scales, bits=8, zero_points=zero_points).num_bytes == 16 + 8 + 4
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 3), (2, 0), (2,), (2, 2, 2)])
+def test_quantized_refuses_scales_that_do_not_divide(shape: tuple[int, ...]) -> None:
+    with pytest.raises(CheckpointError, match=r"codes \(2, 8\) do not divide"):
+        Quantized(CODES, torch.ones(shape), bits=4)
+
+
+def test_quantized_refuses_zero_points_of_another_shape() -> None:
+    zero_points = torch.zeros(2, 1, dtype=torch.int8)
+    with pytest.raises(CheckpointError, match=r"zero points \(2, 1\) are not shaped like scales"):
+        Quantized(CODES, torch.ones(2, 2), bits=4, zero_points=zero_points)
+
+
+def test_quantized_digest_covers_every_part() -> None:
+    scales, zero_points = torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.int8)
+    refs = [
+        Quantized(CODES, scales, bits=4),
+        Quantized(CODES, scales, bits=8),
+        Quantized(CODES, scales, bits=4, zero_points=zero_points),
+        Quantized(CODES, scales, bits=4, zero_points=zero_points + 1),
+        Quantized(CODES, scales * 2, bits=4),
+        Quantized(CODES.flip(0), scales, bits=4),
+    ]
+    assert len({ref.digest for ref in refs}) == len(refs)
+    assert Quantized(CODES.clone(), scales.clone(), bits=4).digest == refs[0].digest
+
+
+def test_bitsandbytes_shows_its_values_and_counts_its_codes() -> None:
+    source, values = torch.ones(4, 8), torch.full((4, 8), 0.9)
+    nf4 = BitsAndBytes(InMemory(source), values, kind="nf4")
+    int8 = BitsAndBytes(InMemory(source), values, kind="llm.int8")
+    assert torch.equal(nf4.load(), values)
+    assert (nf4.num_bytes, int8.num_bytes) == (16, 32)
+    other_source = BitsAndBytes(InMemory(source * 2), values, kind="nf4")
+    other_values = BitsAndBytes(InMemory(source), values * 2, kind="nf4")
+    assert len({ref.digest for ref in (nf4, int8, other_source, other_values)}) == 4
+
+
+def test_in_memory_lets_no_gradient_out() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    assert not InMemory(weight).load().requires_grad
+
+
+def test_in_shard_reads_on_load_only(tmp_path) -> None:
+    path = tmp_path / "weights.safetensors"
+    ref = InShard(path, "a", torch.float32, (2,))
+    assert (ref.num_values, ref.num_bytes) == (2, 8)
+    with pytest.raises(CheckpointError, match=r"'a' cannot be read from weights\.safetensors"):
+        ref.load()
+    save_file({"a": torch.tensor([1.0, 2.0])}, path)
+    assert ref.load().tolist() == [1.0, 2.0]
+    with pytest.raises(CheckpointError, match="'b' cannot be read"):
+        InShard(path, "b", torch.float32, (2,)).load()
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_digest_sees_every_dtype_and_ignores_layout(dtype: torch.dtype) -> None:
+    square = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]).to(dtype)
+    assert digest(square) == digest(square.t().contiguous().t())
+    assert digest(square) != digest(square.flip(0))
+    assert digest(square) != digest(square.reshape(2, 3))
+    assert digest(square[:0]) != digest(square[:0].t())
+    assert digest(square[0, 0]) != digest(square[0, :1])

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from birdbone.engine import Chain, run
+from birdbone.middleware.open_links import OpenLinks, newest_step, of_run
+
+
+def test_links_close_by_identity_the_newest_first():
+    links = OpenLinks()
+    first, second = object(), object()
+    for value, link in enumerate((first, second, first)):
+        links.open(link, value)
+    assert [links.close(first), list(links)] == [2, [0, 1]]
+    assert [links.close(first), links.close(second), len(links)] == [0, 1, 0]
+
+
+def test_a_link_never_opened_closes_to_nothing():
+    links = OpenLinks()
+    links.open("other", 1)
+    assert links.close("never") is None
+    assert len(links) == 1
+
+
+def test_what_is_kept_of_a_run_is_one_per_object_and_run():
+    owner, other, notes = object(), object(), {}
+    kept = of_run(owner, notes, OpenLinks)
+    assert of_run(owner, notes, OpenLinks) is kept
+    assert of_run(other, notes, OpenLinks) is not kept
+    assert of_run(owner, {}, OpenLinks) is not kept
+
+
+async def test_the_newest_step_is_only_the_links_own(links):
+    add, inner = links.add(), Chain(links.add(), name="add")
+    result = await run(add)
+    assert newest_step(add, {}, result) is result["history"][-1]
+    assert newest_step(add, result, result) is None
+    assert newest_step(inner, {}, result) is None
+    assert newest_step(links.plain, {}, result) is None
+    assert newest_step(links.large(), {}, result) is None
+    assert newest_step(add, {}, None) is None

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from birdbone.errors import SettingError
+from birdbone.solvers.factor import factorize
+from birdbone.solvers.gptq import quantize_gptq
+from birdbone.solvers.gram import Gram
+from birdbone.solvers.grid import Grid, fit_scales
+from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
+
+
+def plain_loop(weight: Tensor, upper: Tensor, grid: Grid, kept: Tensor) -> Tensor:
+    """GPTQ column by column, every error applied at once to all later columns; dequantised."""
+    weight, size = weight.clone(), grid.group_width(weight.shape[1])
+    for column in range(weight.shape[1]):
+        group = slice(column, column + size)
+        if column % size == 0:
+            scales = fit_scales(
+                weight[:, group] * kept[:, group], grid=grid, scale_dtype=torch.float32
+            ).squeeze(-1)
+        rounded = scales.decode(scales.encode(weight[:, column] * kept[:, column]))
+        error = (weight[:, column] - rounded) / upper[column, column]
+        weight[:, column] = rounded
+        weight[:, column + 1 :] -= error.unsqueeze(1) * upper[column, column + 1 :]
+    return weight
+
+
+@pytest.mark.parametrize("group_size", [None, 2, 12, 48, 64, 96, 192, 288])
+@pytest.mark.parametrize(("symmetric", "masked"), [(True, False), (False, True)])
+def test_it_is_the_plain_loop(make_layer, group_size, symmetric, masked) -> None:
+    layer = make_layer(6, 576, tokens=700)
+    kept = layer.weight.abs() > 0.4 if masked else torch.ones_like(layer.weight, dtype=torch.bool)
+    grid = Grid(4, group_size, symmetric)
+    expected = plain_loop(layer.weight, factorize(layer.gram).upper, grid, kept)
+    quantized = quantize_gptq(layer.weight, layer.gram, grid=grid, mask=kept if masked else None)
+    torch.testing.assert_close(quantized.dequantize(torch.float64), expected)
+
+
+def test_static_order_is_the_plain_loop_on_permuted_columns(make_layer) -> None:
+    layer, grid = make_layer(6, 96, tokens=200), Grid(4, 16)
+    nearest = quantize_round_to_nearest(layer.weight, layer.gram, grid=grid)
+    quantized = quantize_gptq(layer.weight, layer.gram, grid=grid, order="static")
+    assert torch.equal(quantized.scales, nearest.scales)
+    factor = factorize(layer.gram, descending=True)
+    weight, steps = layer.weight.clone(), nearest.scales.double().repeat_interleave(16, dim=1)
+    for place, column in enumerate(factor.order.tolist()):
+        step = steps[:, column]
+        rounded = (weight[:, column] / step).round().clamp(-8, 7) * step
+        error = (weight[:, column] - rounded) / factor.upper[place, place]
+        weight[:, column] = rounded
+        later = factor.order[place + 1 :]
+        weight[:, later] -= error.unsqueeze(1) * factor.upper[place, place + 1 :]
+    torch.testing.assert_close(quantized.dequantize(torch.float64), weight)
+
+
+@pytest.mark.parametrize("order", ["natural", "static"])
+def test_it_beats_rounding_to_nearest(make_layer, order) -> None:
+    layer = make_layer(16, 64, tokens=256)
+    nearest = quantize_round_to_nearest(layer.weight, layer.gram, grid=Grid(3, 16))
+    quantized = quantize_gptq(layer.weight, layer.gram, grid=Grid(3, 16), order=order)
+    assert quantized.relative_error < 0.8 * nearest.relative_error
+
+
+def test_static_order_holds_masked_weights_at_zero(make_layer) -> None:
+    layer = make_layer(6, 32)
+    mask = layer.weight.abs() > 0.5
+    quantized = quantize_gptq(
+        layer.weight, layer.gram, grid=Grid(4, 8, False), mask=mask, order="static"
+    )
+    assert (quantized.dequantize()[~mask] == 0).all()
+
+
+def test_weights_on_dead_features_are_rounded_to_nearest(make_layer) -> None:
+    layer = make_layer()
+    layer.inputs[:, 2] = 0.0
+    gram = Gram(layer.inputs.T @ layer.inputs, 64)
+    quantized = quantize_gptq(layer.weight, gram, grid=Grid(4, 1))
+    nearest = quantize_round_to_nearest(layer.weight, gram, grid=Grid(4, 1))
+    assert torch.equal(quantized.dequantize()[:, 2], nearest.dequantize()[:, 2])
+
+
+def test_raised_damping_is_recorded() -> None:
+    gram = Gram(torch.tensor([[1.0, 1.1], [1.1, 1.0]]), 2)
+    quantized = quantize_gptq(torch.ones(3, 2), gram, grid=Grid(4, None), damping=0.02)
+    assert quantized.damping == pytest.approx(0.2)
+    assert quantized.escalations == 1
+
+
+def test_without_data_it_is_refused(make_layer) -> None:
+    with pytest.raises(SettingError, match=r"neither a Gram matrix nor a factor; calibrate first"):
+        quantize_gptq(make_layer().weight, None, grid=Grid(4, 8))
+
+
+def test_the_factor_must_be_in_the_order_asked_for(make_layer) -> None:
+    layer, grid = make_layer(), Grid(4, 8)
+    natural, ordered = factorize(layer.gram), factorize(layer.gram, descending=True)
+    with pytest.raises(SettingError, match=r"order 'static' was given a factor in natural order"):
+        quantize_gptq(layer.weight, layer.gram, grid=grid, order="static", factor=natural)
+    with pytest.raises(SettingError, match=r"descending order"):
+        quantize_gptq(layer.weight, layer.gram, grid=grid, factor=ordered)

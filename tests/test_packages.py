@@ -1,0 +1,46 @@
+"""The explicit packages list against the folders, and what must travel with them."""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NOT_PACKAGED = {"tests", "benchmarks", "examples", "docs", "build"}
+
+
+def test_the_packages_list_names_every_folder_with_an_init_file() -> None:
+    found = {"birdbone"} if (ROOT / "__init__.py").exists() else set()
+    for init in ROOT.glob("[!.]*/**/__init__.py"):
+        parts = init.parent.relative_to(ROOT).parts
+        if parts[0] not in NOT_PACKAGED:
+            found.add(".".join(("birdbone", *parts)))
+    assert set(SETTINGS["tool"]["setuptools"]["packages"]) == found
+
+
+def test_every_folder_with_python_files_is_a_package_or_known_not_to_be() -> None:
+    folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
+    packaged = {name.rpartition(".")[2] for name in SETTINGS["tool"]["setuptools"]["packages"]}
+    assert folders <= packaged | NOT_PACKAGED
+
+
+def test_the_makefile_links_every_package() -> None:
+    line = next(
+        line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("PACKAGES")
+    )
+    packages = SETTINGS["tool"]["setuptools"]["packages"]
+    assert line.split()[2:] == sorted(name.rpartition(".")[2] for name in packages[1:])
+
+
+def test_every_runtime_dependency_is_pinned_in_the_tested_set() -> None:
+    pinned = {
+        line.split("==")[0]
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
+    named = (dependency.split(">=")[0] for dependency in SETTINGS["project"]["dependencies"])
+    assert {name.lower().replace("_", "-") for name in named} <= pinned
+
+
+def test_the_type_marker_travels() -> None:
+    assert (ROOT / "py.typed").exists()
+    assert "py.typed" in SETTINGS["tool"]["setuptools"]["package-data"]["birdbone"]

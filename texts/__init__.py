@@ -1,0 +1,17 @@
+"""Text: where it comes from, how it is divided so that parts never overlap, how it is tokenised."""
+
+from .sources import Corpus, read_corpus
+from .split import Split, shared_documents, split
+from .windows import Tokenizer, Windows, check_vocabulary, pack_windows
+
+__all__ = [
+    "Corpus",
+    "Split",
+    "Tokenizer",
+    "Windows",
+    "check_vocabulary",
+    "pack_windows",
+    "read_corpus",
+    "shared_documents",
+    "split",
+]

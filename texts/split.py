@@ -1,0 +1,96 @@
+"""Divide a corpus into calibration, healing and held-out text that never overlap."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..errors import DataError, SettingError
+from .documents import distinct, long_lines, mostly_within, normalised
+from .sources import Corpus
+
+PARTS = ("calibration", "healing", "heldout")
+
+DEFAULT_SHARES = MappingProxyType({"calibration": 0.4, "healing": 0.4, "heldout": 0.2})
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three tuples of documents; no document, whitespace aside, is in two of them."""
+
+    calibration: tuple[str, ...]
+    healing: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+
+def split(
+    corpus: Corpus,
+    *,
+    shares: Mapping[str, float] | Sequence[float] = DEFAULT_SHARES,
+    seed: int = 0,
+) -> Split:
+    """Assign every distinct document to one part, by characters, in a seeded random order.
+
+    Repeated text is kept once (see `documents.distinct`). The shares are relative to one another
+    and are met as nearly as whole documents allow; every part gets at least one.
+
+    Raises:
+        DataError: there are fewer than three distinct documents.
+        SettingError: a share is missing, unknown, not finite or not above zero.
+    """
+    wanted = _checked(shares)
+    documents = list(distinct(corpus.documents))
+    if len(documents) < len(PARTS):
+        raise DataError(
+            f"text '{corpus.name}' has {len(documents)} distinct documents, too few to divide "
+            "into calibration, healing and held-out text; give each of them its own file"
+        )
+    random.Random(seed).shuffle(documents)
+    parts = _fill(documents, wanted)
+    return Split(*map(tuple, parts))
+
+
+def shared_documents(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """Return the documents of the second text that the first contains already.
+
+    A document counts when the first has it whole, whitespace aside, or when more than half of its
+    long lines, in characters, stand somewhere in the first: differently divided texts are seen.
+    """
+    wholes = set(map(normalised, first))
+    lines = frozenset[str]().union(*map(long_lines, first))
+    return tuple(
+        document
+        for document in second
+        if normalised(document) in wholes or mostly_within(long_lines(document), lines)
+    )
+
+
+def _checked(shares: Mapping[str, float] | Sequence[float]) -> list[float]:
+    if isinstance(shares, Mapping):
+        if set(shares) != set(PARTS):
+            raise SettingError(f"shares name {sorted(shares)}; name exactly {list(PARTS)}")
+        shares = [shares[part] for part in PARTS]
+    if len(shares) != len(PARTS):
+        raise SettingError(f"shares has {len(shares)} numbers; give three: {', '.join(PARTS)}")
+    for part, share in zip(PARTS, shares, strict=True):
+        if not (math.isfinite(share) and share > 0):
+            raise SettingError(f"share of {part} is {share}; give a finite number above 0")
+    return [share / sum(shares) for share in shares]
+
+
+def _fill(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
+    """Give each document to the part furthest below its share, and the last ones to empty parts."""
+    total = sum(map(len, documents))
+    missing = [share * total for share in shares]
+    parts: list[list[str]] = [[] for _ in shares]
+    for place, document in enumerate(documents):
+        empty = [index for index, part in enumerate(parts) if not part]
+        must_fill = len(documents) - place <= len(empty)
+        choices = empty if must_fill else range(len(parts))
+        chosen = max(choices, key=lambda index: missing[index])
+        parts[chosen].append(document)
+        missing[chosen] -= len(document)
+    return parts

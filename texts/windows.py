@@ -1,0 +1,137 @@
+"""Tokenise documents and cut the tokens into windows of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError, SettingError
+
+
+class Tokenizer(Protocol):
+    """The part of transformers' `PreTrainedTokenizerBase` that is used here."""
+
+    @property
+    def eos_token_id(self) -> Any:
+        """Return the id of the end-of-text token, or None where there is none."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Mapping[str, Any]:
+        """Return at least `input_ids`, the token ids of the text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Non-overlapping windows of tokens, and the text they come from.
+
+    Attributes:
+        tokens: int64 [num_windows, length], on the CPU.
+        text: the corpus and part, as printed: `pydoc (CPython 3.11), held-out`.
+    """
+
+    tokens: Tensor
+    text: str
+
+    @property
+    def num_windows(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Tokens in one window."""
+        return self.tokens.shape[1]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokens.numel()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, over the shape and the token ids; the text's name counts not."""
+        shape = torch.tensor(self.tokens.shape, dtype=torch.int64)
+        content = torch.cat([shape, self.tokens.reshape(-1).to("cpu", torch.int64)])
+        return sha256(content.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def pack_windows(
+    documents: Iterable[str],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    limit: int | None,
+    text: str,
+    seed: int | None = None,
+) -> Windows:
+    """Join the documents' tokens and cut them into windows of `length` tokens.
+
+    No special token is added, but the tokenizer's end-of-text token, where it has one, stands
+    between documents. Tokens that do not fill a last window are left out. At most `limit` windows
+    are taken: from the front, or with a seed a random choice of all, in the order of the text.
+    Where there are fewer than `limit`, `num_windows` says so.
+
+    Raises:
+        DataError: there are not enough tokens for one window.
+        SettingError: `length` is below 2 (no token to predict) or `limit` below 1.
+    """
+    _check_sizes(length, limit)
+    enough = length * limit if limit is not None and seed is None else None
+    ids = _token_ids(documents, tokenizer, enough)
+    if len(ids) < length:
+        raise DataError(
+            f"text '{text}' has {len(ids)} tokens; one window needs {length}: "
+            "give more text, or ask for shorter windows"
+        )
+    num_windows = len(ids) // length
+    tokens = torch.tensor(ids[: num_windows * length], dtype=torch.int64)
+    return Windows(_take(tokens.reshape(num_windows, length), limit, seed), text)
+
+
+def check_vocabulary(windows: Windows, vocab_size: int) -> None:
+    """Refuse windows whose token ids the model's embedding has no row for.
+
+    Raises:
+        DataError: the greatest token id is not below `vocab_size`.
+    """
+    greatest = int(windows.tokens.max())
+    if greatest >= vocab_size:
+        raise DataError(
+            f"text '{windows.text}' has token id {greatest}, but the model knows ids below "
+            f"{vocab_size}; use the tokenizer that belongs to the model"
+        )
+
+
+def _check_sizes(length: int, limit: int | None) -> None:
+    if length < 2:
+        raise SettingError(
+            f"window length is {length}; at least 2 tokens are needed to predict one"
+        )
+    if limit is not None and limit < 1:
+        raise SettingError(f"window limit is {limit}; ask for at least 1, or None for all")
+
+
+def _token_ids(documents: Iterable[str], tokenizer: Tokenizer, enough: int | None) -> Sequence[int]:
+    """Tokenise until `enough` tokens are there, or all documents are read."""
+    ids: list[int] = []
+    for number, document in enumerate(documents):
+        if enough is not None and len(ids) >= enough:
+            break
+        if number and tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+        # Not verbose: a document longer than the model's context is no fault here, it is cut.
+        ids.extend(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
+    return ids
+
+
+def _take(windows: Tensor, limit: int | None, seed: int | None) -> Tensor:
+    if limit is None or limit >= len(windows):
+        return windows
+    if seed is None:
+        return windows[:limit].clone()
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(windows), generator=generator)[:limit].sort().values
+    return windows[chosen]
