@@ -117,8 +117,8 @@ def _divide(
         shared = shared_documents(parts.calibration + healing, heldout)
         if shared:
             raise DataError(
-                f"held-out text '{other.name}' shares {len(shared)} documents with '{corpus.name}', "
-                f"the first beginning {shared[0][:40]!r}; judge by text that is not trained on"
+                f"held-out text '{other.name}' shares {len(shared)} documents with "
+                f"'{corpus.name}', the first beginning {shared[0][:40]!r}; judge by text that is not trained on"
             )
     return {
         "calibration": (corpus.name, parts.calibration),

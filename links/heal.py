@@ -130,7 +130,9 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if "healing" in ctx:
         _num_heldout(ctx["healing"], settings["heldout_share"])
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
-    for linear in [] if checkpoint is None else _linears(checkpoint):
+    if checkpoint is None:
+        return
+    for linear in _linears(checkpoint):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and healing would store it as floats again; "
@@ -141,9 +143,11 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 @heal.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     """The dense pass, the light model in float32, and one step's logits and their gradients."""
-    dense, windows = ctx["dense"], ctx["healing"]
-    batch = min(settings["batch_size"], windows.num_windows)
+    dense: Checkpoint = ctx["dense"]
+    light: Checkpoint = ctx["checkpoint"]
+    windows: Windows = ctx["healing"]
+    batch: int = min(settings["batch_size"], windows.num_windows)
     rows = max(ref.shape[0] for ref in dense.refs.values() if len(ref.shape) == 2)
     logits = 6 * 4 * batch * windows.length * rows
     passed = pass_bytes(dense, windows, batch, grams=False) if settings["kl_weight"] else 0
-    return passed + 4 * ctx["checkpoint"].num_parameters + logits
+    return passed + 4 * light.num_parameters + logits

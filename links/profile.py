@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from ..texts import Windows
 
 _OUTLIER = 6.0  # root mean square over the layer's median; LLM.int8 (2208.07339) uses 6 too
 
-Sums = SquareSum | GramAccumulator
+Sums: TypeAlias = SquareSum | GramAccumulator
 
 
 @link
@@ -64,7 +64,7 @@ def _profile(checkpoint: Checkpoint, windows: Windows, full: bool, batch_size: i
     hidden = [batch.hidden for batch in batches]
     linears: dict[str, LinearProfile] = {}
     blocks = []
-    start = GramAccumulator if full else SquareSum
+    start: type[Sums] = GramAccumulator if full else SquareSum
     for index, block in skeleton.each_block():
         prefix = f"{skeleton.path}.{index}."
         watched = find_linears(block, prefix)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ..contexts.flow import Pruned, Scored
 from ..contexts.plan import LinearPlan, Plan
 from ..contexts.scores import Scores
@@ -18,7 +19,7 @@ from ..models.linears import Linear, find_linears
 from ..models.memory import pass_bytes
 from ..models.rewriting import named, rewrite_blocks
 from ..models.skeleton import empty_model, find_blocks
-from ..solvers.factor import factorize
+from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.masks import Pattern, pattern_mask, require_groups_of, require_sparsity
 from ..solvers.output_error import relative_output_error
@@ -53,7 +54,8 @@ async def prune(
         method: sparsegpt (2301.00774), wanda (2306.11695), magnitude, or scores, by the
             per-weight scores score(per_weight=True) left.
         allocation: uniform, or load: blocks that carry more outliers keep more (2310.05175).
-        spread: the most a block's sparsity may differ from the mean with allocation="load".
+        spread: the most a block's sparsity may differ from the mean with allocation="load";
+            narrowed, with a warning, where a sparsity near 0 or 1 leaves less room.
         damping: what sparsegpt adds to the Hessian, relative to its mean diagonal.
         batch_size: windows per forward.
     """
@@ -61,16 +63,20 @@ async def prune(
     checkpoint, scores = ctx["checkpoint"], ctx["scores"]
     share = 0.5 if sparsity is None and wanted.n_of_m is None else sparsity
     mean = require_sparsity(share, wanted)
-    allocate = by_load(scores, spread) if allocation == "load" else uniform
+    allocate = uniform
+    if allocation == "load":
+        allocate = by_load(scores, _fitting_spread(spread, mean))
     shares = {name: allocate(name, mean) for name in scores.linears}
     plans: dict[str, LinearPlan] = {}
 
     def solve(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
-        factor = factorize(gram, damping=damping) if method in USES_FACTOR else None
         solved = {}
+        factor: Factor | None = None
         for linear, weight in weights:
             given = shares[linear.name] if wanted.n_of_m is None else None
             try:
+                if method in USES_FACTOR:
+                    factor = factor or factorize(gram, damping=damping)
                 if method == "scores":
                     thinned = _by_scores(scores, linear, weight, gram, given, wanted)
                 else:
@@ -97,6 +103,19 @@ async def prune(
         "plan": Plan(method, str(wanted), plans),
         "metrics": _summary(plans, scores),
     }
+
+
+def _fitting_spread(spread: float, mean: float) -> float:
+    """The spread, narrowed where it would lead below none of a linear or to all of it."""
+    widest = min(mean, (1 - mean) / 2)
+    if spread <= widest:
+        return spread
+    warnings.warn(
+        f"prune(spread={spread}): around sparsity {mean} blocks may differ by {widest:.3g} at "
+        f"most, which is used; set spread to that or less",
+        stacklevel=2,
+    )
+    return widest
 
 
 def _summary(plans: Mapping[str, LinearPlan], scores: Scores) -> dict[str, Any]:
@@ -143,14 +162,19 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             "prune(method='scores') needs every weight's score; use score(per_weight=True)"
         )
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
-    if checkpoint is not None and pattern.n_of_m is not None:
-        _check_widths(checkpoint, pattern.n_of_m[1])
+    if checkpoint is not None:
+        _check_linears(checkpoint, 1 if pattern.n_of_m is None else pattern.n_of_m[1])
 
 
-def _check_widths(checkpoint: Checkpoint, m: int) -> None:
+def _check_linears(checkpoint: Checkpoint, m: int) -> None:
     path, blocks = find_blocks(empty_model(checkpoint))
     for index, block in enumerate(blocks):
         for linear in find_linears(block, f"{path}.{index}."):
+            if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
+                raise SettingError(
+                    f"layer '{linear.name}' is quantised, and pruning would store it as floats "
+                    f"again; put prune before quantize"
+                )
             try:
                 require_groups_of(m, linear.shape[1])
             except SettingError as error:

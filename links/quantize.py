@@ -1,4 +1,4 @@
-"""quantize: put every plain linear of every block on an integer grid, or give it to bitsandbytes."""
+"""quantize: put the plain linears of every block on an integer grid, or in bitsandbytes' hands."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..models.linears import Linear, find_linears
 from ..models.memory import pass_bytes
 from ..models.rewriting import named, rewrite_blocks
 from ..models.skeleton import empty_model, find_blocks
-from ..solvers.factor import factorize
+from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.grid import Grid
 from ..solvers.results import Quantized as Codes
-from ..solvers.table import QUANTIZERS, USES_FACTOR
+from ..solvers.table import QUANTIZERS
 
 Method = Literal["auto", "gptq", "rtn", "nf4", "llm.int8"]
 
@@ -92,10 +92,11 @@ def _resolve(method: Method, calibrated: bool) -> Method:
 
 def _gptq(grid: Grid, checkpoint: Checkpoint, damping: float, errors: dict[str, float]) -> Any:
     def solve(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Quantized]:
-        factor = factorize(gram, damping=damping)
         solved = {}
+        factor: Factor | None = None
         for linear, weight in weights:
             try:
+                factor = factor or factorize(gram, damping=damping)
                 codes = QUANTIZERS["gptq"](
                     weight,
                     gram,
@@ -113,9 +114,11 @@ def _gptq(grid: Grid, checkpoint: Checkpoint, damping: float, errors: dict[str, 
     return solve
 
 
-def _one_by_one(checkpoint: Checkpoint, method: Method, grid: Grid) -> dict[str, TensorRef]:
+def _one_by_one(
+    checkpoint: Checkpoint, method: Method, grid: Grid
+) -> dict[str, Tensor | TensorRef]:
     """Methods that look at no data: each linear by itself."""
-    fresh: dict[str, TensorRef] = {}
+    fresh: dict[str, Tensor | TensorRef] = {}
     linears = _plain_linears(checkpoint)
     for done, linear in enumerate(linears, 1):
         ref = checkpoint.refs[linear.tensor]
@@ -178,21 +181,26 @@ def _plain_linears(checkpoint: Checkpoint) -> list[Linear]:
 
 @quantize.foresee
 def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """A grid that does not fit a width is refused before any work, naming layer and width."""
-    if settings["method"] in ("nf4", "llm.int8"):
+    """What cannot be stored is refused before any work, naming layer and width."""
+    given = settings["method"] in ("nf4", "llm.int8")
+    if given:
         nf4_values(torch.ones(1, 64))  # is it usable here at all?
-        return
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
     if checkpoint is None:
         return
-    grid = Grid(settings["bits"], settings["group_size"])
+    grid = None if given else Grid(settings["bits"], settings["group_size"])
     for linear in _plain_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized):
+        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
-        try:
-            grid.group_width(linear.shape[1])
-        except SettingError as error:
-            raise SettingError(f"layer '{linear.name}': {error}") from error
+        if grid is not None:
+            _check_width(linear, grid)
+
+
+def _check_width(linear: Linear, grid: Grid) -> None:
+    try:
+        grid.group_width(linear.shape[1])
+    except SettingError as error:
+        raise SettingError(f"layer '{linear.name}': {error}") from error
 
 
 @quantize.memory

@@ -49,7 +49,7 @@ async def save(
 ) -> Written:
     """Save an ordinary Hugging Face folder, prove it in a fresh process, then publish it.
 
-    Args:
+    Settings:
         path: the folder; one that exists is replaced if birdbone made it, or with ``force``.
         max_shard_gb: size a weight file keeps to.
         compare: measure the dense model beside it.

@@ -33,6 +33,7 @@ class _Record:
 
     def __init__(self) -> None:
         self.run: wandb.Run | None = None
+        self.refused = False
         self.lock = threading.Lock()
         self.links: OpenLinks[float] = OpenLinks()
         self.settings: dict[str, dict[str, Any]] = {}
@@ -101,6 +102,8 @@ class WandbLogging:
         self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
     ) -> None:
         """Note the link's error, which a route of the chain may yet mend."""
+        if of_run(self, mwctx, _Record).refused:
+            return  # the error is W&B's own, and asking it again would only cost time
         record, run = await self._opened(mwctx)
         record.links.close(link)
         run.summary[f"{name_of(link)}/error"] = error_text(error)
@@ -129,7 +132,9 @@ class WandbLogging:
     def _open(self, record: _Record) -> wandb.Run:
         with record.lock:  # branches of one run may start side by side
             if record.run is None:
+                record.refused = True  # until it has opened
                 record.run = self._begin()
+                record.refused = False
                 record.unfinished = weakref.finalize(record, _abandon, record.run, record.links)
                 record.unfinished.atexit = False  # at exit W&B closes its runs itself
             return record.run

@@ -120,4 +120,4 @@ def _functional() -> ModuleType:
             f"bitsandbytes cannot be used here ({error}); run 'pip install bitsandbytes', "
             f"or choose another quantisation method"
         ) from error
-    return functional  # type: ignore[no-any-return]
+    return functional

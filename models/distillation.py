@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
 from ..checkpoints import Checkpoint
 from ..errors import NumericsError
@@ -22,6 +23,7 @@ from .skeleton import Skeleton
 
 _WARMUP_SHARE = 0.1
 _MAX_GRADIENT_NORM = 1.0
+_MEND_MODEL = "the model's own weights are damaged or do not fit the dtype they are stored in"
 
 Announce = Callable[[int, int], None]
 
@@ -77,7 +79,7 @@ class Teacher:
         self, dense: Skeleton, tokens: Tensor, *, batch_size: int, announce: Announce
     ) -> None:
         self._dense, self._tokens = dense, tokens
-        batches = capture(dense, list(tokens.split(batch_size)))
+        batches = capture(dense, torch.split(tokens, batch_size))
         self._hidden = torch.cat(through_blocks(dense, batches, announce))
 
     def logits(self, windows: Tensor) -> Tensor:
@@ -134,18 +136,18 @@ def train(
     """
     generator = torch.Generator().manual_seed(training.seed)
     numbers = torch.arange(len(lesson.tokens))
-    learned, judged = numbers[:-heldout], numbers[-heldout:].split(training.batch_size)
+    learned, judged = numbers[:-heldout], torch.split(numbers[-heldout:], training.batch_size)
     model = light.fill()
-    before = _check_loss(lesson.mean_loss(model, judged), "before healing", training)
+    before = _check_loss(lesson.mean_loss(model, judged), "before healing", _MEND_MODEL)
     adapted = attach(model, modules, rank=training.rank, alpha=training.alpha, generator=generator)
     order = [
-        learned[torch.randperm(len(learned), generator=generator)].split(training.batch_size)
+        torch.split(learned[torch.randperm(len(learned), generator=generator)], training.batch_size)
         for _ in range(training.epochs)
     ]
     parameters = [each for each in adapted.parameters() if each.requires_grad]
     steps = _fit(adapted, parameters, lesson, order, judged, training, announce)
     weights = _rounded(merge(adapted), modules, light.checkpoint)
-    after = _check_loss(lesson.mean_loss(model, judged), "after healing", training)
+    after = _check_loss(lesson.mean_loss(model, judged), "after rounding", _MEND_MODEL)
     return Trained(weights, before, after, steps, sum(each.numel() for each in parameters))
 
 
@@ -161,22 +163,22 @@ def _fit(
     """Train in the given order of windows, epoch by epoch, and go back to the best; the steps."""
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)
     total = sum(len(epoch) for epoch in order)
-    warmup = math.ceil(_WARMUP_SHARE * total)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, total)
+    schedule = LambdaLR(optimizer, lambda step: _rate(step, total))
+    mend = f"lower learning_rate, now {training.learning_rate}"
     best, kept, step = math.inf, [each.detach().clone() for each in parameters], 0
     for epoch in order:
         for windows in epoch:
             step += 1
             with torch.enable_grad():
                 loss = lesson.loss(adapted, windows)
-            _check_loss(float(loss), f"at healing step {step}", training)
+            _check_loss(loss.item(), f"at healing step {step}", mend)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
             optimizer.step()
             schedule.step()
             announce(step, total)
-        reached = _check_loss(lesson.mean_loss(adapted, judged), f"after step {step}", training)
+        reached = _check_loss(lesson.mean_loss(adapted, judged), f"after step {step}", mend)
         if reached < best:
             best, kept = reached, [each.detach().clone() for each in parameters]
     for parameter, value in zip(parameters, kept, strict=True):
@@ -184,12 +186,15 @@ def _fit(
     return step
 
 
-def _check_loss(loss: float, when: str, training: Training) -> float:
+def _rate(step: int, total: int) -> float:
+    """The share of the learning rate at a step, counted from 0; never zero, so no step is idle."""
+    rising = (step + 1) / max(1, round(_WARMUP_SHARE * total))
+    return min(rising, 0.5 * (1 + math.cos(math.pi * step / total)))
+
+
+def _check_loss(loss: float, when: str, mend: str) -> float:
     if not math.isfinite(loss):
-        raise NumericsError(
-            f"the loss {when} is {loss}; lower learning_rate, now {training.learning_rate}, or, "
-            f"if it was so before the first step, mend the model"
-        )
+        raise NumericsError(f"the loss {when} is {loss}; {mend}")
     return loss
 
 

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError
+from ..errors import DataError, SolverError
 from .linears import Linear
 from .observing import Observer, stored_tensors
 from .replay import Call, check_finite, replay
@@ -58,16 +58,21 @@ class _Grouping(Generic[S]):
         self.groups: list[Group[S]] = []
         self._start = start
         self._group_of: dict[Linear, Group[S]] = {}
-        self._seen: list[tuple[Tensor, Group[S]]] = []
+        self._seen: list[tuple[Tensor, int, Group[S]]] = []
 
     def see(self, linear: Linear, inputs: Tensor) -> None:
-        for earlier, group in self._seen:
-            if _same(earlier, inputs):
+        if inputs.numel() == 0:  # an expert that was called with no tokens has seen none
+            return
+        for earlier, version, group in self._seen:
+            if version == inputs._version and _same(earlier, inputs):
                 self._join(linear, group)
                 return
         group = self._group_of.get(linear) or self._found(linear, inputs)
-        group.sum.add(inputs)
-        self._seen.append((inputs, group))
+        try:
+            group.sum.add(inputs)
+        except SolverError as error:
+            raise SolverError(f"layer '{linear.name}': {error}") from error
+        self._seen.append((inputs, inputs._version, group))
 
     def forget_inputs(self) -> None:
         """Let go of the tensors of the forward that ended; their memory will be used again."""
@@ -86,8 +91,13 @@ class _Grouping(Generic[S]):
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether both are the same rows of the same memory, however their leading axes are cut."""
     return a is b or (
-        a.data_ptr() == b.data_ptr() and a.shape[-1] == b.shape[-1] and a.numel() == b.numel()
+        a.data_ptr() == b.data_ptr()
+        and a.numel() == b.numel()
+        and a.shape[-1] == b.shape[-1]
+        and a.is_contiguous()
+        and b.is_contiguous()
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 
@@ -63,7 +64,7 @@ def _of_module(module: nn.Module, prefix: str, parent: nn.Module) -> Iterator[Li
             yield Linear(f"{prefix}weight", (module.out_features, module.in_features))
     elif isinstance(module, Conv1D):
         yield Linear(f"{prefix}weight", (module.nf, module.nx), transposed=True, plain=False)
-    else:
+    elif not isinstance(module, _ConvNd):  # whose 3-D weights are kernels, not experts
         yield from _experts(module, prefix)
 
 
@@ -71,8 +72,10 @@ def _is_router(module: nn.Linear, parent: nn.Module) -> bool:
     experts = getattr(parent, "experts", None)
     if experts is None:
         return False
-    count = len(experts) if isinstance(experts, nn.ModuleList) else experts.num_experts
-    return bool(module.out_features == count)
+    is_list = isinstance(experts, nn.ModuleList)
+    count = len(experts) if is_list else getattr(experts, "num_experts", None)
+    # A gate of a shared expert has one output.
+    return module.out_features in (1, count)
 
 
 def _experts(module: nn.Module, prefix: str) -> Iterator[Linear]:

@@ -10,8 +10,8 @@ instead of keeping it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -50,7 +50,7 @@ def _effective(weight: Tensor, up: Tensor, down: Tensor, s: float) -> Tensor:
     return torch.addcmul(weight, up @ down, (weight != 0).to(weight.dtype), value=s)
 
 
-class MaskedLora(lora.Linear):  # type: ignore[misc]  # peft is untyped where it is not installed
+class MaskedLora(lora.Linear):
     """PEFT's adapter of an ``nn.Linear`` or ``Conv1D``, blind where the weight is zero."""
 
     def __init__(
@@ -62,17 +62,19 @@ class MaskedLora(lora.Linear):  # type: ignore[misc]  # peft is untyped where it
 
     def start(self, generator: torch.Generator) -> None:
         """Put the adapter in memory: A uniform as ``nn.Linear`` begins, B zero."""
-        down, up = self.lora_A[_ADAPTER], self.lora_B[_ADAPTER]
-        device, bound = self._weight().device, 1 / math.sqrt(self.in_features)
+        weight, rank = self._weight(), self.r[_ADAPTER]
+        rows, cols = weight.shape
+        bound = 1 / math.sqrt(cols)
         # Drawn on the CPU, so that every device starts from the same numbers.
-        first = torch.empty(down.weight.shape).uniform_(-bound, bound, generator=generator)
-        down.weight = nn.Parameter(first.to(device))
-        up.weight = nn.Parameter(torch.zeros(up.weight.shape, device=device))
+        first = torch.empty(rank, cols).uniform_(-bound, bound, generator=generator)
+        self.lora_A[_ADAPTER].weight = nn.Parameter(first.to(weight.device))
+        self.lora_B[_ADAPTER].weight = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What merging adds to the stored weight."""
         delta: Tensor = super().get_delta_weight(adapter)
-        return delta * (self.get_base_layer().weight != 0)
+        stored: Tensor = self._base().weight
+        return delta * (stored != 0)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The linear's outputs ``[..., out_features]`` with the adapter in."""
@@ -83,12 +85,15 @@ class MaskedLora(lora.Linear):  # type: ignore[misc]  # peft is untyped where it
         product: Tensor = _MaskedProduct.apply(  # type: ignore[no-untyped-call]
             x, self._weight(), up, down, self.scaling[_ADAPTER]
         )
-        bias = self.get_base_layer().bias
+        bias = self._base().bias
         return product if bias is None else product + bias
+
+    def _base(self) -> Any:
+        return self.get_base_layer()
 
     def _weight(self) -> Tensor:
         """``[out_features, in_features]``, a view."""
-        weight: Tensor = self.get_base_layer().weight.detach()
+        weight: Tensor = self._base().weight.detach()
         return weight.T if self.fan_in_fan_out else weight
 
 
@@ -104,21 +109,21 @@ def attach(
 
     The outputs are unchanged so far, because B begins at zero. Global random state is not touched.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(modules))  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT only ever divides it
+        target_modules=list(modules),
+    )
     config._register_custom_module({nn.Linear: MaskedLora, Conv1D: MaskedLora})
     # Made on the meta device, where PEFT's own start draws from no generator.
     with torch.device("meta"):
-        adapted = lora.LoraModel(model, {_ADAPTER: config}, _ADAPTER)  # type: ignore[no-untyped-call]
-    for module in _adapters(adapted):
-        module.start(generator)
+        adapted = lora.LoraModel(model, {_ADAPTER: config}, _ADAPTER)
+    for module in adapted.model.modules():
+        if isinstance(module, MaskedLora):
+            module.start(generator)
     return adapted
-
-
-def _adapters(adapted: nn.Module) -> Iterator[MaskedLora]:
-    return (module for module in adapted.modules() if isinstance(module, MaskedLora))
 
 
 def merge(adapted: lora.LoraModel) -> PreTrainedModel:
     """The model with its adapters added into its weights, in place, and gone."""
-    merged: PreTrainedModel = adapted.merge_and_unload()  # type: ignore[no-untyped-call]
-    return merged
+    return cast(PreTrainedModel, adapted.merge_and_unload())

@@ -48,10 +48,16 @@ class Observer(TorchFunctionMode):
     ) -> Any:
         places = _INPUT_AND_WEIGHT.get(func)
         if places is not None and len(args) > max(places):
-            linear = self._known.get(args[places[1]].data_ptr())
+            linear = self._recognised(args[places[1]])
             if linear is not None:
                 self._see(linear, args[places[0]])
         return func(*args, **(kwargs or {}))
+
+    def _recognised(self, weight: Tensor) -> Linear | None:
+        linear = self._known.get(weight.data_ptr())
+        # Part of a weight, or the stack of all experts, begins at the same address.
+        whole = linear is not None and sorted(weight.shape) == sorted(linear.shape)
+        return linear if whole else None
 
 
 def stored_tensors(block: nn.Module, prefix: str) -> dict[str, Tensor]:

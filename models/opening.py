@@ -1,10 +1,10 @@
-"""Opening a model as a `Checkpoint`: lazily where its files allow, through transformers elsewhere."""
+"""Opening a model as a `Checkpoint`: lazily where its files allow, else through transformers."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder
@@ -38,6 +39,9 @@ _SMALL_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
+"""What transformers raises on files it cannot make sense of."""
 
 
 def open_checkpoint(
@@ -71,12 +75,12 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         trust = any(name.endswith(".py") for name in checkpoint.files)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        except _UNREADABLE as error:
             raise ModelError(
                 f"'{checkpoint.source}' has no tokenizer that can be read ({error}); "
                 f"put tokenizer.json beside its weights"
             ) from error
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def as_checkpoint(
@@ -93,7 +97,8 @@ def as_checkpoint(
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         if model.generation_config is not None:
-            model.generation_config.save_pretrained(folder)
+            # Not save_pretrained, which refuses settings that many published models have.
+            model.generation_config.to_json_file(Path(folder) / "generation_config.json")
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
@@ -105,16 +110,12 @@ def as_checkpoint(
 
 def _open_folder(source: Source, trust_remote_code: bool) -> Checkpoint:
     config = _read_config(source)
-    if "auto_map" in config and not trust_remote_code:
-        raise ModelError(
-            f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
-            f"run unless you say so: pass trust_remote_code=True if you trust it"
-        )
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise ModelError(
-            f"'{source.label}' is already quantised ({method}); give the model it was made from"
-        )
+    if not trust_remote_code:
+        _refuse_code(config, source)
+        config.pop("auto_map", None)
+    _refuse_quantized(config, source)
+    if "torch_dtype" in config:  # as versions 4 of transformers wrote it
+        config.setdefault("dtype", config.pop("torch_dtype"))
     files = _small_files(source.folder, code=trust_remote_code)
     opened = Checkpoint(config, open_folder(source.folder), files, source=source.label)
     skeleton = empty_model(opened)
@@ -128,21 +129,15 @@ def _open_folder(source: Source, trust_remote_code: bool) -> Checkpoint:
 
 def _through_transformers(source: Source, files: dict[str, bytes], trust: bool) -> Checkpoint:
     """Load weights whose names transformers translates, such as experts stored one by one."""
-    model = _from_pretrained(source, trust_remote_code=trust, output_loading_info=True)
-    model, info = model
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])[0]
-        names = ", ".join(path.name for path in shard_paths(source.folder))
-        raise CheckpointError(f"'{source.label}' lacks tensor '{missing}' in {names}")
+    model = _from_pretrained(source, trust_remote_code=trust)
     opened = as_checkpoint(model, source=source.label)
     return replace(opened, files={**opened.files, **files})
 
 
 def _open_gguf(source: Source) -> Checkpoint:
     """Read a GGUF file through transformers, which multiplies its codes out to float32."""
-    with _quietly():
-        model = _from_pretrained(source, gguf_file=source.gguf)
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
+    model = _from_pretrained(source, gguf_file=source.gguf)
+    tokenizer = _gguf_tokenizer(source)
     for name in ("hf_quantizer", "is_quantized", "quantization_method"):
         if hasattr(model, name):
             delattr(model, name)
@@ -154,11 +149,49 @@ def _open_gguf(source: Source) -> Checkpoint:
 def _from_pretrained(source: Source, **options: Any) -> Any:
     try:
         with _quietly():
-            return AutoModelForCausalLM.from_pretrained(
-                source.folder, use_safetensors=None if "gguf_file" in options else True, **options
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                use_safetensors=None if "gguf_file" in options else True,
+                output_loading_info=True,
+                **options,
             )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"'{source.label}' cannot be opened: {error}") from error
+    model, info = loaded
+    # What transformers does not find, it makes up at random.
+    for name in sorted(info["missing_keys"]):
+        held = source.gguf or ", ".join(path.name for path in shard_paths(source.folder))
+        raise CheckpointError(f"'{source.label}' lacks tensor '{name}' in {held}; fetch it again")
+    return model
+
+
+def _gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    try:
+        with _quietly():
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"the tokenizer in '{source.label}' cannot be read: {error}; fetch the file again"
+        ) from error
+    return tokenizer
+
+
+def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
+    """Refuse a model that only its own code can build; transformers' own class needs no trust."""
+    if "auto_map" in config and config["model_type"] not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
+            f"run unless you say so: pass trust_remote_code=True if you trust it"
+        )
+
+
+def _refuse_quantized(config: Mapping[str, Any], source: Source) -> None:
+    found = config.get("quantization_config")
+    if found:
+        method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
+        raise ModelError(
+            f"'{source.label}' is already quantised ({method}); give the model it was made from"
+        )
 
 
 def _read_config(source: Source) -> dict[str, Any]:

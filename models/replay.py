@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import NumericsError
+from ..errors import ModelError, NumericsError
 from .skeleton import Skeleton
 
 
@@ -66,13 +66,29 @@ def capture(skeleton: Skeleton, batches: Sequence[Tensor]) -> list[Batch]:
             first: list[Tensor] = first,
             **kwargs: Any,
         ) -> Tensor:
+            if first and hidden is not first[0]:
+                raise ModelError(
+                    _not_a_stack(skeleton, f"changes what leaves block {len(calls) - 1}")
+                )
             first.append(hidden)
-            calls.append(Call(args, {name: _shared(value, pool) for name, value in kwargs.items()}))
+            kept = {name: _shared(value, pool) for name, value in kwargs.items()}
+            calls.append(Call(_shared(args, pool), kept))
             return hidden
 
         _run_replaced(skeleton, here, record)
+        if len(calls) != len(skeleton.blocks):
+            raise ModelError(_not_a_stack(skeleton, f"calls {len(calls)} blocks in a run"))
+        check_finite(first[:1], "what comes before the blocks")
         captured.append(Batch(here, first[0], tuple(calls)))
     return captured
+
+
+def _not_a_stack(skeleton: Skeleton, why: str) -> str:
+    return (
+        f"{type(skeleton.model).__name__} does not simply run '{skeleton.path}' "
+        f"({len(skeleton.blocks)} blocks) one after the other: it {why}; such a model cannot be "
+        f"taken block by block"
+    )
 
 
 class _Reached(Exception):
@@ -97,7 +113,8 @@ def _learn_return(skeleton: Skeleton, tokens: Tensor) -> None:
 def replay(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
     """What a block makes of hidden states ``[batch, length, hidden_size]``, same shape."""
     output = block(hidden, *call.args, **call.kwargs)
-    return output[0] if isinstance(output, tuple) else output
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 @torch.no_grad()

@@ -124,7 +124,8 @@ def _readable(parameter: Tensor) -> Tensor:
         return parameter.data
     from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_4bit(parameter.data, state)  # type: ignore[no-any-return]
+    values: Tensor = dequantize_4bit(parameter.data, state)
+    return values
 
 
 def _prompt(model: Any, tokens: Tensor | None, request: dict[str, Any]) -> Tensor:

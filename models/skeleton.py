@@ -7,6 +7,7 @@ block's tensors are read in a second thread.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ class Skeleton:
         self.returns_tuple: bool | None = None
         self.device = device or default_device()
         self.dtype = dtype or compute_dtype(checkpoint, self.device)
-        self.model = empty_model(checkpoint)
+        self.model = empty_model(checkpoint, dtype=self.dtype)
         self.path, self.blocks = find_blocks(self.model)
         self._check_complete()
         for module in self.model.modules():
@@ -63,8 +64,10 @@ class Skeleton:
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
         """One block with its tensors in, for as long as the context lasts."""
-        yield self._materialise(index, self._read(self.block_names(index)))
-        self._release(index)
+        try:
+            yield self._materialise(index, self._read(self.block_names(index)))
+        finally:
+            self._release(index)
 
     def each_block(self) -> Iterator[tuple[int, nn.Module]]:
         """Every block in turn, one materialised at a time, the next one read ahead."""
@@ -74,8 +77,10 @@ class Skeleton:
                 tensors = ahead.result()
                 if index + 1 < len(self.blocks):
                     ahead = reader.submit(self._read, self.block_names(index + 1))
-                yield index, self._materialise(index, tensors)
-                self._release(index)
+                try:
+                    yield index, self._materialise(index, tensors)
+                finally:
+                    self._release(index)
 
     def fill(self) -> PreTrainedModel:
         """The whole model with every tensor in, its own copies, ready to be trained."""
@@ -128,10 +133,21 @@ class Skeleton:
 
     def _check_complete(self) -> None:
         tied = getattr(self.model, "all_tied_weights_keys", None) or {}
-        wanted = set(self.model.state_dict()) - set(tied)
-        for name in sorted(wanted - self.checkpoint.refs.keys()):
+        for name, wanted in self.model.state_dict().items():
+            if name not in tied:
+                self._check_tensor(name, tuple(wanted.shape))
+
+    def _check_tensor(self, name: str, wanted: tuple[int, ...]) -> None:
+        ref = self.checkpoint.refs.get(name)
+        if ref is None:
             raise CheckpointError(
-                f"the checkpoint lacks tensor '{name}', which {type(self.model).__name__} needs"
+                f"the checkpoint lacks tensor '{name}', which {type(self.model).__name__} needs; "
+                f"fetch it again"
+            )
+        if ref.shape != wanted:
+            raise CheckpointError(
+                f"tensor '{name}' has shape {ref.shape}, but the config asks for {wanted}; "
+                f"fetch config and weights again, from one place"
             )
 
 
@@ -142,24 +158,34 @@ def default_device() -> torch.device:
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
     """What to compute in: float32 on a CPU, whose bfloat16 is slow or inexact; else as stored."""
-    stored = getattr(torch, str(checkpoint.config.get("dtype")), torch.float32)
-    return torch.float32 if device.type == "cpu" else stored
+    if device.type == "cpu":
+        return torch.float32
+    stored = getattr(torch, str(checkpoint.config.get("dtype")), None)
+    if isinstance(stored, torch.dtype):
+        return stored
+    floating = (ref.dtype for ref in checkpoint.refs.values() if ref.dtype.is_floating_point)
+    return next(floating, torch.float32)
 
 
-def empty_model(checkpoint: Checkpoint) -> PreTrainedModel:
+def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The transformers model of a checkpoint's config with parameters on the meta device.
+
+    Args:
+        dtype: what it will compute in, which constants such as Gemma's embedding scale are rounded
+            to; None for the config's.
 
     Raises:
         ModelError: transformers does not know the architecture, or its config is refused.
     """
     trust = has_code(checkpoint)
     try:
-        config = _config(checkpoint, trust)
-        # One product per expert, so that each expert's inputs can be seen apart.
-        config._experts_implementation = "eager"
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        with _read_again(checkpoint, trust) as config, init_empty_weights(include_buffers=False):
+            # One product per expert, so that each expert's inputs can be seen apart.
+            config._experts_implementation = "eager"
+            model = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust, dtype=dtype or config.dtype
+            )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         kind = checkpoint.config.get("model_type")
         raise ModelError(
             f"no model can be built from the config of type '{kind}': {error}"
@@ -173,17 +199,24 @@ def has_code(checkpoint: Checkpoint) -> bool:
     return any(name.endswith(".py") for name in checkpoint.files)
 
 
-def _config(checkpoint: Checkpoint, trust: bool) -> Any:
+@contextmanager
+def _read_again(checkpoint: Checkpoint, trust: bool) -> Iterator[Any]:
+    """The config as transformers' object; code the checkpoint carries lies at hand meanwhile."""
     plain = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
-    kind = plain.get("model_type")
-    if kind in CONFIG_MAPPING:
-        return CONFIG_MAPPING[kind].from_dict(plain)
     if not trust:
-        raise ValueError("transformers does not know it")
-    with tempfile.TemporaryDirectory() as folder:
+        kind = str(plain.get("model_type"))
+        if kind not in CONFIG_MAPPING:
+            raise ValueError("transformers does not know it")
+        yield CONFIG_MAPPING[kind].from_dict(plain)
+        return
+    with tempfile.TemporaryDirectory() as parent:
+        # transformers keeps imported code by the folder's name and content: one name, one copy.
+        folder = Path(parent) / "checkpoint"
+        folder.mkdir()
         for name, data in checkpoint.files.items():
-            (Path(folder) / name).write_bytes(data)
-        return AutoConfig.from_pretrained(folder, trust_remote_code=True)
+            (folder / name).write_bytes(data)
+        (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+        yield AutoConfig.from_pretrained(folder, trust_remote_code=True)
 
 
 def tie(model: PreTrainedModel) -> None:

@@ -14,6 +14,9 @@ from ..errors import ModelError, did_you_mean
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 
+# Other formats' copies of the same weights, which would double the download.
+_HUB_COPIES = ["*/*", "consolidated*"]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -44,7 +47,10 @@ def find_model(name: str, *, revision: str | None = None) -> Source:
     if path.is_dir():
         return _folder(path, path.resolve().name)
     if _looks_local(name):
-        raise ModelError(f"model '{name}' not found: there is no such file or folder")
+        raise ModelError(
+            f"model '{name}' not found: there is no such file or folder; "
+            f"a model on the hub is named owner/name"
+        )
     return _from_hub(name, revision)
 
 
@@ -91,7 +97,9 @@ def _from_hub(name: str, revision: str | None) -> Source:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES)
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(

@@ -59,7 +59,7 @@ def taylor_scores(
 def _fold(score: Tensor) -> Callable[[Tensor], None]:
     def fold(parameter: Tensor) -> None:
         assert parameter.grad is not None
-        score.add_((parameter.detach() * parameter.grad).abs())
+        score.add_((parameter.detach().float() * parameter.grad.float()).abs())
         parameter.grad = None
 
     return fold

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from birdbone.checkpoints import BitsAndBytes, InMemory, InShard, Quantized
+from birdbone.checkpoints import BitsAndBytes, Converted, InMemory, InShard, Quantized
 from birdbone.checkpoints.tensors import DTYPES, digest
 from birdbone.errors import CheckpointError
 
@@ -120,3 +120,12 @@ def test_digest_sees_every_dtype_and_ignores_layout(dtype: torch.dtype) -> None:
     assert digest(square) != digest(square.reshape(2, 3))
     assert digest(square[:0]) != digest(square[:0].t())
     assert digest(square[0, 0]) != digest(square[0, :1])
+
+
+def test_converted_is_its_source_in_another_dtype() -> None:
+    source = InMemory(torch.tensor([1.0, 1.0 / 3.0]))
+    half = Converted(source, torch.bfloat16)
+    assert torch.equal(half.load(), source.load().bfloat16())
+    assert (half.dtype, half.shape, half.num_bytes) == (torch.bfloat16, (2,), 4)
+    assert half.digest == InMemory(half.load()).digest != source.digest
+    assert source.load().dtype == torch.float32

@@ -1,0 +1,6 @@
+"""``python -m birdbone``: the command line without its script."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Recipes: a chain written in YAML, as a predefined one with changes or as a list of links.
+
+::
+
+    chain: bird-bone              links:
+    set:                            - load: {dtype: bfloat16}
+      prune.sparsity: 0.3           - profile
+                                    - links: [prune, heal]   # a chain within the chain
+
+Names and settings are those of Python. What the recipe leaves open, the model, the text and the
+folder, is filled in by whoever builds it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..engine import Chain, Link
+from ..errors import ChainError, SettingError, did_you_mean
+from .library import LINKS, bind
+from .overrides import Address, configure
+from .plain_yaml import Items, Table, read_yaml
+from .predefined import CHAINS
+
+_MAX_BYTES = 1 << 20
+
+# Filled in where the recipe is silent; the keyword argument of `build` that gives each.
+_OPEN = {"load.model": "model", "calibrate.data": "data", "save.path": "out"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One link of a recipe: its name, the settings given, and where it stands, for messages."""
+
+    link: str
+    settings: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe whose names are known to be right; values are checked by `build`.
+
+    Attributes:
+        where: the file, and for a chain within a chain the line.
+        chain: the predefined chain it starts from; None where it lists links itself.
+        changes: ``link.setting`` to value, over the predefined chain.
+        name: of a chain that lists its links.
+        links: in order; a recipe among them is a chain within the chain.
+    """
+
+    where: str
+    chain: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "recipe"
+    links: tuple[Entry | Recipe, ...] = ()
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file of at most 1 MiB.
+
+    Raises:
+        SettingError: the file cannot be read, is no plain YAML, or names a key, chain or link
+            that does not exist; with the line where it stands.
+    """
+    source = f"recipe '{path}'"
+    table = read_yaml(_read_text(path, source), source=source)
+    if not isinstance(table, Table):
+        raise SettingError(f"{source} is {_kind(table)}; it must be a table with chain or links")
+    return _chosen(table, source) if "chain" in table else _listed(table, source, source)
+
+
+def build(
+    recipe: Recipe, *, model: str | None = None, out: str | None = None, data: str | None = None
+) -> Chain:
+    """The recipe's chain, what it leaves open filled in; warns of an argument it has no use for.
+
+    Args:
+        recipe: from `load_recipe`.
+        model: ``load.model``.
+        out: ``save.path``.
+        data: ``calibrate.data``; None for the link's own default.
+
+    Raises:
+        SettingError: a setting is unknown, refused, or still open.
+        ChainError: the links stand in a wrong order.
+    """
+    values = {"load.model": model, "save.path": out, "calibrate.data": data}
+    given = {key: value for key, value in values.items() if value is not None}
+    if recipe.chain is None:
+        _warn_of_unused(recipe, given, list(_entries(recipe)))
+        return _build_listed(recipe, given)
+    with _located(recipe.where):
+        return _build_chosen(recipe, recipe.chain, given)
+
+
+def _read_text(path: str | Path, source: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{source} is not UTF-8 text: {error.reason}") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise SettingError(f"{source} cannot be read: {reason}") from None
+    if len(content) > _MAX_BYTES:
+        raise SettingError(f"{source} is larger than 1 MiB; is it a recipe?")
+    return text
+
+
+def _chosen(table: Table, source: str) -> Recipe:
+    """A predefined chain with changes."""
+    _check_keys(table, ("chain", "set"), source)
+    name, changes = table["chain"], table.get("set")
+    if not isinstance(name, str) or name not in CHAINS:
+        mend = did_you_mean(str(name), CHAINS)
+        raise SettingError(f"{_at(source, table, 'chain')}: no chain {name!r}; {mend}")
+    changes = Table() if changes is None else changes
+    if not isinstance(changes, Table):
+        where = _at(source, table, "set")
+        raise SettingError(f"{where}: set is {_kind(changes)}; write link.setting: value below it")
+    for key in changes:
+        with _located(_at(source, changes, key)):
+            Address.parse(key)
+    return Recipe(source, chain=name, changes=changes)
+
+
+def _listed(table: Table, source: str, where: str) -> Recipe:
+    """Links one by one."""
+    _check_keys(table, ("links", "name"), source)
+    rows, name = table.get("links"), table.get("name", "recipe")
+    if not isinstance(name, str):
+        raise SettingError(f"{_at(source, table, 'name')}: the name is {_kind(name)}, not text")
+    if not isinstance(rows, Items) or not rows:
+        at = _at(source, table, "links") if "links" in table else where
+        raise SettingError(f"{at}: links is {_kind(rows)}; list the links, each after '- '")
+    links = (_entry(row, source, line) for row, line in zip(rows, rows.lines, strict=True))
+    return Recipe(where, name=name, links=tuple(links))
+
+
+def _entry(row: Any, source: str, line: int) -> Entry | Recipe:
+    where = f"{source}, line {line}"
+    if isinstance(row, Table) and "links" in row:
+        return _listed(row, source, where)
+    if isinstance(row, Table) and len(row) == 1:
+        [(link, settings)] = row.items()
+    else:
+        link, settings = row, None
+    if not isinstance(link, str):
+        raise SettingError(f"{where}: {_kind(link)} is no link; write a name, or name: settings")
+    if link not in LINKS:
+        raise SettingError(f"{where}: no link '{link}'; {did_you_mean(link, LINKS)}")
+    settings = Table() if settings is None else settings
+    if not isinstance(settings, Table):
+        raise SettingError(
+            f"{where}: the settings of {link} are {_kind(settings)}; write {link}: {{name: value}}"
+        )
+    return Entry(link, settings, where)
+
+
+def _check_keys(table: Table, known: tuple[str, ...], source: str) -> None:
+    for key in table:
+        if key not in known:
+            where = _at(source, table, key)
+            raise SettingError(f"{where}: no key '{key}' beside {known[0]}; {_mend(key, known)}")
+
+
+def _mend(key: str, known: tuple[str, ...]) -> str:
+    if key in ("links", "name", "set", "chain"):
+        return "a recipe is either chain and set, or links and name"
+    return did_you_mean(key, known)
+
+
+def _at(source: str, table: Table, key: str) -> str:
+    return f"{source}, line {table.lines[key]}"
+
+
+def _kind(value: Any) -> str:
+    kinds: dict[type, str] = {type(None): "empty", Table: "a table", Items: "a list", str: "text"}
+    if isinstance(value, Items) and not value:
+        return "an empty list"
+    if isinstance(value, Table) and len(value) > 1:
+        return f"a table of {len(value)} keys"
+    return kinds.get(type(value), repr(value))
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Errors about what stands in a recipe say where."""
+    try:
+        yield
+    except (SettingError, ChainError) as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _entries(recipe: Recipe) -> Iterator[Entry]:
+    for each in recipe.links:
+        if isinstance(each, Entry):
+            yield each
+        else:
+            yield from _entries(each)
+
+
+def _build_listed(recipe: Recipe, given: Mapping[str, str]) -> Chain:
+    links = [
+        _build_link(each, given) if isinstance(each, Entry) else _build_listed(each, given)
+        for each in recipe.links
+    ]
+    with _located(recipe.where):
+        return Chain(*links, name=recipe.name)
+
+
+def _build_link(entry: Entry, given: Mapping[str, str]) -> Link:
+    factory = LINKS[entry.link]
+    settings = dict(entry.settings)
+    with _located(entry.where):
+        for key in _OPEN:
+            link, setting = key.split(".")
+            if link == entry.link and setting not in settings:
+                required = factory.schema.model_fields[setting].is_required()
+                if key in given:
+                    settings[setting] = given[key]
+                elif required:
+                    raise SettingError(_still_open(key))
+        return bind(factory, settings)
+
+
+def _build_chosen(recipe: Recipe, name: str, given: Mapping[str, str]) -> Chain:
+    values: dict[str, Any] = dict(given)
+    for key, argument in _OPEN.items():
+        link, setting = key.split(".")
+        for spelling in (key, f"{link}#1.{setting}"):
+            if spelling in recipe.changes:
+                _warn_if_other(recipe.where, key, argument, recipe.changes[spelling], given)
+                values[key] = recipe.changes[spelling]
+    for key in ("load.model", "save.path"):
+        if key not in values:
+            raise SettingError(_still_open(key))
+    make: Callable[..., Chain] = CHAINS[name]
+    chain = make(**{_OPEN[key]: value for key, value in values.items()})
+    return configure(chain, recipe.changes)
+
+
+def _still_open(key: str) -> str:
+    return f"{key} is not set; set it in the recipe, or give --{_OPEN[key]} ({_OPEN[key]}=)"
+
+
+def _warn_of_unused(recipe: Recipe, given: Mapping[str, str], entries: list[Entry]) -> None:
+    for key, argument in _OPEN.items():
+        link, setting = key.split(".")
+        mine = [each for each in entries if each.link == link]
+        if key in given and not mine:
+            warnings.warn(
+                f"{recipe.where} has no {link}: {argument}={given[key]!r} is not used",
+                stacklevel=3,
+            )
+        for each in mine:
+            if setting in each.settings:
+                _warn_if_other(each.where, key, argument, each.settings[setting], given)
+
+
+def _warn_if_other(
+    where: str, key: str, argument: str, found: Any, given: Mapping[str, str]
+) -> None:
+    if key in given and given[key] != found:
+        warnings.warn(
+            f"{where} sets {key} to {found!r}: {argument}={given[key]!r} is not used",
+            stacklevel=4,
+        )

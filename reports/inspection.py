@@ -1,0 +1,231 @@
+"""What a model is and what was done to it, from its config and headers; weights stay unread."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedModel
+
+from ..checkpoints import Checkpoint, open_folder
+from ..checkpoints.shards import shard_paths
+from ..errors import ModelError
+from ..models.linears import find_linears
+from ..models.opening import open_checkpoint
+from ..models.publishing import PROVENANCE
+from ..models.skeleton import empty_model, find_blocks
+from ..models.sources import Source, find_model
+
+
+@dataclass(frozen=True)
+class BlockLinear:
+    """A weight matrix of a block; ``count`` of them where experts share one tensor."""
+
+    name: str
+    out_features: int
+    in_features: int
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class BlockGroup:
+    """Neighbouring blocks, ``first`` to ``last``, whose linears have the same names and shapes."""
+
+    first: int
+    last: int
+    linears: tuple[BlockLinear, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model as its config and headers describe it.
+
+    Attributes:
+        parameters: of the whole model, tied ones once, quantised ones as many as they stand for.
+        weight_bytes: bytes on disk of the weight files.
+        stored_bytes: bytes of tensor data by the dtype they are stored in, the most first.
+        tied: whether the head shares the embedding's weights.
+        path: where the blocks are, such as ``model.layers``.
+        quantization: the config's own account of how it is quantised, or None.
+        provenance: what birdbone recorded when it saved the folder, or None.
+        zero_share: share of parameters that are zero, or None where weights were not read.
+    """
+
+    name: str
+    architecture: str
+    model_type: str
+    parameters: int
+    weight_bytes: int
+    stored_bytes: Mapping[str, int]
+    tied: bool
+    path: str
+    blocks: tuple[BlockGroup, ...]
+    quantization: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
+    zero_share: float | None = None
+
+    @property
+    def num_blocks(self) -> int:
+        """How many decoder blocks the model has."""
+        return self.blocks[-1].last + 1 if self.blocks else 0
+
+    @property
+    def dtype(self) -> str:
+        """The dtype most of the weights' bytes are in."""
+        return next(iter(self.stored_bytes), "none")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record in types JSON knows."""
+        return {**asdict(self), "num_blocks": self.num_blocks, "dtype": self.dtype}
+
+
+def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
+    """Look at a hub id, a folder, quantised or not, or a GGUF file.
+
+    Args:
+        zeros: also count zeros, which reads every weight.
+
+    Raises:
+        ModelError: nothing is there, or no stack of blocks; zeros were asked of a quantised folder.
+        CheckpointError: its weight files are missing, pickled or damaged.
+    """
+    source = find_model(name)
+    if source.gguf is not None:
+        config, stored, size = _gguf(source, source.gguf)
+    else:
+        config, stored, size = _folder(source)
+    model = empty_model(Checkpoint(config, {}))
+    path, blocks = find_blocks(model)
+    shapes = [_linears(block, f"{path}.{index}.") for index, block in enumerate(blocks)]
+    return Inspection(
+        name=source.label,
+        architecture=type(model).__name__,
+        model_type=str(config["model_type"]),
+        parameters=_count_parameters(model),
+        weight_bytes=size,
+        stored_bytes=dict(sorted(stored.items(), key=lambda item: -item[1])),
+        tied=bool(getattr(model, "all_tied_weights_keys", None)),
+        path=path,
+        blocks=_grouped(shapes),
+        quantization=_mapping(config.get("quantization_config")),
+        provenance=None if source.gguf else _provenance(source.folder),
+        zero_share=_zero_share(source, config) if zeros else None,
+    )
+
+
+def _folder(source: Source) -> tuple[dict[str, Any], dict[str, int], int]:
+    """Config, stored bytes by dtype, and bytes on disk of a Hugging Face folder."""
+    path = source.folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"config.json of '{source.label}' cannot be read: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
+    stored: dict[str, int] = {}
+    for ref in open_folder(source.folder).values():
+        kind = str(ref.dtype).removeprefix("torch.")
+        stored[kind] = stored.get(kind, 0) + ref.num_bytes
+    return config, stored, sum(shard.stat().st_size for shard in shard_paths(source.folder))
+
+
+def _gguf(source: Source, file: str) -> tuple[dict[str, Any], dict[str, int], int]:
+    """The same of a GGUF file; only its header is read."""
+    from gguf import GGUFReader
+
+    path = source.folder / file
+    try:
+        tensors = GGUFReader(path).tensors
+        found = AutoConfig.from_pretrained(source.folder, gguf_file=file)
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ModelError(f"'{source.label}' cannot be read as GGUF: {error}") from error
+    stored: dict[str, int] = {}
+    for tensor in tensors:
+        kind = tensor.tensor_type.name
+        stored[kind] = stored.get(kind, 0) + int(tensor.n_bytes)
+    return json.loads(found.to_json_string(use_diff=False)), stored, path.stat().st_size
+
+
+def _count_parameters(model: PreTrainedModel) -> int:
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    return sum(math.prod(p.shape) for name, p in model.named_parameters() if name not in tied)
+
+
+def _linears(block: Any, prefix: str) -> tuple[BlockLinear, ...]:
+    """A block's linears by tensor, experts of one tensor counted together."""
+    by_tensor = groupby(find_linears(block, prefix), key=lambda linear: (linear.tensor))
+    found = []
+    for tensor, same in by_tensor:
+        linears = list(same)
+        name = tensor.removeprefix(prefix).removesuffix(".weight")
+        found.append(BlockLinear(name, *linears[0].shape, count=len(linears)))
+    return tuple(found)
+
+
+def _grouped(shapes: Sequence[tuple[BlockLinear, ...]]) -> tuple[BlockGroup, ...]:
+    groups = []
+    for linears, same in groupby(enumerate(shapes), key=lambda each: each[1]):
+        indices = [index for index, _ in same]
+        groups.append(BlockGroup(indices[0], indices[-1], linears))
+    return tuple(groups)
+
+
+def _provenance(folder: Path) -> Mapping[str, Any] | None:
+    path = folder / PROVENANCE
+    if not path.is_file():
+        return None
+    try:
+        found = _mapping(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        warnings.warn(f"{PROVENANCE} cannot be read and is left out: {error}", stacklevel=2)
+        return None
+    if found is None:
+        warnings.warn(f"{PROVENANCE} holds no record and is left out", stacklevel=2)
+    return found
+
+
+def _mapping(found: object) -> Mapping[str, Any] | None:
+    return found if isinstance(found, Mapping) else None
+
+
+def _zero_share(source: Source, config: Mapping[str, Any]) -> float:
+    if "quantization_config" in config:
+        raise ModelError(
+            f"'{source.label}' is quantised, and its zeros cannot be counted without unpacking "
+            f"it; leave out zeros (--zeros)"
+        )
+    checkpoint = open_checkpoint(source)
+    return 1 - checkpoint.count_nonzero() / checkpoint.num_parameters
+
+
+def done_to(found: Inspection) -> Iterable[str]:
+    """What was done to the model, a line for each thing, as far as its folder says."""
+    if found.quantization is not None:
+        yield f"quantised: {_quantization(found.quantization)}"
+    if found.provenance is None:
+        return
+    yield f"made by birdbone {found.provenance.get('birdbone')}"
+    yield f"from {found.provenance.get('source') or 'an unnamed model'}"
+    steps = found.provenance.get("steps")
+    for step in steps if isinstance(steps, list) else []:
+        if isinstance(step, Mapping):
+            settings = _mapping(step.get("settings")) or {}
+            written = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+            yield f"{step.get('link')}({written})"
+
+
+def _quantization(config: Mapping[str, Any]) -> str:
+    """The words of a quantization_config that tell formats apart."""
+    known = ("quant_method", "format", "bnb_4bit_quant_type", "load_in_8bit")
+    words = [f"{key}={config[key]}" for key in known if config.get(key)]
+    groups = _mapping(config.get("config_groups")) or {}
+    for group in groups.values():
+        weights = _mapping((_mapping(group) or {}).get("weights")) or {}
+        words += [f"{key}={weights[key]}" for key in ("num_bits", "group_size") if key in weights]
+    return ", ".join(words) or "in a way it does not name"

@@ -1,0 +1,160 @@
+"""What a link is and which settings it takes, read off the one signature and its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..engine import LinkFactory
+
+_SECTION = re.compile(r"^(Settings|Args|Raises):$")
+_ENTRY = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*)$")
+_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true/false"}
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, in words.
+
+    Attributes:
+        type: such as ``number or null``, or the values to choose from.
+        range: such as ``>= 0, < 1``; empty where there is none.
+        default: as a recipe spells it; None where one must be given.
+    """
+
+    name: str
+    type: str
+    range: str
+    default: str | None
+    description: str
+
+
+@dataclass(frozen=True)
+class LinkPage:
+    """All there is to say about one link. ``needs`` and ``adds`` are context keys."""
+
+    name: str
+    summary: str
+    text: str
+    settings: tuple[Setting, ...]
+    needs: tuple[str, ...]
+    adds: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The page in types JSON knows."""
+        return asdict(self)
+
+
+def link_page(factory: LinkFactory[...]) -> LinkPage:
+    """Read a link's page off its factory."""
+    text, sections = _sections(factory.__doc__ or "")
+    described = {**sections.get("Args", {}), **sections.get("Settings", {})}
+    fields = factory.schema.model_json_schema().get("properties", {})
+    return LinkPage(
+        name=factory.name,
+        summary=" ".join(text.split("\n\n")[0].split()),
+        text=text,
+        settings=tuple(_setting(name, field, described) for name, field in fields.items()),
+        needs=tuple(sorted(factory.needs)),
+        adds=tuple(sorted(factory.gives)),
+    )
+
+
+def _setting(name: str, field: Mapping[str, Any], described: Mapping[str, str]) -> Setting:
+    choices = field.get("anyOf", [field])
+    ranges = [found for found in map(_range, choices) if found]
+    return Setting(
+        name=name,
+        type=" or ".join(map(_type, choices)),
+        range=" or ".join(ranges),
+        default=_spelled(field["default"]) if "default" in field else None,
+        description=described.get(name, ""),
+    )
+
+
+def _type(field: Mapping[str, Any]) -> str:
+    values = field.get("enum", [field["const"]] if "const" in field else [])
+    if values:
+        return ", ".join(_spelled(value) for value in values)
+    kind = field.get("type", "any")
+    return _TYPES.get(kind, kind)
+
+
+def _range(field: Mapping[str, Any]) -> str:
+    return ", ".join(f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field)
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _sections(doc: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """The text before the first section, and the entries of each section by name."""
+    text: list[str] = []
+    sections: dict[str, dict[str, str]] = {}
+    entries: dict[str, str] | None = None
+    names: list[str] = []
+    for line in inspect.cleandoc(doc).splitlines():
+        if head := _SECTION.match(line):
+            entries = sections.setdefault(head[1], {})
+        elif entries is None:
+            text.append(line)
+        elif entry := _ENTRY.match(line):
+            names = entry[1].split(", ")
+            entries.update(dict.fromkeys(names, entry[2]))
+        elif line.strip():
+            entries.update({name: f"{entries[name]} {line.strip()}" for name in names})
+    return "\n".join(text).strip(), sections
+
+
+def links_table(pages: Iterable[LinkPage]) -> RenderableType:
+    """All links, a line each."""
+    table = Table("link", "what it does", "needs", "adds")
+    for page in pages:
+        row = (page.name, page.summary, ", ".join(page.needs), ", ".join(page.adds))
+        table.add_row(*map(Text, row))
+    return table
+
+
+def link_report(page: LinkPage) -> RenderableType:
+    """One link with its settings."""
+    table = Table("setting", "type", "range", "default", "what it is")
+    for each in page.settings:
+        default = "required" if each.default is None else each.default
+        table.add_row(*map(Text, (each.name, each.type, each.range, default, each.description)))
+    context = f"needs: {', '.join(page.needs) or 'nothing'}\nadds: {', '.join(page.adds)}"
+    return Group(Text(f"{page.name}: {page.text}\n"), table, Text(context))
+
+
+def link_markdown(page: LinkPage) -> str:
+    """One link as a section of the reference."""
+    lines = [
+        f"## {page.name}",
+        page.text,
+        f"Needs {_ticked(page.needs) or 'nothing'}; adds {_ticked(page.adds) or 'nothing'}.",
+    ]
+    if page.settings:
+        lines.append("\n".join([_HEAD, *map(_markdown_row, page.settings)]))
+    return "\n\n".join(lines)
+
+
+_HEAD = "| setting | type | range | default | |\n|---|---|---|---|---|"
+
+
+def _markdown_row(each: Setting) -> str:
+    default = "required" if each.default is None else f"`{each.default}`"
+    cells = (f"`{each.name}`", each.type, each.range, default, each.description)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _ticked(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,86 @@
+"""How the command line speaks: results on stdout, all else on stderr, one line for each note."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+_OURS = Path(__file__).resolve().parents[1]
+_INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib"))
+_CHATTER = ("accelerate", "bitsandbytes", "compressed_tensors", "huggingface_hub", "peft", "torch")
+_TECHNICAL = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning)
+
+
+def show(renderable: RenderableType) -> None:
+    """Write a result to stdout."""
+    Console().print(renderable)
+
+
+def show_text(text: str) -> None:
+    """Write text to stdout as it is; a terminal, not we, breaks lines too long for it."""
+    Console().print(Text(text), soft_wrap=True)
+
+
+def say(kind: str, message: str, *, style: str = "") -> None:
+    """Write one message to stderr, led by what it is; it is never broken inside a word."""
+    line = Text.assemble((f"{kind}: ", style), message)
+    Console(stderr=True).print(line, soft_wrap=True)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Show each warning of ours, or of the user's own code, as one line; drop other libraries'."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = _note
+        yield
+
+
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if not issubclass(category, _TECHNICAL) and not _is_of_another_library(filename):
+        say("note", " ".join(str(message).split()), style="yellow")
+
+
+def _is_of_another_library(filename: str) -> bool:
+    path = Path(filename).resolve()
+    return not path.is_relative_to(_OURS) and any(path.is_relative_to(f) for f in _INSTALLED)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars and no log lines of the libraries underneath, errors excepted."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # read when tokenizers is imported
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils import enable_progress_bars as enable_hub_bars
+    from transformers.utils import logging as transformers_logging
+
+    with ExitStack() as stack:
+        for name in _CHATTER:
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        stack.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        transformers_logging.set_verbosity_error()
+        if transformers_logging.is_progress_bar_enabled():
+            stack.callback(transformers_logging.enable_progress_bar)
+            transformers_logging.disable_progress_bar()
+        if not are_progress_bars_disabled():
+            stack.callback(enable_hub_bars)
+            disable_progress_bars()
+        yield

@@ -1,0 +1,368 @@
+"""What is saved is proven, published whole or not at all, and says where it comes from."""
+
+import asyncio
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections import namedtuple
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_windows
+from transformers import AutoModelForCausalLM
+
+from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
+from birdbone.contexts.cost import Cost
+from birdbone.contexts.steps import Step
+from birdbone.contexts.verdict import Perplexity, Verdict
+from birdbone.engine import Chain, run
+from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
+from birdbone.links.save import check_disk, check_target, save
+from birdbone.models.bitsandbytes import int8_values, nf4_values
+from birdbone.models.fresh_process import Measurement, Probe
+from birdbone.models.publishing import publish
+from birdbone.models.skeleton import Skeleton
+
+KEYS = {
+    "weight_bytes",
+    "parameters",
+    "nonzero",
+    "perplexity",
+    "perplexity_error",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "peak_bytes",
+}
+"""What a folder is measured for by itself."""
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+def halved(checkpoint: Checkpoint) -> Checkpoint:
+    """Every other column of one matrix zeroed."""
+    weight = checkpoint.tensors[DOWN].clone()
+    weight[:, ::2] = 0.0
+    return checkpoint.evolve({DOWN: weight})
+
+
+def context(light: Checkpoint | None = None, **more: Any) -> dict[str, Any]:
+    """A dense tiny model, a light one, held-out windows."""
+    dense = tiny_checkpoint()
+    made = light if light is not None else halved(dense)
+    return {"checkpoint": made, "dense": dense, "heldout": tiny_windows(3), **more}
+
+
+def in_memory(checkpoint: Checkpoint) -> float:
+    """Perplexity on the held-out windows, computed here."""
+    tokens = tiny_windows(3).tokens
+    with torch.no_grad():
+        logits = Skeleton(checkpoint).fill().eval()(tokens, use_cache=False).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    return math.exp(float(loss))
+
+
+def judged(ctx: Mapping[str, Any], perplexity: float) -> dict[str, Any]:
+    """The context as validate would leave it, with that perplexity in the verdict."""
+    windows, found = ctx["heldout"], Perplexity(perplexity, 1.0, 45)
+    verdict = Verdict(
+        dense=found,
+        light=found,
+        rise=0.0,
+        rise_error=0.0,
+        mean_kl=0.0,
+        agreement=1.0,
+        text=windows.text,
+        window=windows.length,
+        num_windows=windows.num_windows,
+        dtype="float32",
+    )
+    step = Step("validate", {}, Cost(1.0, 1, "process"), checkpoint=ctx["checkpoint"].id)
+    return {**ctx, "verdict": verdict, "history": (step,)}
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fresh process: the figures that one would give, for tests of what comes after."""
+
+    async def measure(light: Path, dense: Path | None, probe: Probe, announce: Any) -> Measurement:
+        found = {"weight_bytes": 1.0, "parameters": 2.0, "nonzero": 1.0, "perplexity": 20.0}
+        return Measurement({"light": found}, {"device": "none"})
+
+    monkeypatch.setattr("birdbone.links.save.measure_folders", measure)
+
+
+def left_in(folder: Path) -> list[str]:
+    """Names of everything in a folder, hidden ones too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_saved_figures_are_those_of_the_folder(tmp_path: Path) -> None:
+    ctx = context()
+    ctx = judged(ctx, in_memory(ctx["checkpoint"]))
+    out = await run(save(path=str(tmp_path / "light"), max_shard_gb=4e-5), ctx)
+    saved = out["saved"]
+    light, dense = saved.figures["light"], saved.figures["dense"]
+    shards = list((tmp_path / "light").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert saved.path == tmp_path / "light"
+    assert saved.weight_bytes == light["weight_bytes"] == sum(s.stat().st_size for s in shards)
+    assert light.keys() == KEYS | {"mean_kl", "agreement"}
+    assert dense.keys() == KEYS
+    assert light["perplexity"] == pytest.approx(ctx["verdict"].light.value, rel=1e-5)
+    assert dense["parameters"] == light["parameters"] == ctx["dense"].num_parameters
+    assert dense["nonzero"] - light["nonzero"] == 32 * 32
+    assert light["mean_kl"] > 0
+    assert 0 <= light["agreement"] <= 1
+    assert saved.measured_on["text"] == "tiny words"
+    assert saved.measured_on["windows"] == "3 of 16 tokens"
+    assert saved.measured_on["dtype"] == "float32"
+    assert left_in(tmp_path) == ["light"]
+    assert out["history"][-1].metrics["perplexity"] == light["perplexity"]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_verdict_that_does_not_hold_publishes_nothing(tmp_path: Path) -> None:
+    wrong = judged(context(), 21.0)
+    with pytest.raises(LinkError, match=r"perplexity .* in a fresh process.*nothing was") as caught:
+        await run(save(path=str(tmp_path / "light"), compare=False), wrong)
+    assert isinstance(caught.value.__cause__, ProofError)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_verdict_on_another_model_is_not_held_against_this_one(tmp_path: Path) -> None:
+    ctx = judged(context(), 1.5)
+    ctx = {**ctx, "checkpoint": ctx["dense"]}
+    out = await run(save(path=str(tmp_path / "light"), compare=False), ctx)
+    assert out["saved"].figures["light"]["perplexity"] == 20.0
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_tolerance_is_the_users_to_set(tmp_path: Path) -> None:
+    ctx = judged(context(), 21.0)
+    out = await run(save(path=str(tmp_path / "light"), compare=False, tolerance=0.1), ctx)
+    assert out["saved"].path.is_dir()
+
+
+async def test_a_folder_that_does_not_open_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(checkpoint: Checkpoint, folder: Path, **_: Any) -> None:
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+
+    monkeypatch.setattr("birdbone.links.save.write_model", broken)
+    with pytest.raises(
+        LinkError, match=r"cannot open and run the saved model: OSError.*the folder"
+    ):
+        await run(save(path=str(tmp_path / "light"), compare=False), context())
+    assert left_in(tmp_path) == []
+
+
+async def test_without_text_there_is_speed_and_no_perplexity(tmp_path: Path) -> None:
+    ctx = context()
+    del ctx["heldout"]
+    out = await run(save(path=str(tmp_path / "light"), compare=False), ctx)
+    light = out["saved"].figures["light"]
+    assert "perplexity" not in light
+    assert light["decode_tokens_per_second"] > 0
+    assert light["peak_bytes"] > light["weight_bytes"]
+    assert "text" not in out["saved"].measured_on
+
+
+@pytest.mark.parametrize(("kind", "values"), [("nf4", nf4_values), ("llm.int8", int8_values)])
+async def test_bitsandbytes_is_proven_too(kind: Any, values: Any, tmp_path: Path) -> None:
+    dense = tiny_checkpoint()
+    names = [n for n in dense.refs if "proj" in n]
+    light = dense.evolve(
+        {n: BitsAndBytes(dense.refs[n], values(dense.tensors[n]), kind=kind) for n in names}
+    )
+    ctx = context(light)
+    ctx = judged(ctx, in_memory(light))
+    out = await run(save(path=str(tmp_path / "light"), compare=False), ctx)
+    figures = out["saved"].figures["light"]
+    assert figures["parameters"] == dense.num_parameters
+    assert figures["nonzero"] == pytest.approx(light.count_nonzero(), rel=0.01)
+    assert figures["weight_bytes"] < dense.num_bytes
+    assert "`bitsandbytes` installed" in (tmp_path / "light" / "README.md").read_text()
+
+
+async def test_packed_codes_are_counted_as_weights(tmp_path: Path) -> None:
+    codes = torch.arange(32 * 64).reshape(32, 64).remainder(16).sub(8).to(torch.int8)
+    light = tiny_checkpoint().evolve({DOWN: Quantized(codes, torch.full((32, 4), 0.01), bits=4)})
+    out = await run(save(path=str(tmp_path / "light"), compare=False), context(light))
+    figures = out["saved"].figures["light"]
+    assert figures["parameters"] == light.num_parameters
+    assert figures["nonzero"] == light.count_nonzero() < light.num_parameters
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_weights_are_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        await run(save(path=str(tmp_path / name), compare=False), context())
+    first, second = (tmp_path / name / "model.safetensors" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_provenance_says_what_was_done_and_no_path_of_this_machine(tmp_path: Path) -> None:
+    settings = {"model": "/home/somebody/models/heavy", "windows": 64, "out": ["out/here"]}
+    step = Step("load", settings, Cost(1.5, 7, "process"), {"parameters": 5}, "abc")
+    ctx = context(history=(step,))
+    await run(save(path=str(tmp_path / "light"), compare=False), ctx)
+    folder = tmp_path / "light"
+    text = (folder / "birdbone.json").read_text()
+    record = json.loads(text)
+    assert record["steps"][0]["settings"] == {
+        "model": "heavy",
+        "windows": 64,
+        "out": ["out/here"],
+    }
+    assert record["steps"][0]["metrics"] == {"parameters": 5}
+    assert record["checkpoint"] == ctx["checkpoint"].id
+    assert record["dense"] == ctx["dense"].id
+    assert record["source"] == "tiny/llama"
+    assert record["texts"]["heldout"]["digest"] == ctx["heldout"].digest
+    assert record["versions"].keys() >= {"torch", "transformers", "modulink-py"}
+    assert record["figures"]["light"]["perplexity"] > 1
+    held = {path.name for path in folder.iterdir()} - {"birdbone.json"}
+    assert record["files"].keys() == held
+    for name, found in record["files"].items():
+        data = (folder / name).read_bytes()
+        assert found == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for written in (text, (folder / "README.md").read_text()):
+        assert "somebody" not in written
+        assert str(tmp_path) not in written
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_our_own_folder_is_replaced_and_everything_readable(tmp_path: Path) -> None:
+    target = tmp_path / "light"
+    await run(save(path=str(target), compare=False), context(tiny_checkpoint()))
+    (target / "stale.txt").write_text("old")
+    before = (target / "model.safetensors").read_bytes()
+    await run(save(path=str(target), compare=False), context())
+    assert (target / "model.safetensors").read_bytes() != before
+    assert not (target / "stale.txt").exists()
+    assert left_in(tmp_path) == ["light"]
+    modes = {path.stat().st_mode for path in target.iterdir()}
+    assert len(modes) == 1
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_folder_of_somebody_else_is_kept_unless_forced(tmp_path: Path) -> None:
+    target = tmp_path / "thesis"
+    target.mkdir()
+    (target / "chapter.txt").write_text("years of work")
+    with pytest.raises(LinkError, match=r"exists and was not made by birdbone.*force=True"):
+        await run(save(path=str(target)), context())
+    assert (target / "chapter.txt").read_text() == "years of work"
+    await run(save(path=str(target), force=True, compare=False), context())
+    assert not (target / "chapter.txt").exists()
+    assert (target / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("stop_at", ["tensors written", "saved folder opened"])
+async def test_cancelling_leaves_nothing_behind_and_the_old_folder_whole(
+    stop_at: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "light"
+    target.mkdir()
+    (target / "birdbone.json").write_text('{"birdbone": "0"}')
+    loop, reached = asyncio.get_running_loop(), asyncio.Event()
+
+    class Watch:
+        def progress(self, link: Any, progress: Any, mwctx: Any) -> None:
+            if progress.label.startswith(stop_at):
+                loop.call_soon_threadsafe(reached.set)
+
+    chain = Chain(save(path=str(target), compare=False))
+    chain.use(Watch())
+    task = asyncio.create_task(run(chain, context()))
+    await asyncio.wait_for(reached.wait(), 120)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert left_in(tmp_path) == ["light"]
+    assert left_in(target) == ["birdbone.json"]
+
+
+async def test_a_failing_rename_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").mkdir()
+    target = tmp_path / "light"
+    target.mkdir()
+    (target / "kept.txt").write_text("old")
+    real = os.rename
+
+    def fail(source: Path, aim: Path) -> None:
+        if source == tmp_path / "new":
+            raise OSError("no")
+        real(source, aim)
+
+    monkeypatch.setattr("os.rename", fail)
+    with pytest.raises(OSError, match="no"):
+        publish(tmp_path / "new", target)
+    assert (target / "kept.txt").read_text() == "old"
+
+
+def test_a_target_is_judged_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    assert check_target(str(tmp_path / "empty")) == tmp_path / "empty"
+    assert check_target(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+    with pytest.raises(SettingError, match="is a file; give a folder"):
+        check_target(tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", ["[]", "not json", '{"other": 1}'])
+def test_only_our_own_provenance_makes_a_folder_ours(content: str, tmp_path: Path) -> None:
+    (tmp_path / "birdbone.json").write_text(content)
+    with pytest.raises(SettingError, match="was not made by birdbone"):
+        check_target(tmp_path)
+    (tmp_path / "birdbone.json").write_text('{"birdbone": "1.0"}')
+    assert check_target(tmp_path) == tmp_path
+
+
+def test_the_working_folder_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    with pytest.raises(SettingError, match=r"holds .*give a folder of its own"):
+        check_target(tmp_path, force=True)
+
+
+async def test_a_disk_too_small_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    with pytest.raises(ResourceError, match=r"needs 3.00 GB of disk, 0.00 GB are free"):
+        check_disk(tmp_path / "a" / "b", 3 * 10**9)
+    with pytest.raises(LinkError, match=r"light' needs 0.07 GB of disk"):
+        await run(save(path=str(tmp_path / "light")), context())
+    assert left_in(tmp_path) == []
+
+
+async def test_wrong_settings_are_refused_at_once() -> None:
+    with pytest.raises(SettingError, match="max_shard_gb=0"):
+        save(path="x", max_shard_gb=0)
+    with pytest.raises(SettingError, match="tolerance=-1"):
+        save(path="x", tolerance=-1)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_the_input_is_left_as_it_was(tmp_path: Path) -> None:
+    ctx = context()
+    before = ctx["checkpoint"].id
+    await run(save(path=str(tmp_path / "light"), compare=False), ctx)
+    assert replace(ctx["checkpoint"]).id == before
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "light")
+    assert torch.equal(model.state_dict()[DOWN], ctx["checkpoint"].tensors[DOWN])

@@ -1,0 +1,96 @@
+"""The card says what was done, what it costs, and what zeros are worth."""
+
+from typing import Any
+
+import pytest
+from tiny import tiny_checkpoint
+
+from birdbone.contexts.cost import Cost
+from birdbone.contexts.steps import Step
+from birdbone.reports.card import model_card
+from birdbone.reports.provenance import library_version, without_paths
+
+FIGURES = {
+    "dense": {"weight_bytes": 2000.0, "parameters": 1000.0, "nonzero": 1000.0, "perplexity": 10.0},
+    "light": {
+        "weight_bytes": 2000.0,
+        "parameters": 1000.0,
+        "nonzero": 700.0,
+        "perplexity": 11.25,
+        "perplexity_error": 0.5,
+        "agreement": 0.875,
+    },
+}
+
+
+def card(**more: Any) -> str:
+    """The card of a model with three tenths of its weights masked."""
+    step = Step("prune", {"sparsity": 0.3, "path": "/secret/place"}, Cost(2.0, 1, "process"))
+    values: dict[str, Any] = {
+        "name": "light",
+        "checkpoint": tiny_checkpoint(),
+        "weight_format": "dense",
+        "history": (step,),
+        "figures": FIGURES,
+        "measured_on": {"text": "tiny words", "dtype": "float32"},
+    }
+    return model_card(**{**values, **more})
+
+
+def test_the_table_holds_dense_beside_light() -> None:
+    text = card()
+    assert "| perplexity | 10.000 | 11.250 ± 0.500 |" in text
+    assert "| weight files, bytes | 2,000 | 2,000 |" in text
+    assert "| top-1 agreement with dense |  | 87.5% |" in text
+    assert "mean KL" not in text
+    assert "text: tiny words; dtype: float32" in text
+
+
+def test_a_mask_is_called_a_mask() -> None:
+    assert "30.0% of the parameters are zero" in card()
+    assert "are a mask" in card()
+    assert "neither the bytes on disk nor the speed" in card()
+
+
+def test_steps_stand_with_their_settings_and_no_paths() -> None:
+    assert "1. `prune(sparsity=0.3, path='place')`, 2.0 s" in card()
+    assert "secret" not in card()
+
+
+@pytest.mark.parametrize(
+    ("weight_format", "needed"),
+    [("packed", "`compressed-tensors` installed"), ("nf4", "`bitsandbytes` installed")],
+)
+def test_loading_says_what_must_be_installed(weight_format: str, needed: str) -> None:
+    assert needed not in card()
+    assert needed in card(weight_format=weight_format)
+
+
+def test_without_a_dense_model_there_is_one_column() -> None:
+    text = card(figures={"light": FIGURES["light"]})
+    assert "| | light |" in text
+    assert "| perplexity | 11.250 ± 0.500 |" in text
+
+
+def test_a_hub_model_is_named_as_the_base() -> None:
+    assert 'base_model: "tiny/llama"' in card()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("/home/me/model", "model"),
+        ("~/model", "model"),
+        ("C:\\Users\\me\\model", "model"),
+        ("out/light", "out/light"),
+        ("tiny/llama", "tiny/llama"),
+        (["/a/b", {"c": "/d/e"}], ["b", {"c": "e"}]),
+        (3, 3),
+    ],
+)
+def test_paths_of_the_machine_are_cut_to_their_last_part(given: Any, expected: Any) -> None:
+    assert without_paths(given) == expected
+
+
+def test_a_library_that_is_not_there_is_said_so() -> None:
+    assert library_version("no-such-distribution-at-all") == "not installed"
