@@ -6,10 +6,8 @@ torch is imported inside the command that needs it, so that ``birdbone --help`` 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -25,15 +23,9 @@ from .errors import BirdboneError, LinkError, SettingError, did_you_mean
 if TYPE_CHECKING:
     from .engine import Chain
 
+_MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
+_DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or pydoc, the default."
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
-class Stopped(Exception):
-    """The user, or whoever manages this process, ended the run; ``number`` is the signal's."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.number = number
 
 
 class _Commands(TyperGroup):
@@ -44,9 +36,6 @@ class _Commands(TyperGroup):
 
         try:
             return super().invoke(ctx)
-        except Stopped as stopped:
-            say("stopped", str(stopped))
-            raise typer.Exit(128 + stopped.number) from None
         except BirdboneError as error:
             if not _is_refusal(error):
                 raise
@@ -62,7 +51,6 @@ def _is_refusal(error: BirdboneError) -> bool:
 
 app = typer.Typer(
     cls=_Commands,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -74,73 +62,60 @@ def main() -> None:
     app(prog_name="birdbone")
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"birdbone {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _top(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
-    ] = False,
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say which.")] = False,
 ) -> None:
     """Make a Hugging Face language model lighter, and state the price."""
+    if version:
+        typer.echo(f"birdbone {__version__}")
+    elif ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 @app.command()
 def run(
-    model: Annotated[
-        str,
-        typer.Option(help="Hub id, folder, .gguf file, or package:NAME/FILE.gguf."),
-    ],
-    out: Annotated[str, typer.Option(help="Folder to write; made if missing.")],
-    chain: Annotated[
-        str | None, typer.Argument(help="A predefined chain; see `birdbone chains`.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Text: file, folder, hf:DATASET[:CONFIG[:SPLIT]], or pydoc, the default."
-        ),
-    ] = None,
-    set_: Annotated[
+    chain: Annotated[str | None, typer.Argument(help="One that `birdbone chains` lists.")] = None,
+    model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder to write.")] = None,
+    data: Annotated[str | None, typer.Option(help=_DATA)] = None,
+    assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="LINK.SETTING=VALUE", help="Change a setting; repeatable."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A chain written as YAML.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a folder birdbone did not make.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder not ours.")] = False,
     as_json: _AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no timing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no timing.")] = False,
     log: Annotated[
         Literal["json", "console"] | None, typer.Option(help="Structured events on stderr.")
     ] = None,
-    wandb: Annotated[
-        str | None, typer.Option(metavar="PROJECT", help="Log to Weights & Biases.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with.")] = None,
+    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log to W&B.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")] = None,
 ) -> None:
     """Run a chain on a model and show what was won and what it cost."""
     _use_threads(threads)
+    from .reports.stopping import Stopped, run_until_stopped
     from .reports.table import result_document, result_report
-    from .reports.terminal import quiet_libraries, show, warnings_as_notes
+    from .reports.terminal import quiet_libraries, say, show, warnings_as_notes
 
     with ExitStack() as stack:
         stack.enter_context(warnings_as_notes())
         stack.enter_context(quiet_libraries())
-        stack.enter_context(redirect_stdout(sys.stderr))  # nobody else writes where the result goes
+        stack.enter_context(redirect_stdout(sys.stderr))  # stdout is for the result alone
         assembled = _assemble(chain, recipe, model=model, out=out, data=data)
-        assembled = _configured(assembled, set_ or [], force=force)
+        assembled = _configured(assembled, assignments or [], force=force)
         for each in _middleware(quiet=quiet, as_json=as_json, log=log, wandb=wandb):
             assembled.use(each)
-        result = _run(assembled)
-    if as_json:
-        _write_json(result_document(result))
-    else:
-        show(result_report(result))
+        try:
+            result = run_until_stopped(
+                assembled, stopping=lambda: say("stopping", "at the next block")
+            )
+        except Stopped as stopped:
+            say("stopped", str(stopped))
+            raise typer.Exit(128 + stopped.number) from None
+    _write_json(result_document(result)) if as_json else show(result_report(result))
 
 
 def _use_threads(threads: int | None) -> None:
@@ -153,26 +128,30 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _assemble(
-    name: str | None, recipe: Path | None, *, model: str, out: str, data: str | None
+    name: str | None, recipe: Path | None, *, model: str | None, out: str | None, data: str | None
 ) -> Chain:
     from .chains import CHAINS, build, load_recipe
 
-    if recipe is not None and name is not None:
-        raise typer.BadParameter("give CHAIN or --recipe, not both: a recipe names its chain")
     if recipe is not None:
-        return build(load_recipe(recipe), model=model, out=out, data=data)
+        loaded = load_recipe(recipe)
+        if name is not None and name != loaded.chain:
+            raise typer.BadParameter(f"the recipe is not of chain '{name}'; leave CHAIN out")
+        return build(loaded, model=model, out=out, data=data)
     if name is None:
         raise typer.BadParameter(f"give CHAIN, one of {', '.join(CHAINS)}, or --recipe FILE")
     if name not in CHAINS:
         raise SettingError(f"there is no chain '{name}'; {did_you_mean(name, CHAINS)}")
-    return CHAINS[name](model=model, out=out, data=data or "pydoc")
+    if model is None or out is None:
+        raise typer.BadParameter(f"chain '{name}' needs --model and --out")
+    text = {} if data is None else {"data": data}
+    return CHAINS[name](model=model, out=out, **text)
 
 
 def _configured(chain: Chain, assignments: Sequence[str], *, force: bool) -> Chain:
     """The chain with what ``--set`` and ``--force`` say, its output folder known to be free."""
     from .chains import configure, parse_assignment
     from .models.publishing import check_target
-    from .reports.chains import each_link
+    from .reports.chains import save_links
 
     changes: dict[str, Any] = {"save.force": True} if force else {}
     for text in assignments:
@@ -181,9 +160,8 @@ def _configured(chain: Chain, assignments: Sequence[str], *, force: bool) -> Cha
             raise SettingError(f"{key} is set twice; give it once")
         changes[key] = value
     configured = configure(chain, changes)
-    for each in each_link(configured):
-        if getattr(each, "__name__", "") == "save":
-            check_target(each.settings["path"], each.settings["force"])
+    for each in save_links(configured):
+        check_target(each.settings["path"], each.settings["force"])
     return configured
 
 
@@ -194,12 +172,11 @@ def _middleware(
     from . import middleware
 
     lines = not quiet and log is None
-    chosen: list[Any] = []
-    if lines and not as_json:
-        chosen.append(middleware.Progress())
+    chosen: list[Any] = [middleware.Progress()] if lines and not as_json else []
     if lines:
-        chosen.append(middleware.Timing())
-    chosen.append(middleware.GpuMemory(write=None if lines else _silent))
+        chosen += [middleware.Timing(), middleware.GpuMemory()]
+    else:
+        chosen.append(middleware.GpuMemory(write=lambda line: None))
     if log is not None:
         chosen.append(middleware.Logging(renderer=log))
     if wandb is not None:
@@ -207,51 +184,6 @@ def _middleware(
         mode: Literal["online", "offline"] = "offline" if offline else "online"
         chosen.append(middleware.WandbLogging(project=wandb, mode=mode))
     return chosen
-
-
-def _silent(line: str) -> None:
-    """Write nothing."""
-
-
-def _run(chain: Chain) -> dict[str, Any]:
-    from .engine import run as run_chain
-    from .reports.chains import each_link
-    from .reports.terminal import say
-
-    targets = [Path(each.settings["path"]) for each in each_link(chain) if _saves(each)]
-    before = [_identity(target) for target in targets]
-    received: list[int] = []
-
-    async def watched() -> dict[str, Any]:
-        task = asyncio.ensure_future(run_chain(chain))
-
-        def stop(number: int) -> None:
-            received.append(number)
-            say("stopping", "at the next block")
-            task.cancel()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
-        return await task
-
-    try:
-        return asyncio.run(watched())
-    except (asyncio.CancelledError, BirdboneError):
-        if not received:
-            raise
-        written = [_identity(target) for target in targets] != before
-        what = "what was saved by then is whole" if written else "nothing was written"
-        raise Stopped(received[0], f"stopped at the next block; {what}") from None
-
-
-def _saves(each: Any) -> bool:
-    return getattr(each, "__name__", "") == "save"
-
-
-def _identity(folder: Path) -> int | None:
-    """Tells a folder from the one that takes its place: publishing is a rename."""
-    path = folder.expanduser()
-    return path.stat().st_ino if path.exists() else None
 
 
 def _write_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -262,14 +194,11 @@ def _write_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
 def chains(as_json: _AsJson = False) -> None:
     """List the predefined chains."""
     from .chains import CHAINS
-    from .reports.chains import chain_page, chains_table
+    from .reports.chains import chain_page, chains_report
     from .reports.terminal import show
 
     pages = [chain_page(name, make) for name, make in CHAINS.items()]
-    if as_json:
-        _write_json([page.as_dict() for page in pages])
-    else:
-        show(chains_table(pages))
+    _write_json([page.as_dict() for page in pages]) if as_json else show(chains_report(pages))
 
 
 @app.command()
@@ -279,7 +208,7 @@ def links(
 ) -> None:
     """List the links, or the settings of one."""
     from .chains import LINKS
-    from .reports.links import link_page, link_report, links_table
+    from .reports.links import link_page, link_report, links_report
     from .reports.terminal import show
 
     if name is not None and name not in LINKS:
@@ -289,12 +218,12 @@ def links(
         _write_json(page.as_dict()) if as_json else show(link_report(page))
         return
     pages = [link_page(factory) for factory in LINKS.values()]
-    _write_json([page.as_dict() for page in pages]) if as_json else show(links_table(pages))
+    _write_json([page.as_dict() for page in pages]) if as_json else show(links_report(pages))
 
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="As --model of run, or a saved folder.")],
+    model: Annotated[str, typer.Argument(help=_MODEL)],
     zeros: Annotated[bool, typer.Option("--zeros", help="Count zeros: reads all weights.")] = False,
     as_json: _AsJson = False,
 ) -> None:
@@ -315,9 +244,6 @@ def doctor(as_json: _AsJson = False) -> None:
     from .reports.terminal import show
 
     checks = examine()
-    if as_json:
-        _write_json([check.as_dict() for check in checks])
-    else:
-        show(doctor_report(checks))
+    _write_json([each.as_dict() for each in checks]) if as_json else show(doctor_report(checks))
     if any(check.breaks for check in checks):
         raise typer.Exit(1)

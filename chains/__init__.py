@@ -1,10 +1,11 @@
 """Whole chains: the predefined ones, settings changed by name, and recipes in YAML."""
 
+from .building import build
 from .dumping import dump
 from .library import LINKS
 from .overrides import configure, parse_assignment
 from .predefined import CHAINS, ChainMaker, bird_bone, one_shot, quantize_only
-from .recipes import Recipe, build, load_recipe
+from .recipes import Recipe, load_recipe
 
 __all__ = [
     "CHAINS",

@@ -20,18 +20,13 @@ def dump(chain: Chain) -> str:
     try:
         return write_yaml(_table(chain))
     except SettingError as error:
-        raise ChainError(
-            f"chain '{chain.__name__}' cannot be written as a recipe: {error}"
-        ) from None
+        raise _refusal(chain, f"a setting is {error}") from None
 
 
 def _table(chain: Chain) -> dict[str, Any]:
     for route in chain._connections:
-        source = route["source"].__name__
-        raise ChainError(
-            f"chain '{chain.__name__}' cannot be written as a recipe: it has a route from "
-            f"'{source}', which only Python can say"
-        )
+        source = _name(route["source"])
+        raise _refusal(chain, f"it has a route from '{source}', which only Python can say")
     return {"name": chain.__name__, "links": [_entry(each, chain) for each in chain.links]}
 
 
@@ -40,9 +35,13 @@ def _entry(each: Any, chain: Chain) -> Any:
         return _table(each)
     factory: LinkFactory[...] | None = getattr(each, "factory", None)
     if factory is None or LINKS.get(factory.name) is not factory:
-        name = getattr(each, "__name__", type(each).__name__)
-        raise ChainError(
-            f"chain '{chain.__name__}' cannot be written as a recipe: '{name}' is not one of "
-            f"bird-bone's links"
-        )
+        raise _refusal(chain, f"'{_name(each)}' is not one of bird-bone's links")
     return {factory.name: dict(each.settings)} if each.settings else factory.name
+
+
+def _name(each: Any) -> str:
+    return str(getattr(each, "__name__", type(each).__name__))
+
+
+def _refusal(chain: Chain, reason: str) -> ChainError:
+    return ChainError(f"chain '{chain.__name__}' cannot be written as a recipe: {reason}")

@@ -48,6 +48,8 @@ class Verdict:
         mean_kl: mean KL(dense || light) per token, in nats.
         agreement: share of tokens on which both rank the same token first.
         text, window, num_windows, dtype: what it was measured on and in.
+        checkpoint, windows: id of the model judged and digest of the windows, which tell whether
+            another measurement is of the same thing.
     """
 
     dense: Perplexity
@@ -60,3 +62,5 @@ class Verdict:
     window: int
     num_windows: int
     dtype: str
+    checkpoint: str
+    windows: str

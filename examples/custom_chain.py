@@ -9,11 +9,12 @@ import asyncio
 import sys
 from typing import Annotated, Any, TypedDict
 
+from pydantic import Field
+
 from birdbone import Chain, link, run
 from birdbone.contexts.flow import Scored
 from birdbone.links import calibrate, load, profile, prune, quantize, save, score, validate
 from birdbone.middleware import GpuMemory, Progress, Timing
-from pydantic import Field
 
 
 class Ranked(TypedDict):

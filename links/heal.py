@@ -28,7 +28,7 @@ async def heal(
     rank: Annotated[int, Field(ge=1)] = 16,
     alpha: Annotated[float, Field(gt=0)] = 32.0,
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3,
-    epochs: Annotated[int, Field(ge=1)] = 3,
+    epochs: Annotated[int, Field(ge=1)] = 2,
     batch_size: Annotated[int, Field(ge=1)] = 1,
     kl_weight: Annotated[float, Field(ge=0, le=1)] = 0.5,
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.1,

@@ -128,15 +128,9 @@ def _expected_perplexity(ctx: Savable, dtype: str) -> float | None:
     verdict, heldout = ctx.get("verdict"), ctx.get("heldout")
     if verdict is None or heldout is None:
         return None
-    judged = [step.checkpoint for step in ctx.get("history", ()) if step.link == "validate"]
-    same_text = (verdict.text, verdict.window, verdict.num_windows) == (
-        heldout.text,
-        heldout.length,
-        heldout.num_windows,
-    )
-    same_model = judged[-1:] == [ctx["checkpoint"].id]
-    same_dtype = verdict.dtype.removeprefix("torch.") == dtype
-    return verdict.light.value if same_text and same_model and same_dtype else None
+    measured = (verdict.checkpoint, verdict.windows, verdict.dtype)
+    same = measured == (ctx["checkpoint"].id, heldout.digest, dtype)
+    return verdict.light.value if same else None
 
 
 def _default_tolerance(checkpoint: Checkpoint, probe: Probe) -> float:

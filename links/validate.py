@@ -101,5 +101,7 @@ def _judge(
         window=windows.length,
         num_windows=windows.num_windows,
         dtype=str(second.dtype).removeprefix("torch."),
+        checkpoint=light.id,
+        windows=windows.digest,
     )
     return verdict, reference

@@ -1,1 +1,6 @@
+"""A Hugging Face model seen as a stack of blocks."""
 
+from .opening import as_checkpoint, load_tokenizer, open_checkpoint
+from .sources import find_model
+
+__all__ = ["as_checkpoint", "find_model", "load_tokenizer", "open_checkpoint"]

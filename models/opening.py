@@ -16,6 +16,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -23,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import CheckpointError, ModelError
+from .refusals import REFUSED, reason
 from .skeleton import empty_model
 from .sources import Source
 
@@ -39,9 +41,6 @@ _SMALL_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
-"""What transformers raises on files it cannot make sense of."""
 
 
 def open_checkpoint(
@@ -75,9 +74,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         trust = any(name.endswith(".py") for name in checkpoint.files)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        except _UNREADABLE as error:
+        except Exception as error:  # tokenizers raises no narrower kind
             raise ModelError(
-                f"'{checkpoint.source}' has no tokenizer that can be read ({error}); "
+                f"'{checkpoint.source}' has no tokenizer that can be read ({reason(error)}); "
                 f"put tokenizer.json beside its weights"
             ) from error
     return tokenizer
@@ -155,8 +154,8 @@ def _from_pretrained(source: Source, **options: Any) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except _UNREADABLE as error:
-        raise ModelError(f"'{source.label}' cannot be opened: {error}") from error
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
     model, info = loaded
     # What transformers does not find, it makes up at random.
     for name in sorted(info["missing_keys"]):
@@ -169,9 +168,10 @@ def _gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     try:
         with _quietly():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
-    except _UNREADABLE as error:
+    except Exception as error:  # tokenizers raises no narrower kind
         raise ModelError(
-            f"the tokenizer in '{source.label}' cannot be read: {error}; fetch the file again"
+            f"the tokenizer in '{source.label}' cannot be read: {reason(error)}; "
+            f"fetch the file again"
         ) from error
     return tokenizer
 
@@ -198,7 +198,9 @@ def _read_config(source: Source) -> dict[str, Any]:
     try:
         config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"config.json of '{source.label}' cannot be read: {error}") from error
+        raise ModelError(
+            f"config.json of '{source.label}' cannot be read: {reason(error)}"
+        ) from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
     return config
@@ -228,9 +230,14 @@ def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
 def _quietly() -> Iterator[None]:
     """No progress bars from transformers: ours are drawn by middleware, or not at all."""
     shown = transformers_logging.is_progress_bar_enabled()
+    gguf: Any = modeling_gguf_pytorch_utils
+    gguf_bar = gguf.tqdm
     transformers_logging.disable_progress_bar()
+    # The bar of a GGUF file heeds no setting of its own.
+    gguf.tqdm = transformers_logging.tqdm
     try:
         yield
     finally:
+        gguf.tqdm = gguf_bar
         if shown:
             transformers_logging.enable_progress_bar()

@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM
 
 _LOGIT_BYTES = 128 << 20  # of float32 logits in one forward; decides the batch size
 _ROWS = 256  # positions whose log-probabilities are held at a time
+_STATUS = Path("/proc/self/status")
 _GRID = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed")
 
 
@@ -181,9 +182,15 @@ def _now(device: str) -> float:
 
 
 def _peak_bytes(device: str) -> int:
-    """Peak resident bytes of this process; on CUDA, peak bytes of the allocator."""
+    """Peak resident bytes of this process; on CUDA, peak bytes of the allocator.
+
+    Linux's own record is read: getrusage counts in what the parent held when it forked.
+    """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
+    if _STATUS.exists():
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

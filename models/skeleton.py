@@ -22,6 +22,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 
 from ..checkpoints import Checkpoint, InMemory, Quantized, TensorRef
 from ..errors import CheckpointError, ModelError
+from .refusals import REFUSED, reason
 
 
 class Skeleton:
@@ -185,10 +186,10 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
             model = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=trust, dtype=dtype or config.dtype
             )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except REFUSED as error:
         kind = checkpoint.config.get("model_type")
         raise ModelError(
-            f"no model can be built from the config of type '{kind}': {error}"
+            f"no model can be built from the config of type '{kind}': {reason(error)}"
         ) from error
     model.eval()
     return model  # type: ignore[no-any-return]

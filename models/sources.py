@@ -101,6 +101,7 @@ def _from_hub(name: str, revision: str | None) -> Source:
             name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        # The lines after the first advise on settings of the hub's library.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"model '{name}' is no local folder and the hub does not give it: {reason}"

@@ -48,7 +48,10 @@ def taylor_scores(
             tokens = window.to(skeleton.device)
             loss = model(tokens, labels=tokens, use_cache=False).loss
             if not torch.isfinite(loss):
-                raise NumericsError(f"the loss of calibration window {done} is {float(loss)}")
+                raise NumericsError(
+                    f"the loss of calibration window {done} is {float(loss.detach())}; the weights "
+                    f"are damaged or the dtype {skeleton.dtype} is too narrow"
+                )
             loss.backward()
             announce(done, len(windows))
     for hook in hooks:

@@ -64,7 +64,7 @@ def model_card(
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
         f"## What was done\n\n{_steps(history)}",
         f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}",
-        f"## Zeros\n\n{_about_zeros(figures)}",
+        f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         f"## Loading\n\n{_LOADING}\n\n{_NEEDS[weight_format]}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -115,11 +115,13 @@ def _where(measured_on: Mapping[str, str]) -> str:
     )
 
 
-def _about_zeros(figures: Figures) -> str:
+def _about_zeros(figures: Figures, weight_format: str) -> str:
     light = figures["light"]
     share = 1 - light["nonzero"] / light["parameters"]
+    rounded = "" if weight_format == "dense" else " (rounding to few codes makes zeros too)"
     return (
-        f"{share:.1%} of the parameters are zero. Zeros inside a weight matrix are a mask: they "
-        f"are stored and multiplied like any other value, so by themselves they change neither "
-        f"the bytes on disk nor the speed. What is smaller or faster here shows in the table."
+        f"{share:.1%} of the parameters are zero{rounded}. Zeros inside a weight matrix are a "
+        f"mask: they are stored and multiplied like any other value, so by themselves they change "
+        f"neither the bytes on disk nor the speed. What is smaller or faster here shows in the "
+        f"table."
     )

@@ -34,7 +34,7 @@ class ChainPage:
 
 def chain_page(name: str, make: Callable[..., Chain]) -> ChainPage:
     """Build the chain for no model in particular and read it."""
-    text = inspect.cleandoc(make.__doc__ or "")
+    text = inspect.cleandoc(make.__doc__ or "").replace("``", "`")
     chain = make(model=_MODEL, out=_OUT)
     links = tuple({"link": each.__name__, "settings": _changed(each)} for each in each_link(chain))
     return ChainPage(name, " ".join(text.split("\n\n")[0].split()), text, links)
@@ -49,19 +49,24 @@ def each_link(chain: Chain) -> Iterator[Any]:
             yield each
 
 
+def save_links(chain: Chain) -> list[Any]:
+    """The links of a chain that write a folder."""
+    return [each for each in each_link(chain) if getattr(each, "__name__", "") == "save"]
+
+
 def _changed(each: Link) -> dict[str, Any]:
     """The settings in which a link differs from its defaults."""
     fields = each.factory.schema.model_fields
     return {name: value for name, value in each.settings.items() if value != fields[name].default}
 
 
-def chains_table(pages: Iterable[ChainPage]) -> RenderableType:
+def chains_report(pages: Iterable[ChainPage]) -> RenderableType:
     """All predefined chains, with their links."""
-    table = Table("chain", "what it does", "links")
+    lines = Table.grid(padding=(0, 2))
     for page in pages:
         links = ", ".join(each["link"] for each in page.links)
-        table.add_row(Text(page.name), Text(page.summary), Text(links))
-    return table
+        lines.add_row(Text(page.name), Text(f"{page.summary}\n{links}"))
+    return lines
 
 
 def chain_markdown(page: ChainPage) -> str:

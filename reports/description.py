@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .inspection import BlockGroup, Inspection, done_to
-from .table import megabytes
+from .table import in_bytes
 
 
 def inspection_report(found: Inspection) -> RenderableType:
@@ -24,13 +24,13 @@ def inspection_report(found: Inspection) -> RenderableType:
 
 
 def _facts(found: Inspection) -> list[tuple[str, str]]:
-    stored = ", ".join(f"{megabytes(size)} {dtype}" for dtype, size in found.stored_bytes.items())
+    stored = ", ".join(f"{in_bytes(size)} {dtype}" for dtype, size in found.stored_bytes.items())
     facts = [
         ("model", found.name),
         ("architecture", f"{found.architecture} ({found.model_type})"),
         ("blocks", f"{found.num_blocks} in {found.path}"),
         ("parameters", f"{found.parameters:,}"),
-        ("weights on disk", f"{found.weight_bytes:,} bytes ({megabytes(found.weight_bytes)})"),
+        ("weights on disk", f"{found.weight_bytes:,} bytes ({in_bytes(found.weight_bytes)})"),
         ("stored as", stored),
         ("head", "tied to the embedding" if found.tied else "its own weights"),
     ]

@@ -159,7 +159,7 @@ def _count_parameters(model: PreTrainedModel) -> int:
 
 def _linears(block: Any, prefix: str) -> tuple[BlockLinear, ...]:
     """A block's linears by tensor, experts of one tensor counted together."""
-    by_tensor = groupby(find_linears(block, prefix), key=lambda linear: (linear.tensor))
+    by_tensor = groupby(find_linears(block, prefix), key=lambda linear: linear.tensor)
     found = []
     for tensor, same in by_tensor:
         linears = list(same)
@@ -225,7 +225,13 @@ def _quantization(config: Mapping[str, Any]) -> str:
     known = ("quant_method", "format", "bnb_4bit_quant_type", "load_in_8bit")
     words = [f"{key}={config[key]}" for key in known if config.get(key)]
     groups = _mapping(config.get("config_groups")) or {}
-    for group in groups.values():
-        weights = _mapping((_mapping(group) or {}).get("weights")) or {}
-        words += [f"{key}={weights[key]}" for key in ("num_bits", "group_size") if key in weights]
-    return ", ".join(words) or "in a way it does not name"
+    grids = [_grid(_mapping(group) or {}) for group in groups.values()]
+    return ", ".join([*words, *dict.fromkeys(filter(None, grids))]) or "in a way it does not name"
+
+
+def _grid(group: Mapping[str, Any]) -> str:
+    weights = _mapping(group.get("weights")) or {}
+    if "num_bits" not in weights:
+        return ""
+    size = weights.get("group_size")
+    return f"{weights['num_bits']} bits " + (f"in groups of {size}" if size else "with a scale a row")

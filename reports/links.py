@@ -85,7 +85,7 @@ def _type(field: Mapping[str, Any]) -> str:
     values = field.get("enum", [field["const"]] if "const" in field else [])
     if values:
         return ", ".join(_spelled(value) for value in values)
-    kind = field.get("type", "any")
+    kind = str(field.get("type", "anything"))
     return _TYPES.get(kind, kind)
 
 
@@ -103,7 +103,7 @@ def _sections(doc: str) -> tuple[str, dict[str, dict[str, str]]]:
     sections: dict[str, dict[str, str]] = {}
     entries: dict[str, str] | None = None
     names: list[str] = []
-    for line in inspect.cleandoc(doc).splitlines():
+    for line in inspect.cleandoc(doc).replace("``", "`").splitlines():
         if head := _SECTION.match(line):
             entries = sections.setdefault(head[1], {})
         elif entries is None:
@@ -116,23 +116,29 @@ def _sections(doc: str) -> tuple[str, dict[str, dict[str, str]]]:
     return "\n".join(text).strip(), sections
 
 
-def links_table(pages: Iterable[LinkPage]) -> RenderableType:
-    """All links, a line each."""
-    table = Table("link", "what it does", "needs", "adds")
+def links_report(pages: Iterable[LinkPage]) -> RenderableType:
+    """All links, with what each needs and adds."""
+    lines = Table.grid(padding=(0, 2))
     for page in pages:
-        row = (page.name, page.summary, ", ".join(page.needs), ", ".join(page.adds))
-        table.add_row(*map(Text, row))
-    return table
+        lines.add_row(Text(page.name), Text(f"{page.summary}\n{_flow(page)}"))
+    return lines
 
 
 def link_report(page: LinkPage) -> RenderableType:
     """One link with its settings."""
-    table = Table("setting", "type", "range", "default", "what it is")
+    lines = Table.grid(padding=(0, 2))
     for each in page.settings:
-        default = "required" if each.default is None else each.default
-        table.add_row(*map(Text, (each.name, each.type, each.range, default, each.description)))
-    context = f"needs: {', '.join(page.needs) or 'nothing'}\nadds: {', '.join(page.adds)}"
-    return Group(Text(f"{page.name}: {page.text}\n"), table, Text(context))
+        lines.add_row(Text(each.name), Text(f"{_kind(each)}\n{each.description}"))
+    return Group(Text(f"{page.name}: {page.text}\n"), lines, Text(f"\n{_flow(page)}"))
+
+
+def _kind(each: Setting) -> str:
+    default = "required" if each.default is None else f"default {each.default}"
+    return "; ".join(filter(None, [each.type, each.range, default]))
+
+
+def _flow(page: LinkPage) -> str:
+    return f"needs {', '.join(page.needs) or 'nothing'}; adds {', '.join(page.adds) or 'nothing'}"
 
 
 def link_markdown(page: LinkPage) -> str:

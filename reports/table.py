@@ -27,6 +27,10 @@ _GRID_REMARK = (
     "Source weights lie on a 4-bit grid with blocks of 32, which flatters grids like it: "
     "quantisation costs more on a model that was never quantised."
 )
+_MASK_REMARK = (
+    "Zeros inside a weight matrix are a mask: stored and multiplied like any other value, they "
+    "change neither the bytes on disk nor the speed."
+)
 _SHARE_WORTH_A_REMARK = 0.001
 
 
@@ -39,9 +43,12 @@ class Row:
     light: str
 
 
-def megabytes(count: float) -> str:
-    """Bytes in decimal megabytes, as disks are sold."""
-    return f"{count / 1e6:,.1f} MB"
+def in_bytes(count: float) -> str:
+    """A size in decimal units, as disks are sold."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
 
 
 def _whole(value: float) -> str:
@@ -49,7 +56,7 @@ def _whole(value: float) -> str:
 
 
 _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("weight_bytes", "weights on disk", megabytes),
+    ("weight_bytes", "weights on disk", in_bytes),
     ("parameters", "parameters", _whole),
     ("nonzero", "of which not zero", _whole),
     ("perplexity", "perplexity ± standard error", "{:,.3f}".format),
@@ -57,7 +64,7 @@ _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("agreement", "top-1 agreement with dense", "{:.1%}".format),
     ("prefill_tokens_per_second", "prefill, tokens/s", "{:,.1f}".format),
     ("decode_tokens_per_second", "decode, tokens/s", "{:,.1f}".format),
-    ("peak_bytes", "peak memory of the process", megabytes),
+    ("peak_bytes", "peak memory of the process", in_bytes),
 )
 
 
@@ -88,18 +95,18 @@ def step_rows(history: Sequence[Step]) -> list[tuple[str, str]]:
 def remarks(figures: Figures, history: Sequence[Step], source: str) -> list[str]:
     """Sentences without which the figures would say more than is true."""
     said = []
-    light = figures.get("light", {})
-    if {"parameters", "nonzero"} <= light.keys() and light["parameters"]:
-        share = 1 - light["nonzero"] / light["parameters"]
-        if share >= _SHARE_WORTH_A_REMARK:
-            said.append(
-                f"{share:.1%} of the parameters are zero. Zeros inside a weight matrix are a mask: "
-                f"stored and multiplied like any other value, they change neither the bytes on "
-                f"disk nor the speed."
-            )
-    if any(step.link == "quantize" for step in history) and is_on_a_grid(source):
+    links = {step.link for step in history}
+    share = _zero_share(figures.get("light", {}))
+    # Rounding to few bits makes zeros too, and those are nobody's mask.
+    if share >= _SHARE_WORTH_A_REMARK and ("prune" in links or "quantize" not in links):
+        said.append(f"{share:.1%} of the parameters are zero. {_MASK_REMARK}")
+    if "quantize" in links and is_on_a_grid(source):
         said.append(_GRID_REMARK)
     return said
+
+
+def _zero_share(light: Mapping[str, float]) -> float:
+    return 1 - light["nonzero"] / light["parameters"] if light.get("parameters") else 0.0
 
 
 def is_on_a_grid(source: str) -> bool:
@@ -122,9 +129,9 @@ def result_report(result: Mapping[str, Any]) -> RenderableType:
 
 
 def _table(figures: Figures, history: Sequence[Step]) -> Table:
-    table = Table("", Text("dense"), Text("light"))
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("")
+    for side in ("dense", "light"):
+        table.add_column(side, justify="right")
     for row in figure_rows(figures):
         table.add_row(row.label, row.dense, row.light)
     table.add_section()

@@ -66,8 +66,8 @@ def _is_of_another_library(filename: str) -> bool:
 def quiet_libraries() -> Iterator[None]:
     """No progress bars and no log lines of the libraries underneath, errors excepted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # read when tokenizers is imported
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
-    from huggingface_hub.utils import enable_progress_bars as enable_hub_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils.tqdm import enable_progress_bars as enable_hub_bars
     from transformers.utils import logging as transformers_logging
 
     with ExitStack() as stack:

@@ -122,6 +122,10 @@ def test_watching_changes_nothing(arch: str) -> None:
     assert torch.equal(watched.output, plain)
 
 
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
 def seen_by(act: Any, weight: Tensor, linear: Linear) -> list[Tensor]:
     seen: list[Tensor] = []
     with Observer({linear.tensor: weight}, [linear], lambda _, inputs: seen.append(inputs)):
@@ -130,14 +134,14 @@ def seen_by(act: Any, weight: Tensor, linear: Linear) -> list[Tensor]:
 
 
 def test_part_of_a_weight_at_the_same_address_is_not_taken_for_it() -> None:
-    weight, rows = torch.randn(6, 4), torch.randn(3, 4)
+    weight, rows = random(6, 4), random(3, 4)
     linear = Linear("w", (6, 4))
     assert seen_by(lambda: rows @ weight[:2].T, weight, linear) == []
     assert seen_by(lambda: rows @ weight.T, weight, linear)[0] is rows
 
 
 def test_the_stack_of_all_experts_is_not_taken_for_the_first() -> None:
-    weight, rows = torch.randn(2, 4, 6), torch.randn(2, 3, 4)
+    weight, rows = random(2, 4, 6), random(2, 3, 4)
     linear = Linear("w", (6, 4), transposed=True, expert=0)
     assert seen_by(lambda: torch.matmul(rows, weight), weight, linear) == []
     assert seen_by(lambda: rows[0] @ weight[0], weight, linear)[0].shape == (3, 4)
@@ -157,6 +161,6 @@ def test_the_stack_of_all_experts_is_not_taken_for_the_first() -> None:
     ids=["linear", "matmul", "mm", "addmm", "Tensor.matmul", "Tensor.mm", "@"],
 )
 def test_every_way_to_multiply_is_seen(product: Any) -> None:
-    weight, rows = torch.randn(6, 4), torch.randn(3, 4)
+    weight, rows = random(6, 4), random(3, 4)
     (seen,) = seen_by(lambda: product(rows, weight), weight, Linear("w", (6, 4)))
     assert seen is rows

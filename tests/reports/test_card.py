@@ -49,6 +49,8 @@ def test_the_table_holds_dense_beside_light() -> None:
 def test_a_mask_is_called_a_mask() -> None:
     assert "30.0% of the parameters are zero" in card()
     assert "are a mask" in card()
+    assert "rounding" not in card()
+    assert "rounding to few codes" in card(weight_format="packed")
     assert "neither the bytes on disk nor the speed" in card()
 
 

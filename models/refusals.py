@@ -1,0 +1,26 @@
+"""What transformers raises on a config or files it can make no model of, and how it is told.
+
+Every one of these becomes a `ModelError` that names the model; anything else is a fault of ours.
+"""
+
+from __future__ import annotations
+
+from huggingface_hub.errors import StrictDataclassError
+
+REFUSED = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""The kinds seen."""
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

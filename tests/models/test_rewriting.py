@@ -1,0 +1,146 @@
+"""Rewriting block by block: what solvers are given, and where what they return ends up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_configs, tiny_windows
+from tiny_contexts import block_matrices, linears_of, weight_of
+from torch import Tensor
+
+from birdbone.checkpoints import Checkpoint, Quantized
+from birdbone.errors import Cancelled, SolverError
+from birdbone.models.linears import Linear
+from birdbone.models.rewriting import Solve, named, rewrite_blocks
+from birdbone.solvers.gram import Gram
+
+
+def unheard(done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+def rewritten(checkpoint: Checkpoint, solve: Solve, **settings: object) -> Checkpoint:
+    """The checkpoint with every linear solved."""
+    options = {"batch_size": 4, "announce": unheard, **settings}
+    return checkpoint.evolve(
+        rewrite_blocks(checkpoint, tiny_windows(4, 16), solve, **options)  # type: ignore[arg-type]
+    )
+
+
+def same(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+    """Solve nothing."""
+    return dict(weights)
+
+
+@pytest.mark.parametrize("arch", tiny_configs)
+def test_weights_handed_back_as_they_came_give_the_same_model(arch: str) -> None:
+    dense = tiny_checkpoint(arch)
+    seen: dict[str, Tensor] = {}
+
+    def look(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        seen.update({linear.name: weight.clone() for linear, weight in weights})
+        assert all(weight.shape == (linear.shape) for linear, weight in weights)
+        assert all(gram.width == linear.shape[1] for linear, _ in weights)
+        return dict(weights)
+
+    assert rewritten(dense, look).id == dense.id
+    assert seen.keys() == {each.name for each in linears_of(dense)}
+    for linear in linears_of(dense):
+        assert torch.equal(seen[linear.name], weight_of(dense, linear))
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "mixtral", "gpt_oss", "phi3"])
+def test_every_solution_ends_up_in_its_own_place(arch: str) -> None:
+    dense = tiny_checkpoint(arch)
+    factors = {linear.name: place for place, linear in enumerate(linears_of(dense), 2)}
+
+    def scale(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        return {linear: weight * factors[linear.name] ** -0.5 for linear, weight in weights}
+
+    light = rewritten(dense, scale)
+    for linear in linears_of(dense):
+        expected = weight_of(dense, linear) * factors[linear.name] ** -0.5
+        assert torch.equal(weight_of(light, linear), expected)
+    changed = {name for name in dense.refs if light.refs[name] is not dense.refs[name]}
+    assert changed == block_matrices(dense)
+
+
+def grams_with(checkpoint: Checkpoint, factor: float) -> list[Tensor]:
+    """Every Gram in order, while weights are replaced by themselves times a factor."""
+    grams = []
+
+    def scale(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        grams.append(gram.matrix)
+        return {linear: weight * factor for linear, weight in weights}
+
+    rewritten(checkpoint, scale)
+    return grams
+
+
+def test_only_blocks_after_the_first_see_what_was_changed() -> None:
+    dense, light = (grams_with(tiny_checkpoint(), factor) for factor in (1.0, 0.5))
+    per_block = len(dense) // 3
+    equal = [torch.equal(a, b) for a, b in zip(dense, light, strict=True)]
+    assert per_block == 4
+    assert all(equal[:per_block])
+    assert not any(equal[per_block:])
+
+
+def test_blocks_compute_with_weights_as_rounded_for_storage() -> None:
+    dense = tiny_checkpoint()
+    halves = dense.evolve({name: t.bfloat16() for name, t in dense.tensors.items()})
+    # 1 + 2^-9 is lost in bfloat16, so nothing downstream may notice it.
+    plain, nudged = (grams_with(halves, factor) for factor in (1.0, 1.0 + 2**-10))
+    assert all(torch.equal(a, b) for a, b in zip(plain, nudged, strict=True))
+
+
+def test_codes_are_kept_as_codes_and_computed_with() -> None:
+    dense = tiny_checkpoint()
+
+    def to_zero(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Quantized]:
+        grams.append(gram.matrix)
+        return {
+            linear: Quantized(
+                torch.zeros(linear.shape, dtype=torch.int8), torch.ones(linear.shape[0], 1), bits=4
+            )
+            for linear, _ in weights
+        }
+
+    grams: list[Tensor] = []
+    light = rewritten(dense, to_zero)
+    assert {n for n, r in light.refs.items() if isinstance(r, Quantized)} == block_matrices(dense)
+    # With all blocks silent every block is fed the embeddings: the last Gram of each repeats.
+    inputs = [gram for gram in grams if gram.shape == (32, 32)]
+    assert any(torch.equal(inputs[0], later) for later in inputs[3:])
+
+
+def test_linears_that_were_not_chosen_stay() -> None:
+    dense = tiny_checkpoint()
+
+    def halve(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        return {linear: weight / 2 for linear, weight in weights}
+
+    light = rewritten(dense, halve, chosen=lambda linear: "o_proj" in linear.name)
+    changed = {name for name in dense.refs if light.refs[name] is not dense.refs[name]}
+    assert changed == {f"model.layers.{index}.self_attn.o_proj.weight" for index in range(3)}
+
+
+def test_each_block_is_announced_once_done_and_may_stop_the_work() -> None:
+    told: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 2:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough"):
+        rewritten(tiny_checkpoint(), same, announce=stop)
+    assert told == [(1, 3), (2, 3)]
+
+
+def test_a_solvers_error_is_given_the_layers_name() -> None:
+    error = named(Linear("model.layers.0.up.weight", (4, 4)), SolverError("unfit"))
+    assert isinstance(error, SolverError)
+    assert str(error) == "layer 'model.layers.0.up': unfit"

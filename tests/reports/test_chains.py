@@ -1,0 +1,40 @@
+import json
+
+from birdbone.chains import CHAINS
+from birdbone.engine import Chain
+from birdbone.links import load, quantize, save
+from birdbone.reports.chains import chain_markdown, chain_page, each_link, save_links
+
+
+def nested(*, model: str, out: str) -> Chain:
+    """Do little.
+
+    And slowly.
+    """
+    return Chain(load(model=model), Chain(quantize(bits=8)), save(path=out))
+
+
+def test_a_page_lists_links_of_nested_chains_and_what_differs_from_the_defaults() -> None:
+    page = chain_page("little", nested)
+    assert page.summary == "Do little."
+    assert [each["link"] for each in page.links] == ["load", "quantize", "save"]
+    assert page.links[1]["settings"] == {"bits": 8}
+
+
+def test_markdown_shows_the_chain_as_a_recipe_lists_it() -> None:
+    assert "  - quantize: {bits: 8}\n  - save: {path: OUT}\n```" in chain_markdown(
+        chain_page("little", nested)
+    )
+
+
+def test_every_predefined_chain_has_a_page_json_can_hold() -> None:
+    for name, make in CHAINS.items():
+        page = chain_page(name, make)
+        assert page.summary
+        assert json.loads(json.dumps(page.as_dict()))["links"][0]["link"] == "load"
+
+
+def test_the_links_that_save_are_found_wherever_they_are() -> None:
+    chain = Chain(Chain(save(path="a")), save(path="b"))
+    assert [each.settings["path"] for each in save_links(chain)] == ["a", "b"]
+    assert len(list(each_link(chain))) == 2

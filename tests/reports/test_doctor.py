@@ -1,0 +1,109 @@
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from birdbone.reports import doctor
+from birdbone.reports.doctor import Check, doctor_report, examine, requirements
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def lacking(*names: str) -> Callable[[str], ModuleType]:
+    real = doctor.import_module
+
+    def import_module(name: str) -> ModuleType:
+        if name in names:
+            raise ModuleNotFoundError(f"No module named '{name}'")
+        return real(name)
+
+    return import_module
+
+
+def test_here_nothing_needed_is_broken() -> None:
+    checks = examine()
+    assert [check for check in checks if check.breaks] == []
+    assert {"torch", "cuda", "bitsandbytes works", "disk", "hub cache"} <= by_name(checks).keys()
+
+
+def test_requirements_come_from_the_one_list_without_extras() -> None:
+    names = [each.split(">=")[0] for each in requirements()]
+    assert "torch" in names
+    assert "pytest" not in names
+
+
+def test_a_missing_dependency_is_needed_and_its_mend_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "safetensors":
+            raise metadata.PackageNotFoundError(name)
+        return "1.0" if name == "torch" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    checks = by_name(list(doctor._versions()))
+    assert checks["safetensors"].state == "missing"
+    assert checks["safetensors"].breaks
+    assert checks["torch"].state == "mend"
+    assert checks["torch"].found == "1.0"
+    assert checks["torch"].mend.startswith('pip install "torch')
+    assert checks["rich"].state == "ok"
+
+
+def test_a_torch_that_does_not_import_is_a_line_of_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "import_module", lacking("torch"))
+    checks = by_name(examine())
+    assert checks["torch works"].state == "missing"
+    assert checks["torch works"].breaks
+    assert checks["cuda"].state == "mend"
+
+
+def test_bitsandbytes_that_computes_wrongly_is_to_mend_but_not_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    functional = SimpleNamespace(
+        quantize_4bit=lambda weight, quant_type: (weight, None),
+        dequantize_4bit=lambda codes, state: codes + 1,
+    )
+    with pytest.raises(RuntimeError, match=r"4-bit values are off by 1\.0"):
+        doctor._quantize_four_bits(SimpleNamespace(functional=functional))
+    monkeypatch.setattr(doctor, "import_module", lacking("bitsandbytes"))
+    check = doctor._imported("bitsandbytes", doctor._quantize_four_bits, needed=False)
+    assert (check.state, check.breaks) == ("missing", False)
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_its_mend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    constants = SimpleNamespace(HF_HUB_CACHE=str(blocked))
+    monkeypatch.setattr(doctor, "import_module", lambda name: constants)
+    check = doctor._hub_cache()
+    assert check.state == "mend"
+    assert "HF_HOME" in check.mend
+
+
+def test_little_room_is_to_mend() -> None:
+    assert doctor._room("disk", 1 << 30, "free some") == Check(
+        "disk", "mend", "1.1 GB free", "free some", needed=False
+    )
+    assert doctor._room("disk", 3 << 30, "free some").state == "ok"
+
+
+def test_the_report_has_a_line_for_each_check_and_the_mend() -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(
+            doctor_report([Check("a", "ok", "fine"), Check("b", "missing", "gone", "get b")])
+        )
+    assert captured.get().split() == "ok a fine missing b gone; get b".split()
