@@ -23,6 +23,8 @@ from .errors import BirdboneError, LinkError, SettingError, did_you_mean
 if TYPE_CHECKING:
     from .engine import Chain
 
+_CHAIN = "One that `birdbone chains` lists; may be left out with --recipe."
+_FORCE = "Replace the folder even if birdbone did not make it."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
 _DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or pydoc, the default."
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -76,7 +78,7 @@ def _top(
 
 @app.command()
 def run(
-    chain: Annotated[str | None, typer.Argument(help="One that `birdbone chains` lists.")] = None,
+    chain: Annotated[str | None, typer.Argument(metavar="CHAIN", help=_CHAIN)] = None,
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder to write.")] = None,
     data: Annotated[str | None, typer.Option(help=_DATA)] = None,
@@ -85,7 +87,7 @@ def run(
         typer.Option("--set", metavar="LINK.SETTING=VALUE", help="Change a setting; repeatable."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A chain written as YAML.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a folder not ours.")] = False,
+    force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
     as_json: _AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no timing.")] = False,
     log: Annotated[
@@ -109,11 +111,9 @@ def run(
         for each in _middleware(quiet=quiet, as_json=as_json, log=log, wandb=wandb):
             assembled.use(each)
         try:
-            result = run_until_stopped(
-                assembled, stopping=lambda: say("stopping", "at the next block")
-            )
+            result = run_until_stopped(assembled, tell=lambda words: say("birdbone", words))
         except Stopped as stopped:
-            say("stopped", str(stopped))
+            say("birdbone", str(stopped))
             raise typer.Exit(128 + stopped.number) from None
     _write_json(result_document(result)) if as_json else show(result_report(result))
 
@@ -211,14 +211,14 @@ def links(
     from .reports.links import link_page, link_report, links_report
     from .reports.terminal import show
 
-    if name is not None and name not in LINKS:
-        raise SettingError(f"there is no link '{name}'; {did_you_mean(name, LINKS)}")
-    if name is not None:
+    if name is None:
+        pages = [link_page(factory) for factory in LINKS.values()]
+        _write_json([page.as_dict() for page in pages]) if as_json else show(links_report(pages))
+    elif name in LINKS:
         page = link_page(LINKS[name])
         _write_json(page.as_dict()) if as_json else show(link_report(page))
-        return
-    pages = [link_page(factory) for factory in LINKS.values()]
-    _write_json([page.as_dict() for page in pages]) if as_json else show(links_report(pages))
+    else:
+        raise SettingError(f"there is no link '{name}'; {did_you_mean(name, LINKS)}")
 
 
 @app.command()

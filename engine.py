@@ -121,7 +121,7 @@ class LinkFactory(Generic[P]):
         self.check = check
         return check
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Link:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Link:
         if args:
             found = reprlib.repr(args[0])
             raise SettingError(f"{self.name} takes settings by name only, found {found}")

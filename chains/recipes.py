@@ -74,7 +74,7 @@ def _read_text(path: str | Path, source: str) -> str:
     try:
         with open(path, "rb") as file:
             content = file.read(_MAX_BYTES + 1)
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SettingError(f"{source} is not UTF-8 text: {error.reason}") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character

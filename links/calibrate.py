@@ -118,7 +118,8 @@ def _divide(
         if shared:
             raise DataError(
                 f"held-out text '{other.name}' shares {len(shared)} documents with "
-                f"'{corpus.name}', the first beginning {shared[0][:40]!r}; judge by text that is not trained on"
+                f"'{corpus.name}', the first beginning {shared[0][:40]!r}; judge by text that is "
+                f"not trained on"
             )
     return {
         "calibration": (corpus.name, parts.calibration),

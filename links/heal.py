@@ -142,12 +142,18 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 
 @heal.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """The dense pass, the light model in float32, and one step's logits and their gradients."""
+    """The dense pass; the light model in float32, its adapters, and what a step keeps.
+
+    Five values for each of an adapter (it, its gradient, two moments, the best one); activations
+    twice over for what norms, attention and activation functions keep; six tensors of logits.
+    """
     dense: Checkpoint = ctx["dense"]
     light: Checkpoint = ctx["checkpoint"]
     windows: Windows = ctx["healing"]
     batch: int = min(settings["batch_size"], windows.num_windows)
-    rows = max(ref.shape[0] for ref in dense.refs.values() if len(ref.shape) == 2)
-    logits = 6 * 4 * batch * windows.length * rows
+    rank: int = settings["rank"]
+    sides = sum(sum(linear.shape) for linear in _linears(light) if linear.expert is None)
+    vocabulary = max(ref.shape[0] for ref in dense.refs.values() if len(ref.shape) == 2)
+    step = batch * windows.length * (2 * sides + 6 * vocabulary)
     passed = pass_bytes(dense, windows, batch, grams=False) if settings["kl_weight"] else 0
-    return passed + 4 * light.num_parameters + logits
+    return passed + 4 * (light.num_parameters + 5 * rank * sides + step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import torch
@@ -64,7 +64,7 @@ def _profile(checkpoint: Checkpoint, windows: Windows, full: bool, batch_size: i
     hidden = [batch.hidden for batch in batches]
     linears: dict[str, LinearProfile] = {}
     blocks = []
-    start: type[Sums] = GramAccumulator if full else SquareSum
+    start: Callable[[int, torch.device], Sums] = GramAccumulator if full else SquareSum
     for index, block in skeleton.each_block():
         prefix = f"{skeleton.path}.{index}."
         watched = find_linears(block, prefix)

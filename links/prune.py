@@ -26,7 +26,7 @@ from ..solvers.output_error import relative_output_error
 from ..solvers.results import Pruned as Thinned
 from ..solvers.table import PRUNERS, USES_FACTOR
 from ..texts import Windows
-from .allocation import by_load, uniform
+from .allocation import Allocate, by_load, uniform
 
 Method = Literal["sparsegpt", "wanda", "magnitude", "scores"]
 
@@ -63,7 +63,7 @@ async def prune(
     checkpoint, scores = ctx["checkpoint"], ctx["scores"]
     share = 0.5 if sparsity is None and wanted.n_of_m is None else sparsity
     mean = require_sparsity(share, wanted)
-    allocate = uniform
+    allocate: Allocate = uniform
     if allocation == "load":
         allocate = by_load(scores, _fitting_spread(spread, mean))
     shares = {name: allocate(name, mean) for name in scores.linears}

@@ -183,6 +183,8 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
         with _read_again(checkpoint, trust) as config, init_empty_weights(include_buffers=False):
             # One product per expert, so that each expert's inputs can be seen apart.
             config._experts_implementation = "eager"
+            # A loss over all routers' logits, of which a run block by block has none.
+            config.get_text_config(decoder=True).output_router_logits = False
             model = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=trust, dtype=dtype or config.dtype
             )

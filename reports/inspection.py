@@ -234,4 +234,6 @@ def _grid(group: Mapping[str, Any]) -> str:
     if "num_bits" not in weights:
         return ""
     size = weights.get("group_size")
-    return f"{weights['num_bits']} bits " + (f"in groups of {size}" if size else "with a scale a row")
+    return f"{weights['num_bits']} bits " + (
+        f"in groups of {size}" if size else "with a scale a row"
+    )

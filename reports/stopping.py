@@ -22,11 +22,11 @@ class Stopped(Exception):
         self.number = number
 
 
-def run_until_stopped(chain: Chain, *, stopping: Callable[[], None]) -> dict[str, Any]:
+def run_until_stopped(chain: Chain, *, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run a chain in a new event loop; SIGINT and SIGTERM stop it at the next block.
 
     Args:
-        stopping: called when a signal arrives, before the run has come to an end.
+        tell: takes the message that a signal has arrived, while the run comes to its end.
 
     Raises:
         Stopped: a signal arrived before the chain was done.
@@ -35,7 +35,7 @@ def run_until_stopped(chain: Chain, *, stopping: Callable[[], None]) -> dict[str
     before = [_identity(folder) for folder in folders]
     received: list[int] = []
     try:
-        return asyncio.run(_watched(chain, received, stopping))
+        return asyncio.run(_watched(chain, received, tell))
     except (asyncio.CancelledError, BirdboneError):
         if not received:
             raise
@@ -45,13 +45,13 @@ def run_until_stopped(chain: Chain, *, stopping: Callable[[], None]) -> dict[str
 
 
 async def _watched(
-    chain: Chain, received: list[int], stopping: Callable[[], None]
+    chain: Chain, received: list[int], tell: Callable[[str], None]
 ) -> dict[str, Any]:
     task = asyncio.ensure_future(run_chain(chain))
 
     def stop(number: int) -> None:
         received.append(number)
-        stopping()
+        tell("stopping at the next block")
         task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -25,11 +25,6 @@ def show(renderable: RenderableType) -> None:
     Console().print(renderable)
 
 
-def show_text(text: str) -> None:
-    """Write text to stdout as it is; a terminal, not we, breaks lines too long for it."""
-    Console().print(Text(text), soft_wrap=True)
-
-
 def say(kind: str, message: str, *, style: str = "") -> None:
     """Write one message to stderr, led by what it is; it is never broken inside a word."""
     line = Text.assemble((f"{kind}: ", style), message)

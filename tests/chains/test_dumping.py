@@ -83,5 +83,5 @@ def test_a_setting_that_is_not_plain_data_is_refused(monkeypatch: pytest.MonkeyP
         return {}
 
     monkeypatch.setattr(dumping, "LINKS", {"odd": odd})
-    with pytest.raises(ChainError, match="a setting is not plain data: .* of type frozenset"):
+    with pytest.raises(ChainError, match=r"a setting is not plain data: .* of type frozenset"):
         dump(Chain(odd()))

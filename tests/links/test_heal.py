@@ -125,10 +125,12 @@ async def test_too_few_windows_are_refused_with_the_mend() -> None:
 def test_its_memory_grows_with_what_it_will_hold() -> None:
     dense = _dense()
     context = _context(_pruned(dense), dense)
-    assert heal.need_bytes is not None
-    with_dense, alone = (
-        heal.need_bytes(context, {"batch_size": 1, "kl_weight": weight}) for weight in (1.0, 0.0)
-    )
-    logits = 6 * 4 * 16 * 128
-    assert alone == 4 * dense.num_parameters + logits
-    assert with_dense > alone
+    estimate = heal.need_bytes
+    assert estimate is not None
+    alone = estimate(context, {"batch_size": 1, "kl_weight": 0.0, "rank": 4})
+    adapters = 3 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
+    assert alone > 4 * (dense.num_parameters + 5 * adapters + 6 * 16 * 128)
+    assert estimate(context, {"batch_size": 1, "kl_weight": 1.0, "rank": 4}) > alone
+    assert estimate(context, {"batch_size": 2, "kl_weight": 0.0, "rank": 4}) > alone
+    higher = estimate(context, {"batch_size": 1, "kl_weight": 0.0, "rank": 8})
+    assert higher - alone == 4 * 5 * adapters

@@ -102,7 +102,7 @@ async def test_weights_keep_the_dtype_they_are_stored_in() -> None:
 
 
 def inputs_of(checkpoint: Checkpoint, name: str, tokens: Tensor) -> Tensor:
-    """What flows into one ``nn.Linear`` of the whole model, by an ordinary hook: ``[tokens, in]``."""
+    """What flows into one ``nn.Linear`` of the whole model: ``[tokens, in_features]``."""
     model = Skeleton(checkpoint).fill()
     seen: list[Tensor] = []
     module = model.get_submodule(name)
@@ -254,7 +254,9 @@ async def test_a_quantised_model_is_refused(method: Any) -> None:
 async def test_an_expert_that_saw_no_tokens_is_named() -> None:
     ctx = await scored("mixtral")
     few = {**ctx, "calibration": tiny_windows(1, 2)}
-    with pytest.raises(LinkError, match=r"experts\.\w+\[\d\]' saw no tokens.*more windows") as caught:
+    with pytest.raises(
+        LinkError, match=r"experts\.\w+\[\d\]' saw no tokens.*more windows"
+    ) as caught:
         await run(prune(), few)
     assert isinstance(caught.value.__cause__, DataError)
 

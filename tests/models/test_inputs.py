@@ -126,6 +126,8 @@ def test_the_same_memory_read_in_another_order_is_another_input() -> None:
     sums = {group.linears[0].name: group.sum.squares for group in groups}
     assert torch.equal(sums["block.a"], hidden[0].square().sum(0))
     assert torch.equal(sums["block.b"], hidden[0].square().sum(1))
+    turned = sums_of(lambda block, x: block.a(x.transpose(1, 2)) + block.b(x), hidden)
+    assert len(turned) == 2
 
 
 def test_one_input_cut_into_other_rows_is_the_same_input() -> None:

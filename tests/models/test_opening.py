@@ -159,6 +159,10 @@ def test_generation_settings_transformers_would_not_save_are_kept(tmp_path: Path
     odd = json.dumps({"do_sample": False, "temperature": 0.5, "eos_token_id": 2})
     (tmp_path / "generation_config.json").write_text(odd)
     assert opened(tmp_path).files["generation_config.json"] == odd.encode()
+    model = tiny_model()
+    model.generation_config.temperature = 0.5
+    kept = json.loads(as_checkpoint(model).files["generation_config.json"])
+    assert kept["temperature"] == 0.5
 
 
 def test_the_tokenizer_comes_back(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ class Wing(nn.Module):
         super().__init__()
         self.beat = nn.Linear(8, 8)
 
-    def forward(self, hidden_states):
-        return hidden_states + self.beat(hidden_states)
+    def forward(self, hidden_states, strength):
+        return hidden_states + self.beat(hidden_states) * strength
 
 
 class FinchForCausalLM(PreTrainedModel):
@@ -53,7 +53,7 @@ class FinchForCausalLM(PreTrainedModel):
     def forward(self, input_ids, use_cache=None):
         hidden = self.embed(input_ids)
         for wing in self.wings:
-            hidden = wing(hidden)
+            hidden = wing(hidden, torch.full((8,), 0.5))
         return CausalLMOutput(logits=self.head(hidden))
 """
 AUTO_MAP = {"AutoConfig": "finch.FinchConfig", "AutoModelForCausalLM": "finch.FinchForCausalLM"}
@@ -110,6 +110,13 @@ def test_trusted_code_works_block_by_block(finch: Path) -> None:
     with torch.no_grad():
         assert torch.equal(replayed, Skeleton(checkpoint).fill()(batch.tokens).logits)
     assert load_tokenizer(checkpoint).eos_token_id == 2
+
+
+def test_equal_tensors_passed_by_place_are_kept_once(finch: Path) -> None:
+    checkpoint = open_checkpoint(find_model(str(finch)), trust_remote_code=True)
+    one, other = capture(Skeleton(checkpoint), [tiny_windows(seed=s).tokens for s in (0, 1)])
+    assert one.calls[0].args[0] is other.calls[1].args[0]
+    assert torch.equal(one.calls[0].args[0], torch.full((8,), 0.5))
 
 
 def test_the_files_of_a_trusted_checkpoint_are_enough(finch: Path) -> None:

@@ -133,6 +133,15 @@ def test_a_model_that_works_between_its_blocks_is_refused() -> None:
         capture(skeleton, [tiny_windows().tokens])
 
 
+def test_a_mixture_that_would_report_its_routing_still_replays() -> None:
+    model = tiny_model("mixtral", output_router_logits=True)
+    skeleton = Skeleton(as_checkpoint(model))
+    (batch,) = capture(skeleton, [tiny_windows().tokens])
+    (hidden,) = through_blocks(skeleton, [batch])
+    _, plain = plain_run(model, batch.tokens)
+    assert torch.equal(logits(skeleton, batch.tokens, hidden), plain)
+
+
 def test_a_model_that_skips_blocks_is_refused() -> None:
     skeleton = Skeleton(tiny_checkpoint())
     skeleton.model.model.layers = skeleton.model.model.layers[:2]

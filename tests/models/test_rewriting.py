@@ -98,22 +98,27 @@ def test_blocks_compute_with_weights_as_rounded_for_storage() -> None:
 
 def test_codes_are_kept_as_codes_and_computed_with() -> None:
     dense = tiny_checkpoint()
+    by_codes: list[Tensor] = []
+    by_values: list[Tensor] = []
 
-    def to_zero(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Quantized]:
-        grams.append(gram.matrix)
-        return {
-            linear: Quantized(
-                torch.zeros(linear.shape, dtype=torch.int8), torch.ones(linear.shape[0], 1), bits=4
-            )
-            for linear, _ in weights
-        }
+    def codes(weight: Tensor) -> Quantized:
+        steps = (weight / 0.1).round().clamp(-8, 7).to(torch.int8)
+        return Quantized(steps, torch.full((len(weight), 1), 0.1), bits=4)
 
-    grams: list[Tensor] = []
-    light = rewritten(dense, to_zero)
+    def as_codes(
+        weights: Sequence[tuple[Linear, Tensor]], gram: Gram
+    ) -> Mapping[Linear, Quantized]:
+        by_codes.append(gram.matrix)
+        return {linear: codes(weight) for linear, weight in weights}
+
+    def as_values(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        by_values.append(gram.matrix)
+        return {linear: codes(weight).load() for linear, weight in weights}
+
+    light, multiplied_out = rewritten(dense, as_codes), rewritten(dense, as_values)
     assert {n for n, r in light.refs.items() if isinstance(r, Quantized)} == block_matrices(dense)
-    # With all blocks silent every block is fed the embeddings: the last Gram of each repeats.
-    inputs = [gram for gram in grams if gram.shape == (32, 32)]
-    assert any(torch.equal(inputs[0], later) for later in inputs[3:])
+    assert all(torch.equal(a, b) for a, b in zip(by_codes, by_values, strict=True))
+    assert all(torch.equal(light.tensors[n], multiplied_out.tensors[n]) for n in dense.refs)
 
 
 def test_linears_that_were_not_chosen_stay() -> None:

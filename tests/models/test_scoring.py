@@ -97,8 +97,6 @@ def test_agreement_counts_tokens_on_which_both_rank_the_same_first() -> None:
     hidden = last_hidden(skeleton, windows, batch_size=1, label="", announce=unheard)
     other = hidden.clone()
     other[:, 2] *= -1  # one position of eight says something else
-    found = compare(
-        (skeleton, hidden), (skeleton, other), windows, batch_size=1, announce=unheard
-    )
+    found = compare((skeleton, hidden), (skeleton, other), windows, batch_size=1, announce=unheard)
     assert found.agreement == 7 / 8
     assert (found.kl != 0).sum() == 1

@@ -1,0 +1,315 @@
+"""The command line as users meet it: exit codes, what goes where, and how a run is stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+from typer.testing import CliRunner, Result
+
+from birdbone import __version__
+from birdbone.cli import app
+from birdbone.errors import LinkError
+
+FAST = """
+links:
+  - load
+  - calibrate: {length: 16, windows: 4, healing_windows: 4, heldout_windows: 4}
+  - validate
+"""
+ENDLESS = FAST.replace("- validate", "- heal: {epochs: 1000000}") + "  - save\n"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model("llama_tied").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A text that takes no time to tokenise."""
+    folder = tmp_path / "words"
+    folder.mkdir()
+    for place in range(20):
+        text = f"the {place} and the other thing in number {place} of them all " * 8
+        (folder / f"{place}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests read does not depend on where they run."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def birdbone(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="birdbone")
+
+
+def recipe(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def said(result: Result) -> str:
+    """Standard error with whatever line breaks and frames removed."""
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_help_and_version_need_none_of_the_heavy_libraries() -> None:
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from birdbone.cli import app\n"
+        "for args in ([], ['--help'], ['--version'], ['run', '--help']):\n"
+        "    assert CliRunner().invoke(app, args).exit_code == 0, args\n"
+        "assert not {'torch', 'transformers', 'modulink'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_help_names_every_command_and_option() -> None:
+    top = birdbone("--help").stdout
+    assert [
+        name for name in ("run", "chains", "links", "inspect", "doctor") if name not in top
+    ] == []
+    text = birdbone("run", "--help").stdout
+    options = ("model", "out", "data", "set", "recipe", "force", "json", "quiet", "log", "wandb")
+    assert [name for name in (*options, "threads") if f"--{name}" not in text] == []
+
+
+def test_the_version_is_said() -> None:
+    assert birdbone("--version").stdout == f"birdbone {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["bird-bon", "--model", "m", "--out", "o"],
+            "no chain 'bird-bon'; did you mean 'bird-bone'?",
+        ),
+        (
+            ["bird-bone", "--model", "m", "--out", "o", "--set", "prune.sparsty=1"],
+            "prune has no setting 'sparsty'; did you mean 'sparsity'?",
+        ),
+        (
+            ["bird-bone", "--model", "m", "--out", "o", "--set", "prun.sparsity=1"],
+            "has no link 'prun'; did you mean 'prune'?",
+        ),
+        (
+            ["bird-bone", "--model", "m", "--out", "o", "--set", "prune.sparsity=2"],
+            "prune(sparsity=2): Input should be less than 1",
+        ),
+        (
+            ["bird-bone", "--model", "m", "--out", "o", "--set", "a.b=1", "--set", "a.b=2"],
+            "a.b is set twice; give it once",
+        ),
+        (
+            ["--recipe", "nowhere.yaml", "--model", "m", "--out", "o"],
+            "recipe 'nowhere.yaml' cannot",
+        ),
+        (["bird-bone", "--model", "./none", "--out", "o", "--quiet"], "model './none' not found"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_message(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = birdbone("run", *args)
+    assert result.exit_code == 1
+    assert message in said(result)
+    assert result.stderr.startswith("error: ")
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run"], "give CHAIN, one of bird-bone, one-shot, quantize-only, or --recipe FILE"),
+        (["run", "bird-bone", "--model", "m"], "chain 'bird-bone' needs --model and --out"),
+        (["run", "bird-bone", "--threads", "0"], "greater than or equal to 1"),
+        (["run", "bird-bone", "--log", "xml"], "'xml' is not one of"),
+        (["lnks"], "No such command 'lnks'"),
+        (["inspect"], "Missing argument"),
+    ],
+)
+def test_a_command_that_is_no_command_ends_with_2(args: list[str], message: str) -> None:
+    result = birdbone(*args)
+    assert result.exit_code == 2
+    assert message in said(result)
+
+
+def test_chain_and_recipe_must_agree(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "chain: one-shot\n")
+    result = birdbone("run", "bird-bone", "--recipe", path, "--model", "m", "--out", "o")
+    assert result.exit_code == 2
+    assert "the recipe is not of chain 'bird-bone'" in said(result)
+
+
+def test_a_folder_that_is_not_ours_is_kept_unless_forced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "diary.txt").write_text("mine")
+    args = ["run", "bird-bone", "--model", tmp_path / "none", "--out", tmp_path / "out", "--quiet"]
+    assert "was not made by birdbone" in said(birdbone(*args))
+    assert "none' not found" in said(birdbone(*args, "--force"))
+    assert (tmp_path / "out" / "diary.txt").read_text() == "mine"
+
+
+def test_links_and_their_settings_are_listed(tmp_path: Path) -> None:
+    assert "quantize" in birdbone("links").stdout
+    page = json.loads(birdbone("links", "prune", "--json").stdout)
+    assert page["settings"][0]["name"] == "sparsity"
+    assert page["needs"][0] == "calibration"
+    unknown = birdbone("links", "prunes")
+    assert unknown.exit_code == 1
+    assert "did you mean 'prune'?" in said(unknown)
+
+
+def test_chains_are_listed() -> None:
+    assert "quantize-only" in birdbone("chains").stdout
+    listed = json.loads(birdbone("chains", "--json").stdout)
+    assert [each["name"] for each in listed] == ["bird-bone", "one-shot", "quantize-only"]
+
+
+def test_a_model_is_inspected(model: Path) -> None:
+    assert "blocks 0 to 2, each" in birdbone("inspect", model).stdout
+    document = json.loads(birdbone("inspect", model, "--json", "--zeros").stdout)
+    assert (document["num_blocks"], document["zero_share"]) == (3, 0.0)
+
+
+def test_doctor_ends_with_1_when_something_needed_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "safetensors":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    assert birdbone("doctor").exit_code == 0
+    monkeypatch.setattr(metadata, "version", version)
+    result = birdbone("doctor", "--json")
+    assert result.exit_code == 1
+    states = {check["name"]: check["state"] for check in json.loads(result.stdout)}
+    assert (states["safetensors"], states["torch"]) == ("missing", "ok")
+
+
+def test_a_run_without_save_shows_minutes_and_no_figures(
+    model: Path, words: Path, tmp_path: Path
+) -> None:
+    path = recipe(tmp_path, FAST)
+    result = birdbone("run", "--recipe", path, "--model", model, "--data", words)
+    assert result.exit_code == 0
+    assert "Nothing was saved" in result.stdout
+    assert "validate: " in result.stderr
+    assert "peak " in result.stderr
+
+
+def test_what_the_user_set_in_vain_is_noted(model: Path, words: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path, FAST)
+    args = ["--model", model, "--data", words, "--out", tmp_path / "out"]
+    result = birdbone("run", "--recipe", path, *args, "--quiet")
+    assert result.exit_code == 0
+    assert "note: recipe" in result.stderr
+    assert "is not used" in result.stderr
+
+
+def test_log_lines_for_programs_are_not_mixed_with_lines_for_people(
+    model: Path, words: Path, tmp_path: Path
+) -> None:
+    path = recipe(tmp_path, FAST)
+    args = ["--model", model, "--data", words, "--log", "json", "--json"]
+    result = birdbone("run", "--recipe", path, *args)
+    events = [json.loads(line)["event"] for line in result.stderr.splitlines()]
+    assert events.count("link.finished") == 3
+    assert [each["link"] for each in json.loads(result.stdout)["steps"]] == [
+        "load",
+        "calibrate",
+        "validate",
+    ]
+
+
+def test_a_whole_run_gives_one_document_and_a_folder(
+    model: Path, words: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "light"
+    text = FAST + "  - save: {compare: false}\n"
+    args = ["--recipe", recipe(tmp_path, text), "--model", model, "--data", words, "--out", out]
+    result = birdbone("run", *args, "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["path"] == str(out)
+    assert document["figures"]["light"]["parameters"] == 31968
+    assert document["measured_on"]["dtype"] == "float32"
+    assert document["steps"][-1]["link"] == "save"
+    assert result.stderr == ""
+    assert "save(" not in birdbone("inspect", out).stdout
+    assert "made by birdbone" in birdbone("inspect", out).stdout
+
+
+def test_a_fault_of_ours_keeps_its_traceback(
+    model: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(import_module("birdbone.links.validate"), "_judge", broken)
+    path = recipe(tmp_path, FAST)
+    result = birdbone("run", "--recipe", path, "--model", model, "--data", words, "--quiet")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, LinkError)
+    assert isinstance(result.exception.__cause__, ZeroDivisionError)
+
+
+def test_what_the_file_system_refuses_needs_no_traceback(
+    model: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device", "light")
+
+    monkeypatch.setattr(import_module("birdbone.links.validate"), "_judge", full)
+    path = recipe(tmp_path, FAST)
+    result = birdbone("run", "--recipe", path, "--model", model, "--data", words, "--quiet")
+    assert result.exit_code == 1
+    assert said(result).startswith("error: link 'validate' failed: OSError")
+    assert "No space left on device" in said(result)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_run_and_nothing_is_written(
+    number: signal.Signals, code: int, model: Path, words: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "light"
+    command = [sys.executable, "-m", "birdbone", "run", "--recipe", recipe(tmp_path, ENDLESS)]
+    command += ["--model", model, "--data", words, "--out", out, "--json"]
+    with subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.strip().startswith("calibrate: "):
+                process.send_signal(number)
+                break
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "stopped at the next block; nothing was written" in stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert not out.parent.exists()
