@@ -14,9 +14,9 @@ from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ..contexts.flow import Calibrated, Changed
 from ..engine import announce, in_thread, link
 from ..errors import DataError, SettingError
-from ..models.linears import Linear, find_linears
+from ..models.linears import all_linears
 from ..models.memory import pass_bytes
-from ..models.skeleton import Skeleton, empty_model, find_blocks
+from ..models.skeleton import Skeleton
 from ..texts import Windows
 
 
@@ -92,7 +92,7 @@ async def heal(
 
 def _modules(checkpoint: Checkpoint) -> list[str]:
     """The linears to adapt; warns of experts held in one 3-D tensor, which are left."""
-    every = _linears(checkpoint)
+    every = all_linears(checkpoint)
     left = [each for each in every if each.expert is not None]
     if left:
         warnings.warn(
@@ -101,15 +101,6 @@ def _modules(checkpoint: Checkpoint) -> list[str]:
             stacklevel=2,
         )
     return [each.name for each in every if each.expert is None]
-
-
-def _linears(checkpoint: Checkpoint) -> list[Linear]:
-    path, blocks = find_blocks(empty_model(checkpoint))
-    return [
-        linear
-        for index, block in enumerate(blocks)
-        for linear in find_linears(block, f"{path}.{index}.")
-    ]
 
 
 def _num_heldout(windows: Windows, share: float) -> int:
@@ -132,7 +123,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
     if checkpoint is None:
         return
-    for linear in _linears(checkpoint):
+    for linear in all_linears(checkpoint):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and healing would store it as floats again; "
@@ -152,7 +143,7 @@ def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     windows: Windows = ctx["healing"]
     batch: int = min(settings["batch_size"], windows.num_windows)
     rank: int = settings["rank"]
-    sides = sum(sum(linear.shape) for linear in _linears(light) if linear.expert is None)
+    sides = sum(sum(linear.shape) for linear in all_linears(light) if linear.expert is None)
     vocabulary = max(ref.shape[0] for ref in dense.refs.values() if len(ref.shape) == 2)
     step = batch * windows.length * (2 * sides + 6 * vocabulary)
     passed = pass_bytes(dense, windows, batch, grams=False) if settings["kl_weight"] else 0

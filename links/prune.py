@@ -15,10 +15,9 @@ from ..contexts.plan import LinearPlan, Plan
 from ..contexts.scores import Scores
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
-from ..models.linears import Linear, find_linears
+from ..models.linears import Linear, all_linears
 from ..models.memory import pass_bytes
 from ..models.rewriting import named, rewrite_blocks
-from ..models.skeleton import empty_model, find_blocks
 from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.masks import Pattern, pattern_mask, require_groups_of, require_sparsity
@@ -167,21 +166,24 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 
 
 def _check_linears(checkpoint: Checkpoint, m: int) -> None:
-    path, blocks = find_blocks(empty_model(checkpoint))
-    for index, block in enumerate(blocks):
-        for linear in find_linears(block, f"{path}.{index}."):
-            if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
-                raise SettingError(
-                    f"layer '{linear.name}' is quantised, and pruning would store it as floats "
-                    f"again; put prune before quantize"
-                )
-            try:
-                require_groups_of(m, linear.shape[1])
-            except SettingError as error:
-                raise SettingError(f"layer '{linear.name}': {error}") from error
+    for linear in all_linears(checkpoint):
+        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
+            raise SettingError(
+                f"layer '{linear.name}' is quantised, and pruning would store it as floats "
+                f"again; put prune before quantize"
+            )
+        try:
+            require_groups_of(m, linear.shape[1])
+        except SettingError as error:
+            raise SettingError(f"layer '{linear.name}': {error}") from error
 
 
 @prune.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    """The pass, and the thinned weights, which stay in memory until the last block is done."""
+    checkpoint: Checkpoint = ctx["checkpoint"]
     windows: Windows = ctx["calibration"]
-    return pass_bytes(ctx["checkpoint"], windows, settings["batch_size"], grams=True)
+    scores: Scores = ctx["scores"]
+    thinned = sum(each.num_weights for each in scores.linears.values())
+    kept = thinned * checkpoint.num_bytes // checkpoint.num_parameters
+    return kept + pass_bytes(checkpoint, windows, settings["batch_size"], grams=True)

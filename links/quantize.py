@@ -15,10 +15,9 @@ from ..contexts.flow import Changed, Standing
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
 from ..models.bitsandbytes import int8_values, nf4_values
-from ..models.linears import Linear, find_linears
+from ..models.linears import Linear, all_linears
 from ..models.memory import pass_bytes
 from ..models.rewriting import named, rewrite_blocks
-from ..models.skeleton import empty_model, find_blocks
 from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.grid import Grid
@@ -149,17 +148,8 @@ def _mask(weight: Tensor) -> Tensor | None:
     return kept if float(kept.double().mean()) <= 1 - _MASKED else None
 
 
-def _all_linears(checkpoint: Checkpoint) -> list[Linear]:
-    path, blocks = find_blocks(empty_model(checkpoint))
-    return [
-        linear
-        for index, block in enumerate(blocks)
-        for linear in find_linears(block, f"{path}.{index}.")
-    ]
-
-
 def _warn_of_left(checkpoint: Checkpoint) -> None:
-    left = sorted({each.tensor for each in _all_linears(checkpoint) if not each.plain})
+    left = sorted({each.tensor for each in all_linears(checkpoint) if not each.plain})
     if left:
         warnings.warn(
             f"quantize leaves {len(left)} tensors as they are, such as '{left[0]}': no format that "
@@ -169,7 +159,7 @@ def _warn_of_left(checkpoint: Checkpoint) -> None:
 
 
 def _plain_linears(checkpoint: Checkpoint) -> list[Linear]:
-    every = _all_linears(checkpoint)
+    every = all_linears(checkpoint)
     plain = [linear for linear in every if linear.plain]
     if not plain:
         raise SettingError(

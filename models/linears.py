@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
+from ..checkpoints import Checkpoint
+from .skeleton import empty_model, find_blocks
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -43,6 +46,16 @@ class Linear:
         """This linear's ``[out_features, in_features]`` as a view of the stored tensor."""
         matrix = stored if self.expert is None else stored[self.expert]
         return matrix.T if self.transposed else matrix
+
+
+def all_linears(checkpoint: Checkpoint) -> list[Linear]:
+    """Every linear of every block, in order, from shapes alone."""
+    path, blocks = find_blocks(empty_model(checkpoint))
+    return [
+        linear
+        for index, block in enumerate(blocks)
+        for linear in find_linears(block, f"{path}.{index}.")
+    ]
 
 
 def find_linears(block: nn.Module, prefix: str) -> list[Linear]:

@@ -16,6 +16,7 @@ from birdbone.errors import DataError, LinkError, SettingError, SolverError
 from birdbone.links import profile, prune, quantize, score
 from birdbone.links import prune as prune_factory
 from birdbone.links.allocation import by_load, uniform
+from birdbone.models.memory import pass_bytes
 from birdbone.models.opening import as_checkpoint
 from birdbone.models.skeleton import Skeleton
 from birdbone.solvers.gram import Gram
@@ -305,6 +306,16 @@ async def test_cancelling_stops_at_the_next_block_and_leaves_the_context_as_it_w
     assert watcher.seen == [1]
     assert ctx.keys() == before.keys()
     assert all(ctx[key] is before[key] for key in before)
+
+
+async def test_the_memory_stated_counts_the_thinned_weights_too() -> None:
+    ctx = await scored("gpt_oss")
+    link, checkpoint = prune(), ctx["checkpoint"]
+    assert link.factory.need_bytes is not None
+    beyond = link.factory.need_bytes(ctx, link.settings) - pass_bytes(
+        checkpoint, ctx["calibration"], 4, grams=True
+    )
+    assert beyond == sum(checkpoint.refs[name].num_bytes for name in block_matrices(checkpoint))
 
 
 async def test_embeddings_stay_tied_and_counted_once() -> None:

@@ -30,10 +30,22 @@ def test_here_nothing_needed_is_broken() -> None:
     assert {"torch", "cuda", "bitsandbytes works", "disk", "hub cache"} <= by_name(checks).keys()
 
 
-def test_requirements_come_from_the_one_list_without_extras() -> None:
+def test_a_source_tree_that_is_not_installed_says_what_it_requires(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
     names = [each.split(">=")[0] for each in requirements()]
     assert "torch" in names
     assert "pytest" not in names
+
+
+def test_what_only_an_extra_requires_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = ["torch<3,>=2.13", 'pytest>=9.2; extra == "dev"']
+    monkeypatch.setattr(metadata, "requires", lambda name: listed)
+    assert requirements() == ["torch<3,>=2.13"]
 
 
 def test_a_missing_dependency_is_needed_and_its_mend_named(
