@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,12 +36,14 @@ class Step:
             "seconds": self.cost.seconds,
             "peak_bytes": self.cost.peak_bytes,
             "peak_of": self.cost.peak_of,
-            "metrics": dict(self.metrics),
+            "metrics": {name: _plain(value) for name, value in self.metrics.items()},
             "checkpoint": self.checkpoint,
         }
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):

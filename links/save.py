@@ -50,7 +50,8 @@ async def save(
     """Save an ordinary Hugging Face folder, prove it in a fresh process, then publish it.
 
     Settings:
-        path: the folder; one that exists is replaced if birdbone made it, or with ``force``.
+        path: the folder; one that exists is replaced if birdbone made it.
+        force: replace a folder birdbone did not make.
         max_shard_gb: size a weight file keeps to.
         compare: measure the dense model beside it.
         tolerance: how far the mean NLL may lie from the one in memory, relative; None for what
@@ -79,6 +80,12 @@ async def save(
     light = found.figures["light"]
     saved = Saved(target, int(light["weight_bytes"]), found.figures, measured_on)
     return {"saved": saved, "metrics": dict(light)}
+
+
+@save.foresee
+def _may_be_written(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """A folder that may not be replaced is refused before any work."""
+    check_target(settings["path"], settings["force"])
 
 
 def _needed_bytes(checkpoint: Checkpoint, dense: Checkpoint | None) -> int:

@@ -51,7 +51,7 @@ def capture(skeleton: Skeleton, batches: Sequence[Tensor]) -> list[Batch]:
     Equal tensors among the arguments of different batches (masks, rotary tables) are kept once.
     """
     pool: list[Tensor] = []
-    captured = []
+    captured: list[Batch] = []
     if batches:
         _learn_return(skeleton, batches[0][:1])
     for tokens in batches:
@@ -73,9 +73,12 @@ def capture(skeleton: Skeleton, batches: Sequence[Tensor]) -> list[Batch]:
             first.append(hidden)
             kept = {name: _shared(value, pool) for name, value in kwargs.items()}
             calls.append(Call(_shared(args, pool), kept))
+            if captured and len(calls) == len(skeleton.blocks):
+                raise _Reached  # the first batch ran to its end: there is no more to be seen
             return hidden
 
-        _run_replaced(skeleton, here, record)
+        with suppress(_Reached):
+            _run_replaced(skeleton, here, record)
         if len(calls) != len(skeleton.blocks):
             raise ModelError(_not_a_stack(skeleton, f"calls {len(calls)} blocks in a run"))
         check_finite(first[:1], "what comes before the blocks")
@@ -92,7 +95,7 @@ def _not_a_stack(skeleton: Skeleton, why: str) -> str:
 
 
 class _Reached(Exception):
-    """The first block was called; the run need not go on."""
+    """The block that was waited for was called; the run need not go on to the head."""
 
 
 def _learn_return(skeleton: Skeleton, tokens: Tensor) -> None:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from .. import __version__
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 
@@ -46,7 +47,7 @@ def provenance(
         files: every file of the folder, to be weighed and hashed.
     """
     return {
-        "birdbone": library_version("birdbone"),
+        "birdbone": __version__,
         "format": _VERSION,
         "source": checkpoint.source,
         "checkpoint": checkpoint.id,
