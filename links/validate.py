@@ -85,7 +85,6 @@ def _judge(
         (first, reference.hidden),
         (second, hidden),
         windows,
-        batch_size=batch_size,
         announce=announce,
     )
     count = found.kl.numel()

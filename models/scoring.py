@@ -52,24 +52,25 @@ def compare(
     light: tuple[Skeleton, Tensor],
     windows: Windows,
     *,
-    batch_size: int,
     announce: Announce,
 ) -> Comparison:
-    """Compare two models from what left their last blocks (see `last_hidden`)."""
+    """Compare two models from what left their last blocks (see `last_hidden`).
+
+    One window at a time: its log-probabilities are ``[length, vocab_size]`` floats for each model,
+    which is more than the window's way through the blocks takes.
+    """
     parts = []
     same_first = 0
-    for start in range(0, windows.num_windows, batch_size):
-        rows = slice(start, start + batch_size)
-        tokens = windows.tokens[rows]
-        dense_log = _log_probabilities(dense[0], tokens, dense[1][rows])
-        light_log = _log_probabilities(light[0], tokens, light[1][rows])
+    for index in range(windows.num_windows):
+        window = slice(index, index + 1)
+        tokens = windows.tokens[window]
+        dense_log = _log_probabilities(dense[0], tokens, dense[1][window])
+        light_log = _log_probabilities(light[0], tokens, light[1][window])
         same_first += int((dense_log.argmax(-1) == light_log.argmax(-1)).sum())
         target = tokens[:, 1:].to(dense_log.device)
         divergence = (dense_log.exp() * (dense_log - light_log)).sum(-1, dtype=torch.float64)
         parts.append((_nll(dense_log, target), _nll(light_log, target), divergence.cpu()))
-        announce(
-            "comparing windows", min(start + batch_size, windows.num_windows), windows.num_windows
-        )
+        announce("windows compared", index + 1, windows.num_windows)
     dense_nll, light_nll, kl = (torch.cat(column) for column in zip(*parts, strict=True))
     return Comparison(dense_nll, light_nll, kl, same_first / kl.numel())
 

@@ -82,13 +82,12 @@ def test_every_token_but_a_windows_first_is_predicted_and_kl_is_never_negative()
         sides[0],
         sides[1],
         windows,
-        batch_size=2,
         announce=lambda label, done, total: told.append(done),
     )
     assert found.dense_nll.shape == found.light_nll.shape == found.kl.shape == (3, 8)
     assert found.kl.dtype == torch.float64
     assert (found.kl > 0).all()
-    assert told == [2, 3]
+    assert told == [1, 2, 3]
 
 
 def test_agreement_counts_tokens_on_which_both_rank_the_same_first() -> None:
@@ -97,6 +96,6 @@ def test_agreement_counts_tokens_on_which_both_rank_the_same_first() -> None:
     hidden = last_hidden(skeleton, windows, batch_size=1, label="", announce=unheard)
     other = hidden.clone()
     other[:, 2] *= -1  # one position of eight says something else
-    found = compare((skeleton, hidden), (skeleton, other), windows, batch_size=1, announce=unheard)
+    found = compare((skeleton, hidden), (skeleton, other), windows, announce=unheard)
     assert found.agreement == 7 / 8
     assert (found.kl != 0).sum() == 1
