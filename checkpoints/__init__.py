@@ -4,7 +4,7 @@ from .checkpoint import Checkpoint
 from .diff import Diff, diff
 from .shards import open_folder, write_folder
 from .store import ObjectStore
-from .tensors import BitsAndBytes, Converted, InMemory, InShard, Quantized, TensorRef
+from .tensors import BitsAndBytes, Converted, InMemory, InShard, Quantized, TensorRef, all_finite
 
 __all__ = [
     "BitsAndBytes",
@@ -16,6 +16,7 @@ __all__ = [
     "ObjectStore",
     "Quantized",
     "TensorRef",
+    "all_finite",
     "diff",
     "open_folder",
     "write_folder",

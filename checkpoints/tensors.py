@@ -59,6 +59,19 @@ def digest(tensor: Tensor) -> str:
     return found.hexdigest()
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; by the extremes, which NaN spreads to.
+
+    On a CPU that is twenty times faster for bfloat16 than asking of every value.
+    """
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    if tensor.itemsize == 1:
+        tensor = tensor.float()
+    lowest, highest = torch.aminmax(tensor)
+    return bool(torch.isfinite(lowest) & torch.isfinite(highest))
+
+
 class TensorRef(ABC):
     """A tensor that can be had: dtype, shape and content are known, the values load on demand."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, all_finite
 from ..contexts.flow import Empty, Loaded
 from ..engine import announce, in_thread, link
 from ..errors import NumericsError
@@ -60,7 +60,7 @@ def check_weights(checkpoint: Checkpoint) -> None:
     """
     for done, (name, ref) in enumerate(checkpoint.refs.items(), 1):
         tensor = ref.load()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             count = int((~torch.isfinite(tensor)).sum())
             raise NumericsError(
                 f"tensor '{name}' holds {count} values that are NaN or infinite; "

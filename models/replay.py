@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import all_finite
 from ..errors import ModelError, NumericsError
 from .skeleton import Skeleton
 
@@ -155,7 +156,7 @@ def check_finite(hidden: Sequence[Tensor], where: str) -> None:
         NumericsError: found some.
     """
     for states in hidden:
-        if not torch.isfinite(states).all():
+        if not all_finite(states):
             count = int((~torch.isfinite(states)).sum())
             raise NumericsError(
                 f"{where} gave {count} values that are NaN or infinite; the weights are damaged "

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from birdbone.checkpoints import BitsAndBytes, Converted, InMemory, InShard, Quantized
-from birdbone.checkpoints.tensors import DTYPES, digest
+from birdbone.checkpoints.tensors import DTYPES, all_finite, digest
 from birdbone.errors import CheckpointError
 
 CODES = torch.arange(-8, 8, dtype=torch.int8).reshape(2, 8)
@@ -129,3 +129,18 @@ def test_converted_is_its_source_in_another_dtype() -> None:
     assert (half.dtype, half.shape, half.num_bytes) == (torch.bfloat16, (2,), 4)
     assert half.digest == InMemory(half.load()).digest != source.digest
     assert source.load().dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 17, 63])
+def test_one_odd_value_anywhere_is_found(dtype: torch.dtype, odd: float, place: int) -> None:
+    values = torch.linspace(-2, 2, 64)
+    assert all_finite(values.to(dtype))
+    values[place] = odd
+    assert not all_finite(values.to(dtype).view(8, 8))
+
+
+def test_nothing_and_whole_numbers_are_finite() -> None:
+    assert all_finite(torch.empty(0))
+    assert all_finite(torch.arange(3))
