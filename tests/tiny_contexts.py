@@ -12,8 +12,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.checkpoints.tensors import digest
 from birdbone.engine import Chain, run
 from birdbone.links import profile, score
-from birdbone.models.linears import Linear, find_linears
-from birdbone.models.skeleton import empty_model, find_blocks
+from birdbone.models.linears import Linear
 
 ROUTERS = ("mlp.gate.weight", "mlp.router.weight")
 
@@ -37,16 +36,6 @@ async def scored(arch: str) -> dict[str, Any]:
         links = Chain(profile(), score(method="wanda", per_weight=True))
         _made[arch] = await run(links, calibrated(tiny_checkpoint(arch)))
     return _made[arch]
-
-
-def linears_of(checkpoint: Checkpoint) -> list[Linear]:
-    """Every linear of every block, in order."""
-    path, blocks = find_blocks(empty_model(checkpoint))
-    return [
-        linear
-        for index, block in enumerate(blocks)
-        for linear in find_linears(block, f"{path}.{index}.")
-    ]
 
 
 def weight_of(checkpoint: Checkpoint, linear: Linear) -> Tensor:

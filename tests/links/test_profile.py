@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_windows
-from tiny_contexts import calibrated, linears_of, weight_of
+from tiny_contexts import calibrated, weight_of
 from torch import Tensor, nn
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import run
 from birdbone.errors import DataError, LinkError
 from birdbone.links import profile
+from birdbone.models.linears import all_linears
 from birdbone.models.skeleton import Skeleton
 
 DENSE_ARCHS = ("llama", "qwen3", "gemma3", "opt", "gpt_neox", "phi3", "falcon")
@@ -36,7 +37,7 @@ async def test_the_mean_square_of_every_input_is_what_a_hook_sees(arch: str) -> 
     ctx = calibrated(tiny_checkpoint(arch))
     found = (await run(profile(batch_size=3), ctx))["profile"]
     seen = inputs_by_hook(ctx["checkpoint"], ctx["calibration"].tokens)
-    linears = linears_of(ctx["checkpoint"])
+    linears = all_linears(ctx["checkpoint"])
     assert set(found.linears) == {each.name for each in linears}
     for linear in linears:
         each, rows = found.linears[linear.name], seen[linear.name]

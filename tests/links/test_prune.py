@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs, tiny_windows
-from tiny_contexts import block_matrices, calibrated, linears_of, scored, weight_of
+from tiny_contexts import block_matrices, calibrated, scored, weight_of
 from torch import Tensor, nn
 
 from birdbone.checkpoints import Checkpoint
@@ -16,6 +16,7 @@ from birdbone.errors import DataError, LinkError, SettingError, SolverError
 from birdbone.links import profile, prune, quantize, score
 from birdbone.links import prune as prune_factory
 from birdbone.links.allocation import by_load, uniform
+from birdbone.models.linears import all_linears
 from birdbone.models.memory import pass_bytes
 from birdbone.models.opening import as_checkpoint
 from birdbone.models.skeleton import Skeleton
@@ -41,7 +42,7 @@ def zeros_wanted(method: str, shape: tuple[int, int], sparsity: float) -> int:
 async def test_every_linear_loses_exactly_its_share(arch: str, method: str) -> None:
     ctx = await scored(arch)
     after = await run(prune(sparsity=0.4, method=method), ctx)
-    for linear in linears_of(ctx["checkpoint"]):
+    for linear in all_linears(ctx["checkpoint"]):
         zeros = count_zeros(weight_of(after["checkpoint"], linear))
         assert zeros == zeros_wanted(method, linear.shape, 0.4), linear.name
         assert after["plan"].linears[linear.name].sparsity == pytest.approx(
@@ -67,7 +68,7 @@ async def test_all_weight_matrices_of_blocks_change_and_nothing_else(arch: str) 
 async def test_two_of_every_four_inputs_stay(arch: str, method: str) -> None:
     ctx = await scored(arch)
     after = await run(prune(pattern="2:4", method=method), ctx)
-    for linear in linears_of(ctx["checkpoint"]):
+    for linear in all_linears(ctx["checkpoint"]):
         groups = weight_of(after["checkpoint"], linear).unflatten(1, (-1, 4))
         assert ((groups != 0).sum(-1) == 2).all(), linear.name
     assert after["plan"].pattern == "2:4"
@@ -87,7 +88,7 @@ async def test_sparsity_zero_changes_no_weight_by_wanda() -> None:
 async def test_scores_decide_which_weights_stay_and_the_rest_keep_their_values() -> None:
     ctx = await scored("llama")
     after = await run(prune(sparsity=0.5, method="scores"), ctx)
-    for linear in linears_of(ctx["checkpoint"]):
+    for linear in all_linears(ctx["checkpoint"]):
         dense, light = (weight_of(c, linear) for c in (ctx["checkpoint"], after["checkpoint"]))
         values, kept = ctx["scores"].weights[linear.name], light != 0
         assert values[kept].min() >= values[~kept].max()
@@ -120,7 +121,7 @@ async def test_each_block_is_solved_for_what_the_pruned_blocks_before_it_feed_it
     light = (await run(chain, ctx := calibrated(dense)))["checkpoint"]
     first = {n: t for n, t in light.tensors.items() if n.startswith("model.layers.0.")}
     half_way, tokens = dense.evolve(first), ctx["calibration"].tokens
-    for linear in (each for each in linears_of(dense) if ".1." in each.name):
+    for linear in (each for each in all_linears(dense) if ".1." in each.name):
         found = weight_of(light, linear)
         weight = weight_of(dense, linear)
         expected, careless = (

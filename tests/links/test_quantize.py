@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs
-from tiny_contexts import calibrated, linears_of, scored, weight_of
+from tiny_contexts import calibrated, scored, weight_of
 
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import prune, quantize
 from birdbone.models.bitsandbytes import int8_values, nf4_values
+from birdbone.models.linears import all_linears
 from birdbone.models.skeleton import Skeleton
 from birdbone.solvers.grid import Grid
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
@@ -37,7 +38,7 @@ async def test_codes_lie_on_the_grid_that_was_asked_for(
     light = (await run(quantize(method=method, bits=bits, group_size=group_size), ctx))[
         "checkpoint"
     ]
-    for linear in linears_of(ctx["checkpoint"]):
+    for linear in all_linears(ctx["checkpoint"]):
         ref = light.refs[linear.tensor]
         assert isinstance(ref, Quantized)
         assert (ref.bits, ref.group_size) == (bits, group_size or linear.shape[1])
@@ -55,7 +56,7 @@ async def test_every_linear_of_every_block_is_stored_as_codes_and_nothing_else(a
     ctx = await scored(arch)
     after = await run(quantize(group_size=16), ctx)
     light, dense = after["checkpoint"], ctx["checkpoint"]
-    assert codes_of(light).keys() == {each.tensor for each in linears_of(dense)}
+    assert codes_of(light).keys() == {each.tensor for each in all_linears(dense)}
     assert all(light.refs[n] is dense.refs[n] for n in dense.refs if n not in codes_of(light))
     metrics = after["history"][-1].metrics
     assert (metrics["linears"], metrics["bytes"]) == (len(codes_of(light)), light.num_bytes)
@@ -71,7 +72,7 @@ async def test_experts_are_left_alone_with_a_warning(arch: str, method: Any) -> 
     with pytest.warns(UserWarning, match=message):
         light = (await run(quantize(method=method, group_size=16), ctx))["checkpoint"]
     changed = {n for n, ref in light.refs.items() if ref is not ctx["checkpoint"].refs[n]}
-    assert changed == {each.tensor for each in linears_of(light) if each.plain}
+    assert changed == {each.tensor for each in all_linears(light) if each.plain}
     assert not any("expert" in name or "router" in name for name in changed)
 
 
@@ -115,7 +116,7 @@ async def test_bitsandbytes_methods_hold_the_values_it_will_compute_with(
 ) -> None:
     ctx = calibrated(tiny_checkpoint())
     light = (await run(quantize(method=method), ctx))["checkpoint"]
-    for linear in linears_of(ctx["checkpoint"]):
+    for linear in all_linears(ctx["checkpoint"]):
         ref = light.refs[linear.tensor]
         assert isinstance(ref, BitsAndBytes)
         assert ref.kind == method
@@ -128,7 +129,7 @@ async def test_bitsandbytes_methods_hold_the_values_it_will_compute_with(
 async def test_pruned_weights_stay_exactly_zero(method: Any) -> None:
     thin = await run(prune(sparsity=0.5), await scored("llama"))
     light = (await run(quantize(method=method, group_size=16), thin))["checkpoint"]
-    for linear in linears_of(thin["checkpoint"]):
+    for linear in all_linears(thin["checkpoint"]):
         pruned = weight_of(thin["checkpoint"], linear) == 0
         values = weight_of(light, linear)
         assert not values[pruned].any(), linear.name

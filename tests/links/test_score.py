@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs
-from tiny_contexts import calibrated, linears_of, scored, weight_of
+from tiny_contexts import calibrated, scored, weight_of
 
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import profile, score
+from birdbone.models.linears import all_linears
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "taylor")
 
@@ -30,7 +31,7 @@ async def test_loads_average_to_one_over_all_weights(arch: str, method: str) -> 
     total = sum(each.num_weights for each in linears.values())
     mean = sum(each.load * each.num_weights for each in linears.values()) / total
     assert mean == pytest.approx(1.0)
-    assert total == sum(a * b for a, b in (each.shape for each in linears_of(ctx["checkpoint"])))
+    assert total == sum(a * b for a, b in (each.shape for each in all_linears(ctx["checkpoint"])))
     assert len({round(each.load, 6) for each in linears.values()}) > 1
 
 
@@ -39,7 +40,7 @@ async def test_wanda_scores_are_weights_times_the_root_mean_square_of_their_inpu
     arch: str,
 ) -> None:
     ctx = await scored(arch)
-    for linear in linears_of(ctx["checkpoint"]):
+    for linear in all_linears(ctx["checkpoint"]):
         seen = ctx["profile"].linears[linear.name].second_moment
         expected = weight_of(ctx["checkpoint"], linear).abs() * seen.sqrt()
         torch.testing.assert_close(ctx["scores"].weights[linear.name], expected)

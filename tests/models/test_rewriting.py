@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs, tiny_windows
-from tiny_contexts import block_matrices, linears_of, weight_of
+from tiny_contexts import block_matrices, weight_of
 from torch import Tensor
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.errors import Cancelled, SolverError
-from birdbone.models.linears import Linear
+from birdbone.models.linears import Linear, all_linears
 from birdbone.models.rewriting import Solve, named, rewrite_blocks
 from birdbone.solvers.gram import Gram
 
@@ -46,21 +46,21 @@ def test_weights_handed_back_as_they_came_give_the_same_model(arch: str) -> None
         return dict(weights)
 
     assert rewritten(dense, look).id == dense.id
-    assert seen.keys() == {each.name for each in linears_of(dense)}
-    for linear in linears_of(dense):
+    assert seen.keys() == {each.name for each in all_linears(dense)}
+    for linear in all_linears(dense):
         assert torch.equal(seen[linear.name], weight_of(dense, linear))
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "mixtral", "gpt_oss", "phi3"])
 def test_every_solution_ends_up_in_its_own_place(arch: str) -> None:
     dense = tiny_checkpoint(arch)
-    factors = {linear.name: place for place, linear in enumerate(linears_of(dense), 2)}
+    factors = {linear.name: place for place, linear in enumerate(all_linears(dense), 2)}
 
     def scale(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
         return {linear: weight * factors[linear.name] ** -0.5 for linear, weight in weights}
 
     light = rewritten(dense, scale)
-    for linear in linears_of(dense):
+    for linear in all_linears(dense):
         expected = weight_of(dense, linear) * factors[linear.name] ** -0.5
         assert torch.equal(weight_of(light, linear), expected)
     changed = {name for name in dense.refs if light.refs[name] is not dense.refs[name]}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_model, tiny_windows
-from tiny_contexts import linears_of
 
 from birdbone.checkpoints.tensors import digest
 from birdbone.errors import Cancelled, NumericsError
+from birdbone.models.linears import all_linears
 from birdbone.models.taylor import taylor_scores
 
 
@@ -28,7 +28,7 @@ def test_scores_are_weights_times_gradients_summed_over_windows(arch: str) -> No
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 expected[name] += (parameter * parameter.grad).abs().detach()
-    assert found.keys() == {each.tensor for each in linears_of(tiny_checkpoint(arch))}
+    assert found.keys() == {each.tensor for each in all_linears(tiny_checkpoint(arch))}
     for name, scores in found.items():
         torch.testing.assert_close(scores, expected[name], rtol=1e-4, atol=1e-8)
         assert scores.any()
