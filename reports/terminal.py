@@ -54,7 +54,11 @@ def _note(
 
 def _is_of_another_library(filename: str) -> bool:
     path = Path(filename).resolve()
-    return not path.is_relative_to(_OURS) and any(path.is_relative_to(f) for f in _INSTALLED)
+    site = next((folder for folder in _INSTALLED if path.is_relative_to(folder)), None)
+    if site is None:
+        return False
+    # In a checkout the environment may lie inside our own folder; installed, we lie in the site.
+    return not (_OURS.is_relative_to(site) and path.is_relative_to(_OURS))
 
 
 @contextmanager
