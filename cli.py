@@ -180,9 +180,7 @@ def _middleware(
     if log is not None:
         chosen.append(middleware.Logging(renderer=log))
     if wandb is not None:
-        offline = os.environ.get("WANDB_MODE", "online") != "online"
-        mode: Literal["online", "offline"] = "offline" if offline else "online"
-        chosen.append(middleware.WandbLogging(project=wandb, mode=mode))
+        chosen.append(middleware.WandbLogging(project=wandb))
     return chosen
 
 

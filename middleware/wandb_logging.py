@@ -53,7 +53,8 @@ class WandbLogging:
     Args:
         project: the W&B project.
         name: the run's name; None lets W&B choose.
-        mode: ``offline`` writes the run to ``directory`` for ``wandb sync`` and needs no network.
+        mode: ``offline`` writes the run to ``directory`` for ``wandb sync`` and needs no network;
+            None is what ``WANDB_MODE`` says, or else online.
         directory: where W&B keeps its files, made if missing; None is W&B's own choice.
         config: more entries for the run's config; secrets are hidden here too.
 
@@ -67,11 +68,11 @@ class WandbLogging:
         *,
         project: str,
         name: str | None = None,
-        mode: Mode = "online",
+        mode: Mode | None = None,
         directory: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        if mode not in _MODES:
+        if mode is not None and mode not in _MODES:
             raise SettingError(f"WandbLogging has no mode {mode!r}; {did_you_mean(mode, _MODES)}")
         self._project, self._name, self._mode = project, name, mode
         self._directory = directory
@@ -155,7 +156,7 @@ class WandbLogging:
             )
         except wandb.Error as error:
             raise ResourceError(
-                f"W&B opened no {self._mode} run in project '{self._project}': "
+                f"W&B opened no {self._mode or 'online'} run in project '{self._project}': "
                 f"{error_text(error)}; log in with `wandb login`, or use mode='offline'"
             ) from error
 
