@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from .provenance import without_paths
+from .table import GRID_REMARK, is_on_a_grid
 
 Figures = Mapping[str, Mapping[str, float]]
 
@@ -63,7 +64,7 @@ def model_card(
         _metadata(checkpoint.source),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
         f"## What was done\n\n{_steps(history)}",
-        f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}",
+        f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         f"## Loading\n\n{_LOADING}\n\n{_NEEDS[weight_format]}",
     ]
@@ -113,6 +114,10 @@ def _where(measured_on: Mapping[str, str]) -> str:
         f"Measured on the saved folders, each opened by plain transformers in a fresh process. "
         f"{listed}. After ± stands one standard error."
     )
+
+
+def _grid_remark(source: str) -> str:
+    return f" {GRID_REMARK}" if is_on_a_grid(source) else ""
 
 
 def _about_zeros(figures: Figures, weight_format: str) -> str:

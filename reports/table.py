@@ -23,7 +23,7 @@ Figures = Mapping[str, Mapping[str, float]]
 
 _MISSING = "–"
 _ON_A_GRID = re.compile(r"[._-]q4_[01]\b", re.IGNORECASE)
-_GRID_REMARK = (
+GRID_REMARK = (
     "Source weights lie on a 4-bit grid with blocks of 32, which flatters grids like it: "
     "quantisation costs more on a model that was never quantised."
 )
@@ -101,7 +101,7 @@ def remarks(figures: Figures, history: Sequence[Step], source: str) -> list[str]
     if share >= _SHARE_WORTH_A_REMARK and ("prune" in links or "quantize" not in links):
         said.append(f"{share:.1%} of the parameters are zero. {_MASK_REMARK}")
     if "quantize" in links and is_on_a_grid(source):
-        said.append(_GRID_REMARK)
+        said.append(GRID_REMARK)
     return said
 
 

@@ -1,5 +1,6 @@
 """The card says what was done, what it costs, and what zeros are worth."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,6 +77,12 @@ def test_without_a_dense_model_there_is_one_column() -> None:
 
 def test_a_hub_model_is_named_as_the_base() -> None:
     assert 'base_model: "tiny/llama"' in card()
+
+
+def test_figures_of_a_model_off_a_4_bit_file_say_what_flatters_them() -> None:
+    from_gguf = replace(tiny_checkpoint(), source="tiny/tiny.Q4_1.gguf")
+    assert "4-bit grid with blocks of 32" in card(checkpoint=from_gguf)
+    assert "4-bit grid" not in card()
 
 
 @pytest.mark.parametrize(
