@@ -115,8 +115,8 @@ class LinkFactory(Generic[P]):
         """Decorator: refuse early what cannot work.
 
         ``check(ctx, settings)`` raises where it can tell from what the context holds so far. A
-        chain asks when it starts and again as soon as there is a checkpoint, so that settings that
-        do not fit the model cost seconds, not the hours before their turn.
+        chain asks when it starts and again whenever a link added keys, so that settings that do
+        not fit the model or the text cost seconds, not the hours before their turn.
         """
         self.check = check
         return check
@@ -204,11 +204,17 @@ async def _call(step: Link, ctx: Mapping[str, Any]) -> dict[str, Any]:
     metrics = added.pop("metrics", {})
     for key in sorted(step.gives - added.keys()):
         raise ChainError(f"{step.__name__} promises '{key}' but did not return it")
-    cost, settings = meter.stop(), dict(step.settings)  # a proxy cannot be pickled or copied deep
     checkpoint = added.get("checkpoint", ctx.get("checkpoint"))
-    record = Step(step.__name__, settings, cost, metrics, getattr(checkpoint, "id", None))
+    # An id is the hash of every tensor: work for a thread, and part of what the link costs.
+    identity = None if checkpoint is None else await in_thread(_identity, checkpoint)
+    cost, settings = meter.stop(), dict(step.settings)  # a proxy cannot be pickled or copied deep
+    record = Step(step.__name__, settings, cost, metrics, identity)
     history = (*added.pop("history", ctx.get("history", ())), record)
     return _like(ctx, {**ctx, **added, "history": history})
+
+
+def _identity(checkpoint: Any) -> str | None:
+    return getattr(checkpoint, "id", None)
 
 
 def _foresee(links: Iterable[Any], ctx: Mapping[str, Any]) -> None:
@@ -421,9 +427,9 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
         token = _observers.set((*_observers.get(), *own))
         try:
             for place, each in enumerate(self._links, 1):
-                blind = "checkpoint" not in ctx
+                before = ctx.keys()
                 ctx = await self._step(each, ctx)
-                if blind and "checkpoint" in ctx:
+                if ctx.keys() - before:
                     _foresee(self._links[place:], ctx)
         except BaseException as error:
             for observer in own:

@@ -12,6 +12,7 @@ from ..contexts.flow import Loaded, Texts
 from ..engine import in_thread, link
 from ..errors import DataError, SettingError
 from ..models.opening import load_tokenizer
+from ..models.skeleton import text_config
 from ..texts import (
     Split,
     Windows,
@@ -71,9 +72,7 @@ def _fits(ctx: Any, settings: Any) -> None:
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
     if checkpoint is None:
         return
-    positions = checkpoint.config.get("max_position_embeddings") or checkpoint.config.get(
-        "n_positions"
-    )
+    positions = getattr(text_config(checkpoint), "max_position_embeddings", None)
     if positions is not None and settings["length"] > positions:
         raise SettingError(
             f"calibrate(length={settings['length']}): the model has {positions} positions; "
@@ -97,7 +96,7 @@ def _read(
         found[key] = pack_windows(
             documents, tokenizer, length=length, limit=limits[key], text=text, seed=seed
         )
-        check_vocabulary(found[key], int(checkpoint.config["vocab_size"]))
+        check_vocabulary(found[key], text_config(checkpoint).vocab_size)
     return found
 
 

@@ -43,7 +43,8 @@ async def quantize(
     """Store block linears as integer codes with one scale per group of input columns.
 
     Embeddings, head, norms and routers stay as they are; so do expert and Conv1D weights, which
-    no plainly loading format holds. Pruned weights stay exactly zero.
+    no plainly loading format holds. Zeros stay exactly zero where they are at least a hundredth
+    of a matrix, which is then taken to be pruned.
 
     Settings:
         bits: width of a code.
@@ -139,7 +140,10 @@ def _one_by_one(
 
 def _ref(codes: Codes) -> Quantized:
     return Quantized(
-        codes.codes.cpu(), codes.scales.cpu(), bits=codes.grid.bits, zero_points=codes.zero_points
+        codes.codes.cpu(),
+        codes.scales.cpu(),
+        bits=codes.grid.bits,
+        zero_points=None if codes.zero_points is None else codes.zero_points.cpu(),
     )
 
 

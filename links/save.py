@@ -22,6 +22,7 @@ from ..engine import announce, in_thread, link
 from ..errors import ProofError
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.publishing import PROVENANCE, check_disk, check_target, private_folder, publish
+from ..models.scoring import own_perplexity
 from ..models.skeleton import compute_dtype, default_device, has_code
 from ..models.writing import weight_format, write_model
 from ..reports.card import model_card
@@ -65,7 +66,8 @@ async def save(
     checkpoint, dense = ctx["checkpoint"], ctx["dense"]
     target = check_target(path, force)
     check_disk(target, _needed_bytes(checkpoint, dense if compare else None))
-    probe = _probe(checkpoint, ctx.get("heldout"))
+    heldout = ctx.get("heldout")
+    probe = _probe(checkpoint, heldout)
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder(target, "partial"))
         await _write(checkpoint, folder, max_shard_gb)
@@ -73,8 +75,10 @@ async def save(
         if beside is not None:
             await _write(dense, beside, max_shard_gb)
         found = await measure_folders(folder, beside, probe, announce)
-        _check_proof(ctx, found, probe, tolerance)
-        measured_on = _measured_on(found, probe, ctx.get("heldout"))
+        if heldout is not None:
+            expected = await _in_memory(ctx, heldout, str(probe.dtype).removeprefix("torch."))
+            _check_proof(checkpoint, expected, found, probe, tolerance)
+        measured_on = _measured_on(found, probe, heldout)
         await in_thread(_describe, ctx, folder, target.name, found, measured_on)
         await in_thread(publish, folder, target)
     light = found.figures["light"]
@@ -114,12 +118,11 @@ async def _write(checkpoint: Checkpoint, folder: Path, max_shard_gb: float) -> N
     await in_thread(write_model, checkpoint, folder, max_shard_bytes=size, announce=told)
 
 
-def _check_proof(ctx: Savable, found: Measurement, probe: Probe, tolerance: float | None) -> None:
-    """Hold the fresh process's figure against the one in memory, where it is of the same thing."""
-    expected = _expected_perplexity(ctx, str(probe.dtype).removeprefix("torch."))
-    if expected is None:
-        return
-    bound = tolerance or _default_tolerance(ctx["checkpoint"], probe)
+def _check_proof(
+    checkpoint: Checkpoint, expected: float, found: Measurement, probe: Probe, asked: float | None
+) -> None:
+    """Hold the fresh process's figure against the one in memory."""
+    bound = asked or _default_tolerance(checkpoint, probe)
     measured = found.figures["light"]["perplexity"]
     off = abs(math.log(measured) - math.log(expected)) / max(math.log(expected), 1e-9)
     if not off <= bound:
@@ -130,14 +133,14 @@ def _check_proof(ctx: Savable, found: Measurement, probe: Probe, tolerance: floa
         )
 
 
-def _expected_perplexity(ctx: Savable, dtype: str) -> float | None:
-    """The verdict's figure, if it is of this very model, these windows and this dtype."""
-    verdict, heldout = ctx.get("verdict"), ctx.get("heldout")
-    if verdict is None or heldout is None:
-        return None
-    measured = (verdict.checkpoint, verdict.windows, verdict.dtype)
-    same = measured == (ctx["checkpoint"].id, heldout.digest, dtype)
-    return verdict.light.value if same else None
+async def _in_memory(ctx: Savable, windows: Windows, dtype: str) -> float:
+    """Perplexity in memory: the verdict's if it is of this very model, windows and dtype."""
+    verdict, checkpoint = ctx.get("verdict"), ctx["checkpoint"]
+    if verdict is not None:
+        measured = (verdict.checkpoint, verdict.windows, verdict.dtype)
+        if measured == (checkpoint.id, windows.digest, dtype):
+            return verdict.light.value
+    return await in_thread(own_perplexity, checkpoint, windows, announce=announce)
 
 
 def _default_tolerance(checkpoint: Checkpoint, probe: Probe) -> float:

@@ -75,6 +75,19 @@ def compare(
     return Comparison(dense_nll, light_nll, kl, same_first / kl.numel())
 
 
+@torch.no_grad()
+def own_perplexity(checkpoint: Checkpoint, windows: Windows, *, announce: Announce) -> float:
+    """The perplexity of one model by itself, in memory, a window at a time."""
+    skeleton = Skeleton(checkpoint)
+    hidden = last_hidden(skeleton, windows, batch_size=1, label="blocks", announce=announce)
+    parts = []
+    for window in torch.arange(windows.num_windows).split(1):
+        tokens = windows.tokens[window]
+        log = _log_probabilities(skeleton, tokens, hidden[window])
+        parts.append(_nll(log, tokens[:, 1:].to(log.device)))
+    return perplexity(torch.cat(parts))[0]
+
+
 def _log_probabilities(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
     scores = logits(skeleton, tokens, hidden)[:, :-1]
     return torch.log_softmax(scores.float(), dim=-1)

@@ -197,6 +197,11 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
     return model  # type: ignore[no-any-return]
 
 
+def text_config(checkpoint: Checkpoint) -> Any:
+    """The config of the language model as transformers reads it: defaults in, nesting gone."""
+    return empty_model(checkpoint).config.get_text_config(decoder=True)
+
+
 def has_code(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint carries Python of its own, which it does only if the user said so."""
     return any(name.endswith(".py") for name in checkpoint.files)

@@ -73,7 +73,7 @@ def require_sparsity(sparsity: float | None, pattern: Pattern) -> float:
         if sparsity is not None:
             raise SettingError(
                 f"sparsity {sparsity} was given beside pattern {pattern}, which already fixes it; "
-                "leave sparsity out, or take pattern 'unstructured'"
+                "leave sparsity out (or set it to null), or take pattern 'unstructured'"
             )
         return 1 - pattern.n_of_m[0] / pattern.n_of_m[1]
     if sparsity is None or not 0 <= sparsity <= 1:

@@ -273,6 +273,26 @@ async def test_what_cannot_work_is_refused_as_soon_as_it_can_be_seen(
     assert [each for hook, each in diary.heard if hook == "before"] == ran
 
 
+async def test_what_a_later_key_shows_is_refused_before_the_work_between() -> None:
+    """The check of the last link needs a key that the first link adds, and sees it at once."""
+    diary = Diary()
+
+    @link
+    async def particular(ctx: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    @particular.foresee
+    def _right(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        if "model" in ctx:
+            raise SettingError("of no use with a model")
+
+    chain = Chain(load(), fits(), particular())
+    chain.use(diary)
+    with pytest.raises(LinkError, match="link 'particular' failed: of no use"):
+        await run(chain, {"checkpoint": "large"})
+    assert [each for hook, each in diary.heard if hook == "before"] == ["load"]
+
+
 # Failures
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import tiny_checkpoint
 
+from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
 from birdbone.errors import DataError, LinkError, SettingError
 from birdbone.links import calibrate
@@ -163,3 +164,17 @@ async def test_tokens_are_the_models_own(documents: str) -> None:
         inside = tokenizer.decode(row[row != tokenizer.eos_token_id]).strip()
         assert inside[:20].strip() in words
     assert after["calibration"].tokens.dtype == torch.int64
+
+
+async def test_a_config_that_nests_its_language_model_is_read_as_transformers_reads_it(
+    documents: str,
+) -> None:
+    plain = tiny_checkpoint("gemma3")
+    text = {key: value for key, value in plain.config.items() if key != "architectures"}
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    nested = {"model_type": "gemma3", "text_config": text, "vision_config": vision}
+    checkpoint = Checkpoint(nested, {}, plain.files)
+    ctx = {"checkpoint": checkpoint, "dense": checkpoint}
+    assert (await run(some(documents), ctx))["heldout"].num_windows == 3
+    with pytest.raises(LinkError, match="the model has 64 positions"):
+        await run(some(documents, length=65), ctx)

@@ -99,6 +99,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return Measurement({"light": found}, {"device": "none"})
 
     monkeypatch.setattr(save_module, "measure_folders", measure)
+    monkeypatch.setattr(save_module, "own_perplexity", lambda *args, **kwargs: 20.0)
 
 
 def left_in(folder: Path) -> list[str]:
@@ -146,6 +147,16 @@ async def test_a_verdict_on_another_model_is_not_held_against_this_one(tmp_path:
     ctx = {**ctx, "checkpoint": ctx["dense"]}
     out = await run(save(path=str(tmp_path / "light"), compare=False), ctx)
     assert out["saved"].figures["light"]["perplexity"] == 20.0
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_without_a_verdict_the_model_is_scored_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(save_module, "own_perplexity", lambda *args, **kwargs: 21.0)
+    with pytest.raises(LinkError, match=r"perplexity 20.*in memory had 21.*nothing was published"):
+        await run(save(path=str(tmp_path / "light"), compare=False), context())
+    assert left_in(tmp_path) == []
 
 
 @pytest.mark.usefixtures("at_once")

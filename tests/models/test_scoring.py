@@ -8,7 +8,14 @@ import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_windows
 
-from birdbone.models.scoring import compare, last_hidden, perplexity, rise, skeleton_pair
+from birdbone.models.scoring import (
+    compare,
+    last_hidden,
+    own_perplexity,
+    perplexity,
+    rise,
+    skeleton_pair,
+)
 from birdbone.models.skeleton import Skeleton
 from birdbone.texts import Windows
 
@@ -99,3 +106,12 @@ def test_agreement_counts_tokens_on_which_both_rank_the_same_first() -> None:
     found = compare((skeleton, hidden), (skeleton, other), windows, announce=unheard)
     assert found.agreement == 7 / 8
     assert (found.kl != 0).sum() == 1
+
+
+def test_a_model_alone_scores_as_it_does_beside_another() -> None:
+    light, windows = tiny_checkpoint(seed=3), tiny_windows(3, 9)
+    skeleton = Skeleton(light)
+    hidden = last_hidden(skeleton, windows, batch_size=3, label="", announce=unheard)
+    found = compare((skeleton, hidden), (skeleton, hidden), windows, announce=unheard)
+    alone = own_perplexity(light, windows, announce=unheard)
+    assert alone == pytest.approx(perplexity(found.light_nll)[0], rel=1e-6)
