@@ -90,13 +90,14 @@ def _read(
 ) -> dict[str, Windows]:
     tokenizer = load_tokenizer(checkpoint)
     parts = _divide(data, heldout_data, seed)
+    vocab_size = text_config(checkpoint).vocab_size
     found = {}
     for key, (name, documents) in parts.items():
         text = f"{name}, {key}"
         found[key] = pack_windows(
             documents, tokenizer, length=length, limit=limits[key], text=text, seed=seed
         )
-        check_vocabulary(found[key], text_config(checkpoint).vocab_size)
+        check_vocabulary(found[key], vocab_size)
     return found
 
 

@@ -15,9 +15,9 @@ from ..contexts.plan import LinearPlan, Plan
 from ..contexts.scores import Scores
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
-from ..models.linears import Linear, all_linears
+from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
-from ..models.rewriting import named, rewrite_blocks
+from ..models.rewriting import rewrite_blocks
 from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.masks import Pattern, pattern_mask, require_groups_of, require_sparsity
@@ -175,7 +175,7 @@ def _check_linears(checkpoint: Checkpoint, m: int) -> None:
         try:
             require_groups_of(m, linear.shape[1])
         except SettingError as error:
-            raise SettingError(f"layer '{linear.name}': {error}") from error
+            raise named(linear, error) from error
 
 
 @prune.memory

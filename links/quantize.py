@@ -15,9 +15,9 @@ from ..contexts.flow import Changed, Standing
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
 from ..models.bitsandbytes import int8_values, nf4_values
-from ..models.linears import Linear, all_linears
+from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
-from ..models.rewriting import named, rewrite_blocks
+from ..models.rewriting import rewrite_blocks
 from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.grid import Grid
@@ -194,7 +194,7 @@ def _check_width(linear: Linear, grid: Grid) -> None:
     try:
         grid.group_width(linear.shape[1])
     except SettingError as error:
-        raise SettingError(f"layer '{linear.name}': {error}") from error
+        raise named(linear, error) from error
 
 
 @quantize.memory

@@ -15,7 +15,7 @@ from ..contexts.profile import LinearProfile, Profile
 from ..contexts.scores import LinearScore, Scores
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
-from ..models.linears import Linear, find_linears
+from ..models.linears import Linear, find_linears, named
 from ..models.skeleton import Skeleton
 from ..models.taylor import taylor_scores
 from ..solvers.factor import factorize
@@ -136,7 +136,7 @@ def _obs(weight: Tensor, linear: Linear, seen: LinearProfile) -> Tensor:
     try:
         return obs_saliency(weight, factorize(gram))
     except SolverError as error:
-        raise SolverError(f"layer '{linear.name}': {error}") from error
+        raise named(linear, error) from error
 
 
 @score.foresee

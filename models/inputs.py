@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, SolverError
-from .linears import Linear
+from .linears import Linear, named
 from .observing import Observer, stored_tensors
 from .replay import Call, check_finite, replay
 
@@ -71,7 +71,7 @@ class _Grouping(Generic[S]):
         try:
             group.sum.add(inputs)
         except SolverError as error:
-            raise SolverError(f"layer '{linear.name}': {error}") from error
+            raise named(linear, error) from error
         self._seen.append((inputs, inputs._version, group))
 
     def forget_inputs(self) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from ..checkpoints import Checkpoint
+from ..errors import BirdboneError
 from .skeleton import empty_model, find_blocks
+
+Refusal = TypeVar("Refusal", bound=BirdboneError)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Linear:
         """This linear's ``[out_features, in_features]`` as a view of the stored tensor."""
         matrix = stored if self.expert is None else stored[self.expert]
         return matrix.T if self.transposed else matrix
+
+
+def named(linear: Linear, error: Refusal) -> Refusal:
+    """A solver's refusal with the layer's name, which the solver does not know."""
+    return type(error)(f"layer '{linear.name}': {error}")
 
 
 def all_linears(checkpoint: Checkpoint) -> list[Linear]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import Checkpoint, Quantized, TensorRef
-from ..errors import SolverError
 from ..solvers.gram import Gram, GramAccumulator
 from ..texts import Windows
 from .inputs import sum_inputs
@@ -71,11 +70,6 @@ def rewrite_blocks(
         hidden = hidden_out
         announce(index + 1, len(skeleton.blocks))
     return rewritten
-
-
-def named(linear: Linear, error: SolverError) -> SolverError:
-    """A solver's error with the layer's name, which the solver does not know."""
-    return SolverError(f"layer '{linear.name}': {error}")
 
 
 def _weight(skeleton: Skeleton, linear: Linear) -> Tensor:

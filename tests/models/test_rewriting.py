@@ -12,8 +12,8 @@ from torch import Tensor
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.errors import Cancelled, SolverError
-from birdbone.models.linears import Linear, all_linears
-from birdbone.models.rewriting import Solve, named, rewrite_blocks
+from birdbone.models.linears import Linear, all_linears, named
+from birdbone.models.rewriting import Solve, rewrite_blocks
 from birdbone.solvers.gram import Gram
 
 
