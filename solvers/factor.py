@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError, SolverError
-from .admission import require_finite
+from .admission import all_finite, require_finite
 from .gram import Gram
 from .precision import working_dtype
 
 MAX_ESCALATIONS = 3
+_INVERTED_WHOLE = 192
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,8 @@ def factorize(gram: Gram, *, damping: float = 0.01, descending: bool = False) ->
     hessian, dead = _prepared(gram)
     order = hessian.diagonal().argsort(descending=True, stable=True) if descending else None
     if order is not None:
-        hessian = hessian[order][:, order]
-    mean = _mean_live(gram)
+        hessian = hessian.index_select(0, order).index_select(1, order)
+    mean = mean_live_diagonal(gram)
     for escalations in range(MAX_ESCALATIONS + 1):
         tried = damping * 10**escalations
         upper = _upper_factor(hessian, shift=tried * mean)
@@ -79,7 +80,7 @@ def _prepared(gram: Gram) -> tuple[Tensor, Tensor]:
     return hessian, dead
 
 
-def _mean_live(gram: Gram) -> float:
+def mean_live_diagonal(gram: Gram) -> float:
     """Return the mean diagonal over live features, 0 if there are none."""
     num_live = max(int((~gram.dead).sum()), 1)
     return float(gram.diagonal.double().sum()) / num_live
@@ -92,6 +93,24 @@ def _upper_factor(hessian: Tensor, *, shift: float) -> Tensor | None:
     lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
     if int(info) != 0:
         return None
-    identity = torch.eye(hessian.shape[0], dtype=hessian.dtype, device=hessian.device)
-    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-    return upper if bool(torch.isfinite(upper).all()) else None
+    upper = _inverse(lower.flip(0, 1))
+    return upper if all_finite(upper) else None
+
+
+def _inverse(upper: Tensor) -> Tensor:
+    """Invert an upper triangle, halving it: nearly all is products of half the size.
+
+    A triangular solve against the identity does not know that half of that is zero.
+    """
+    width = upper.shape[0]
+    if width <= _INVERTED_WHOLE:
+        identity = torch.eye(width, dtype=upper.dtype, device=upper.device)
+        whole: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
+        return whole
+    half = width // 2
+    inverse = torch.zeros_like(upper, memory_format=torch.contiguous_format)
+    inverse[:half, :half] = _inverse(upper[:half, :half])
+    inverse[half:, half:] = _inverse(upper[half:, half:])
+    corner = inverse[:half, :half] @ upper[:half, half:]
+    torch.mm(corner, inverse[half:, half:], out=inverse[:half, half:]).neg_()
+    return inverse

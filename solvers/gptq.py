@@ -1,11 +1,14 @@
 """GPTQ: round column by column, and let the columns still to come make up for each rounding error.
 
 Minimises ||X(W - V)'||^2 over V on an integer grid, greedily. https://arxiv.org/abs/2210.17323,
-section 3; lazy updates as in `column_loop`. A group's scale is fitted to the compensated weights at
-its start. Static order walks the columns by falling input energy instead, with scales fitted to the
-weights as given, so that codes and scales come out in natural order and cost nothing at run time.
+section 3; lazy updates as in `column_loop`. Static order walks the columns by falling input energy,
+with scales fitted to the weights as given, so that codes and scales come out in natural order and
+cost nothing at run time. In natural order a group's scale is fitted to the compensated weights at
+its start.
 
-Where we differ from the published code: weights on dead features are rounded to nearest instead of
+Where we differ from the published code: scales are searched for rather than set by the extremes
+(`grid_search`), under the weights that the loop's own loss puts on rounding errors; what the loop
+leaves can be refined (`refinement`); and weights on dead features are rounded to nearest instead of
 zeroed, since a feature silent in calibration may speak later.
 """
 
@@ -18,10 +21,13 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .admission import require_mask, require_weight, require_width
-from .column_loop import ColumnRule, run_column_loop
+from .column_loop import BLOCK_SIZE, BlockPlan, ColumnRule, run_column_loop
+from .column_rounding import ColumnRounder, rounders_of
 from .factor import Factor, factorize
 from .gram import Gram
-from .grid import Grid, Scales, fit_scales
+from .grid import Grid, Scales, require_exact_zero
+from .grid_search import ScaleRule, fit_groups
+from .refinement import refine
 from .results import Quantized
 from .saliency import require_natural_order
 
@@ -37,31 +43,49 @@ def quantize_gptq(
     mask: Tensor | None = None,
     factor: Factor | None = None,
     damping: float = 0.01,
-    order: Order = "natural",
+    order: Order | None = None,
+    scales: ScaleRule = "searched",
+    refit: bool = False,
+    sweeps: int = 0,
 ) -> Quantized:
     """Quantise [out_features, in_features] with error compensation.
 
     Where ``mask`` is False the weight is held at exactly zero and its loss is compensated too.
     ``factor`` reuses a factorisation, whose damping then holds instead of ``damping``; for
-    ``order="static"`` it must come from ``factorize(gram, descending=True)``. Raises SettingError
-    for arguments that do not fit, SolverError for values that are not finite or a Hessian that will
-    not factorise.
+    ``order="static"`` it must come from ``factorize(gram, descending=True)``. No ``order`` means
+    the factor's own where one is given, else the better one, static. ``refit`` and
+    ``sweeps`` are those of `refine`, and need the Gram. Raises SettingError for arguments that do
+    not fit, SolverError for values that are not finite or a Hessian that will not factorise.
     """
     require_weight(weight)
     if mask is not None:
         require_mask(weight, mask)
+    require_exact_zero(grid, mask)
     if gram is not None:
         require_width(weight, gram.matrix, "Gram matrix")
+    if gram is None and (refit or sweeps):
+        raise SettingError(
+            "gptq cannot refine (refit or sweeps) by a factor alone; give the Gram matrix too"
+        )
+    order = order or ("natural" if factor is not None and factor.order is None else "static")
     factor = factor or _factorize(gram, damping=damping, order=order)
     require_width(weight, factor.upper, "factor")
-    rule = _run(weight, factor, grid=grid, scale_dtype=scale_dtype, mask=mask, order=order)
+    rule = _run(
+        weight, factor, grid=grid, scale_dtype=scale_dtype, mask=mask, order=order, scales=scales
+    )
     quantized = Quantized.assemble(
         rule.codes.T.contiguous(),
         rule.scales,
         damping=factor.damping,
         escalations=factor.escalations,
     )
-    return quantized if gram is None else quantized.measured(weight, gram)
+    if gram is None:
+        return quantized
+    if refit or sweeps:
+        quantized = refine(
+            weight, quantized, gram, damping=factor.damping, mask=mask, refit=refit, sweeps=sweeps
+        )
+    return quantized.measured(weight, gram)
 
 
 def _factorize(gram: Gram | None, *, damping: float, order: Order) -> Factor:
@@ -80,19 +104,22 @@ def _run(
     scale_dtype: torch.dtype,
     mask: Tensor | None,
     order: Order,
+    scales: ScaleRule,
 ) -> _Rounding:
     """Run the column loop on a transposed copy; the rule it went by holds the outcome."""
     columns = weight.detach().T.to(
         factor.upper.dtype, copy=True, memory_format=torch.contiguous_format
     )
     kept = None if mask is None else mask.T.contiguous()
+    importance = factor.upper.diagonal().square().reciprocal_()
     if order == "natural":
         require_natural_order(factor)
-        rule = _Rounding(columns, grid, scale_dtype, kept)
+        rule = _Rounding(columns, grid, scale_dtype, kept, scales, importance)
     else:
         permutation = _require_order(factor)
-        rule = _StaticRounding(columns, grid, scale_dtype, kept, permutation)
-        columns = columns[permutation]
+        importance = torch.empty_like(importance).index_copy_(0, permutation, importance)
+        rule = _StaticRounding(columns, grid, scale_dtype, kept, scales, importance, permutation)
+        columns = columns.index_select(0, permutation)
     run_column_loop(columns, factor.upper, rule)
     return rule
 
@@ -107,17 +134,27 @@ def _require_order(factor: Factor) -> Tensor:
 
 
 class _Rounding(ColumnRule):
-    """Fits a group's scales at its start, then rounds its columns one by one."""
+    """Fits scales at the start of a group or super-block, then rounds its columns one by one."""
 
     def __init__(
-        self, columns: Tensor, grid: Grid, scale_dtype: torch.dtype, kept: Tensor | None
+        self,
+        columns: Tensor,
+        grid: Grid,
+        scale_dtype: torch.dtype,
+        kept: Tensor | None,
+        scales: ScaleRule = "searched",
+        importance: Tensor | None = None,
     ) -> None:
         self.codes = torch.empty_like(columns, dtype=torch.int8)
         self._grid = grid
         self._scale_dtype = scale_dtype
         self._kept = kept
-        self._unit = grid.group_width(columns.shape[0])
-        self._groups: list[Scales] = []
+        self._rule = scales
+        self._importance = importance
+        self._group_width = grid.group_width(columns.shape[0])
+        self._unit = grid.fitted_width(columns.shape[0])
+        self._fitted: list[Scales] = []
+        self._rounders: list[ColumnRounder] = []
 
     @property
     def unit(self) -> int:
@@ -125,25 +162,56 @@ class _Rounding(ColumnRule):
 
     @property
     def scales(self) -> Scales:
-        """Every group's scales joined, [out_features, groups, 1]."""
-        scale = torch.stack([group.scale for group in self._groups], dim=1).unsqueeze(-1)
-        points = [group.zero_point for group in self._groups if group.zero_point is not None]
-        zero_point = torch.stack(points, dim=1).unsqueeze(-1) if points else None
-        return Scales(scale, zero_point, self._grid)
+        """Every group's scales joined, [out_features, groups]."""
+        return Scales.joined(self._fitted, dim=1)
 
     def begin(self, start: int, window: Tensor) -> None:
+        self._fit(start, window)
+
+    def _fit(self, start: int, window: Tensor) -> None:
+        """Fit the groups that lie in ``window`` [columns, out_features]."""
+        stop = start + window.shape[0]
         if self._kept is not None:
-            window = window * self._kept[start : start + self._unit]
-        scales = fit_scales(window, grid=self._grid, scale_dtype=self._scale_dtype, dim=0)
-        self._groups.append(scales.squeeze(0))
+            window = window * self._kept[start:stop]
+        groups = window.T.contiguous().view(window.shape[1], -1, self._group_width)
+        importance = None
+        if self._importance is not None:
+            importance = self._importance[start:stop].view(-1, self._group_width)
+        scales = fit_groups(
+            groups,
+            grid=self._grid,
+            scale_dtype=self._scale_dtype,
+            rule=self._rule,
+            importance=importance,
+        )
+        self._fitted.append(scales)
+        self._rounders += rounders_of(scales, window.dtype)
 
     def settle(self, index: int, column: Tensor) -> Tensor:
         if self._kept is not None:
             column = column * self._kept[index]
-        scales = self._groups[index // self._unit]
-        codes = scales.encode(column)
-        self.codes[index].copy_(codes)
-        return scales.decode(codes)
+        return self._rounders[index // self._group_width].round(column, self.codes[index])
+
+    @property
+    def plans_blocks(self) -> bool:
+        # A group that starts inside a block is fitted there, to what the block has done to it.
+        if self._grid.super_block:  # the kernel knows of no minimums
+            return False
+        return self._unit % BLOCK_SIZE == 0 or self._unit == self.codes.shape[0]
+
+    def plan(self, start: int, rest: Tensor) -> BlockPlan:
+        if start % self._unit == 0:
+            self.begin(start, rest[: self._unit])
+        return self._plan(places=None)
+
+    def _plan(self, *, places: Tensor | None) -> BlockPlan:
+        return BlockPlan(
+            kept=self._kept,
+            scales=Scales.joined([_transposed(each) for each in self._fitted], dim=0),
+            group_size=self._group_width,
+            codes=self.codes,
+            places=places,
+        )
 
 
 class _StaticRounding(_Rounding):
@@ -155,15 +223,33 @@ class _StaticRounding(_Rounding):
         grid: Grid,
         scale_dtype: torch.dtype,
         kept: Tensor | None,
+        scales: ScaleRule,
+        importance: Tensor,
         order: Tensor,
     ) -> None:
-        super().__init__(columns, grid, scale_dtype, kept)
-        for start in range(0, columns.shape[0], self._unit):
-            super().begin(start, columns[start : start + self._unit])
+        super().__init__(columns, grid, scale_dtype, kept, scales, importance)
+        self._fit(0, columns)
         self._order = order.tolist()
+        self._places = order
+
+    @property
+    def unit(self) -> int:
+        return BLOCK_SIZE
 
     def begin(self, start: int, window: Tensor) -> None:
         """Nothing to decide: every scale is already fitted."""
 
     def settle(self, index: int, column: Tensor) -> Tensor:
         return super().settle(self._order[index], column)
+
+    @property
+    def plans_blocks(self) -> bool:
+        return not self._grid.super_block
+
+    def plan(self, start: int, rest: Tensor) -> BlockPlan:
+        return self._plan(places=self._places[start : start + BLOCK_SIZE])
+
+
+def _transposed(scales: Scales) -> Scales:
+    zero_point = None if scales.zero_point is None else scales.zero_point.T.contiguous()
+    return Scales(scales.scale.T.contiguous(), zero_point, scales.grid)

@@ -4,11 +4,19 @@ Codes are signed, from -2^(bits-1) to 2^(bits-1) - 1, and stored as int8. A symm
 as code * scale with scale = max|w| / ((2^bits - 1) / 2), compressed-tensors' convention: the range
 is as wide as all the codes together, so the two extremes are each met to half a step. An asymmetric
 one decodes as (code - zero_point) * scale; its range always holds 0, and 0 is met exactly.
+
+There is one more code below zero than above. Where a scale may be negative, it lies on the side of
+the greater extreme: scale = that extreme / -2^(bits-1), ggml's convention for Q4_0.
+
+Some grids have the names of ggml's block formats. Q4_K codes are unsigned and decode as
+code * scale - minimum (`block_grids`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -26,11 +34,18 @@ class Grid:
         bits: 2 to 8.
         group_size: consecutive input columns that share a scale; None for the whole row.
         symmetric: whether the zero point is fixed at 0.
+        signed: whether a scale may be negative; for symmetric grids.
+        scale_dtype: the one its format stores scales in; None where the caller chooses.
+        super_block: consecutive input columns whose scales and minimums are themselves small
+            integers, as in Q4_K; None for an ordinary grid.
     """
 
     bits: int = 4
     group_size: int | None = 128
     symmetric: bool = True
+    signed: bool = False
+    scale_dtype: torch.dtype | None = None
+    super_block: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -40,21 +55,43 @@ class Grid:
                 f"group_size {self.group_size} is out of range; give at least 1, or None for one "
                 "scale a row"
             )
+        if self.signed and not self.symmetric:
+            raise SettingError(
+                "a grid cannot be signed and asymmetric: a zero point does already what the sign "
+                "of a scale does; set one of the two"
+            )
+
+    @classmethod
+    def named(cls, name: str) -> Grid:
+        """Return a grid of ggml's: "q4_0", "q8_0" or "q4_k"."""
+        if name not in NAMED_GRIDS:
+            raise SettingError(f"grid '{name}' is not known; take one of {', '.join(NAMED_GRIDS)}")
+        return NAMED_GRIDS[name]
 
     @property
     def smallest(self) -> int:
         """The least code."""
-        return -(1 << (self.bits - 1))
+        return 0 if self.super_block else -(1 << (self.bits - 1))
 
     @property
     def largest(self) -> int:
         """The greatest code."""
-        return (1 << (self.bits - 1)) - 1
+        return self.smallest + (1 << self.bits) - 1
+
+    def fitted_width(self, width: int) -> int:
+        """Return the columns whose scales are fitted together, checked as in `group_width`."""
+        return self.super_block or self.group_width(width)
 
     def group_width(self, width: int) -> int:
         """Return columns per group in a row of ``width``; SettingError if they do not divide it."""
         if self.group_size is None:
             return width
+        if self.super_block and width % self.super_block:
+            raise SettingError(
+                f"a grid with super-blocks of {self.super_block} does not divide width {width}; "
+                f"give widths that are multiples of {self.super_block}, or another grid for this "
+                "layer, such as 'q4_0' or 'q8_0'"
+            )
         if width % self.group_size:
             fitting = [str(size) for size in _COMMON_GROUP_SIZES if width % size == 0]
             instead = ", ".join(fitting) or "none of the usual sizes"
@@ -65,25 +102,72 @@ class Grid:
         return self.group_size
 
 
+NAMED_GRIDS: Mapping[str, Grid] = MappingProxyType(
+    {
+        "q4_0": Grid(4, 32, signed=True, scale_dtype=torch.float16),
+        "q8_0": Grid(8, 32, signed=True, scale_dtype=torch.float16),
+        "q4_k": Grid(4, 32, symmetric=False, super_block=256),
+    }
+)
+
+
 @dataclass(frozen=True, eq=False)
-class Scales:
-    """Scales, and zero points if any, of some groups of one grid.
+class SuperBlocks:
+    """How Q4_K stores scales and minimums: as whole multiples of two float16 a super-block.
 
     Attributes:
-        scale: any shape, in the dtype it will be stored in; positive.
-        zero_point: int8, same shape; None for a symmetric grid.
+        scale_unit: float16 [out_features, super_blocks], ggml's d.
+        minimum_unit: float16 [out_features, super_blocks], ggml's dmin.
+        scale_steps: uint8 [out_features, groups], 1 to 63.
+        minimum_steps: uint8 [out_features, groups], 0 to 63.
+    """
+
+    scale_unit: Tensor
+    minimum_unit: Tensor
+    scale_steps: Tensor
+    minimum_steps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """Scales, and zero points or minimums if any, of some groups of one grid.
+
+    Attributes:
+        scale: any shape, in the dtype it will be stored in; never 0, positive unless the grid is
+            signed.
+        zero_point: int8, same shape; None for a symmetric grid or one with minimums.
         grid: the grid.
+        minimum: float32, same shape, subtracted after scaling; None for an ordinary grid.
+        super_blocks: what ``scale`` and ``minimum`` are made of; None for an ordinary grid.
     """
 
     scale: Tensor
     zero_point: Tensor | None
     grid: Grid
+    minimum: Tensor | None = None
+    super_blocks: SuperBlocks | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scales], *, dim: int) -> Scales:
+        """Join scales of one grid along an axis they have; of super-blocks, along 0 or 1."""
+        points = [part.zero_point for part in parts if part.zero_point is not None]
+        minimums = [part.minimum for part in parts if part.minimum is not None]
+        blocks = [part.super_blocks for part in parts if part.super_blocks is not None]
+        return cls(
+            torch.cat([part.scale for part in parts], dim),
+            torch.cat(points, dim) if points else None,
+            parts[0].grid,
+            torch.cat(minimums, dim) if minimums else None,
+            _joined_blocks(blocks, dim=dim) if blocks else None,
+        )
 
     def encode(self, values: Tensor) -> Tensor:
         """Return the nearest codes, as whole numbers in the dtype of ``values``.
 
         ``values`` must broadcast against `scale`. Halves go to the even code.
         """
+        if self.minimum is not None:
+            values = values + self.minimum.to(values.dtype)
         codes = torch.round(values / self.scale.to(values.dtype))
         if self.zero_point is not None:
             codes += self.zero_point.to(values.dtype)
@@ -93,38 +177,80 @@ class Scales:
         """Return the values of ``codes`` in their own floating dtype."""
         if self.zero_point is not None:
             codes = codes - self.zero_point.to(codes.dtype)
-        return codes * self.scale.to(codes.dtype)
+        values = codes * self.scale.to(codes.dtype)
+        return values if self.minimum is None else values - self.minimum.to(codes.dtype)
 
     def squeeze(self, dim: int) -> Scales:
         """Return the same without the axis ``dim`` of size 1."""
         zero_point = None if self.zero_point is None else self.zero_point.squeeze(dim)
-        return Scales(self.scale.squeeze(dim), zero_point, self.grid)
+        minimum = None if self.minimum is None else self.minimum.squeeze(dim)
+        return Scales(self.scale.squeeze(dim), zero_point, self.grid, minimum, self.super_blocks)
+
+    def unsqueeze(self, dim: int) -> Scales:
+        """Return the same with an axis ``dim`` of size 1, to broadcast over a group's columns."""
+        zero_point = None if self.zero_point is None else self.zero_point.unsqueeze(dim)
+        minimum = None if self.minimum is None else self.minimum.unsqueeze(dim)
+        return Scales(self.scale.unsqueeze(dim), zero_point, self.grid, minimum, self.super_blocks)
+
+
+def _joined_blocks(parts: Sequence[SuperBlocks], *, dim: int) -> SuperBlocks:
+    return SuperBlocks(
+        torch.cat([part.scale_unit for part in parts], dim),
+        torch.cat([part.minimum_unit for part in parts], dim),
+        torch.cat([part.scale_steps for part in parts], dim),
+        torch.cat([part.minimum_steps for part in parts], dim),
+    )
 
 
 def fit_scales(values: Tensor, *, grid: Grid, scale_dtype: torch.dtype, dim: int = -1) -> Scales:
     """Fit scales to the extremes of ``values`` along ``dim``, which is kept with size 1.
 
-    Scales are rounded to ``scale_dtype`` here, before any code is chosen, so that codes fit the
-    scale that is stored. A group of zeros gets scale 1. Raises SolverError if a scale overflows.
+    Scales are rounded here, to the grid's own dtype or else ``scale_dtype``, before any code is
+    chosen, so that codes fit the scale that is stored. A group of zeros gets scale 1. Raises
+    SolverError if a scale overflows.
     """
     low = values.amin(dim, keepdim=True).clamp_(max=0.0)
     high = values.amax(dim, keepdim=True).clamp_(min=0.0)
     num_steps = (1 << grid.bits) - 1
-    reach = torch.maximum(high, -low) * 2 if grid.symmetric else high - low
-    scale = _stored(reach / num_steps, scale_dtype)
+    if grid.signed:
+        wanted = torch.where(high >= -low, high, low) / grid.smallest
+    elif grid.symmetric:
+        wanted = torch.maximum(high, -low) * 2 / num_steps
+    else:
+        wanted = (high - low) / num_steps
+    scale = stored_scale(wanted, grid=grid, scale_dtype=scale_dtype)
     if grid.symmetric:
         return Scales(scale, None, grid)
+    return Scales(scale, nearest_zero_point(low, scale, grid), grid)
+
+
+def require_exact_zero(grid: Grid, mask: Tensor | None) -> None:
+    """Raise SettingError for a mask on a grid that has no exact zero."""
+    if mask is not None and grid.super_block:
+        raise SettingError(
+            f"a grid with super-blocks of {grid.super_block} has no exact zero, so pruned weights "
+            "would not stay pruned; take another, such as 'q4_0'"
+        )
+
+
+def nearest_zero_point(low: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Return the int8 zero point that puts ``low`` nearest to the least code."""
     zero_point = torch.round(grid.smallest - low / scale.to(low.dtype))
-    zero_point = zero_point.clamp_(grid.smallest, grid.largest).to(torch.int8)
-    return Scales(scale, zero_point, grid)
+    return zero_point.clamp_(grid.smallest, grid.largest).to(torch.int8)
 
 
-def _stored(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round to ``dtype``: 1 where there is nothing to scale, never 0, never infinite."""
-    rounded = scale.to(dtype).clamp(min=torch.finfo(dtype).tiny)
+def stored_scale(scale: Tensor, *, grid: Grid, scale_dtype: torch.dtype) -> Tensor:
+    """Round to the dtype of storing: 1 where there is nothing to scale, never 0, never infinite.
+
+    Raises SolverError if a scale overflows.
+    """
+    dtype = grid.scale_dtype or scale_dtype
+    smallest = torch.finfo(dtype).tiny
+    rounded = scale.to(dtype)
+    rounded = torch.where(scale < 0, rounded.clamp(max=-smallest), rounded.clamp(min=smallest))
     if not torch.isfinite(rounded).all():
         raise SolverError(
-            f"scale {float(scale.max()):g} does not fit in {dtype}; "
+            f"scale {float(scale.abs().max()):g} does not fit in {dtype}; "
             "store scales as bfloat16 or float32"
         )
     return rounded.masked_fill_(scale == 0, 1.0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .admission import require_width
+from .budget import Budget
 from .factor import Factor
 from .gram import Gram
-from .masks import UNSTRUCTURED, Pattern, pattern_mask
-from .output_error import relative_output_error
+from .masks import UNSTRUCTURED, Pattern
+from .output_error import relative_output_errors
 from .results import Pruned
 from .saliency import magnitude_saliency
 
@@ -19,6 +22,7 @@ def prune_magnitude(
     *,
     sparsity: float | None = None,
     pattern: Pattern = UNSTRUCTURED,
+    heights: Sequence[int] | None = None,
     factor: Factor | None = None,
 ) -> Pruned:
     """Remove the smallest |W| of the whole layer, or of every m columns.
@@ -27,6 +31,10 @@ def prune_magnitude(
     arguments that do not fit, SolverError for values that are not finite.
     """
     require_width(weight, gram.matrix, "Gram matrix")
-    mask = pattern_mask(magnitude_saliency(weight), sparsity=sparsity, pattern=pattern)
+    saliency = magnitude_saliency(weight)
+    budget = Budget.of(weight, sparsity=sparsity, pattern=pattern, heights=heights)
+    mask = budget.keep(saliency)
     thinned = weight.detach().masked_fill(~mask, 0.0)
-    return Pruned(thinned, mask, relative_output_error(weight, thinned, gram))
+    return Pruned(
+        thinned, mask, relative_output_errors(weight, thinned, gram, heights=budget.heights)
+    )

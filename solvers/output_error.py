@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,29 +24,40 @@ def relative_output_error(weight: Tensor, replacement: Tensor, gram: Gram) -> fl
     of ``weight`` is all zero and that of ``replacement`` is not. Raises SolverError for a Gram or
     replacement that is not finite.
     """
+    return relative_output_errors(weight, replacement, gram, heights=(weight.shape[0],))[0]
+
+
+def relative_output_errors(
+    weight: Tensor, replacement: Tensor, gram: Gram, *, heights: Sequence[int]
+) -> tuple[float, ...]:
+    """Return the same for each of several layers stacked, of so many rows each."""
     require_finite(gram.matrix, "Gram matrix")
     require_finite(replacement, "replacement weight")
     dtype = torch.promote_types(working_dtype(weight), working_dtype(gram.matrix))
     hessian = gram.matrix.to(dtype)
     folded = hessian.triu() + hessian.triu(1)
     given = weight.detach().to(dtype)
-    error = _energy(given - replacement.detach().to(dtype), folded)
-    if error == 0.0:
+    moved = _energies(given - replacement.detach().to(dtype), folded, heights)
+    whole = _energies(given, folded, heights)
+    return tuple(_ratio(error, energy) for error, energy in zip(moved, whole, strict=True))
+
+
+def _ratio(error: float, energy: float) -> float:
+    if error <= 0.0:
         return 0.0
-    reference = _energy(given, folded)
-    return error / reference if reference > 0.0 else float("inf")
+    return error / energy if energy > 0.0 else float("inf")
 
 
-def _energy(rows: Tensor, folded: Tensor) -> float:
-    """Return trace(rows H rows'), clipped at 0 where rounding would take it below.
+def _energies(rows: Tensor, folded: Tensor, heights: Sequence[int]) -> list[float]:
+    """Return trace(R H R') of each layer's rows R; rounding may take one just below 0.
 
     ``folded`` is H with its lower triangle added onto the upper, which leaves the trace as it is
     and halves the work: a strip of columns is only as deep as its last one.
     """
     width = rows.shape[1]
-    total = torch.zeros((), dtype=torch.float64, device=rows.device)
+    totals = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
     for start in range(0, width, _COLUMNS_PER_STRIP):
         stop = min(start + _COLUMNS_PER_STRIP, width)
         products = (rows[:, :stop] @ folded[:stop, start:stop]).mul_(rows[:, start:stop])
-        total += products.sum(dtype=torch.float64)
-    return max(float(total), 0.0)
+        totals += products.sum(dim=1, dtype=torch.float64)
+    return [float(part.sum()) for part in totals.split(tuple(heights))]

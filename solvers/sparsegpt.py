@@ -10,26 +10,20 @@ layer's total comes out right), and n:m groups never straddle a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .admission import require_finite, require_mask, require_weight, require_width
-from .column_loop import ColumnRule, run_column_loop
+from .budget import Budget
+from .column_loop import BLOCK_SIZE, BlockPlan, ColumnRule, run_column_loop
 from .factor import Factor, factorize
 from .gram import Gram
-from .masks import (
-    UNSTRUCTURED,
-    Pattern,
-    drop_smallest,
-    keep_n_largest,
-    require_groups_of,
-    require_sparsity,
-)
-from .output_error import relative_output_error
+from .masks import UNSTRUCTURED, Pattern, drop_smallest, keep_n_largest
+from .output_error import relative_output_errors
 from .results import Pruned
 from .saliency import require_natural_order
-
-BLOCK_SIZE = 128
 
 
 def prune_sparsegpt(
@@ -38,32 +32,32 @@ def prune_sparsegpt(
     *,
     sparsity: float | None = None,
     pattern: Pattern = UNSTRUCTURED,
+    heights: Sequence[int] | None = None,
     factor: Factor | None = None,
     damping: float = 0.01,
 ) -> Pruned:
     """Prune with SparseGPT, removing ``round(sparsity * n)`` weights of the layer, or to n:m.
 
-    ``factor`` reuses a factorisation of the same Gram, and its damping then holds instead of
+    ``heights`` are the rows of each layer where several are stacked, each of which loses its own
+    share. ``factor`` reuses a factorisation of the same Gram, and its damping then holds instead of
     ``damping``. Raises SettingError for arguments that do not fit, SolverError for values that are
     not finite or a Hessian that will not factorise.
     """
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
-    fraction = require_sparsity(sparsity, pattern)
-    if pattern.n_of_m is not None:
-        require_groups_of(pattern.n_of_m[1], weight.shape[1])
+    budget = Budget.of(weight, sparsity=sparsity, pattern=pattern, heights=heights)
     factor = factor or factorize(gram, damping=damping)
     kept = torch.empty_like(weight.T, dtype=torch.bool, memory_format=torch.contiguous_format)
     rule: _Selection
     if pattern.n_of_m is None:
-        rule = _BlockSelection(kept, factor.upper, round(fraction * weight.numel()))
+        rule = _BlockSelection(kept, factor.upper, budget)
     else:
         rule = _GroupSelection(kept, factor.upper, *pattern.n_of_m)
     thinned = _run(weight, factor, rule)
     return Pruned(
         thinned,
         kept.T.contiguous(),
-        relative_output_error(weight, thinned, gram),
+        relative_output_errors(weight, thinned, gram, heights=budget.heights),
         factor.damping,
         factor.escalations,
     )
@@ -110,25 +104,36 @@ class _Selection(ColumnRule):
     def settle(self, index: int, column: Tensor) -> Tensor:
         return column * self.kept[index]
 
+    @property
+    def plans_blocks(self) -> bool:
+        return True
+
+    def plan(self, start: int, rest: Tensor) -> BlockPlan:
+        self.begin(start, rest[: self._unit])
+        return BlockPlan(kept=self.kept)
+
 
 class _BlockSelection(_Selection):
-    """Masks a block at a time by OBS score, all rows together."""
+    """Masks a block at a time by OBS score, all rows of a layer together."""
 
-    def __init__(self, kept: Tensor, upper: Tensor, num_removed: int) -> None:
+    def __init__(self, kept: Tensor, upper: Tensor, budget: Budget) -> None:
         super().__init__(kept, BLOCK_SIZE)
         self._diagonal = upper.diagonal().unsqueeze(1)
-        self._num_removed = num_removed
+        self._budget = budget
 
     def begin(self, start: int, window: Tensor) -> None:
         stop = start + window.shape[0]
         scores = (window / self._diagonal[start:stop]).square_()
-        count = self._removed_before(stop) - self._removed_before(start)
-        self.kept[start:stop] = drop_smallest(scores.view(1, -1), count=count).view(scores.shape)
+        heights = self._budget.heights
+        columns = self.kept[start:stop].split(heights, dim=1)
+        for part, kept, height in zip(scores.split(heights, 1), columns, heights, strict=True):
+            count = self._removed_before(stop, height) - self._removed_before(start, height)
+            kept.copy_(drop_smallest(part.reshape(1, -1), count=count).view(part.shape))
 
-    def _removed_before(self, column: int) -> int:
+    def _removed_before(self, column: int, height: int) -> int:
         """Return the running total due at ``column``, rounded; at the end it is exact."""
-        width = self.kept.shape[0]
-        return (2 * self._num_removed * column + width) // (2 * width)
+        width = self._budget.width
+        return (2 * self._budget.num_removed(height) * column + width) // (2 * width)
 
 
 class _GroupSelection(_Selection):
@@ -143,3 +148,10 @@ class _GroupSelection(_Selection):
         stop = start + window.shape[0]
         scores = (window / self._diagonal[start:stop]).square_()
         self.kept[start:stop] = keep_n_largest(scores, n=self._n)
+
+    @property
+    def plans_blocks(self) -> bool:
+        return self._unit in (2, 4, 8, 16, 32)
+
+    def plan(self, start: int, rest: Tensor) -> BlockPlan:
+        return BlockPlan(kept=self.kept, n_of_m=(self._n, self._unit))

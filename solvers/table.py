@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .factor import Factor
+from .admm import prune_admm
+from .alps import prune_alps
+from .factor import Factor, factorize
 from .gptq import quantize_gptq
 from .gram import Gram
 from .grid import Grid
 from .magnitude import prune_magnitude
 from .masks import UNSTRUCTURED, Pattern
+from .normalized import decompose, resolve
 from .results import Pruned, Quantized
 from .round_to_nearest import quantize_round_to_nearest
 from .sparsegpt import prune_sparsegpt
@@ -22,7 +26,11 @@ from .wanda import prune_wanda
 
 
 class Pruner(Protocol):
-    """A pruning method; give ``factor`` to share one factorisation among layers on one input."""
+    """A pruning method.
+
+    ``factor`` is what `PREPARE` makes of the Gram for it, given to share the making among layers on
+    one input; ``heights`` are the rows of each layer where such layers are stacked into one weight.
+    """
 
     def __call__(
         self,
@@ -31,8 +39,15 @@ class Pruner(Protocol):
         *,
         sparsity: float | None = None,
         pattern: Pattern = UNSTRUCTURED,
-        factor: Factor | None = None,
+        heights: Sequence[int] | None = None,
+        factor: Any = None,
     ) -> Pruned: ...
+
+
+class Prepare(Protocol):
+    """Turns a Gram into what a method works from."""
+
+    def __call__(self, gram: Gram, *, damping: float) -> Any: ...
 
 
 class Quantizer(Protocol):
@@ -51,12 +66,26 @@ class Quantizer(Protocol):
 
 
 PRUNERS: Mapping[str, Pruner] = MappingProxyType(
-    {"magnitude": prune_magnitude, "wanda": prune_wanda, "sparsegpt": prune_sparsegpt}
+    {
+        "magnitude": prune_magnitude,
+        "wanda": prune_wanda,
+        "sparsegpt": prune_sparsegpt,
+        "admm": prune_admm,
+        "alps": prune_alps,
+    }
 )
 
 QUANTIZERS: Mapping[str, Quantizer] = MappingProxyType(
     {"rtn": quantize_round_to_nearest, "gptq": quantize_gptq}
 )
 
-# Methods that work from the Factor of a Gram: worth making once for layers that share an input.
-USES_FACTOR = frozenset({"sparsegpt", "gptq"})
+# What a method works from beside the Gram: made once for all layers that share an input.
+PREPARE: Mapping[str, Prepare] = MappingProxyType(
+    {
+        "sparsegpt": factorize,
+        "admm": resolve,
+        "alps": decompose,
+        "gptq": partial(factorize, descending=True),
+    }
+)
+USES_FACTOR = frozenset(PREPARE)

@@ -6,12 +6,14 @@ is the paper's finding. No remaining weight is changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .factor import Factor
 from .gram import Gram
 from .masks import UNSTRUCTURED, Pattern, pattern_mask
-from .output_error import relative_output_error
+from .output_error import relative_output_errors
 from .results import Pruned
 from .saliency import wanda_saliency
 
@@ -22,14 +24,20 @@ def prune_wanda(
     *,
     sparsity: float | None = None,
     pattern: Pattern = UNSTRUCTURED,
+    heights: Sequence[int] | None = None,
     factor: Factor | None = None,
 ) -> Pruned:
     """Remove the smallest |W_ij| ||X_j|| of every row, or of every m columns.
 
-    Each row loses ``round(sparsity * in_features)`` weights; ``factor`` is not used. Raises
+    Each row loses ``round(sparsity * in_features)`` weights; ``factor`` and
+    ``heights`` are not used, rows being on their own. Raises
     SettingError for arguments that do not fit, SolverError for values that are not finite.
     """
     scores = wanda_saliency(weight, gram)
     mask = pattern_mask(scores, sparsity=sparsity, pattern=pattern, scope="row")
     thinned = weight.detach().masked_fill(~mask, 0.0)
-    return Pruned(thinned, mask, relative_output_error(weight, thinned, gram))
+    return Pruned(
+        thinned,
+        mask,
+        relative_output_errors(weight, thinned, gram, heights=heights or (weight.shape[0],)),
+    )

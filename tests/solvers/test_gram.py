@@ -68,3 +68,28 @@ def test_unfit_matrices_are_refused() -> None:
         Gram(torch.ones(2, 2, dtype=torch.bfloat16), 1)
     with pytest.raises(SettingError, match="width 0 is out of range"):
         GramAccumulator(0)
+
+
+def test_what_the_given_model_had_is_summed_beside() -> None:
+    draw = torch.Generator().manual_seed(0)
+    given, inputs = torch.randn(2, 2100, 7, generator=draw)  # more rows than one chunk
+    accumulator = GramAccumulator(7)
+    accumulator.add(inputs[:50].view(2, 25, 7), given[:50].view(2, 25, 7))
+    accumulator.add(inputs[50:], given[50:])
+    gram = accumulator.gram()
+    exact = given.double().T @ inputs.double()
+    torch.testing.assert_close(gram.cross.double(), exact, atol=2e-3, rtol=1e-5)
+    accumulator.add(inputs, given)
+    torch.testing.assert_close(gram.cross.double(), exact, atol=2e-3, rtol=1e-5)
+
+
+def test_rows_that_came_alone_leave_no_cross_sum() -> None:
+    accumulator = GramAccumulator(2)
+    accumulator.add(torch.ones(3, 2), torch.ones(3, 2))
+    accumulator.add(torch.ones(1, 2))
+    assert accumulator.gram().cross is None
+    with pytest.raises(
+        SettingError, match=r"inputs \(3, 2\) and those of the model as given \(4, 2\)"
+    ):
+        accumulator.add(torch.ones(3, 2), torch.ones(4, 2))
+    assert accumulator.num_tokens == 4

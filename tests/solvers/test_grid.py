@@ -91,3 +91,23 @@ def test_group_sizes_that_do_not_fit_are_refused_with_those_that_do() -> None:
         Grid(group_size=0)
     assert Grid(group_size=64).group_width(576) == 64
     assert Grid(group_size=None).group_width(7) == 7
+
+
+def test_a_signed_scale_puts_the_extra_code_on_the_greater_side() -> None:
+    grid = Grid(4, None, signed=True)
+    values = torch.tensor([[16.0, -6.0], [-16.0, 6.0], [0.0, 0.0]])
+    scales = fit_scales(values, grid=grid, scale_dtype=torch.float32)
+    assert scales.scale.flatten().tolist() == [-2.0, 2.0, 1.0]
+    assert scales.encode(values).tolist() == [[-8.0, 3.0], [-8.0, 3.0], [0.0, 0.0]]
+
+
+def test_a_signed_asymmetric_grid_is_refused() -> None:
+    with pytest.raises(SettingError, match="cannot be signed and asymmetric"):
+        Grid(4, None, symmetric=False, signed=True)
+
+
+def test_named_grids() -> None:
+    assert Grid.named("q4_0").scale_dtype == torch.float16
+    assert (Grid.named("q4_k").smallest, Grid.named("q4_k").largest) == (0, 15)
+    with pytest.raises(SettingError, match=r"grid 'q5_1' is not known; take .*q4_0, q8_0, q4_k"):
+        Grid.named("q5_1")

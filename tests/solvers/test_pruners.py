@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdbone.errors import SettingError, SolverError
-from birdbone.solvers.factor import factorize
 from birdbone.solvers.gram import Gram
 from birdbone.solvers.masks import Pattern
-from birdbone.solvers.table import PRUNERS, USES_FACTOR
+from birdbone.solvers.table import PREPARE, PRUNERS
 
 every_pruner = pytest.mark.parametrize("name", sorted(PRUNERS))
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -73,11 +72,11 @@ def assert_sound(pruned, weight, layer) -> None:
 @every_pruner
 def test_a_factor_made_once_serves_again(make_layer, name) -> None:
     layer = make_layer(12, 40)
-    factor = factorize(layer.gram, damping=0.01)
+    factor = PREPARE[name](layer.gram, damping=0.01) if name in PREPARE else None
     alone = PRUNERS[name](layer.weight, layer.gram, sparsity=0.5)
     shared = PRUNERS[name](layer.weight, layer.gram, sparsity=0.5, factor=factor)
     assert torch.equal(alone.weight, shared.weight)
-    assert (shared.damping == 0.01) == (name in USES_FACTOR)
+    assert (shared.damping == 0.01) == (name in PREPARE)
 
 
 @every_pruner

@@ -1,0 +1,126 @@
+"""What is fitted must be what a reader of ggml's blocks computes: the judge is gguf's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+from torch import Tensor
+
+from birdbone.errors import SolverError
+from birdbone.solvers.gptq import quantize_gptq
+from birdbone.solvers.grid import Grid
+from birdbone.solvers.results import Quantized
+from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
+
+
+def halves(values: Tensor) -> np.ndarray:
+    return values.contiguous().numpy().view(np.uint8).reshape(*values.shape, 2)
+
+
+def nibbles(codes: np.ndarray) -> np.ndarray:
+    """First half of the last axis in the low four bits, second half in the high four."""
+    low, high = np.split(codes.astype(np.uint8), 2, axis=-1)
+    return low | (high << 4)
+
+
+def as_q4_0(quantized: Quantized) -> np.ndarray:
+    rows, groups = quantized.scales.shape
+    codes = quantized.codes.numpy().reshape(rows, groups, 32) + 8
+    return np.concatenate([halves(quantized.scales), nibbles(codes)], axis=-1).reshape(rows, -1)
+
+
+def as_q8_0(quantized: Quantized) -> np.ndarray:
+    rows, groups = quantized.scales.shape
+    codes = quantized.codes.numpy().view(np.uint8).reshape(rows, groups, 32)
+    return np.concatenate([halves(quantized.scales), codes], axis=-1).reshape(rows, -1)
+
+
+def as_q4_k(quantized: Quantized) -> np.ndarray:
+    blocks, rows = quantized.super_blocks, quantized.codes.shape[0]
+    scale = blocks.scale_steps.numpy().reshape(rows, -1, 8)
+    minimum = blocks.minimum_steps.numpy().reshape(rows, -1, 8)
+    first, second = scale[..., :4], scale[..., 4:]
+    first_minimum, second_minimum = minimum[..., :4], minimum[..., 4:]
+    six_bits = np.concatenate(
+        [
+            first | (second >> 4 << 6),
+            first_minimum | (second_minimum >> 4 << 6),
+            (second & 15) | ((second_minimum & 15) << 4),
+        ],
+        axis=-1,
+    )
+    codes = nibbles(quantized.codes.numpy().reshape(rows, -1, 4, 64)).reshape(rows, -1, 128)
+    parts = [halves(blocks.scale_unit), halves(blocks.minimum_unit), six_bits, codes]
+    return np.concatenate(parts, axis=-1).reshape(rows, -1)
+
+
+FORMATS = {
+    "q4_0": (as_q4_0, GGMLQuantizationType.Q4_0),
+    "q8_0": (as_q8_0, GGMLQuantizationType.Q8_0),
+    "q4_k": (as_q4_k, GGMLQuantizationType.Q4_K),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("settings", [{}, {"refit": True, "sweeps": 1}, {"order": "natural"}])
+def test_a_reader_computes_what_we_say(make_layer, name, settings) -> None:
+    layer = make_layer(6, 512, tokens=600, dtype=torch.float32)
+    quantized = quantize_gptq(layer.weight, layer.gram, grid=Grid.named(name), **settings)
+    pack, kind = FORMATS[name]
+    read = dequantize(pack(quantized), kind)
+    assert np.array_equal(read, quantized.dequantize().numpy())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_matrix_that_came_off_the_grid_goes_back_onto_it(make_layer, name) -> None:
+    layer = make_layer(3, 256, dtype=torch.float32)
+    grid = Grid.named(name)
+    once = quantize_round_to_nearest(layer.weight, grid=grid, scales="minmax")
+    again = quantize_round_to_nearest(once.dequantize(), grid=grid, scales="searched")
+    error = (again.dequantize() - once.dequantize()).norm() / once.dequantize().norm()
+    assert error < 2e-3  # Q4_K rounds its scales to sixty-thirds anew
+
+
+def test_searching_serves_super_blocks(make_layer) -> None:
+    layer = make_layer(16, 256, tokens=400)
+    plain, searched = (
+        quantize_round_to_nearest(layer.weight, grid=Grid.named("q4_k"), scales=rule)
+        for rule in ("minmax", "searched")
+    )
+    errors = [(each.dequantize() - layer.weight).square().sum() for each in (plain, searched)]
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_searching_is_never_worse_even_where_the_sixty_thirds_are_unlucky(make_layer) -> None:
+    """Groups of very unlike size: the steps of their scales round by much, up or down."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(800, 8, 32, generator=generator)
+    weight = (weight * 3 * torch.rand(800, 8, 1, generator=generator) ** 4).view(800, 256)
+    plain, searched = (
+        quantize_round_to_nearest(weight, grid=Grid.named("q4_k"), scales=rule)
+        for rule in ("minmax", "searched")
+    )
+    errors = [(each.dequantize() - weight).square().sum(1) for each in (plain, searched)]
+    assert (errors[1] <= errors[0] * (1 + 1e-5)).all()
+
+
+def test_weights_of_nothing_and_of_one_sign(make_layer) -> None:
+    weight = make_layer(4, 256).weight
+    weight[0] = 0.0
+    weight[1] = weight[1].abs() + 1
+    weight[2] = -weight[2].abs()
+    weight[3] = 0.25
+    quantized = quantize_round_to_nearest(weight, grid=Grid.named("q4_k"), scales="searched")
+    served = quantized.dequantize().double()
+    assert (served[0] == 0).all()
+    assert served.isfinite().all()
+    assert ((served - weight).norm(dim=1) < 0.1 * (weight.norm(dim=1) + 1e-9)).all()
+    assert (quantized.minimums >= 0).all()
+
+
+def test_scales_beyond_float16_are_refused(make_layer) -> None:
+    with pytest.raises(SolverError, match=r"does not fit a super-block of float16"):
+        quantize_round_to_nearest(make_layer(2, 256).weight * 1e9, grid=Grid.named("q4_k"))
