@@ -7,6 +7,7 @@ carry no load, and are tiny.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -50,6 +51,17 @@ class Linear:
         """This linear's ``[out_features, in_features]`` as a view of the stored tensor."""
         matrix = stored if self.expert is None else stored[self.expert]
         return matrix.T if self.transposed else matrix
+
+
+def expert_kind(linear: Linear) -> str | None:
+    """What the fellows of an expert have in common, such as ``…mlp.experts.*.up_proj``.
+
+    None for a linear that is no expert's.
+    """
+    if linear.expert is not None:
+        return linear.tensor
+    kind, count = re.subn(r"(?<=\bexperts\.)\d+(?=\.)", "*", linear.tensor)
+    return kind if count else None
 
 
 def named(linear: Linear, error: Refusal) -> Refusal:

@@ -13,13 +13,21 @@ from .skeleton import compute_dtype, default_device, empty_model, find_blocks
 _COPIES_TO_FACTOR = 6
 
 
-def pass_bytes(checkpoint: Checkpoint, windows: Windows, batch_size: int, *, grams: bool) -> int:
+def pass_bytes(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    batch_size: int,
+    *,
+    grams: bool,
+    paired: bool = False,
+) -> int:
     """Bytes a pass holds at its peak beyond the checkpoint: an estimate, from shapes alone.
 
     Counted: what is outside the blocks and two blocks in the compute dtype, hidden states of all
     windows before and after a block, one batch's widest activations and its logits, and, with
     ``grams``, one float32 Gram per linear (an upper bound: linears on one input share theirs) and
-    what factorising the widest takes.
+    what factorising the widest takes. A ``paired`` pass has the hidden states of two models, one
+    batch's inputs of every linear, and twice the Grams.
     """
     width = compute_dtype(checkpoint, default_device()).itemsize
     model = empty_model(checkpoint)
@@ -34,7 +42,11 @@ def pass_bytes(checkpoint: Checkpoint, windows: Windows, batch_size: int, *, gra
     widest = max(max(linear.shape) for linear in linears)
     tokens = min(batch_size, windows.num_windows) * windows.length
     activations = (4 * widest + int(config.vocab_size)) * tokens * width
-    return weights + hidden + activations + (_gram_bytes(linears) if grams else 0)
+    summed = _gram_bytes(linears) if grams else 0
+    if not paired:
+        return weights + hidden + activations + summed
+    kept = tokens * sum(linear.shape[1] for linear in linears) * width
+    return weights + 2 * hidden + activations + kept + 2 * summed
 
 
 def _gram_bytes(linears: Sequence[Linear]) -> int:

@@ -2,26 +2,59 @@
 
 Per block: run the calibration batches and sum what flows into each distinct input; hand weights
 and Gram to the solver; put what it returns into the block; run the batches again, so that the next
-block is solved for the inputs it will really get.
+block is solved for the inputs it will really get. Before that a second look may be taken at the
+block as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint, Quantized, TensorRef
 from ..solvers.gram import Gram, GramAccumulator
 from ..texts import Windows
-from .inputs import sum_inputs
+from .experts import Fellows
+from .inputs import Group, sum_inputs
 from .linears import Linear, find_linears
-from .replay import capture, replay
+from .replay import Call, capture, replay
 from .skeleton import Skeleton
 
 Solution = Tensor | Quantized
 Solve = Callable[[Sequence[tuple[Linear, Tensor]], Gram], Mapping[Linear, Solution]]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A block whose solutions have just been put in; nothing in here is to be changed in place.
+
+    Attributes:
+        block: the block, computing with the solutions.
+        prefix: its path in the model, with its last dot.
+        solutions: what the solver returned.
+        weights: what each linear held before, ``[out_features, in_features]``, as computed with.
+        inputs: per batch, what the rewritten blocks before it feed it
+            ``[batch, length, hidden_size]``.
+        calls: per batch, how it is called.
+        block_outputs: per batch, what the block as given makes of ``inputs``.
+        given_outputs: per batch, what leaves the block in the model as given; None unless the pass
+            is paired.
+    """
+
+    block: nn.Module
+    prefix: str
+    solutions: Mapping[Linear, Solution]
+    weights: Mapping[Linear, Tensor]
+    inputs: Sequence[Tensor]
+    calls: Sequence[Call]
+    block_outputs: Sequence[Tensor]
+    given_outputs: Sequence[Tensor] | None
+
+
+Refine = Callable[[Solved], Mapping[Linear, Solution]]
 
 
 def rewrite_blocks(
@@ -31,6 +64,8 @@ def rewrite_blocks(
     *,
     chosen: Callable[[Linear], bool] = lambda linear: True,
     batch_size: int,
+    paired: bool = False,
+    refine: Refine | None = None,
     announce: Callable[[int, int], None],
 ) -> dict[str, Tensor | TensorRef]:
     """Solve every chosen linear of every block in turn; returns what to `evolve` with.
@@ -39,31 +74,36 @@ def rewrite_blocks(
         solve: given linears on one input, with their weights ``[out_features, in_features]`` in
             the compute dtype, and the Gram of that input; returns each linear's new weight, or
             its codes where a linear is a whole tensor.
+        paired: whether Grams also say what the model as given feeds each linear (their ``cross``);
+            costs a third run of every block, and hidden states twice.
+        refine: looks at each block as a whole once all of it is solved; returns the solutions
+            that are to be exchanged.
         announce: told blocks done and their count.
 
     Raises:
-        DataError: a linear saw no tokens.
+        DataError: a linear saw too few tokens, or no expert of a kind saw any.
         NumericsError: NaN or infinity in a block's output.
     """
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
+    given = list(hidden) if paired else None
     rewritten: dict[str, Tensor | TensorRef] = {}
     last = len(skeleton.blocks) - 1
     for index, block in skeleton.each_block():
         prefix = f"{skeleton.path}.{index}."
         linears = [linear for linear in find_linears(block, prefix) if chosen(linear)]
         calls = [batch.calls[index] for batch in batches]
-        groups, hidden_out = sum_inputs(block, prefix, linears, hidden, calls, GramAccumulator)
-        solutions: dict[Linear, Solution] = {}
-        while groups:
-            group = groups.pop()
-            weights = [(linear, _weight(skeleton, linear)) for linear in group.linears]
-            solutions.update(solve(weights, group.sum.gram()))
-        fresh = _as_tensors(checkpoint, solutions)
+        groups, hidden_out = sum_inputs(
+            block, prefix, linears, hidden, calls, GramAccumulator, given
+        )
+        weights = {linear: _weight(skeleton, linear) for linear in linears}
+        solutions = _solve(groups, weights, solve)
+        fresh = _put(skeleton, solutions)
+        if refine is not None and solutions:
+            solved = Solved(block, prefix, solutions, weights, hidden, calls, hidden_out, given)
+            fresh = _put(skeleton, {**solutions, **refine(solved)})
         rewritten.update(fresh)
-        for name, value in fresh.items():
-            skeleton.put(name, value)
         if fresh and index < last:
             with torch.no_grad():
                 hidden_out = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
@@ -73,7 +113,28 @@ def rewrite_blocks(
 
 
 def _weight(skeleton: Skeleton, linear: Linear) -> Tensor:
-    return linear.view(skeleton.model.get_parameter(linear.tensor).detach()).contiguous()
+    return linear.view(skeleton.model.get_parameter(linear.tensor).detach())
+
+
+def _solve(
+    groups: list[Group[GramAccumulator]], weights: Mapping[Linear, Tensor], solve: Solve
+) -> dict[Linear, Solution]:
+    """Solve group by group, letting go of each sum once it was used."""
+    fellows = Fellows(groups)
+    solutions: dict[Linear, Solution] = {}
+    while groups:
+        group = groups.pop()
+        here = [(linear, weights[linear].contiguous()) for linear in group.linears]
+        solutions.update(solve(here, fellows.gram(group)))
+    return solutions
+
+
+def _put(skeleton: Skeleton, solutions: Mapping[Linear, Solution]) -> dict[str, Tensor | TensorRef]:
+    """Put solutions into their block; returns them as tensors by name."""
+    fresh = _as_tensors(skeleton.checkpoint, solutions)
+    for name, value in fresh.items():
+        skeleton.put(name, value)
+    return fresh
 
 
 def _as_tensors(

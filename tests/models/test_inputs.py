@@ -163,3 +163,75 @@ def test_only_chosen_linears_are_watched() -> None:
         block, "block.", chosen, [torch.ones(1, 3, 4)], [Call((), {})], SquareSum
     )
     assert [group.linears for group in groups] == [chosen]
+
+
+def drifted_block(arch: str) -> Any:
+    """A block's groups where its inputs have come apart from what the given model has there."""
+    skeleton = Skeleton(tiny_checkpoint(arch))
+    batches = capture(skeleton, tiny_windows(4, 16).tokens.split(3))
+    given = [batch.hidden for batch in batches]
+    hidden = [1.5 * batch.hidden.roll(1, 0) for batch in batches]
+    calls = [batch.calls[0] for batch in batches]
+    prefix = f"{skeleton.path}.0."
+    with skeleton.block(0) as block, torch.no_grad():
+        seen = inputs_by_hook(block, given, calls), inputs_by_hook(block, hidden, calls)
+        plain = [replay(block, h, c) for h, c in zip(given, calls, strict=True)]
+        linears = find_linears(block, prefix)
+        groups, _ = sum_inputs(block, prefix, linears, hidden, calls, GramAccumulator, given)
+    assert all(torch.equal(a, b) for a, b in zip(given, plain, strict=True))
+    return groups, prefix, seen
+
+
+def inputs_by_hook(block: nn.Module, hidden: Any, calls: Any) -> dict[str, Tensor]:
+    """What flows into each ``nn.Linear`` of a block over all batches: ``[tokens, in_features]``."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _, args: seen.setdefault(name, []).append(args[0].flatten(0, -2))
+
+    linears = [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear)]
+    handles = [module.register_forward_pre_hook(keep(name)) for name, module in linears]
+    for states, call in zip(hidden, calls, strict=True):
+        replay(block, states, call)
+    for handle in handles:
+        handle.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+@pytest.mark.parametrize("arch", ["llama", "opt", "phi3"])
+def test_two_streams_are_summed_pair_by_pair(arch: str) -> None:
+    groups, prefix, (given, fed) = drifted_block(arch)
+    for group in groups:
+        gram = group.sum.gram()
+        for linear in group.linears:
+            name = linear.name.removeprefix(prefix)
+            torch.testing.assert_close(gram.cross, given[name].T @ fed[name], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(gram.matrix, fed[name].T @ fed[name], rtol=1e-4, atol=1e-4)
+
+
+def test_experts_that_see_some_of_the_tokens_are_not_paired() -> None:
+    groups, _, _ = drifted_block("mixtral")
+    for group in groups:
+        routed = group.linears[0].expert is not None
+        assert (group.sum.gram().cross is None) == routed, group.linears[0].name
+
+
+def test_an_expert_that_saw_nothing_has_an_empty_sum() -> None:
+    groups, _, _ = first_block_of_few("mixtral")
+    unseen = [group for group in groups if group.sum.num_tokens == 0]
+    assert unseen
+    assert all(len(group.linears) == 1 for group in unseen)
+    assert all(group.linears[0].expert is not None for group in unseen)
+
+
+def first_block_of_few(arch: str) -> Any:
+    """As `first_block`, on two tokens."""
+    skeleton = Skeleton(tiny_checkpoint(arch))
+    batches = capture(skeleton, [tiny_windows(1, 2).tokens])
+    hidden, calls = [batches[0].hidden], [batches[0].calls[0]]
+    with skeleton.block(0) as block, torch.no_grad():
+        linears = find_linears(block, f"{skeleton.path}.0.")
+        groups, outputs = sum_inputs(
+            block, f"{skeleton.path}.0.", linears, hidden, calls, GramAccumulator
+        )
+    return groups, outputs, linears

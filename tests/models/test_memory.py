@@ -41,3 +41,14 @@ def test_hidden_states_of_all_windows_count_but_logits_of_one_batch_only() -> No
     one, four = (pass_bytes(checkpoint, WINDOWS, size, grams=False) for size in (1, 4))
     assert four - one == 3 * 16 * (4 * 64 + 128) * 4
     assert pass_bytes(checkpoint, WINDOWS, 100, grams=False) == four
+
+
+def test_a_paired_pass_holds_two_streams_one_batch_of_inputs_and_twice_the_grams() -> None:
+    checkpoint = tiny_checkpoint()
+    alone, paired = (
+        pass_bytes(checkpoint, WINDOWS, 4, grams=True, paired=each) for each in (False, True)
+    )
+    hidden = 2 * WINDOWS.num_tokens * 32 * 4
+    inputs = 4 * 16 * (6 * 32 + 64) * 4
+    grams = 4 * (6 * 32**2 + 64**2 + 6 * 64**2)
+    assert paired - alone == hidden + inputs + grams

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from tiny import tiny_checkpoint, tiny_configs, tiny_windows
+from tiny import tiny_checkpoint, tiny_configs, tiny_model, tiny_windows
 from tiny_contexts import block_matrices, weight_of
 from torch import Tensor
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.errors import Cancelled, SolverError
 from birdbone.models.linears import Linear, all_linears, named
-from birdbone.models.rewriting import Solve, rewrite_blocks
+from birdbone.models.rewriting import Solution, Solve, Solved, rewrite_blocks
 from birdbone.solvers.gram import Gram
 
 
@@ -143,6 +143,90 @@ def test_each_block_is_announced_once_done_and_may_stop_the_work() -> None:
     with pytest.raises(Cancelled, match="enough"):
         rewritten(tiny_checkpoint(), same, announce=stop)
     assert told == [(1, 3), (2, 3)]
+
+
+def test_a_second_look_is_given_each_block_as_it_is_solved() -> None:
+    dense = tiny_checkpoint()
+    inputs: list[list[Tensor]] = []
+    given: list[list[Tensor]] = []
+
+    def halve(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        return {linear: weight / 2 for linear, weight in weights}
+
+    def look(solved: Solved) -> Mapping[Linear, Tensor]:
+        assert solved.prefix == f"model.layers.{len(inputs)}."
+        for linear, solution in solved.solutions.items():
+            name = linear.tensor.removeprefix(solved.prefix)
+            assert torch.equal(solved.weights[linear], weight_of(dense, linear))
+            assert torch.equal(solution, solved.weights[linear] / 2)  # type: ignore[arg-type]
+            assert torch.equal(solved.block.get_parameter(name), solution)  # type: ignore[arg-type]
+        assert solved.given_outputs is not None
+        if given:
+            assert not torch.equal(solved.block_outputs[0], solved.given_outputs[0])
+        else:
+            assert torch.equal(solved.block_outputs[0], solved.given_outputs[0])
+        inputs.append(list(solved.inputs))
+        given.append(list(solved.given_outputs))
+        return {}
+
+    rewritten(dense, halve, paired=True, refine=look)
+    assert len(inputs) == 3
+    with torch.no_grad():
+        model = tiny_model()
+        hidden = model(tiny_windows(4, 16).tokens, output_hidden_states=True).hidden_states
+    assert torch.equal(inputs[0][0], hidden[0])
+    torch.testing.assert_close(given[0][0], hidden[1])
+    torch.testing.assert_close(given[1][0], hidden[2])
+
+
+def test_without_pairing_a_second_look_is_not_told_what_the_model_gave() -> None:
+    seen: list[object] = []
+
+    def look(solved: Solved) -> Mapping[Linear, Tensor]:
+        seen.append(solved.given_outputs)
+        return {}
+
+    rewritten(tiny_checkpoint(), same, refine=look)
+    assert seen == [None, None, None]
+
+
+@pytest.mark.parametrize("arch", ["llama", "mixtral", "gpt2"])
+def test_what_a_second_look_returns_takes_the_place_of_the_first(arch: str) -> None:
+    dense = tiny_checkpoint(arch)
+
+    def halve(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        return {linear: weight / 2 for linear, weight in weights}
+
+    def again(solved: Solved) -> Mapping[Linear, Solution]:
+        return {linear: solved.weights[linear] / 4 for linear in list(solved.solutions)[::2]}
+
+    def at_once(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        grams.append(gram.matrix)
+        return {linear: weight * factors[linear] for linear, weight in weights}
+
+    def looked_at(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Tensor]:
+        refined_grams.append(gram.matrix)
+        return halve(weights, gram)
+
+    grams: list[Tensor] = []
+    refined_grams: list[Tensor] = []
+    light = rewritten(dense, looked_at, refine=again)
+    factors = {
+        linear: weight_of(light, linear).flatten()[0] / weight_of(dense, linear).flatten()[0]
+        for linear in all_linears(dense)
+    }
+    assert {float(each) for each in factors.values()} == {0.25, 0.5}
+    assert rewritten(dense, at_once).id == light.id
+    # The blocks after it are solved for what it returned.
+    assert all(torch.equal(a, b) for a, b in zip(refined_grams, grams, strict=True))
+
+
+def test_a_second_look_at_nothing_is_not_asked_for() -> None:
+    def look(solved: Solved) -> Mapping[Linear, Tensor]:
+        raise AssertionError(solved.prefix)
+
+    dense = tiny_checkpoint()
+    assert rewritten(dense, same, refine=look, chosen=lambda linear: False).id == dense.id
 
 
 def test_a_solvers_error_is_given_the_layers_name() -> None:
