@@ -15,11 +15,14 @@ class LinearPlan:
         relative_error: squared output error on the calibration text over the squared output.
         damping: what the solver added to the Hessian, relative to its mean diagonal; None if it
             used no Hessian.
+        borrowed_tokens: tokens' worth of its fellow experts' inputs it was solved on beside its
+            own, because it saw fewer than it has inputs; 0 for all but such experts.
     """
 
     sparsity: float
     relative_error: float
     damping: float | None = None
+    borrowed_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from ..checkpoints import Checkpoint
 from ..contexts.flow import Calibrated, Profiling
 from ..contexts.profile import BlockProfile, LinearProfile, Profile
 from ..engine import announce, in_thread, link
+from ..models.experts import no_tokens
 from ..models.inputs import Group, SquareSum, sum_inputs
-from ..models.linears import find_linears
+from ..models.linears import Linear, expert_kind, find_linears
 from ..models.replay import capture
 from ..models.skeleton import Skeleton
 from ..solvers.gram import GramAccumulator
@@ -71,7 +72,7 @@ def _profile(checkpoint: Checkpoint, windows: Windows, full: bool, batch_size: i
         calls = [batch.calls[index] for batch in batches]
         groups, outputs = sum_inputs(block, prefix, watched, hidden, calls, start)
         for group in groups:
-            linears.update(_linear_profiles(checkpoint, group))
+            linears.update(_linear_profiles(checkpoint, group, groups))
         names = skeleton.block_names(index)
         blocks.append(
             BlockProfile(
@@ -85,8 +86,12 @@ def _profile(checkpoint: Checkpoint, windows: Windows, full: bool, batch_size: i
     return Profile(linears, tuple(blocks), windows.text, windows.num_tokens)
 
 
-def _linear_profiles(checkpoint: Checkpoint, group: Group[Sums]) -> dict[str, LinearProfile]:
+def _linear_profiles(
+    checkpoint: Checkpoint, group: Group[Sums], groups: Sequence[Group[Sums]]
+) -> dict[str, LinearProfile]:
     moment, num_tokens = _moment(group.sum)
+    if num_tokens == 0:
+        moment = _fellows_moment(group.linears[0], groups)
     mean_square = moment.diagonal() if moment.ndim == 2 else moment
     dead = torch.nonzero(mean_square == 0).flatten().tolist()
     scale = mean_square.sqrt()
@@ -105,11 +110,19 @@ def _linear_profiles(checkpoint: Checkpoint, group: Group[Sums]) -> dict[str, Li
 
 
 def _moment(total: Sums) -> tuple[Tensor, int]:
-    """Mean of squares, or of products, on the CPU, and over how many tokens."""
-    if isinstance(total, SquareSum):
-        return (total.squares / total.num_tokens).cpu(), total.num_tokens
-    gram = total.gram()
-    return (gram.matrix / gram.num_tokens).cpu(), gram.num_tokens
+    """Mean of squares, or of products, on the CPU, and over how many tokens; of none it is 0."""
+    summed = total.squares if isinstance(total, SquareSum) else total.gram().matrix
+    return (summed / max(total.num_tokens, 1)).cpu(), total.num_tokens
+
+
+def _fellows_moment(linear: Linear, groups: Sequence[Group[Sums]]) -> Tensor:
+    """The mean over all tokens that experts of the same kind saw, for one that saw none."""
+    kind = expert_kind(linear)
+    fellows = [_moment(each.sum) for each in groups if expert_kind(each.linears[0]) == kind]
+    num_tokens = sum(tokens for _, tokens in fellows)
+    if num_tokens == 0:
+        raise no_tokens(kind or linear.name)
+    return torch.stack([moment * (tokens / num_tokens) for moment, tokens in fellows]).sum(0)
 
 
 def _influence(entered: Sequence[Tensor], left: Sequence[Tensor]) -> float:

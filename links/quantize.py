@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,104 +18,140 @@ from ..models.bitsandbytes import int8_values, nf4_values
 from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
 from ..models.rewriting import rewrite_blocks
-from ..solvers.factor import Factor, factorize
-from ..solvers.gram import Gram
+from ..models.tuning import Tuning
+from ..solvers.gptq import Order
 from ..solvers.grid import Grid
-from ..solvers.results import Quantized as Codes
-from ..solvers.table import QUANTIZERS
+from ..solvers.grid_search import ScaleRule
+from ..solvers.round_to_nearest import quantize_round_to_nearest
+from .rounding import BlockTuning, Rounding, mask_of, scale_dtype, split
 
-Method = Literal["auto", "gptq", "rtn", "nf4", "llm.int8"]
+Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "llm.int8"]
+GridName = Literal["int", "q4_0", "q8_0", "q4_k"]
 
-# From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
-_MASKED = 0.01
+# Methods that look at what flows into the linears.
+_CALIBRATED = ("gptq", "signround")
 
 
 @link
 async def quantize(
     ctx: Standing,
     *,
-    bits: Literal[4, 8] = 4,
+    bits: Annotated[int, Field(ge=2, le=8)] = 4,
     group_size: Annotated[int, Field(ge=1)] | None = 64,
+    symmetric: bool = True,
+    signed: bool | None = None,
+    grid: GridName = "int",
     method: Method = "auto",
+    order: Order = "static",
+    scales: ScaleRule | None = None,
+    refit: bool = False,
+    sweeps: Annotated[int, Field(ge=0)] = 0,
+    matching: Annotated[float, Field(ge=0, le=1)] = 0.0,
     damping: Annotated[float, Field(gt=0)] = 0.01,
+    iterations: Annotated[int, Field(ge=1)] = 200,
+    seed: int = 0,
     batch_size: Annotated[int, Field(ge=1)] = 4,
 ) -> Changed:
     """Store block linears as integer codes with one scale per group of input columns.
 
-    Embeddings, head, norms and routers stay as they are; so do expert and Conv1D weights, which
-    no plainly loading format holds. Zeros stay exactly zero where they are at least a hundredth
-    of a matrix, which is then taken to be pruned.
+    Embeddings, head, norms and routers stay as they are; so do expert and Conv1D weights where the
+    codes are to be packed, which no plainly loading format does for them. Zeros stay exactly zero
+    where they are at least a hundredth of a matrix, which is then taken to be pruned. Codes with
+    zero points and those of ggml's grids are not packed either: the values they stand for are
+    stored, with a warning.
 
     Settings:
         bits: width of a code.
         group_size: input columns that share a scale; must divide every width. null: one per row.
-        method: gptq (2210.17323), needing calibration windows; rtn, round to nearest; nf4 and
-            llm.int8, bitsandbytes' own, which fix bits and group size; auto is gptq where the
-            context has calibration windows, else rtn, and the history says which.
+        symmetric: no zero points; the only codes that are packed.
+        signed: scales of symmetric codes may be negative, which puts the one code more that there
+            is below zero on the side of the greater extreme, at no byte's cost. Where not said,
+            so it is for gptq and signround, and not for rtn.
+        grid: int, as the settings above say; or q4_0, q8_0, q4_k, ggml's, which fix them all.
+        method: gptq (2210.17323), needing calibration windows; signround (2309.05516), which goes
+            on from gptq and tunes all codes of a block by gradients, far slower; rtn, round to
+            nearest; nf4 and llm.int8, bitsandbytes' own, which fix bits and group size; auto is
+            gptq where the context has calibration windows, else rtn, and the history says which.
+        order: gptq settles columns by falling input energy (static) or as they stand (natural).
+        scales: searched for the least error, or minmax, set by the extremes; where none is given
+            searched for gptq, minmax for rtn.
+        refit: fit gptq's scales once more to its codes, by the whole Hessian.
+        sweeps: passes of coordinate descent over gptq's codes.
+        matching: share of what quantised blocks before it changed that a linear makes up for, so
+            that it gives what it gave in the model as it came; costs a third run of every block.
         damping: what gptq adds to the Hessian, relative to its mean diagonal.
+        iterations: of signround, per block, on batch_size windows each.
+        seed: of the order signround takes the windows in.
         batch_size: windows per forward.
     """
     checkpoint = ctx["checkpoint"]
-    _warn_of_left(checkpoint)
     resolved = _resolve(method, "calibration" in ctx)
-    grid = Grid(bits, group_size)
-    errors: dict[str, float] = {}
-    if resolved == "gptq":
+    if signed is None:
+        signed = resolved in _CALIBRATED
+    wanted = _grid(bits, group_size, symmetric, signed, grid)
+    packable = symmetric and grid == "int"
+    _warn_of_left(checkpoint, packable)
+    metrics: dict[str, Any] = {"method": resolved}
+    if resolved in _CALIBRATED:
+        rounding = Rounding(
+            checkpoint=checkpoint,
+            grid=wanted,
+            packable=packable,
+            damping=damping,
+            order=order,
+            scales=scales or "searched",
+            refit=refit,
+            sweeps=sweeps,
+            matching=matching,
+        )
+        tuning = None
+        if resolved == "signround":
+            tuning = BlockTuning(Tuning(iterations=iterations, batch_size=batch_size, seed=seed))
         fresh = await in_thread(
             rewrite_blocks,
             checkpoint,
             ctx["calibration"],
-            _gptq(grid, checkpoint, damping, errors),
-            chosen=lambda linear: linear.plain,
+            rounding,
+            chosen=lambda linear: linear.plain or not packable,
             batch_size=batch_size,
+            paired=matching > 0 or tuning is not None,
+            refine=tuning,
             announce=lambda done, total: announce("quantising blocks", done, total),
         )
+        errors = rounding.errors.values()
+        metrics["mean_relative_error"] = sum(errors) / len(errors)
+        if tuning is not None:
+            metrics.update(tuning.metrics())
     else:
-        fresh = await in_thread(_one_by_one, checkpoint, resolved, grid)
+        fresh = await in_thread(
+            _one_by_one, checkpoint, resolved, wanted, packable, scales or "minmax"
+        )
     light = checkpoint.evolve(fresh)
-    metrics: dict[str, Any] = {"method": resolved, "linears": len(fresh), "bytes": light.num_bytes}
-    if errors:
-        metrics["mean_relative_error"] = sum(errors.values()) / len(errors)
+    metrics.update({"linears": len(fresh), "bytes": light.num_bytes})
     return {"checkpoint": light, "metrics": metrics}
+
+
+def _grid(
+    bits: int, group_size: int | None, symmetric: bool, signed: bool | None, name: GridName
+) -> Grid:
+    if name != "int":
+        return Grid.named(name)
+    return Grid(bits, group_size, symmetric, signed=bool(signed and symmetric))
 
 
 def _resolve(method: Method, calibrated: bool) -> Method:
     if method == "auto":
         return "gptq" if calibrated else "rtn"
-    if method == "gptq" and not calibrated:
+    if method in _CALIBRATED and not calibrated:
         raise SettingError(
-            "quantize(method='gptq') needs 'calibration'; calibrate() provides it, or use "
+            f"quantize(method='{method}') needs 'calibration'; calibrate() provides it, or use "
             "method='rtn'"
         )
     return method
 
 
-def _gptq(grid: Grid, checkpoint: Checkpoint, damping: float, errors: dict[str, float]) -> Any:
-    def solve(weights: Sequence[tuple[Linear, Tensor]], gram: Gram) -> Mapping[Linear, Quantized]:
-        solved = {}
-        factor: Factor | None = None
-        for linear, weight in weights:
-            try:
-                factor = factor or factorize(gram, damping=damping)
-                codes = QUANTIZERS["gptq"](
-                    weight,
-                    gram,
-                    grid=grid,
-                    scale_dtype=checkpoint.refs[linear.tensor].dtype,
-                    mask=_mask(weight),
-                    factor=factor,
-                )
-            except SolverError as error:
-                raise named(linear, error) from error
-            errors[linear.name] = codes.relative_error or 0.0
-            solved[linear] = _ref(codes)
-        return solved
-
-    return solve
-
-
 def _one_by_one(
-    checkpoint: Checkpoint, method: Method, grid: Grid
+    checkpoint: Checkpoint, method: Method, grid: Grid, packable: bool, scales: ScaleRule
 ) -> dict[str, Tensor | TensorRef]:
     """Methods that look at no data: each linear by itself."""
     fresh: dict[str, Tensor | TensorRef] = {}
@@ -127,32 +163,41 @@ def _one_by_one(
         elif method == "llm.int8":
             fresh[linear.tensor] = BitsAndBytes(ref, int8_values(ref.load()), kind="llm.int8")
         else:
-            weight = ref.load().float()
-            mask = _mask(weight)
-            try:
-                codes = QUANTIZERS["rtn"](weight, None, grid=grid, scale_dtype=ref.dtype, mask=mask)
-            except SolverError as error:
-                raise named(linear, error) from error
-            fresh[linear.tensor] = _ref(codes)
+            fresh[linear.tensor] = _nearest(checkpoint, linear, grid, packable, scales)
         announce("quantising linears", done, len(linears))
     return fresh
 
 
-def _ref(codes: Codes) -> Quantized:
-    return Quantized(
-        codes.codes.cpu(),
-        codes.scales.cpu(),
-        bits=codes.grid.bits,
-        zero_points=None if codes.zero_points is None else codes.zero_points.cpu(),
-    )
+def _nearest(
+    checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool, scales: ScaleRule
+) -> Tensor | TensorRef:
+    ref = checkpoint.refs[linear.tensor]
+    weight = ref.load().float()
+    try:
+        codes = quantize_round_to_nearest(
+            weight,
+            None,
+            grid=grid,
+            scale_dtype=scale_dtype(grid, checkpoint, linear),
+            mask=mask_of([weight]),
+            scales=scales,
+        )
+    except SolverError as error:
+        raise named(linear, error) from error
+    solution = split(codes, [weight.shape[0]], packable=packable)[0]
+    return solution.to(ref.dtype) if isinstance(solution, Tensor) else solution
 
 
-def _mask(weight: Tensor) -> Tensor | None:
-    kept = weight != 0
-    return kept if float(kept.double().mean()) <= 1 - _MASKED else None
-
-
-def _warn_of_left(checkpoint: Checkpoint) -> None:
+def _warn_of_left(checkpoint: Checkpoint, packable: bool) -> None:
+    """Say what will not become lighter: weights left as they are, or all of them."""
+    if not packable:
+        warnings.warn(
+            "quantize stores the values its codes stand for: nothing written here packs zero "
+            "points or ggml's grids, so the saved folder gets no smaller; symmetric=True with "
+            "grid='int' does",
+            stacklevel=2,
+        )
+        return
     left = sorted({each.tensor for each in all_linears(checkpoint) if not each.plain})
     if left:
         warnings.warn(
@@ -173,16 +218,26 @@ def _plain_linears(checkpoint: Checkpoint) -> list[Linear]:
     return plain
 
 
+def _packable(settings: Mapping[str, Any]) -> bool:
+    return bool(settings["symmetric"]) and settings["grid"] == "int"
+
+
 @quantize.foresee
 def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """What cannot be stored is refused before any work, naming layer and width."""
+    if settings["method"] == "signround" and not _packable(settings):
+        raise SettingError(
+            "quantize(method='signround') tunes codes that can be packed; set symmetric=True and "
+            "grid='int', or use method='gptq'"
+        )
     given = settings["method"] in ("nf4", "llm.int8")
     if given:
         nf4_values(torch.ones(1, 64))  # is it usable here at all?
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
     if checkpoint is None:
         return
-    grid = None if given else Grid(settings["bits"], settings["group_size"])
+    keys = ("bits", "group_size", "symmetric", "signed", "grid")
+    grid = None if given else _grid(*(settings[key] for key in keys))
     for linear in _plain_linears(checkpoint):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
@@ -200,6 +255,7 @@ def _check_width(linear: Linear, grid: Grid) -> None:
 @quantize.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     windows = ctx.get("calibration")
-    if windows is None or settings["method"] not in ("auto", "gptq"):
+    if windows is None or settings["method"] not in ("auto", *_CALIBRATED):
         return 0
-    return pass_bytes(ctx["checkpoint"], windows, settings["batch_size"], grams=True)
+    paired = settings["matching"] > 0 or settings["method"] == "signround"
+    return pass_bytes(ctx["checkpoint"], windows, settings["batch_size"], grams=True, paired=paired)

@@ -13,8 +13,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.scores import LinearScore, Scores
 from birdbone.engine import Chain, run
 from birdbone.errors import DataError, LinkError, SettingError, SolverError
-from birdbone.links import profile, prune, quantize, score
-from birdbone.links import prune as prune_factory
+from birdbone.links import profile, prune, quantize, score, thinning
 from birdbone.links.allocation import by_load, uniform
 from birdbone.models.linears import all_linears
 from birdbone.models.memory import pass_bytes
@@ -23,7 +22,7 @@ from birdbone.models.skeleton import Skeleton
 from birdbone.solvers.gram import Gram
 from birdbone.solvers.sparsegpt import prune_sparsegpt
 
-METHODS = ("sparsegpt", "wanda", "magnitude", "scores")
+METHODS = ("admm", "alps", "sparsegpt", "wanda", "magnitude", "scores")
 
 
 def count_zeros(weight: Tensor) -> int:
@@ -117,7 +116,7 @@ def inputs_of(checkpoint: Checkpoint, name: str, tokens: Tensor) -> Tensor:
 
 async def test_each_block_is_solved_for_what_the_pruned_blocks_before_it_feed_it() -> None:
     dense = tiny_checkpoint(num_hidden_layers=2)
-    chain = Chain(profile(), score(), prune(sparsity=0.5, batch_size=4))
+    chain = Chain(profile(), score(), prune(sparsity=0.5, method="sparsegpt", batch_size=4))
     light = (await run(chain, ctx := calibrated(dense)))["checkpoint"]
     first = {n: t for n, t in light.tensors.items() if n.startswith("model.layers.0.")}
     half_way, tokens = dense.evolve(first), ctx["calibration"].tokens
@@ -135,7 +134,7 @@ async def test_each_block_is_solved_for_what_the_pruned_blocks_before_it_feed_it
 
 async def test_the_plan_says_how_far_each_output_moved() -> None:
     ctx = await scored("llama")
-    after = await run(prune(sparsity=0.5), ctx)
+    after = await run(prune(sparsity=0.5, matching=0.0), ctx)
     name = "model.layers.0.mlp.up_proj"  # of the first block, whose inputs are the dense ones
     rows = inputs_of(ctx["checkpoint"], name, ctx["calibration"].tokens).double()
     dense, light = (
@@ -253,11 +252,24 @@ async def test_a_quantised_model_is_refused(method: Any) -> None:
         await run(prune(), ctx)
 
 
-async def test_an_expert_that_saw_no_tokens_is_named() -> None:
+async def test_experts_that_saw_few_tokens_borrow_from_their_fellows_and_say_so() -> None:
     ctx = await scored("mixtral")
+    few = {**ctx, "calibration": tiny_windows(1, 8)}
+    after = await run(prune(sparsity=0.5), few)
+    plans = after["plan"].linears
+    experts = {name: plan.borrowed_tokens for name, plan in plans.items() if "experts" in name}
+    others = {plan.borrowed_tokens for name, plan in plans.items() if "experts" not in name}
+    widths = {each.name: each.shape[1] for each in all_linears(ctx["checkpoint"])}
+    assert others == {0}
+    assert all(0 < borrowed <= widths[name] for name, borrowed in experts.items())
+    assert after["history"][-1].metrics["experts_topped_up"] == len(experts)
+
+
+async def test_a_layer_that_saw_too_few_tokens_is_named() -> None:
+    ctx = await scored("llama")
     few = {**ctx, "calibration": tiny_windows(1, 2)}
     with pytest.raises(
-        LinkError, match=r"experts\.\w+\[\d\]' saw no tokens.*more windows"
+        LinkError, match=r"mlp\.down_proj' saw 2 tokens .* for its \d+ inputs.*more windows"
     ) as caught:
         await run(prune(), few)
     assert isinstance(caught.value.__cause__, DataError)
@@ -269,7 +281,7 @@ async def test_a_layer_whose_hessian_cannot_be_factorised_is_named(
     def refuse(gram: Gram, *, damping: float) -> None:
         raise SolverError(f"not positive definite at damping {damping}")
 
-    monkeypatch.setitem(prune_factory.function.__globals__, "factorize", refuse)
+    monkeypatch.setattr(thinning, "PREPARE", {"admm": refuse})
     with pytest.raises(LinkError, match=r"layer 'model\.layers\.0\..*': not positive definite"):
         await run(prune(), await scored("llama"))
 
@@ -314,7 +326,7 @@ async def test_the_memory_stated_counts_the_thinned_weights_too() -> None:
     link, checkpoint = prune(), ctx["checkpoint"]
     assert link.factory.need_bytes is not None
     beyond = link.factory.need_bytes(ctx, link.settings) - pass_bytes(
-        checkpoint, ctx["calibration"], 4, grams=True
+        checkpoint, ctx["calibration"], 4, grams=True, paired=True
     )
     assert beyond == sum(checkpoint.refs[name].num_bytes for name in block_matrices(checkpoint))
 
@@ -326,3 +338,60 @@ async def test_embeddings_stay_tied_and_counted_once() -> None:
     assert after.num_parameters == ctx["checkpoint"].num_parameters
     model = Skeleton(after).fill()
     assert as_checkpoint(model).num_parameters == after.num_parameters
+
+
+async def test_matching_answers_for_what_earlier_blocks_changed() -> None:
+    ctx = await scored("llama")
+    alone, matched = [
+        (await run(prune(sparsity=0.6, matching=share), ctx))["checkpoint"] for share in (0.0, 1.0)
+    ]
+    first = "model.layers.0.self_attn.q_proj.weight"
+    later = "model.layers.2.self_attn.q_proj.weight"
+    assert torch.equal(alone.tensors[first], matched.tensors[first])
+    assert not torch.equal(alone.tensors[later], matched.tensors[later])
+
+
+async def test_matching_is_half_where_none_is_given_and_none_for_a_baseline() -> None:
+    ctx = await scored("llama")
+    for method, share in (("admm", 0.5), ("sparsegpt", 0.0)):
+        default, said = [
+            await run(prune(sparsity=0.5, method=method, **given), ctx)
+            for given in ({}, {"matching": share})
+        ]
+        assert default["checkpoint"].id == said["checkpoint"].id
+
+
+async def test_matching_that_cannot_be_used_is_said() -> None:
+    ctx = await scored("llama")
+    with pytest.warns(UserWarning, match=r"prune\(matching=0.5\) is not used: method 'wanda'"):
+        await run(prune(sparsity=0.5, method="wanda", matching=0.5), ctx)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+async def test_polish_keeps_the_mask_and_lowers_every_error(method: str) -> None:
+    ctx = await scored("llama")
+    bare, polished = [
+        await run(prune(sparsity=0.5, method=method, polish=steps), ctx) for steps in (0, 5)
+    ]
+    for linear in all_linears(ctx["checkpoint"]):
+        if ".0." not in linear.name:
+            continue  # later blocks are fed by other blocks before them
+        before, after = (weight_of(each["checkpoint"], linear) for each in (bare, polished))
+        assert torch.equal(before == 0, after == 0), linear.name
+        errors = [each["plan"].linears[linear.name].relative_error for each in (bare, polished)]
+        assert errors[1] < errors[0]
+
+
+async def test_linears_on_one_input_are_solved_as_one_and_each_to_its_share() -> None:
+    ctx = await scored("llama")
+    solved: list[tuple[int, ...]] = []
+
+    def watch(weight: Tensor, gram: Gram, *, heights: tuple[int, ...], **asked: Any) -> Any:
+        solved.append(tuple(heights))
+        return prune_sparsegpt(weight, gram, heights=heights, **{**asked, "factor": None})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thinning, "PRUNERS", {"sparsegpt": watch})
+        await run(prune(sparsity=0.5, method="sparsegpt"), ctx)
+    per_block = len(solved) // 3
+    assert sorted(len(heights) for heights in solved[:per_block]) == [1, 1, 2, 3]

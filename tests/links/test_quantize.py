@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs
 from tiny_contexts import calibrated, scored, weight_of
+from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
-from birdbone.links import prune, quantize
+from birdbone.links import prune, quantize, rounding
 from birdbone.models.bitsandbytes import int8_values, nf4_values
 from birdbone.models.linears import all_linears
 from birdbone.models.skeleton import Skeleton
+from birdbone.models.writing import write_model
 from birdbone.solvers.grid import Grid
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 
@@ -186,7 +189,7 @@ async def test_quantising_twice_is_refused(first: Any, second: Any) -> None:
         await run(quantize(method=second, group_size=16), once)
 
 
-@pytest.mark.parametrize("bits", [3, 5, 16])
+@pytest.mark.parametrize("bits", [1, 9, 16])
 def test_widths_no_format_holds_are_refused_at_once(bits: Any) -> None:
     with pytest.raises(SettingError, match=r"quantize\(bits="):
         quantize(bits=bits)
@@ -209,8 +212,74 @@ async def test_a_layer_that_cannot_be_solved_is_named(
     def refuse(*_: Any, **__: Any) -> None:
         raise SolverError("unfit")
 
+    monkeypatch.setattr(rounding, "factorize", refuse)
     names = quantize.function.__globals__
-    monkeypatch.setitem(names, "factorize", refuse)
-    monkeypatch.setitem(names, "QUANTIZERS", {"rtn": refuse})
+    monkeypatch.setitem(names, "quantize_round_to_nearest", refuse)
     with pytest.raises(LinkError, match=r"layer 'model\.layers\.0\.\S+': unfit"):
         await run(quantize(method=method, group_size=16), calibrated(tiny_checkpoint()))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("group_size", [16, None])
+async def test_every_width_loads_plainly_and_exactly(
+    bits: int, group_size: int | None, tmp_path: Path
+) -> None:
+    after = await run(quantize(bits=bits, group_size=group_size), calibrated(tiny_checkpoint()))
+    light: Checkpoint = after["checkpoint"]
+    write_model(light, tmp_path, max_shard_bytes=1 << 30)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    model(torch.tensor([[1, 2, 3]]))  # the first forward unpacks
+    for name, ref in codes_of(light).items():
+        assert torch.equal(model.get_parameter(name), ref.values(torch.float32))
+
+
+@pytest.mark.parametrize("asked", [{"symmetric": False}, {"grid": "q4_0"}, {"grid": "q8_0"}])
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+async def test_what_nothing_packs_is_stored_as_values_with_a_warning(
+    method: Any, asked: Any
+) -> None:
+    sizes = {} if "grid" in asked else {"group_size": 16}
+    with pytest.warns(
+        UserWarning, match=r"stores the values its codes stand for: nothing .* packs"
+    ):
+        after = await run(quantize(method=method, **sizes, **asked), calibrated(tiny_checkpoint()))
+    light: Checkpoint = after["checkpoint"]
+    assert not codes_of(light)
+    width = 16 if sizes else 32
+    levels = 256 if asked.get("grid") == "q8_0" else 16
+    for linear in all_linears(light):
+        groups = weight_of(light, linear).unflatten(1, (-1, width)).flatten(0, 1)
+        assert max(len(group.unique()) for group in groups) <= min(levels, width)
+        steps = (groups / groups.abs().amax(1, keepdim=True)).round(decimals=5)
+        assert max(len(each.unique()) for each in steps) > 2
+
+
+async def test_matching_answers_for_what_earlier_blocks_changed() -> None:
+    ctx = calibrated(tiny_checkpoint())
+    alone, matched = [
+        (await run(quantize(bits=2, group_size=16, matching=share), ctx))["checkpoint"]
+        for share in (0.0, 1.0)
+    ]
+    first = "model.layers.0.self_attn.q_proj.weight"
+    later = "model.layers.2.self_attn.q_proj.weight"
+    assert torch.equal(alone.tensors[first], matched.tensors[first])
+    assert not torch.equal(alone.tensors[later], matched.tensors[later])
+
+
+async def test_signround_goes_on_from_gptq_and_is_never_worse_on_windows_kept_out() -> None:
+    ctx = calibrated(tiny_checkpoint())
+    asked = {"bits": 2, "group_size": 16, "method": "signround", "batch_size": 1}
+    after = await run(quantize(**asked, iterations=100), ctx)
+    metrics = after["history"][-1].metrics
+    assert metrics["block_loss_after"] <= metrics["block_loss_before"]
+    assert metrics["codes_changed"] > 0
+    solved = await run(quantize(**{**asked, "method": "gptq"}), ctx)
+    mine, theirs = (codes_of(each["checkpoint"]) for each in (after, solved))
+    assert mine.keys() == theirs.keys()
+    assert any(not torch.equal(mine[name].codes, theirs[name].codes) for name in mine)
+
+
+async def test_signround_on_what_nothing_packs_is_refused_at_once() -> None:
+    message = r"signround'\) tunes codes that can be packed; set symmetric=True"
+    with pytest.raises(LinkError, match=message):
+        await run(quantize(method="signround", symmetric=False), calibrated(tiny_checkpoint()))

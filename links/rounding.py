@@ -1,0 +1,133 @@
+"""How quantize solves the linears on one input: stacked, from one factorisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import Checkpoint, Quantized
+from ..engine import announce
+from ..errors import SolverError
+from ..models.linears import Linear, named
+from ..models.rewriting import Solution, Solved
+from ..models.tuning import Tuned, Tuning, tune_block
+from ..solvers.factor import factorize
+from ..solvers.gptq import Order, quantize_gptq
+from ..solvers.gram import Gram
+from ..solvers.grid import Grid
+from ..solvers.grid_search import ScaleRule
+from ..solvers.results import Quantized as Codes
+from ..solvers.target import matched_weight
+
+# From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
+_MASKED = 0.01
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What was asked of quantize(method="gptq"); called by the pass over the blocks.
+
+    Attributes:
+        grid: where codes lie.
+        packable: whether a format that loads plainly holds such codes; if not, the values they
+            stand for are stored.
+        matching: share of what earlier blocks changed that a linear makes up for.
+        errors: relative output error by linear, filled as they are done.
+    """
+
+    checkpoint: Checkpoint
+    grid: Grid
+    packable: bool
+    damping: float
+    order: Order
+    scales: ScaleRule
+    refit: bool
+    sweeps: int
+    matching: float
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def __call__(
+        self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
+    ) -> Mapping[Linear, Solution]:
+        """The codes of each linear, or where they cannot be packed the values they stand for."""
+        linears = [linear for linear, _ in weights]
+        heights = [weight.shape[0] for _, weight in weights]
+        whole = torch.cat([weight for _, weight in weights])
+        try:
+            factor = factorize(gram, damping=self.damping, descending=self.order == "static")
+            codes = quantize_gptq(
+                matched_weight(whole, gram, factor, share=self.matching),
+                gram,
+                grid=self.grid,
+                scale_dtype=scale_dtype(self.grid, self.checkpoint, linears[0]),
+                mask=mask_of([weight for _, weight in weights]),
+                factor=factor,
+                order=self.order,
+                scales=self.scales,
+                refit=self.refit,
+                sweeps=self.sweeps,
+            )
+        except SolverError as error:
+            raise named(linears[0], error) from error
+        self.errors.update({linear.name: codes.relative_error or 0.0 for linear in linears})
+        return dict(zip(linears, split(codes, heights, packable=self.packable), strict=True))
+
+
+@dataclass(frozen=True)
+class BlockTuning:
+    """What quantize(method="signround") adds to a pass: each block tuned as a whole once solved.
+
+    Attributes:
+        tuned: what became of each block, filled as they are done.
+    """
+
+    tuning: Tuning
+    tuned: list[Tuned] = field(default_factory=list)
+
+    def __call__(self, solved: Solved) -> Mapping[Linear, Solution]:
+        found = tune_block(
+            solved,
+            self.tuning,
+            announce=lambda done, total: announce("tuning a block", done, total),
+        )
+        self.tuned.append(found)
+        return found.solutions
+
+    def metrics(self) -> Mapping[str, float]:
+        """Means over the blocks, of loss on the windows kept out and of codes that changed."""
+        count = len(self.tuned)
+        return {
+            "block_loss_before": sum(each.loss_before for each in self.tuned) / count,
+            "block_loss_after": sum(each.loss_after for each in self.tuned) / count,
+            "codes_changed": sum(each.changed_share for each in self.tuned) / count,
+        }
+
+
+def scale_dtype(grid: Grid, checkpoint: Checkpoint, linear: Linear) -> torch.dtype:
+    """What scales are stored in: the grid's own dtype, or the weight's."""
+    return grid.scale_dtype or checkpoint.refs[linear.tensor].dtype
+
+
+def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
+    """Which weights of a stack are kept: all but the zeros of those taken to be pruned."""
+    masks = [weight != 0 for weight in weights]
+    pruned = [float(mask.double().mean()) <= 1 - _MASKED for mask in masks]
+    if not any(pruned):
+        return None
+    return torch.cat(
+        [mask if thin else torch.ones_like(mask) for mask, thin in zip(masks, pruned, strict=True)]
+    )
+
+
+def split(codes: Codes, heights: Sequence[int], *, packable: bool) -> list[Solution]:
+    """The solution of each layer of a stack, in its order."""
+    if not packable:
+        return list(codes.dequantize().split(tuple(heights)))
+    parts = (each.cpu().split(tuple(heights)) for each in (codes.codes, codes.scales))
+    return [
+        Quantized(part.contiguous(), scales.contiguous(), bits=codes.grid.bits)
+        for part, scales in zip(*parts, strict=True)
+    ]
