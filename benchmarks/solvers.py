@@ -1,126 +1,215 @@
-"""Every solver on one layer: output error on inputs it has not seen, and CPU seconds.
+"""Every solver on single layers: output error on inputs it has not seen, and CPU seconds.
 
-python benchmarks/solvers.py [--rows 576] [--cols 1536] [--tokens 8192] [--json FILE]
+python benchmarks/solvers.py [--shapes 576x576 576x1536] [--tokens 8192] [--json FILE]
+python benchmarks/solvers.py --model MODEL --data TEXT --heldout TEXT [--blocks 4 15] [--json FILE]
 
-Weights and inputs are drawn: inputs are correlated Gaussians whose channels differ in scale by a
-log-normal factor, as a model's do. Errors are ||X(W - V)'||^2 / ||XW'||^2 on a second draw of as
-many tokens. Three seeds; mean and spread. Methods take turns within a seed, so that a noisy machine
-is noisy for all of them; ratios are to the first row of each table.
+Without a model, weights and inputs are drawn: inputs are correlated Gaussians whose channels
+differ in scale by a log-normal factor, as a model's do. With one, each linear of the blocks named
+is solved on 64 windows of 512 tokens of the one text and judged on 32 of the other, both fed by the
+model as it is. Errors are ||X(W - V)'||^2 / ||XW'||^2 on tokens not solved on, and ratios geometric
+means over layers and seeds to the first row of a table; "below" is the share of layers and seeds
+with less error than that row's. Methods take turns on each layer, so that a noisy machine is noisy
+for all.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from birdbone.solvers.factor import factorize
-from birdbone.solvers.gram import Gram
+from birdbone.engine import Chain, run
+from birdbone.links import calibrate, load
+from birdbone.models.inputs import sum_inputs
+from birdbone.models.linears import find_linears
+from birdbone.models.replay import capture, replay
+from birdbone.models.skeleton import Skeleton
+from birdbone.solvers.gptq import quantize_gptq
+from birdbone.solvers.gram import Gram, GramAccumulator
 from birdbone.solvers.grid import Grid
+from birdbone.solvers.least_squares import refit
 from birdbone.solvers.masks import Pattern
 from birdbone.solvers.output_error import relative_output_error
-from birdbone.solvers.table import PRUNERS, QUANTIZERS, USES_FACTOR
+from birdbone.solvers.table import PREPARE, PRUNERS, QUANTIZERS
 
 SEEDS = (0, 1, 2)
 PRUNED = {"50 %": (0.5, "unstructured"), "70 %": (0.7, "unstructured"), "2:4": (None, "2:4")}
-QUANTIZED = {"int4 g64": Grid(4, 64), "int8 g64": Grid(8, 64)}
+QUANTIZED = {"int4 g64": Grid(4, 64), "int3 g64": Grid(3, 64), "int8 g64": Grid(8, 64)}
+BATCH_SIZE = 4
 
 Solve = Callable[[Tensor, Gram], Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A weight, the Gram it is solved on and the Gram it is judged on."""
+
+    name: str
+    weight: Tensor
+    seen: Gram
+    unseen: Gram
+
+
 def solvers() -> dict[str, dict[str, Solve]]:
-    """Each table of methods by what it is asked for."""
+    """Each table of methods by what it is asked for; the first of each is what others beat."""
     tables: dict[str, dict[str, Solve]] = {}
     for label, (sparsity, pattern) in PRUNED.items():
-        tables[label] = {name: pruner(name, sparsity, pattern) for name in PRUNERS}
+        wanted = Pattern.parse(pattern)
+        names = sorted(PRUNERS, key=lambda name: name != "sparsegpt")
+        tables[label] = {name: partial(thin, name, sparsity, wanted, 0) for name in names}
+        tables[label]["sparsegpt + 10 CG"] = partial(thin, "sparsegpt", sparsity, wanted, 10)
     for label, grid in QUANTIZED.items():
-        tables[label] = {name: quantizer(name, grid) for name in QUANTIZERS}
+        published: dict[str, Any] = {"scales": "minmax", "order": "static"}
+        tables[label] = {"gptq min-max": partial(gptq, grid, published)}
+        tables[label].update({name: partial(rounded, name, grid) for name in QUANTIZERS})
+        refined: dict[str, Any] = {"refit": True, "sweeps": 2}
+        tables[label]["gptq refined"] = partial(gptq, grid, refined)
     return tables
 
 
-def pruner(name: str, sparsity: float | None, pattern: str) -> Solve:
-    def solve(weight: Tensor, gram: Gram) -> Tensor:
-        factor = factorize(gram) if name in USES_FACTOR else None
-        wanted = Pattern.parse(pattern)
-        return PRUNERS[name](weight, gram, sparsity=sparsity, pattern=wanted, factor=factor).weight
-
-    return solve
-
-
-def quantizer(name: str, grid: Grid) -> Solve:
-    def solve(weight: Tensor, gram: Gram) -> Tensor:
-        factor = factorize(gram) if name in USES_FACTOR else None
-        return QUANTIZERS[name](weight, gram, grid=grid, factor=factor).dequantize()
-
-    return solve
+def thin(
+    name: str, sparsity: float | None, pattern: Pattern, polish: int, weight: Tensor, gram: Gram
+) -> Tensor:
+    prepared = PREPARE[name](gram, damping=0.01) if name in PREPARE else None
+    pruned = PRUNERS[name](weight, gram, sparsity=sparsity, pattern=pattern, factor=prepared)
+    if not polish:
+        return pruned.weight
+    return refit(weight, pruned.mask, gram, start=pruned.weight, steps=polish)
 
 
-def layer(rows: int, cols: int, tokens: int, seed: int) -> tuple[Tensor, Gram, Gram]:
-    """A weight, the Gram it is solved on and the Gram it is judged on."""
+def rounded(name: str, grid: Grid, weight: Tensor, gram: Gram) -> Tensor:
+    prepared = PREPARE[name](gram, damping=0.01) if name in PREPARE else None
+    return QUANTIZERS[name](weight, gram, grid=grid, factor=prepared).dequantize()
+
+
+def gptq(grid: Grid, settings: dict[str, Any], weight: Tensor, gram: Gram) -> Tensor:
+    return quantize_gptq(weight, gram, grid=grid, **settings).dequantize()
+
+
+def drawn(rows: int, cols: int, tokens: int, seed: int) -> Layer:
     draw = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, cols, generator=draw)
     mix = torch.randn(cols, cols, generator=draw) / cols**0.5 + torch.eye(cols)
     scale = torch.randn(cols, generator=draw).exp()
     inputs = (torch.randn(2 * tokens, cols, generator=draw) @ mix) * scale
     seen, unseen = inputs[:tokens], inputs[tokens:]
-    return weight, Gram(seen.T @ seen, tokens), Gram(unseen.T @ unseen, tokens)
+    name = f"{rows}x{cols}"
+    return Layer(name, weight, Gram(seen.T @ seen, tokens), Gram(unseen.T @ unseen, tokens))
 
 
-def measure(rows: int, cols: int, tokens: int) -> list[dict[str, float | str]]:
-    """Mean and spread over the seeds of every method of every table."""
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for seed in SEEDS:
-        weight, seen, unseen = layer(rows, cols, tokens, seed)
+def of_model(asked: argparse.Namespace) -> Iterator[Layer]:
+    """Every linear of the blocks named, with the Grams of both texts."""
+    text = calibrate(data=asked.data, heldout_data=asked.heldout, windows=64, heldout_windows=32)
+    ctx: Any = asyncio.run(run(Chain(load(model=asked.model, dtype="float32"), text)))
+    skeleton = Skeleton(ctx["checkpoint"])
+    both = [capture(skeleton, ctx[k].tokens.split(BATCH_SIZE)) for k in ("calibration", "heldout")]
+    states = [[batch.hidden for batch in batches] for batches in both]
+    for index, block in skeleton.each_block():
+        if index > max(asked.blocks):
+            return
+        prefix = f"{skeleton.path}.{index}."
+        linears = find_linears(block, prefix) if index in asked.blocks else []
+        grams = []
+        for place, batches in enumerate(both):
+            calls = [batch.calls[index] for batch in batches]
+            if linears:
+                groups, states[place] = sum_inputs(
+                    block, prefix, linears, states[place], calls, GramAccumulator
+                )
+                found = [(group, group.sum.gram()) for group in groups]
+                grams.append({each: gram for group, gram in found for each in group.linears})
+            else:
+                with torch.no_grad():
+                    pairs = zip(states[place], calls, strict=True)
+                    states[place] = [replay(block, hidden, call) for hidden, call in pairs]
+        for linear in linears:
+            weight = linear.view(skeleton.model.get_parameter(linear.tensor).detach()).clone()
+            yield Layer(linear.name, weight, grams[0][linear], grams[1][linear])
+
+
+def measure(layers: Iterator[Layer]) -> list[dict[str, Any]]:
+    """Every method of every table over all layers."""
+    found: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+    for layer in layers:
         for label, methods in solvers().items():
             for name, solve in methods.items():
                 start = time.process_time()
-                solved = solve(weight, seen)
+                solved = solve(layer.weight, layer.seen)
                 seconds = time.process_time() - start
-                error = relative_output_error(weight, solved, unseen)
-                found.setdefault((label, name), []).append((error, seconds))
-    return [summary(label, name, pairs) for (label, name), pairs in found.items()]
+                error = relative_output_error(layer.weight, solved, layer.unseen)
+                found.setdefault((label, name), []).append((layer.name, error, seconds))
+    bases = {label: found[label, next(iter(methods))] for label, methods in solvers().items()}
+    return [summary(label, name, runs, bases[label]) for (label, name), runs in found.items()]
 
 
-def summary(label: str, name: str, pairs: list[tuple[float, float]]) -> dict[str, float | str]:
-    errors, seconds = zip(*pairs, strict=True)
+def summary(
+    label: str,
+    name: str,
+    runs: list[tuple[str, float, float]],
+    base: list[tuple[str, float, float]],
+) -> dict[str, Any]:
+    ratios = [run[1] / first[1] for run, first in zip(runs, base, strict=True)]
     return {
         "asked": label,
         "method": name,
-        "error": statistics.fmean(errors),
-        "error_spread": statistics.stdev(errors),
-        "cpu_seconds": statistics.median(seconds),
+        "error": statistics.fmean(error for _, error, _ in runs),
+        "ratio": math.exp(statistics.fmean(math.log(ratio) for ratio in ratios)),
+        "worst_ratio": max(ratios),
+        "below": sum(ratio < 1 for ratio in ratios) / len(ratios),
+        "cpu_seconds": sum(seconds for *_, seconds in runs),
+        "layers": [
+            {"name": run[0], "ratio": ratio, "cpu_seconds": run[2]}
+            for run, ratio in zip(runs, ratios, strict=True)
+        ],
     }
 
 
-def show(results: list[dict[str, float | str]]) -> None:
-    print(f"{'asked':<10}{'method':<12}{'held-out error':>20}{'ratio':>8}{'CPU s':>8}")
-    first: dict[str, float] = {}
+def show(results: list[dict[str, Any]]) -> None:
+    head = ("asked", "method", "error", "ratio", "worst", "below", "CPU s")
+    print("{:<10}{:<20}{:>9}{:>8}{:>8}{:>8}{:>8}".format(*head))
     for row in results:
-        error = float(row["error"])
-        base = first.setdefault(str(row["asked"]), error)
-        spread = f"{error:.5f} ± {float(row['error_spread']):.5f}"
-        cpu = float(row["cpu_seconds"])
-        print(f"{row['asked']:<10}{row['method']:<12}{spread:>20}{error / base:>8.2f}{cpu:>8.2f}")
+        print(
+            f"{row['asked']:<10}{row['method']:<20}{row['error']:>9.5f}{row['ratio']:>8.3f}"
+            f"{row['worst_ratio']:>8.3f}{row['below']:>8.0%}{row['cpu_seconds']:>8.2f}"
+        )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shapes", nargs="+", default=["576x576", "576x1536"], help="ROWSxCOLS")
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--model", help="as birdbone's load takes it")
+    parser.add_argument("--data", help="text to solve on")
+    parser.add_argument("--heldout", help="text to judge by")
+    parser.add_argument("--blocks", nargs="+", type=int, default=[4, 15])
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=576)
-    parser.add_argument("--cols", type=int, default=1536)
-    parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    results = measure(asked.rows, asked.cols, asked.tokens)
+    asked = arguments()
+    if asked.model is None:
+        shapes = [[int(side) for side in shape.split("x")] for shape in asked.shapes]
+        layers = (drawn(*shape, asked.tokens, seed) for shape in shapes for seed in SEEDS)
+        what = f"drawn weights {asked.shapes}, {asked.tokens} tokens each, seeds {SEEDS}"
+    else:
+        layers = of_model(asked)
+        what = f"{asked.model}, blocks {asked.blocks}, solved on {asked.data}, 64 x 512 tokens"
+    results = measure(layers)
     setting = (
-        f"weight {asked.rows} x {asked.cols}, {asked.tokens} drawn tokens to solve on and as many "
-        f"to judge on, float32, seeds {SEEDS}, torch {torch.__version__}, {platform.machine()}, "
+        f"{what}; float32, torch {torch.__version__}, {platform.machine()}, "
         f"{torch.get_num_threads()} threads"
     )
     print(setting)
