@@ -52,8 +52,8 @@ check: setup ## formatting, lint, types, direction of imports
 	$(BIN)/mypy -p birdbone
 	$(BIN)/lint-imports
 
-bench: setup ## run every program in benchmarks/
-	set -e; for program in $(sort $(wildcard benchmarks/*.py)); do $(BIN)/python $$program; done
+bench: setup ## every solver on drawn layers; benchmarks/peers.py says how to run whole models
+	$(BIN)/python benchmarks/solvers.py
 
 docs: setup ## write the reference pages from the links themselves
 	$(BIN)/python -m birdbone.reports.reference docs/

@@ -7,8 +7,8 @@ asks for the V that minimises ||X0 W' - X V'||^2 = ||X(W* - V)'||^2 + a constant
 
 so that every solver may be run on W* as it would be on W. The idea is GPTAQ's
 (https://arxiv.org/abs/2504.02692) and Qronos' (https://arxiv.org/abs/2505.11695). C - H is noisy on
-few tokens, and V must not learn the noise: only a share of the correction is taken, and H is
-damped.
+few tokens, and V must not learn the noise: only a share of the correction is taken, in proportion
+less where there are fewer than 20 tokens for every feature, and H is damped.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from .admission import require_finite, require_weight, require_width
 from .factor import Factor
 from .gram import Gram
 
+# Tokens for every feature from which on the whole share is taken.
+_ENOUGH_TOKENS = 20
+
 
 def matched_weight(weight: Tensor, gram: Gram, factor: Factor, *, share: float) -> Tensor:
     """Return W + share * W(C - H)(H + damping)^-1, [out_features, in_features], in its dtype.
 
-    ``factor`` is of the same Gram, in any order. A Gram without a cross sum, or a share of 0, gives
+    With n tokens and d features the share is taken times min(1, n / 20d). ``factor`` is of the same
+    Gram, in any order. A Gram without a cross sum, or a share of 0, gives
     the weight itself. Raises SettingError for shapes that do not fit or a share outside 0 to 1,
     SolverError for values that are not finite.
     """
@@ -47,4 +51,5 @@ def matched_weight(weight: Tensor, gram: Gram, factor: Factor, *, share: float) 
     else:
         correction = torch.empty_like(moved)
         correction[:, factor.order] = moved[:, factor.order] @ upper.T @ upper
-    return (weight.detach().to(dtype) + share * correction).to(weight.dtype)
+    taken = share * min(1.0, gram.num_tokens / (_ENOUGH_TOKENS * gram.width))
+    return (weight.detach().to(dtype) + taken * correction).to(weight.dtype)

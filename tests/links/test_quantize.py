@@ -283,3 +283,18 @@ async def test_signround_on_what_nothing_packs_is_refused_at_once() -> None:
     message = r"signround'\) tunes codes that can be packed; set symmetric=True"
     with pytest.raises(LinkError, match=message):
         await run(quantize(method="signround", symmetric=False), calibrated(tiny_checkpoint()))
+
+
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+@pytest.mark.parametrize("arch", ["gpt2", "mixtral", "phi3"])
+async def test_values_on_a_grid_are_found_for_weights_nothing_packs_too(
+    arch: str, method: Any
+) -> None:
+    ctx = calibrated(tiny_checkpoint(arch))
+    with pytest.warns(UserWarning, match="stores the values"):
+        after = await run(quantize(method=method, grid="q4_0"), ctx)
+    light: Checkpoint = after["checkpoint"]
+    for linear in all_linears(light):
+        groups = weight_of(light, linear).unflatten(1, (-1, 32)).flatten(0, 1)
+        assert max(len(group.unique()) for group in groups) <= 16, linear.name
+        assert not torch.equal(weight_of(light, linear), weight_of(ctx["checkpoint"], linear))
