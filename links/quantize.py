@@ -67,8 +67,8 @@ async def quantize(
         group_size: input columns that share a scale; must divide every width. null: one per row.
         symmetric: no zero points; the only codes that are packed.
         signed: scales of symmetric codes may be negative, which puts the one code more that there
-            is below zero on the side of the greater extreme, at no byte's cost. Where not said,
-            so it is for gptq and signround, and not for rtn.
+            is below zero on the side of the greater extreme, at no byte's cost; not tried in vLLM.
+            Where not said, so it is for gptq and signround, and not for rtn.
         grid: int, as the settings above say; or q4_0, q8_0, q4_k, ggml's, which fix them all.
         method: gptq (2210.17323), needing calibration windows; signround (2309.05516), which goes
             on from gptq and tunes all codes of a block by gradients, far slower; rtn, round to

@@ -88,4 +88,3 @@ PREPARE: Mapping[str, Prepare] = MappingProxyType(
         "gptq": partial(factorize, descending=True),
     }
 )
-USES_FACTOR = frozenset(PREPARE)

@@ -11,7 +11,7 @@ from birdbone.errors import SettingError, SolverError
 from birdbone.solvers.factor import factorize
 from birdbone.solvers.gram import Gram
 from birdbone.solvers.grid import Grid
-from birdbone.solvers.table import QUANTIZERS, USES_FACTOR
+from birdbone.solvers.table import PREPARE, QUANTIZERS
 
 # Every way a method can be set, by name.
 SETTINGS = {
@@ -139,7 +139,7 @@ def test_a_factor_made_once_serves_again(make_layer, name) -> None:
     shared = QUANTIZERS[name](layer.weight, None, grid=grid, factor=factor)
     assert torch.equal(alone.codes, shared.codes)
     assert shared.relative_error is None
-    assert (shared.damping == 0.01) == (name in USES_FACTOR)
+    assert (shared.damping == 0.01) == (name in PREPARE)
 
 
 @every_setting
