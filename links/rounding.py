@@ -21,6 +21,7 @@ from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
 from ..solvers.results import Quantized as Codes
 from ..solvers.target import matched_weight
+from .stacking import stacked
 
 # From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
 _MASKED = 0.01
@@ -55,7 +56,7 @@ class Rounding:
         """The codes of each linear, or where they cannot be packed the values they stand for."""
         linears = [linear for linear, _ in weights]
         heights = [weight.shape[0] for _, weight in weights]
-        whole = torch.cat([weight for _, weight in weights])
+        whole = stacked(weights)
         try:
             factor = factorize(gram, damping=self.damping, descending=self.order == "static")
             codes = quantize_gptq(

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ..contexts.plan import LinearPlan
 from ..contexts.scores import Scores
 from ..errors import SolverError
 from ..models.linears import Linear, named
-from ..solvers.factor import factorize
+from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.least_squares import refit
 from ..solvers.masks import Pattern, pattern_mask
@@ -21,6 +20,7 @@ from ..solvers.output_error import relative_output_errors
 from ..solvers.results import Pruned
 from ..solvers.table import PREPARE, PRUNERS
 from ..solvers.target import matched_weight
+from .stacking import stacked
 
 Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
 
@@ -53,10 +53,11 @@ class Thinning:
         prepared: Any = None
         solved: dict[Linear, Tensor] = {}
         for stack in self._stacks(weights):
+            whole = stacked(stack)
             try:
                 if prepared is None and self.method in PREPARE:
                     prepared = PREPARE[self.method](gram, damping=self.damping)
-                solved.update(self._solve(stack, gram, prepared))
+                solved.update(self._solve(stack, whole, gram, prepared))
             except SolverError as error:
                 raise named(stack[0][0], error) from error
         return solved
@@ -73,13 +74,13 @@ class Thinning:
         return list(stacks.values())
 
     def _solve(
-        self, stack: Sequence[tuple[Linear, Tensor]], gram: Gram, prepared: Any
+        self, stack: Sequence[tuple[Linear, Tensor]], whole: Tensor, gram: Gram, prepared: Any
     ) -> dict[Linear, Tensor]:
         linears = [linear for linear, _ in stack]
         heights = [weight.shape[0] for _, weight in stack]
-        whole = torch.cat([weight for _, weight in stack]) if len(stack) > 1 else stack[0][1]
         if gram.cross is not None and self.matching:
-            factor = factorize(gram, damping=self.damping)
+            known = isinstance(prepared, Factor)
+            factor = prepared if known else factorize(gram, damping=self.damping)
             whole = matched_weight(whole, gram, factor, share=self.matching)
         share = self.shares[linears[0].name] if self.pattern.n_of_m is None else None
         if self.method == "scores":

@@ -15,7 +15,8 @@ from birdbone.engine import Chain, run
 from birdbone.errors import DataError, LinkError, SettingError, SolverError
 from birdbone.links import profile, prune, quantize, score, thinning
 from birdbone.links.allocation import by_load, uniform
-from birdbone.models.linears import all_linears
+from birdbone.links.stacking import stacked
+from birdbone.models.linears import Linear, all_linears
 from birdbone.models.memory import pass_bytes
 from birdbone.models.opening import as_checkpoint
 from birdbone.models.skeleton import Skeleton
@@ -395,3 +396,10 @@ async def test_linears_on_one_input_are_solved_as_one_and_each_to_its_share() ->
         await run(prune(sparsity=0.5, method="sparsegpt"), ctx)
     per_block = len(solved) // 3
     assert sorted(len(heights) for heights in solved[:per_block]) == [1, 1, 2, 3]
+
+
+def test_the_linear_that_is_not_finite_is_named_though_it_is_stacked() -> None:
+    fine, broken = Linear("layers.0.k.weight", (2, 4)), Linear("layers.0.v.weight", (3, 4))
+    weights = [(fine, torch.ones(2, 4)), (broken, torch.full((3, 4), float("nan")))]
+    with pytest.raises(SolverError, match=r"layer 'layers.0.v': weight .* holds 12 NaN"):
+        stacked(weights)

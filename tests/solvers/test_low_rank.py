@@ -65,7 +65,7 @@ def test_what_does_not_fit_or_is_not_finite_is_refused(thinned) -> None:
     layer, replacement = thinned
     with pytest.raises(SettingError, match=r"replacement \(7, 4\) do not fit"):
         correct_low_rank(layer.weight, replacement[:, :4], layer.gram, rank=1)
-    with pytest.raises(SolverError, match="replacement weight .* NaN"):
+    with pytest.raises(SolverError, match=r"replacement weight .* NaN"):
         correct_low_rank(layer.weight, replacement * float("nan"), layer.gram, rank=1)
     indefinite = Gram(torch.eye(8) - 2, 64)
     with pytest.raises(SolverError, match=r"not positive definite at damping 0.01"):
