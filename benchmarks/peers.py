@@ -263,7 +263,8 @@ class Bench:
 
 def drift(model: torch.nn.Module, windows: Windows, steps: int) -> None:
     """Train every weight a little on the calibration text, which takes it off any grid."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+    parameters = [parameter.requires_grad_() for parameter in model.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.0)
     batches = windows.tokens.split(BATCH_SIZE)
     model.train()
     for step in range(steps):

@@ -8,30 +8,27 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized, TensorRef
+from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ..contexts.flow import Changed, Standing
 from ..engine import announce, in_thread, link
-from ..errors import SettingError, SolverError
-from ..models.bitsandbytes import int8_values, nf4_values
+from ..errors import SettingError
+from ..models.bitsandbytes import nf4_values
 from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
-from ..models.rewriting import Solution, rewrite_blocks
+from ..models.rewriting import rewrite_blocks
 from ..models.tuning import Tuning
 from ..solvers.gptq import Order
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
-from ..solvers.round_to_nearest import quantize_round_to_nearest
-from .rounding import BlockTuning, Rounding, mask_of, scale_dtype, split
+from .rounding import BlockTuning, Rounding
+from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "llm.int8"]
 GridName = Literal["int", "q4_0", "q8_0", "q4_k"]
 
 # Methods that look at what flows into the linears.
 _CALIBRATED = ("gptq", "signround")
-# Those that choose the codes themselves.
-_BITSANDBYTES = ("nf4", "llm.int8")
 
 
 @link
@@ -93,7 +90,7 @@ async def quantize(
     if signed is None:
         signed = resolved in _CALIBRATED
     wanted = _grid(bits, group_size, symmetric, signed, grid)
-    packable = symmetric and grid == "int"
+    packable = (symmetric and grid == "int") or resolved in BITSANDBYTES
     _warn_of_left(checkpoint, packable)
     metrics: dict[str, Any] = {"method": resolved}
     if resolved in _CALIBRATED:
@@ -128,7 +125,7 @@ async def quantize(
             metrics.update(tuning.metrics())
     else:
         fresh = await in_thread(
-            _one_by_one, checkpoint, resolved, wanted, packable, scales or "minmax"
+            one_by_one, checkpoint, resolved, wanted, packable, scales or "minmax"
         )
     light = checkpoint.evolve(fresh)
     metrics.update({"linears": len(fresh), "bytes": light.num_bytes})
@@ -154,48 +151,6 @@ def _resolve(method: Method, calibrated: bool) -> Method:
     return method
 
 
-def _one_by_one(
-    checkpoint: Checkpoint, method: Method, grid: Grid, packable: bool, scales: ScaleRule
-) -> dict[str, Tensor | TensorRef]:
-    """Methods that look at no data: each linear by itself."""
-    fresh: dict[str, Tensor | TensorRef] = {}
-    linears = _chosen(checkpoint, packable or method in _BITSANDBYTES)
-    for done, linear in enumerate(linears, 1):
-        ref = checkpoint.refs[linear.tensor]
-        if method == "nf4":
-            fresh[linear.tensor] = BitsAndBytes(ref, nf4_values(ref.load()), kind="nf4")
-        elif method == "llm.int8":
-            fresh[linear.tensor] = BitsAndBytes(ref, int8_values(ref.load()), kind="llm.int8")
-        else:
-            solution = _nearest(checkpoint, linear, grid, packable, scales)
-            if isinstance(solution, Tensor):
-                whole = fresh.setdefault(linear.tensor, ref.load().clone())
-                assert isinstance(whole, Tensor)
-                linear.view(whole).copy_(solution)
-            else:
-                fresh[linear.tensor] = solution
-        announce("quantising linears", done, len(linears))
-    return fresh
-
-
-def _nearest(
-    checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool, scales: ScaleRule
-) -> Solution:
-    weight = linear.view(checkpoint.refs[linear.tensor].load()).float()
-    try:
-        codes = quantize_round_to_nearest(
-            weight,
-            None,
-            grid=grid,
-            scale_dtype=scale_dtype(grid, checkpoint, linear),
-            mask=mask_of([weight]),
-            scales=scales,
-        )
-    except SolverError as error:
-        raise named(linear, error) from error
-    return split(codes, [weight.shape[0]], packable=packable)[0]
-
-
 def _warn_of_left(checkpoint: Checkpoint, packable: bool) -> None:
     """Say what will not become lighter: weights left as they are, or all of them."""
     if not packable:
@@ -215,20 +170,6 @@ def _warn_of_left(checkpoint: Checkpoint, packable: bool) -> None:
         )
 
 
-def _chosen(checkpoint: Checkpoint, packable: bool) -> list[Linear]:
-    """Plain linears where codes are to be packed, else every one."""
-    every = all_linears(checkpoint)
-    if not packable:
-        return every
-    plain = [linear for linear in every if linear.plain]
-    if not plain:
-        raise SettingError(
-            f"no linear of '{checkpoint.source}' is a plain one that a packed format can hold; "
-            f"its weights are {every[0].name} and the like"
-        )
-    return plain
-
-
 def _packable(settings: Mapping[str, Any]) -> bool:
     return bool(settings["symmetric"]) and settings["grid"] == "int"
 
@@ -241,7 +182,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             "quantize(method='signround') tunes codes that can be packed; set symmetric=True and "
             "grid='int', or use method='gptq'"
         )
-    given = settings["method"] in _BITSANDBYTES
+    given = settings["method"] in BITSANDBYTES
     if given:
         nf4_values(torch.ones(1, 64))  # is it usable here at all?
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
@@ -249,7 +190,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         return
     keys = ("bits", "group_size", "symmetric", "signed", "grid")
     grid = None if given else _grid(*(settings[key] for key in keys))
-    for linear in _chosen(checkpoint, given or _packable(settings)):
+    for linear in chosen_linears(checkpoint, given or _packable(settings)):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         if grid is not None:

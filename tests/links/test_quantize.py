@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
-from birdbone.links import prune, quantize, rounding
+from birdbone.links import prune, quantize, rounding, uncalibrated
 from birdbone.models.bitsandbytes import int8_values, nf4_values
 from birdbone.models.linears import all_linears
 from birdbone.models.skeleton import Skeleton
@@ -213,8 +213,7 @@ async def test_a_layer_that_cannot_be_solved_is_named(
         raise SolverError("unfit")
 
     monkeypatch.setattr(rounding, "factorize", refuse)
-    names = quantize.function.__globals__
-    monkeypatch.setitem(names, "quantize_round_to_nearest", refuse)
+    monkeypatch.setattr(uncalibrated, "quantize_round_to_nearest", refuse)
     with pytest.raises(LinkError, match=r"layer 'model\.layers\.0\.\S+': unfit"):
         await run(quantize(method=method, group_size=16), calibrated(tiny_checkpoint()))
 
