@@ -37,10 +37,11 @@ from safetensors.torch import load_file, save_file
 from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.scores import LinearScore, Scores
 from birdbone.engine import Chain, run
-from birdbone.links import calibrate, load, prune, quantize, validate
+from birdbone.links import calibrate, load, prune, quantize
 from birdbone.links.rounding import Rounding
 from birdbone.links.thinning import Thinning
 from birdbone.models.linears import all_linears
+from birdbone.models.scoring import own_perplexity
 from birdbone.models.skeleton import Skeleton
 from birdbone.texts import Windows
 
@@ -48,7 +49,7 @@ LENGTH = 512
 BATCH_SIZE = 4
 PEER = "llm-compressor"
 FLOORS = {"prune": "magnitude", "quantize": "rtn"}
-VERSIONS = ("torch", "transformers", "birdbone")
+VERSIONS = ("torch", "transformers")
 
 # What is asked for: our settings, and the peer's of the same meaning.
 Asked = Mapping[str, Any]
@@ -124,11 +125,7 @@ def run_job(path: Path) -> None:
 
 def perplexity(checkpoint: Checkpoint, windows: Windows) -> float:
     """Over all tokens of the windows but each one's first; in float32."""
-    ctx: Any = {"checkpoint": checkpoint, "dense": checkpoint}
-    for key in ("calibration", "healing", "heldout"):
-        ctx[key] = windows
-    found: Any = asyncio.run(run(Chain(validate()), ctx))
-    return float(found["verdict"].dense.perplexity)
+    return own_perplexity(checkpoint, windows, announce=lambda label, done, total: None)
 
 
 class Bench:
@@ -218,9 +215,11 @@ class Bench:
                 path.write_text(json.dumps({**job, "link": link, "settings": dict(settings)}))
                 command = [sys.executable, __file__, "--job", str(path)]
             environment = {**os.environ, "OMP_NUM_THREADS": str(self.asked.threads)}
-            subprocess.run(
-                command, check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL
+            ended = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True
             )
+            if ended.returncode:
+                raise SystemExit(f"{' '.join(command)} failed:\n{ended.stderr[-4000:]}")
             record: dict[str, Any] = json.loads(Path(job["record"]).read_text())
             light = self.checkpoint.evolve(load_file(job["weights"]))
             record["perplexity"] = perplexity(light, self.judge)
