@@ -64,6 +64,12 @@ async def prune(
     """
     wanted = Pattern.parse(pattern)
     matched = _matching(method, matching)
+    if matching and not matched:
+        warnings.warn(
+            f"prune(matching={matching}) is not used: method '{method}' changes no weight that "
+            f"stays",
+            stacklevel=2,
+        )
     checkpoint, scores = ctx["checkpoint"], ctx["scores"]
     share = 0.5 if sparsity is None and wanted.n_of_m is None else sparsity
     mean = require_sparsity(share, wanted)
@@ -97,15 +103,9 @@ async def prune(
 
 def _matching(method: Method, given: float | None) -> float:
     """The share asked for, or what suits the method; none where no value is solved for."""
-    solves = method in ("admm", "alps", "sparsegpt")
-    if given and not solves:
-        warnings.warn(
-            f"prune(matching={given}) is not used: method '{method}' changes no weight that stays",
-            stacklevel=2,
-        )
     if given is None:
         return _MATCHING if method in ("admm", "alps") else 0.0
-    return given if solves else 0.0
+    return given if method in ("admm", "alps", "sparsegpt") else 0.0
 
 
 def _fitting_spread(spread: float, mean: float) -> float:

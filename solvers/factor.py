@@ -55,7 +55,7 @@ def factorize(gram: Gram, *, damping: float = 0.01, descending: bool = False) ->
     if not 0 <= damping < float("inf"):
         raise SettingError(f"damping {damping} is out of range; give a finite number of at least 0")
     require_finite(gram.matrix, "Gram matrix")
-    hessian, dead = _prepared(gram)
+    hessian, dead = decoupled(gram)
     order = hessian.diagonal().argsort(descending=True, stable=True) if descending else None
     if order is not None:
         hessian = hessian.index_select(0, order).index_select(1, order)
@@ -72,7 +72,7 @@ def factorize(gram: Gram, *, damping: float = 0.01, descending: bool = False) ->
     )
 
 
-def _prepared(gram: Gram) -> tuple[Tensor, Tensor]:
+def decoupled(gram: Gram) -> tuple[Tensor, Tensor]:
     """Return H as a fresh tensor with dead features decoupled at H_jj = 1, and which are dead."""
     hessian = gram.matrix.to(working_dtype(gram.matrix), copy=True)
     dead = gram.dead

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .admission import require_mask, require_weight, require_width
-from .factor import mean_live_diagonal
+from .factor import decoupled, mean_live_diagonal
 from .gram import Gram
-from .precision import working_dtype
 from .results import Quantized
 
 _SPANS = (128, 32, 8)
@@ -92,10 +91,8 @@ def descend_codes(
 
 def damped_hessian(gram: Gram, damping: float) -> Tensor:
     """Return H with ``damping`` times its mean live diagonal added, as `factorize` damps it."""
-    hessian = gram.matrix.to(working_dtype(gram.matrix), copy=True)
-    diagonal = hessian.diagonal()
-    diagonal[gram.dead] = 1.0
-    diagonal.add_(damping * mean_live_diagonal(gram))
+    hessian, _ = decoupled(gram)
+    hessian.diagonal().add_(damping * mean_live_diagonal(gram))
     return hessian
 
 
