@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoint
-    from .engine import Chain, announce, in_thread, link, run
+    from .engine import Chain, announce, in_thread, link, run, unfinished
     from .errors import BirdboneError
 
 __version__ = "0.1.0"
@@ -21,6 +21,7 @@ _PUBLIC = {
     "in_thread": ".engine",
     "link": ".engine",
     "run": ".engine",
+    "unfinished": ".engine",
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "in_thread",
     "link",
     "run",
+    "unfinished",
 ]
 
 

@@ -4,8 +4,9 @@ A **link** is one async function: context in, settings by keyword, additions out
 it a factory that checks settings when called and wiring when composed. A **chain** is a
 ``modulink.Chain`` whose failures surface, which refuses a wrong order before any weight is loaded,
 and which is itself a link. **Middleware** is any object with modulink's ``before`` and ``after``
-and, if it likes, ``failed``, ``progress`` (not async: it is told from worker threads) and
-``ended``. What fails in ``before`` stops the link; what fails elsewhere is dropped with a warning.
+and, if it likes, ``failed``, ``replayed``, ``progress`` (not async: it is told from worker
+threads) and ``ended``. What fails in ``before`` stops the link; what fails elsewhere is dropped
+with a warning. A **store** keeps what links leave, so that a run can go on where it stopped.
 
 Where modulink-py 4.0.3 behaves otherwise: a failing link raises `LinkError` instead of hiding in
 ``ctx["exception"]``; whatever a link returns is awaited if it can be; nothing is written on
@@ -47,6 +48,7 @@ from typing import (
 import modulink
 import pydantic
 from modulink import Context
+from torch import Tensor
 
 from .contexts.cost import Meter
 from .contexts.steps import Step
@@ -57,6 +59,8 @@ R = TypeVar("R")
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 Foresee = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+Outside = Callable[[Mapping[str, Any]], Any]
+Stands = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 
 _providers: dict[str, list[str]] = {}
 
@@ -81,6 +85,7 @@ class LinkFactory(Generic[P]):
         name: the step's name, as recipes and ``--set`` spell it.
         schema: the pydantic model of its settings, read off the one signature.
         needs, gives: context keys, read off the TypedDict annotations.
+        reads: all it may look at, optional keys too; None where no TypedDict says.
         opens: no TypedDict says what it gives, so any key may be there after it.
     """
 
@@ -93,11 +98,14 @@ class LinkFactory(Generic[P]):
         self.name = self.__name__ = function.__name__
         self.__doc__ = function.__doc__
         self.needs = _required_keys(hints.get(first.name))
+        self.reads = _all_keys(hints.get(first.name))
         self.gives = _required_keys(hints.get("return")) - {"metrics"}
         self.opens = not is_typeddict(hints.get("return"))
         self.schema = _schema(self.name, rest, hints)
         self.need_bytes: Callable[[Mapping[str, Any], Mapping[str, Any]], int] | None = None
         self.check: Foresee | None = None
+        self.outside: Outside | None = None
+        self.stands: Stands | None = None
         for key in self.gives - self.needs:
             _providers.setdefault(key, []).append(self.name)
 
@@ -120,6 +128,24 @@ class LinkFactory(Generic[P]):
         """
         self.check = check
         return check
+
+    def reading(self, outside: Outside) -> Outside:
+        """Decorator: name what the link reads beside its context, such as the files of a model.
+
+        ``outside(settings)`` gives plain values that change where that does; None says that it
+        cannot be told, and then a store runs the link each time.
+        """
+        self.outside = outside
+        return outside
+
+    def leaving(self, stands: Stands) -> Stands:
+        """Decorator: tell whether what the link left beside its context, as a folder, still stands.
+
+        ``stands(ctx, added)`` is asked before a store replays the link; where it says no the link
+        runs again.
+        """
+        self.stands = stands
+        return stands
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Link:
         if args:
@@ -185,6 +211,11 @@ def _required_keys(annotation: Any) -> frozenset[str]:
     return frozenset((annotation.__required_keys__ | required) - optional)
 
 
+def _all_keys(annotation: Any) -> frozenset[str] | None:
+    """Every key a TypedDict knows; None for any other annotation."""
+    return frozenset(get_type_hints(annotation)) if is_typeddict(annotation) else None
+
+
 def _explain(name: str, error: pydantic.ValidationError) -> str:
     found = []
     for fault in error.errors():
@@ -195,12 +226,30 @@ def _explain(name: str, error: pydantic.ValidationError) -> str:
 
 
 async def _call(step: Link, ctx: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a link's function on a copy of the context and merge what it adds into a new one."""
+    """Run a link's function, or replay it from the store; merge what it adds into a new context."""
     for key in sorted(step.needs - ctx.keys()):
         raise ChainError(f"{step.__name__} needs '{key}', which the context lacks{_mend(key)}")
     _foresee([step], ctx)
-    meter = Meter()
-    added = dict(_as_context(step, await step.factory.function(dict(ctx), **step.settings)))
+    store = _store.get()
+    place = None if store is None else await in_thread(store.place, step, ctx)
+    outcome = None if place is None else await in_thread(place.replay)
+    if outcome is None:
+        outcome = await _outcome(step, ctx, place)
+    else:
+        for observer in _observers.get():
+            await observer.tell("replayed", step, ctx, outcome.steps[-1])
+    history = (*ctx.get("history", ()), *outcome.steps)
+    return _like(ctx, {**ctx, **outcome.added, "history": history})
+
+
+async def _outcome(step: Link, ctx: Mapping[str, Any], place: Place | None) -> Outcome:
+    """Run a link's function on a copy of the context; with a place, what it leaves is kept."""
+    meter, token = Meter(), _unfinished.set(place)
+    try:
+        result = await step.factory.function(dict(ctx), **step.settings)
+    finally:
+        _unfinished.reset(token)
+    added = dict(_as_context(step, result))
     metrics = added.pop("metrics", {})
     for key in sorted(step.gives - added.keys()):
         raise ChainError(f"{step.__name__} promises '{key}' but did not return it")
@@ -208,9 +257,10 @@ async def _call(step: Link, ctx: Mapping[str, Any]) -> dict[str, Any]:
     # An id is the hash of every tensor: work for a thread, and part of what the link costs.
     identity = None if checkpoint is None else await in_thread(_identity, checkpoint)
     cost, settings = meter.stop(), dict(step.settings)  # a proxy cannot be pickled or copied deep
+    inner = added.pop("history", ())[len(ctx.get("history", ())) :]
     record = Step(step.__name__, settings, cost, metrics, identity)
-    history = (*added.pop("history", ctx.get("history", ())), record)
-    return _like(ctx, {**ctx, **added, "history": history})
+    outcome = Outcome(added, (*inner, record))
+    return outcome if place is None else await in_thread(place.publish, outcome)
 
 
 def _identity(checkpoint: Any) -> str | None:
@@ -257,6 +307,65 @@ class Progress:
     label: str
     done: int
     total: int | None
+
+
+class Unfinished(Protocol):
+    """A running link's own place for work in progress, gone once the link's outcome is kept."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and facts last saved under the very same key; None where there are none."""
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep tensors and facts that JSON knows instead of the last; whole or not at all."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a link that ran leaves.
+
+    Attributes:
+        added: what goes into the context.
+        steps: its record, last; before it those of links it ran itself.
+    """
+
+    added: Mapping[str, Any]
+    steps: tuple[Step, ...]
+
+
+class Place(Unfinished, Protocol):
+    """Where a store keeps one link's outcome: known by the link, its settings and what it read."""
+
+    def replay(self) -> Outcome | None:
+        """What the link left when it ran on the same; None where it has to run."""
+
+    def publish(self, outcome: Outcome) -> Outcome:
+        """Keep what the link left; returns it as `replay` will."""
+
+
+class Store(Protocol):
+    """Keeps what links leave; all its methods, and its places', are called from worker threads."""
+
+    def place(self, step: Link, ctx: Mapping[str, Any]) -> Place | None:
+        """The place of a link on a context; None for a link that is to run each time."""
+
+
+class _Nowhere:
+    """Where work in progress goes in a run without a store."""
+
+    def load(self) -> None:
+        """There never is any."""
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep nothing."""
+
+
+def unfinished() -> Unfinished:
+    """The running link's place for work in progress; it keeps nothing where the run has no store.
+
+    May be asked for in the link's coroutine or its worker thread. How often to save is the link's
+    to decide; a link that goes on from what it loads must end in the same bytes as an unbroken one.
+    """
+    return _unfinished.get() or _Nowhere()
 
 
 @dataclass
@@ -309,6 +418,8 @@ async def _settled(result: Any) -> Any:
 
 _observers: ContextVar[tuple[_Observer, ...]] = ContextVar("observers", default=())
 _running: ContextVar[Any] = ContextVar("running", default=None)
+_store: ContextVar[Store | None] = ContextVar("store", default=None)
+_unfinished: ContextVar[Unfinished | None] = ContextVar("unfinished", default=None)
 _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
@@ -410,8 +521,11 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
         """Run as a link of another chain."""
         return await self.run(ctx)
 
-    async def run(self, ctx: Mapping[str, Any]) -> dict[str, Any]:
+    async def run(self, ctx: Mapping[str, Any], *, store: Store | None = None) -> dict[str, Any]:
         """Run every link in order and return the last context; the one given stays as it was.
+
+        With a ``store`` every finished link, those of nested chains too, is kept, and one that ran
+        before with the same settings on the same is replayed. An inner run uses the outer's store.
 
         Raises:
             ChainError: the context lacks what the chain needs, or a route cannot be judged.
@@ -425,6 +539,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
         _foresee(self._links, ctx)
         own = self._watchers()
         token = _observers.set((*_observers.get(), *own))
+        stored = _store.set(_store.get() if store is None else store)
         try:
             for place, each in enumerate(self._links, 1):
                 before = ctx.keys()
@@ -436,6 +551,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
                 await observer.tell("ended", self, ctx, error)
             raise
         finally:
+            _store.reset(stored)
             _observers.reset(token)
         for observer in own:
             await observer.tell("ended", self, ctx, None)
@@ -536,7 +652,9 @@ def _check_order(each: Any, key: str, rest: Sequence[Any]) -> None:
             )
 
 
-async def run(chain: Any, ctx: Mapping[str, Any] | None = None) -> dict[str, Any]:
+async def run(
+    chain: Any, ctx: Mapping[str, Any] | None = None, *, store: Store | None = None
+) -> dict[str, Any]:
     """Run a chain (or one link) from a context, by default an empty one; see `Chain.run`."""
     whole = chain if isinstance(chain, Chain) else Chain(chain)
-    return await whole.run({} if ctx is None else ctx)
+    return await whole.run({} if ctx is None else ctx, store=store)

@@ -1,1 +1,1 @@
-"""File formats of other runtimes, written and read: what a light model must become to live there."""
+"""Files of other runtimes, written and read: what a light model must become to live there."""
