@@ -16,6 +16,7 @@ from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.least_squares import refit
 from ..solvers.masks import Pattern, pattern_mask
+from ..solvers.normalized import Resolvent, Spectrum
 from ..solvers.output_error import relative_output_errors
 from ..solvers.results import Pruned
 from ..solvers.table import PREPARE, PRUNERS
@@ -95,7 +96,7 @@ class Thinning:
                 factor=prepared,
             )
         if self.polish:
-            thinned = self._polished(whole, thinned, gram, heights)
+            thinned = self._polished(whole, thinned, gram, heights, prepared)
         found = zip(linears, thinned.mask.split(heights), thinned.relative_errors, strict=True)
         for linear, mask, error in found:
             zeros = 1 - float(mask.double().mean())
@@ -111,14 +112,16 @@ class Thinning:
         return Pruned(thinned, mask, errors)
 
     def _polished(
-        self, weight: Tensor, thinned: Pruned, gram: Gram, heights: Sequence[int]
+        self, weight: Tensor, thinned: Pruned, gram: Gram, heights: Sequence[int], prepared: Any
     ) -> Pruned:
+        known = isinstance(prepared, Resolvent | Spectrum)
         fitted = refit(
             weight,
             thinned.mask,
             gram,
             start=thinned.weight,
             steps=self.polish,
+            normalized=prepared.normalized if known else None,
             damping=self.damping,
         )
         errors = relative_output_errors(weight, fitted, gram, heights=heights)

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from .grid import Scales
+from .spans import walk
 
 BLOCK_SIZE = 128
-_SPANS = (BLOCK_SIZE, 32, 8)
+SPANS = (BLOCK_SIZE, 32, 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def run_column_loop(columns: Tensor, upper: Tensor, rule: ColumnRule) -> None:
 
         settle_blocks(columns, shares, upper.diagonal().contiguous(), rule)
     else:
-        _Loop(columns, shares, rule).settle_span(0, columns.shape[0], _span_sizes(rule.unit))
+        walk(_Loop(columns, shares, rule), 0, columns.shape[0], _span_sizes(rule.unit))
 
 
 def runs_on_chip(columns: Tensor, rule: ColumnRule) -> bool:
@@ -97,8 +98,8 @@ def runs_on_chip(columns: Tensor, rule: ColumnRule) -> bool:
 
 def _span_sizes(unit: int) -> tuple[int, ...]:
     """Return falling span sizes such that no unit straddles a span at least as long as itself."""
-    whole_units = {max(size // unit, 1) * unit for size in _SPANS}
-    return tuple(sorted(whole_units.union(size for size in _SPANS if size < unit), reverse=True))
+    whole_units = {max(size // unit, 1) * unit for size in SPANS}
+    return tuple(sorted(whole_units.union(size for size in SPANS if size < unit), reverse=True))
 
 
 class _Loop:
@@ -111,20 +112,12 @@ class _Loop:
         self.errors = torch.empty_like(columns)
         self._column, self._error = columns.unbind(), self.errors.unbind()
 
-    def settle_span(self, start: int, stop: int, sizes: tuple[int, ...]) -> None:
-        """Settle [start, stop); on entry every earlier error is already applied within it."""
-        if not sizes:
-            self._settle_columns(start, stop)
-            return
-        for first in range(start, stop, sizes[0]):
-            last = min(first + sizes[0], stop)
-            self.settle_span(first, last, sizes[1:])
-            if last < stop:
-                self.columns[last:stop].addmm_(
-                    self.shares[first:last, last:stop].T, self.errors[first:last], alpha=-1
-                )
+    def pass_on(self, first: int, last: int, stop: int) -> None:
+        self.columns[last:stop].addmm_(
+            self.shares[first:last, last:stop].T, self.errors[first:last], alpha=-1
+        )
 
-    def _settle_columns(self, start: int, stop: int) -> None:
+    def settle_columns(self, start: int, stop: int) -> None:
         unit = self.rule.unit
         for index in range(start, stop):
             if index % unit == 0:

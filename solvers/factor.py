@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SettingError, SolverError
 from .admission import all_finite, require_finite
+from .damping import escalate, mean_live_diagonal
 from .gram import Gram
 from .precision import working_dtype
 
-MAX_ESCALATIONS = 3
 _INVERTED_WHOLE = 192
 
 
@@ -46,30 +45,19 @@ class Factor:
 def factorize(gram: Gram, *, damping: float = 0.01, descending: bool = False) -> Factor:
     """Factorise the damped inverse of a Gram matrix.
 
-    ``damping`` is a fraction of the mean diagonal over live features. If H is not positive definite
-    in float arithmetic the damping is raised tenfold, at most three times, and the count recorded.
+    ``damping`` is a fraction of the mean diagonal over live features, raised as `escalate` does.
     ``descending`` permutes the features by falling diagonal first (GPTQ's activation order).
 
     Raises SettingError for a negative damping; SolverError if H is not finite or never factorises.
     """
-    if not 0 <= damping < float("inf"):
-        raise SettingError(f"damping {damping} is out of range; give a finite number of at least 0")
     require_finite(gram.matrix, "Gram matrix")
     hessian, dead = decoupled(gram)
     order = hessian.diagonal().argsort(descending=True, stable=True) if descending else None
     if order is not None:
         hessian = hessian.index_select(0, order).index_select(1, order)
     mean = mean_live_diagonal(gram)
-    for escalations in range(MAX_ESCALATIONS + 1):
-        tried = damping * 10**escalations
-        upper = _upper_factor(hessian, shift=tried * mean)
-        if upper is not None:
-            return Factor(upper, tried, escalations, dead, order)
-    raise SolverError(
-        f"Hessian of width {gram.width} over {gram.num_tokens} tokens is not positive definite at "
-        f"damping {damping:g} nor, raised tenfold {MAX_ESCALATIONS} times, at {tried:g}; "
-        "calibrate on more tokens or set a higher damping"
-    )
+    found = escalate(gram, damping, lambda tried: _upper_factor(hessian, shift=tried * mean))
+    return Factor(found.made, found.damping, found.escalations, dead, order)
 
 
 def decoupled(gram: Gram) -> tuple[Tensor, Tensor]:
@@ -78,12 +66,6 @@ def decoupled(gram: Gram) -> tuple[Tensor, Tensor]:
     dead = gram.dead
     hessian.diagonal()[dead] = 1.0
     return hessian, dead
-
-
-def mean_live_diagonal(gram: Gram) -> float:
-    """Return the mean diagonal over live features, 0 if there are none."""
-    num_live = max(int((~gram.dead).sum()), 1)
-    return float(gram.diagonal.double().sum()) / num_live
 
 
 def _upper_factor(hessian: Tensor, *, shift: float) -> Tensor | None:

@@ -9,12 +9,14 @@ E = (W - S) R, the best BA R is E cut off after its r largest singular values (E
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..errors import SettingError, SolverError
+from ..errors import SettingError
 from .admission import require_finite, require_weight, require_width
+from .damping import escalate
 from .gram import Gram
 from .normalized import normalize
 from .output_error import relative_output_error
@@ -28,11 +30,15 @@ class LowRank:
         left: B, [out_features, rank].
         right: A, [rank, in_features].
         relative_error: ||X(W - S - BA)'||^2 / ||XW'||^2 on the calibration inputs.
+        damping: the damping used, relative to the mean of H's diagonal over live features.
+        escalations: how often the damping had to be raised tenfold.
     """
 
     left: Tensor
     right: Tensor
     relative_error: float
+    damping: float
+    escalations: int
 
 
 def correct_low_rank(
@@ -42,6 +48,8 @@ def correct_low_rank(
 
     ``replacement`` is S, [out_features, in_features]. Factors come in the weight's dtype, each with
     the square root of the singular values, so that neither is much larger than the other.
+
+    The damping is raised as `escalate` does.
 
     Raises SettingError for shapes that do not fit or a rank outside 1 to the smaller side,
     SolverError for values that are not finite.
@@ -57,14 +65,8 @@ def correct_low_rank(
         raise SettingError(
             f"rank {rank} is out of range; give 1 to {min(weight.shape)}, the smaller side"
         )
-    normalized = normalize(gram, damping=damping)
-    scale = normalized.scale
-    lower, info = torch.linalg.cholesky_ex(normalized.matrix)
-    if info.any():
-        raise SolverError(
-            f"Hessian of width {gram.width} over {gram.num_tokens} tokens is not positive definite "
-            f"at damping {damping:g}; calibrate on more tokens or set a higher damping"
-        )
+    found = escalate(gram, damping, partial(_root, gram))
+    lower, scale = found.made
     left_over = (weight.detach().to(scale.dtype) - replacement.detach().to(scale.dtype)) * scale
     vectors, values, rest = torch.linalg.svd(left_over @ lower, full_matrices=False)
     root = values[:rank].sqrt()
@@ -72,4 +74,12 @@ def correct_low_rank(
     solved = torch.linalg.solve_triangular(lower, rest[:rank], upper=False, left=False)
     right = (root.unsqueeze(1) * solved / scale).to(weight.dtype)
     whole = replacement.detach().to(weight.dtype) + left @ right
-    return LowRank(left, right, relative_output_error(weight, whole, gram))
+    error = relative_output_error(weight, whole, gram)
+    return LowRank(left, right, error, found.damping, found.escalations)
+
+
+def _root(gram: Gram, damping: float) -> tuple[Tensor, Tensor] | None:
+    """Return R of the normalised Hessian, and what normalised it; None where it has none."""
+    normalized = normalize(gram, damping=damping)
+    lower, info = torch.linalg.cholesky_ex(normalized.matrix)
+    return None if info.any() else (lower, normalized.scale)

@@ -10,13 +10,14 @@ left as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..errors import SettingError, SolverError
+from ..errors import SettingError
 from .admission import require_finite
-from .factor import MAX_ESCALATIONS, mean_live_diagonal
+from .damping import escalate, mean_live_diagonal, require_damping
 from .gram import Gram
 from .precision import working_dtype
 
@@ -72,8 +73,7 @@ class Spectrum:
 
 def normalize(gram: Gram, *, damping: float) -> Normalized:
     """Return Hn and D; SettingError for a negative damping, SolverError if H is not finite."""
-    if not 0 <= damping < float("inf"):
-        raise SettingError(f"damping {damping} is out of range; give a finite number of at least 0")
+    require_damping(damping)
     require_finite(gram.matrix, "Gram matrix")
     matrix = gram.matrix.to(working_dtype(gram.matrix), copy=True)
     mean = mean_live_diagonal(gram)
@@ -90,26 +90,25 @@ def resolve(gram: Gram, *, damping: float = 0.01, penalty: float = 0.7) -> Resol
     """Return penalty (Hn + penalty I)^-1.
 
     Where Hn + penalty I is not positive definite in float arithmetic, which takes a matrix that is
-    no Gram at all, the damping is raised tenfold, at most three times, and the count recorded.
+    no Gram at all, the damping is raised as `escalate` does.
 
     Raises SettingError for settings out of range; SolverError if H is not finite or never
     factorises.
     """
     if not 0 < penalty < float("inf"):
         raise SettingError(f"penalty {penalty} is out of range; give a finite number above 0")
-    for escalations in range(MAX_ESCALATIONS + 1):
-        normalized = normalize(gram, damping=damping * 10**escalations)
-        shifted = normalized.matrix.clone()
-        shifted.diagonal().add_(penalty)
-        lower, info = torch.linalg.cholesky_ex(shifted)
-        if not info.any():
-            inverse = torch.cholesky_inverse(lower).mul_(penalty)
-            return Resolvent(inverse, normalized, penalty, escalations)
-    raise SolverError(
-        f"Hessian of width {gram.width} over {gram.num_tokens} tokens is not positive definite at "
-        f"damping {damping:g} nor, raised tenfold {MAX_ESCALATIONS} times, at "
-        f"{normalized.damping:g}; calibrate on more tokens or set a higher damping"
-    )
+    found = escalate(gram, damping, partial(_resolved, gram, penalty))
+    return Resolvent(*found.made, penalty, found.escalations)
+
+
+def _resolved(gram: Gram, penalty: float, damping: float) -> tuple[Tensor, Normalized] | None:
+    normalized = normalize(gram, damping=damping)
+    shifted = normalized.matrix.clone()
+    shifted.diagonal().add_(penalty)
+    lower, info = torch.linalg.cholesky_ex(shifted)
+    if info.any():
+        return None
+    return torch.cholesky_inverse(lower).mul_(penalty), normalized
 
 
 def decompose(gram: Gram, *, damping: float = 0.01) -> Spectrum:

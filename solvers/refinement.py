@@ -21,11 +21,13 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .admission import require_mask, require_weight, require_width
-from .factor import decoupled, mean_live_diagonal
+from .column_loop import SPANS
+from .damping import mean_live_diagonal
+from .factor import decoupled
 from .gram import Gram
 from .results import Quantized
+from .spans import walk
 
-_SPANS = (128, 32, 8)
 # Relative to A's mean diagonal; it only shortens the step, since what is solved for is a change.
 _RIDGE = 1e-5
 # Numbers of a chunk's systems [rows, groups, groups] at a time.
@@ -207,25 +209,15 @@ class _Descent:
 
     def sweep(self) -> None:
         width = self.codes.shape[0]
-        for span in _slices(width, _SPANS[0]):
+        for span in _slices(width, SPANS[0]):
             torch.mm(self._normal[span], self._errors, out=self._ways[span])
-            self._settle_span(span.start, min(span.stop, width), _SPANS[1:])
+            walk(self, span.start, min(span.stop, width), SPANS[1:])
             self._errors[span] += self._changes[span]
 
-    def _settle_span(self, start: int, stop: int, sizes: tuple[int, ...]) -> None:
-        """Settle [start, stop); on entry its ways to go account for every change outside it."""
-        if not sizes:
-            self._settle_columns(start, stop)
-            return
-        for first in range(start, stop, sizes[0]):
-            last = min(first + sizes[0], stop)
-            self._settle_span(first, last, sizes[1:])
-            if last < stop:
-                self._ways[last:stop].addmm_(
-                    self._normal[last:stop, first:last], self._changes[first:last]
-                )
+    def pass_on(self, first: int, last: int, stop: int) -> None:
+        self._ways[last:stop].addmm_(self._normal[last:stop, first:last], self._changes[first:last])
 
-    def _settle_columns(self, start: int, stop: int) -> None:
+    def settle_columns(self, start: int, stop: int) -> None:
         for index in range(start, stop):
             change = self._settle(index)
             if index + 1 < stop:

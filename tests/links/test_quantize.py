@@ -297,3 +297,23 @@ async def test_values_on_a_grid_are_found_for_weights_nothing_packs_too(
         groups = weight_of(light, linear).unflatten(1, (-1, 32)).flatten(0, 1)
         assert max(len(group.unique()) for group in groups) <= 16, linear.name
         assert not torch.equal(weight_of(light, linear), weight_of(ctx["checkpoint"], linear))
+
+
+async def test_what_only_a_calibrated_method_uses_is_said_where_it_is_not() -> None:
+    ctx = calibrated(tiny_checkpoint())
+    message = (
+        r"quantize\(matching=0.25, refit=True, sweeps=2\) is not used: method 'rtn' looks at no"
+    )
+    with pytest.warns(UserWarning, match=message):
+        await run(quantize(method="rtn", group_size=16, matching=0.25, refit=True, sweeps=2), ctx)
+    await run(quantize(method="rtn", group_size=16, matching=0), ctx)  # nothing is asked for
+
+
+async def test_matching_is_half_where_none_is_given() -> None:
+    ctx = calibrated(tiny_checkpoint())
+    default, said, none = [
+        (await run(quantize(group_size=16, **given), ctx))["checkpoint"]
+        for given in ({}, {"matching": 0.5}, {"matching": 0.0})
+    ]
+    assert default.id == said.id
+    assert default.id != none.id
