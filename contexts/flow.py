@@ -80,7 +80,9 @@ class Scoring(Measured):
 
 
 class Scored(Profiled, Scoring):
-    """A profiled model whose load is known."""
+    """A profiled model whose load is known. ``plan``: what was pruned before, if anything was."""
+
+    plan: NotRequired[Plan]
 
 
 class Changed(Measured):

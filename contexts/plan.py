@@ -11,7 +11,7 @@ class LinearPlan:
     """One linear after pruning.
 
     Attributes:
-        sparsity: share of its weights that are zero.
+        sparsity: share of its weights that are zero, or gone.
         relative_error: squared output error on the calibration text over the squared output.
         damping: what the solver added to the Hessian, relative to its mean diagonal; None if it
             used no Hessian.
@@ -27,8 +27,17 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every pruned linear by name, and how it was done."""
+    """Every pruned linear by name, and how it was done.
+
+    Attributes:
+        units: how many neurons, key/value groups, layers or experts there were and are, in every
+            block alike; None for a mask.
+        kept_layers: the blocks of the dense model that are left, by their places there; None while
+            all of them are.
+    """
 
     method: str
     pattern: str
     linears: Mapping[str, LinearPlan]
+    units: tuple[int, int] | None = None
+    kept_layers: tuple[int, ...] | None = None

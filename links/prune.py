@@ -1,29 +1,17 @@
-"""prune: thin every linear of every block, each judged on what the thinner prefix feeds it."""
+"""prune: take out what carries least, each block judged on what the thinner prefix feeds it."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ..contexts.flow import Pruned, Scored
-from ..contexts.plan import LinearPlan, Plan
-from ..contexts.scores import Scores
-from ..engine import announce, in_thread, link
-from ..errors import SettingError
-from ..models.linears import all_linears, named
-from ..models.memory import pass_bytes
-from ..models.rewriting import rewrite_blocks
-from ..solvers.masks import Pattern, require_groups_of, require_sparsity
-from ..texts import Windows
-from .allocation import Allocate, by_load, uniform
-from .thinning import Method, Thinning
-
-# Measured best of 0 and 0.5 on whole models; sparsegpt is left as published.
-_MATCHING = 0.5
+from ..engine import link
+from .hollowing import check_hollow, hollow, hollow_bytes, takes_units
+from .masking import check_mask, mask, mask_bytes
+from .thinning import Method
 
 
 @link
@@ -38,143 +26,73 @@ async def prune(
     damping: Annotated[float, Field(gt=0)] = 0.01,
     polish: Annotated[int, Field(ge=0)] = 0,
     matching: Annotated[float, Field(ge=0, le=1)] | None = None,
+    multiple: Annotated[int, Field(ge=1)] | None = None,
     batch_size: Annotated[int, Field(ge=1)] = 4,
 ) -> Pruned:
-    """Zero the weights that carry least and let those that stay make up for them.
+    """Remove the weights that carry least and let those that stay make up for them.
 
-    The result is a mask: zeros in dense tensors, neither fewer bytes nor more speed by itself.
+    Patterns unstructured and n:m leave a mask: zeros in dense tensors, neither fewer bytes nor more
+    speed by itself. Patterns neurons and groups leave a smaller model: a config that says less, and
+    tensors to match.
 
     Settings:
-        sparsity: share of each linear's weights to remove; 0.5 where none is given. A pattern
-            n:m fixes it, and then none may be given.
-        pattern: unstructured, or n:m, n kept of every m: 2:4.
-        method: admm (2401.02938), mask and values together in a few steps; alps (2406.07831), the
-            same run to convergence, slower; sparsegpt (2301.00774), wanda (2306.11695),
-            magnitude, or scores, by the per-weight scores score(per_weight=True) left.
-        allocation: uniform, or load: blocks that carry more outliers keep more (2310.05175).
+        sparsity: share to remove; 0.5 where none is given. Of each linear's weights for a mask,
+            which a pattern n:m fixes, and then none may be given; of the units that every block
+            now has for neurons and groups, the same count in each.
+        pattern: unstructured; n:m, n kept of every m: 2:4; neurons of the feed-forward layers
+            (2302.04089); groups, key/value heads with their query heads.
+        method: of masks: admm (2401.02938), mask and values together in a few steps; alps
+            (2406.07831), the same run to convergence, slower; sparsegpt (2301.00774), wanda
+            (2306.11695), magnitude, or scores, by the per-weight scores score(per_weight=True)
+            left.
+        allocation: of masks: uniform, or load: blocks that carry more outliers keep more
+            (2310.05175).
         spread: the most a block's sparsity may differ from the mean with allocation="load";
             narrowed, with a warning, where a sparsity near 0 or 1 leaves less room.
         damping: what is added to the Hessian, relative to its mean diagonal.
-        polish: steps of least squares (conjugate gradients) on the values of the mask found.
+        polish: of masks: steps of least squares (conjugate gradients) on the values of the mask.
         matching: share of what pruned blocks before it changed that a linear makes up for, so
             that it gives what it gave in the model as it came (2504.02692); costs a third run of
             every block; less is taken where there are fewer than 20 tokens for every input. Where
-            none is given 0.5 for admm and alps, 0 for the others, of which only sparsegpt can.
+            none is given 0.5 for admm, alps and smaller models, 0 for the other methods, of which
+            only sparsegpt can.
+        multiple: of smaller models: the count of units left is a multiple of this. Where none is
+            given 64 neurons, fewer in narrow models, and single groups.
         batch_size: windows per forward.
     """
-    wanted = Pattern.parse(pattern)
-    matched = _matching(method, matching)
-    if matching and not matched:
-        warnings.warn(
-            f"prune(matching={matching}) is not used: method '{method}' changes no weight that "
-            f"stays",
-            stacklevel=2,
+    if takes_units(pattern):
+        return await hollow(
+            ctx,
+            pattern=pattern,
+            sparsity=sparsity,
+            damping=damping,
+            matching=matching,
+            multiple=multiple,
+            batch_size=batch_size,
         )
-    checkpoint, scores = ctx["checkpoint"], ctx["scores"]
-    share = 0.5 if sparsity is None and wanted.n_of_m is None else sparsity
-    mean = require_sparsity(share, wanted)
-    allocate: Allocate = uniform
-    if allocation == "load":
-        allocate = by_load(scores, _fitting_spread(spread, mean))
-    thinning = Thinning(
+    return await mask(
+        ctx,
+        sparsity=sparsity,
+        pattern=pattern,
         method=method,
-        pattern=wanted,
-        shares={name: allocate(name, mean) for name in scores.linears},
-        scores=scores,
+        allocation=allocation,
+        spread=spread,
         damping=damping,
         polish=polish,
-        matching=matched,
-    )
-    fresh = await in_thread(
-        rewrite_blocks,
-        checkpoint,
-        ctx["calibration"],
-        thinning,
+        matching=matching,
         batch_size=batch_size,
-        paired=matched > 0,
-        announce=lambda done, total: announce("pruning blocks", done, total),
     )
-    return {
-        "checkpoint": checkpoint.evolve(fresh),
-        "plan": Plan(method, str(wanted), thinning.plans),
-        "metrics": _summary(thinning.plans, scores),
-    }
-
-
-def _matching(method: Method, given: float | None) -> float:
-    """The share asked for, or what suits the method; none where no value is solved for."""
-    if given is None:
-        return _MATCHING if method in ("admm", "alps") else 0.0
-    return given if method in ("admm", "alps", "sparsegpt") else 0.0
-
-
-def _fitting_spread(spread: float, mean: float) -> float:
-    """The spread, narrowed where it would lead below none of a linear or to all of it."""
-    widest = min(mean, (1 - mean) / 2)
-    if spread <= widest:
-        return spread
-    warnings.warn(
-        f"prune(spread={spread}): around sparsity {mean} blocks may differ by {widest:.3g} at "
-        f"most, which is used; set spread to that or less",
-        stacklevel=2,
-    )
-    return widest
-
-
-def _summary(plans: Mapping[str, LinearPlan], scores: Scores) -> dict[str, Any]:
-    sizes = {name: scores.linears[name].num_weights for name in plans}
-    removed = sum(plan.sparsity * sizes[name] for name, plan in plans.items())
-    errors = {name: plan.relative_error for name, plan in plans.items()}
-    return {
-        "linear_sparsity": removed / sum(sizes.values()),
-        "mean_relative_error": sum(errors.values()) / len(errors),
-        "worst_layer": max(errors, key=errors.__getitem__),
-        "worst_relative_error": max(errors.values()),
-        "experts_topped_up": sum(plan.borrowed_tokens > 0 for plan in plans.values()),
-    }
 
 
 @prune.foresee
 def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Settings that contradict each other or the model's widths are refused before any work."""
-    pattern = Pattern.parse(settings["pattern"])
-    if pattern.n_of_m is not None:
-        require_sparsity(settings["sparsity"], pattern)
-        if settings["allocation"] == "load":
-            raise SettingError(
-                f"prune(allocation='load') cannot vary sparsity, which pattern {pattern} fixes; "
-                f"use allocation='uniform'"
-            )
-    scores: Scores | None = ctx.get("scores")
-    if settings["method"] == "scores" and scores is not None and not scores.weights:
-        raise SettingError(
-            "prune(method='scores') needs every weight's score; use score(per_weight=True)"
-        )
-    checkpoint: Checkpoint | None = ctx.get("checkpoint")
-    if checkpoint is not None:
-        _check_linears(checkpoint, 1 if pattern.n_of_m is None else pattern.n_of_m[1])
-
-
-def _check_linears(checkpoint: Checkpoint, m: int) -> None:
-    for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
-            raise SettingError(
-                f"layer '{linear.name}' is quantised, and pruning would store it as floats "
-                f"again; put prune before quantize"
-            )
-        try:
-            require_groups_of(m, linear.shape[1])
-        except SettingError as error:
-            raise named(linear, error) from error
+    """Settings that contradict each other or the model's sizes are refused before any work."""
+    check = check_hollow if takes_units(settings["pattern"]) else check_mask
+    check(ctx, settings)
 
 
 @prune.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """The pass, and the thinned weights, which stay in memory until the last block is done."""
-    checkpoint: Checkpoint = ctx["checkpoint"]
-    windows: Windows = ctx["calibration"]
-    scores: Scores = ctx["scores"]
-    thinned = sum(each.num_weights for each in scores.linears.values())
-    kept = thinned * checkpoint.num_bytes // checkpoint.num_parameters
-    paired = _matching(settings["method"], settings["matching"]) > 0
-    return kept + pass_bytes(checkpoint, windows, settings["batch_size"], grams=True, paired=paired)
+    """The pass, and the weights it changes, which stay in memory until the last block is done."""
+    need = hollow_bytes if takes_units(settings["pattern"]) else mask_bytes
+    return need(ctx, settings)

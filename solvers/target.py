@@ -35,16 +35,31 @@ def matched_weight(weight: Tensor, gram: Gram, factor: Factor, *, share: float) 
     """
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
-    require_width(weight, factor.upper, "factor")
-    if not 0 <= share <= 1:
-        raise SettingError(f"share {share} is out of range; give 0 to 1")
     if gram.cross is None or share == 0:
         return weight.detach()
     require_finite(gram.cross, "cross sum")
     dtype = torch.promote_types(weight.dtype, factor.upper.dtype)
-    drift = (gram.cross - gram.matrix).to(dtype)
-    drift[:, factor.dead] = 0.0
-    moved = weight.detach().to(dtype) @ drift
+    moved = weight.detach().to(dtype) @ (gram.cross - gram.matrix).to(dtype)
+    return shifted_weight(weight, moved, gram, factor, share=share)
+
+
+def shifted_weight(
+    weight: Tensor, moved: Tensor, gram: Gram, factor: Factor, *, share: float
+) -> Tensor:
+    """Return W + share * M(H + damping)^-1, which adds to the layer's output what is wanted there.
+
+    ``moved`` is M = D'X, [out_features, in_features], with D what the output should have had beside
+    what W gives. ``share``, ``factor`` and what is raised as in `matched_weight`.
+    """
+    require_weight(weight)
+    require_width(weight, factor.upper, "factor")
+    if not 0 <= share <= 1:
+        raise SettingError(f"share {share} is out of range; give 0 to 1")
+    if share == 0:
+        return weight.detach()
+    require_finite(moved, "moved sum")
+    dtype = torch.promote_types(weight.dtype, factor.upper.dtype)
+    moved = moved.to(dtype).masked_fill(factor.dead, 0.0)
     upper = factor.upper.to(dtype)
     if factor.order is None:
         correction = moved @ upper.T @ upper

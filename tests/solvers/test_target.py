@@ -6,7 +6,7 @@ import torch
 from birdbone.errors import SettingError, SolverError
 from birdbone.solvers.factor import factorize
 from birdbone.solvers.gram import Gram
-from birdbone.solvers.target import matched_weight
+from birdbone.solvers.target import matched_weight, shifted_weight
 
 
 @pytest.fixture
@@ -70,3 +70,11 @@ def test_what_does_not_fit_is_refused(drifted) -> None:
     broken = Gram(gram.matrix, 160, gram.cross * float("inf"))
     with pytest.raises(SolverError, match=r"cross sum of shape \(8, 8\) holds"):
         matched_weight(weight, broken, factor, share=1.0)
+
+
+def test_what_the_output_lacks_is_added_to_it(drifted) -> None:
+    weight, meant, fed, gram = drifted
+    lacking = meant @ weight.T - fed @ weight.T
+    factor = factorize(gram)
+    found = shifted_weight(weight, lacking.T @ fed, gram, factor, share=0.5)
+    torch.testing.assert_close(found, matched_weight(weight, gram, factor, share=0.5))

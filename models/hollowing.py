@@ -1,0 +1,211 @@
+"""One pass over the blocks that takes whole units out of them, each block seeing the new prefix.
+
+While the pass runs, what is to go is zero in the output linear, which computes what its absence
+does; the tensors are cut as blocks are done. At the end the smaller model is built and run, and
+must give what the pass gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import Checkpoint
+from ..errors import ModelError
+from ..solvers.gram import Gram, GramAccumulator
+from ..solvers.precision import working_dtype
+from ..texts import Windows
+from .experts import Fellows
+from .inputs import Group, sum_inputs
+from .linears import Linear, find_linears
+from .narrowing import Narrowing, Part
+from .observing import Observer, stored_tensors
+from .replay import Batch, Call, capture, check_finite, replay, through_blocks
+from .skeleton import Skeleton
+from .units import Units, measure_units
+
+# Median over tokens of how far hidden states may lie apart, relative; a wrong layout is off by 1.
+_SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
+_SAME_IN_HALF = 5e-2
+
+
+@dataclass(frozen=True)
+class Fed:
+    """An output linear, and what flows into it behind the blocks already hollowed.
+
+    Attributes:
+        weight: ``[out_features, in_features]`` in the compute dtype.
+        gram: of its inputs.
+        missing: D'X ``[out_features, in_features]``, with D what its output would have to give
+            beside what it gives, so that the block's output is that of the model as given (or its
+            own is, where a norm lies between); None where that was not measured.
+    """
+
+    linear: Linear
+    weight: Tensor
+    gram: Gram
+    missing: Tensor | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The units of one output linear that stay, int64 ascending, and its weight, zero elsewhere."""
+
+    units: Tensor
+    weight: Tensor
+
+
+def hollow_blocks(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    change: Narrowing,
+    choose: Callable[[Fed], Kept],
+    *,
+    batch_size: int,
+    matched: bool,
+    announce: Callable[[int, int], None],
+) -> Checkpoint:
+    """Let ``choose`` say which units of every block stay; returns the smaller model.
+
+    Args:
+        choose: given each block's output linear, or each of its experts'.
+        matched: measure what is missing; costs a third run of every block.
+        announce: told blocks done and their count.
+
+    Raises:
+        DataError: a linear saw too few tokens.
+        ModelError: the units cannot be told apart, or the smaller model is not what was measured.
+        NumericsError: NaN or infinity in a block's output.
+    """
+    skeleton = Skeleton(checkpoint)
+    units = measure_units(skeleton, change)
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    hidden = [batch.hidden for batch in batches]
+    given = list(hidden) if matched else None
+    cut: dict[str, Tensor] = {}
+    for index, block in skeleton.each_block():
+        prefix = f"{skeleton.path}.{index}."
+        view = _View(skeleton, block, prefix, change, units)
+        calls = [batch.calls[index] for batch in batches]
+        kept = {fed.linear: choose(fed) for fed in view.fed(hidden, calls, given)}
+        cut.update(view.cut(kept))
+        with torch.no_grad():
+            hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
+        check_finite(hidden, prefix.removesuffix("."))
+        announce(index + 1, len(skeleton.blocks))
+    smaller = checkpoint.evolve(cut, config=change.config)
+    require_same(smaller, batches[0], hidden[0])
+    return smaller
+
+
+class _View:
+    """One materialised block as seen by the pass."""
+
+    def __init__(
+        self, skeleton: Skeleton, block: nn.Module, prefix: str, change: Narrowing, units: Units
+    ) -> None:
+        self._skeleton, self._block, self._prefix = skeleton, block, prefix
+        self._change, self._units = change, units
+        name = f"{prefix}{change.output.tensor}"
+        self._linears = [each for each in find_linears(block, prefix) if each.tensor == name]
+
+    def fed(
+        self, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor] | None
+    ) -> list[Fed]:
+        """What flows into the output linears; ``given`` is overwritten by what leaves the block."""
+        if given is None or len(self._linears) > 1:
+            groups, _ = sum_inputs(
+                self._block, self._prefix, self._linears, hidden, calls, GramAccumulator
+            )
+            missing = None
+        else:
+            total, missing = self._sum_missing(self._linears[0], hidden, calls, given)
+            groups = [Group(self._linears, total)]
+        fellows = Fellows(groups)
+        return [
+            Fed(linear, self._weight(linear), fellows.gram(group), missing)
+            for group in groups
+            for linear in group.linears
+        ]
+
+    @torch.no_grad()
+    def _sum_missing(
+        self, linear: Linear, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor]
+    ) -> tuple[GramAccumulator, Tensor]:
+        """The sum over the linear's inputs, and D'X (see `Fed`)."""
+        weight = self._weight(linear)
+        total = GramAccumulator(linear.shape[1], weight.device)
+        missing = torch.zeros(linear.shape, dtype=working_dtype(weight), device=weight.device)
+        for index, (states, call) in enumerate(zip(hidden, calls, strict=True)):
+            meant, given[index] = self._run(linear, given[index], call)
+            inputs, output = self._run(linear, states, call)
+            apart = given[index] - output
+            if not self._units.adds_plainly:
+                apart = (meant - inputs) @ weight.T
+            total.add(inputs)
+            missing.addmm_(
+                apart.reshape(-1, linear.shape[0]).to(missing.dtype).T,
+                inputs.reshape(-1, linear.shape[1]).to(missing.dtype),
+            )
+        return total, missing
+
+    def _run(self, linear: Linear, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """What flows into the linear, and the block's output."""
+        seen: dict[Linear, Tensor] = {}
+        stored = stored_tensors(self._block, self._prefix)
+        with Observer(stored, [linear], seen.__setitem__):
+            output = replay(self._block, hidden, call)
+        return seen[linear], output
+
+    def _weight(self, linear: Linear) -> Tensor:
+        return linear.view(self._skeleton.model.get_parameter(linear.tensor).detach())
+
+    def cut(self, kept: Mapping[Linear, Kept]) -> dict[str, Tensor]:
+        """Put the weights in at full size; returns the block's tensors at their new size."""
+        name = self._linears[0].tensor
+        whole = self._stored(name).clone()
+        for linear, each in kept.items():
+            linear.view(whole).copy_(each.weight)
+        self._skeleton.put(name, whole)
+        fresh = {}
+        for part in self._change.parts:
+            full = f"{self._prefix}{part.tensor}"
+            stored = whole if full == name else self._stored(full)
+            fresh[full] = self._taken(stored, part, kept)
+        return fresh
+
+    def _stored(self, name: str) -> Tensor:
+        return self._skeleton.checkpoint.tensors[name]
+
+    def _taken(self, stored: Tensor, part: Part, kept: Mapping[Linear, Kept]) -> Tensor:
+        indices = {
+            linear.expert: self._units.kept(part, each.units) for linear, each in kept.items()
+        }
+        if None in indices:
+            return stored.index_select(part.axis, indices[None])
+        experts = [
+            stored[expert].index_select(part.axis - 1, indices[expert])
+            for expert in range(len(stored))
+        ]
+        return torch.stack(experts)
+
+
+def require_same(smaller: Checkpoint, batch: Batch, hidden: Tensor) -> None:
+    """Refuse a rebuilt model whose blocks do not give ``hidden`` for a batch.
+
+    Raises:
+        ModelError: they do not.
+    """
+    skeleton = Skeleton(smaller)
+    found = through_blocks(skeleton, capture(skeleton, [batch.tokens[:1]]))[0].float()
+    wanted = hidden[:1].float()
+    apart = (found - wanted).norm(dim=-1) / wanted.norm(dim=-1)
+    off = float(apart.median())
+    if not off <= _SAME.get(skeleton.dtype, _SAME_IN_HALF):
+        raise ModelError(
+            f"{type(skeleton.model).__name__} built at the smaller size gives hidden states "
+            f"{off:.1%} off those measured; its layout is not understood"
+        )

@@ -1,0 +1,165 @@
+"""prune by units: a smaller config and tensors to match, which plain transformers takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_configs, tiny_windows
+from tiny_contexts import calibrated, digests, scored
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from birdbone.checkpoints import Checkpoint
+from birdbone.engine import Chain, run
+from birdbone.errors import LinkError, SettingError
+from birdbone.links import prune, quantize, validate
+from birdbone.links.removal import default_multiple, units_left
+from birdbone.models.linears import all_linears
+from birdbone.models.skeleton import Skeleton, text_config
+from birdbone.models.writing import write_model
+
+WITH_GROUPS = ("llama", "qwen3", "gemma3", "phi3", "mixtral", "gpt_oss")
+WITHOUT_GROUPS = ("gpt2", "opt", "gpt_neox", "falcon")
+
+
+def logits_in_memory(checkpoint: Checkpoint, tokens: Tensor) -> Tensor:
+    """What the checkpoint computes, ``[windows, length, vocab_size]``."""
+    with torch.no_grad():
+        found: Tensor = Skeleton(checkpoint).fill()(tokens, use_cache=False).logits
+    return found
+
+
+def logits_from_disk(checkpoint: Checkpoint, folder: Path, tokens: Tensor) -> Tensor:
+    """What plain transformers makes of the checkpoint written to a folder."""
+    write_model(checkpoint, folder, max_shard_bytes=1 << 30)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        found: Tensor = model(tokens, use_cache=False).logits
+    return found
+
+
+@pytest.mark.parametrize("arch", tiny_configs)
+async def test_half_the_neurons_leave_a_model_that_plainly_loads(arch: str, tmp_path: Path) -> None:
+    ctx = await scored(arch)
+    after = await run(prune(pattern="neurons", sparsity=0.5), ctx)
+    light, tokens = after["checkpoint"], tiny_windows(2, 16, seed=9).tokens
+    before, kept = after["plan"].units
+    assert kept * 2 == before
+    assert after["history"][-1].metrics["parameters_after"] == light.num_parameters
+    assert light.num_parameters < ctx["checkpoint"].num_parameters
+    from_disk = logits_from_disk(light, tmp_path, tokens)
+    torch.testing.assert_close(from_disk, logits_in_memory(light, tokens), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arch", WITH_GROUPS)
+async def test_half_the_groups_leave_a_model_that_plainly_loads(arch: str, tmp_path: Path) -> None:
+    ctx = await scored(arch)
+    after = await run(prune(pattern="groups", sparsity=0.5), ctx)
+    light, tokens = after["checkpoint"], tiny_windows(2, 16, seed=9).tokens
+    was, now = text_config(ctx["checkpoint"]), text_config(light)
+    assert (now.num_key_value_heads, now.num_attention_heads) == (1, was.num_attention_heads // 2)
+    assert light.config["head_dim"] == (getattr(was, "head_dim", None) or 8)
+    from_disk = logits_from_disk(light, tmp_path, tokens)
+    torch.testing.assert_close(from_disk, logits_in_memory(light, tokens), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arch", WITHOUT_GROUPS)
+async def test_heads_whose_width_the_config_cannot_say_are_refused(arch: str) -> None:
+    ctx = await scored(arch)
+    with pytest.raises(LinkError, match=f"type '{arch}' cannot say that .* fewer groups"):
+        await run(prune(pattern="groups", sparsity=0.5), ctx)
+
+
+async def test_neurons_and_groups_then_quantised_and_judged() -> None:
+    ctx = await scored("llama")
+    chain = Chain(
+        prune(pattern="neurons", sparsity=0.5),
+        prune(pattern="groups", sparsity=0.5),
+        quantize(bits=8, group_size=16),
+        validate(),
+    )
+    before = digests(ctx["checkpoint"])
+    after = await run(chain, ctx)
+    assert after["verdict"].light.value > 0
+    assert {linear.shape for linear in all_linears(after["checkpoint"])} == {
+        (16, 32),
+        (8, 32),
+        (32, 16),
+        (32, 32),
+    }
+    assert digests(ctx["checkpoint"]) == before
+    assert after["dense"] is ctx["dense"]
+
+
+async def test_the_plan_names_every_output_linear_and_its_error() -> None:
+    ctx = await scored("llama")
+    after = await run(prune(pattern="neurons", sparsity=0.25), ctx)
+    plan = after["plan"]
+    assert plan.linears.keys() == {f"model.layers.{i}.mlp.down_proj" for i in range(3)}
+    assert plan.units == (64, 48)
+    assert all(0 < each.relative_error < 1 for each in plan.linears.values())
+
+
+async def test_quantised_layers_are_refused() -> None:
+    ctx = await scored("llama")
+    chain = Chain(quantize(bits=8, group_size=16), prune(pattern="neurons"))
+    with pytest.raises(LinkError, match="put prune before quantize"):
+        await run(chain, ctx)
+
+
+@pytest.mark.parametrize("setting", [{"method": "wanda"}, {"allocation": "load"}, {"polish": 3}])
+async def test_settings_of_masks_are_refused(setting: dict[str, Any]) -> None:
+    ctx = await scored("llama")
+    with pytest.raises(LinkError, match=f"{next(iter(setting))}.* is for masks"):
+        await run(prune(pattern="neurons", sparsity=0.5, **setting), ctx)
+
+
+async def test_a_size_transformers_refuses_is_refused_with_the_nearest_it_takes() -> None:
+    checkpoint = tiny_checkpoint(
+        num_attention_heads=8, num_key_value_heads=4, head_dim=4, hidden_size=32
+    )
+    with pytest.raises(LinkError, match=r"leave 3 of 4 groups.*nearest that can be had is 2"):
+        await run(
+            prune(pattern="groups", sparsity=0.25),
+            {
+                **calibrated(checkpoint),
+                **(
+                    {k: v for k, v in (await scored("llama")).items() if k in ("profile", "scores")}
+                ),
+            },
+        )
+
+
+def test_sizes_are_multiples_and_the_nearest_counts() -> None:
+    assert units_left("neurons", 1536, 0.2, None) == 1216
+    assert units_left("neurons", 1536, 0.2, 1) == 1229
+    assert units_left("groups", 8, 0.25, None) == 6
+
+
+@pytest.mark.parametrize(
+    ("before", "sparsity", "multiple", "match"),
+    [
+        (1536, 0.01, None, r"1536 would stay.*multiples of 64, the nearest is 1472.*0\.04167"),
+        (1536, 0.99, None, r"0 would stay.*nearest is 64"),
+        (64, 0.5, 64, "no smaller multiple of 64 is left"),
+    ],
+)
+def test_a_share_that_changes_nothing_or_leaves_none_is_refused(
+    before: int, sparsity: float, multiple: int | None, match: str
+) -> None:
+    with pytest.raises(SettingError, match=match):
+        units_left("neurons", before, sparsity, multiple)
+
+
+def test_narrow_models_are_cut_in_finer_steps() -> None:
+    assert [default_multiple("neurons", size) for size in (8192, 512, 511, 64, 8, 4)] == [
+        64,
+        64,
+        32,
+        8,
+        1,
+        1,
+    ]
