@@ -84,7 +84,8 @@ class LinkFactory(Generic[P]):
     Attributes:
         name: the step's name, as recipes and ``--set`` spell it.
         schema: the pydantic model of its settings, read off the one signature.
-        needs, gives: context keys, read off the TypedDict annotations.
+        needs, gives: context keys, read off the TypedDict annotations; a link with a chain among
+            its settings needs what that chain needs too, and promises only what it says itself.
         reads: all it may look at, optional keys too; None where no TypedDict says.
         opens: no TypedDict says what it gives, so any key may be there after it.
     """
@@ -161,6 +162,9 @@ class LinkFactory(Generic[P]):
         made = cast(Link, bound)
         made.factory, made.settings = cast("LinkFactory[...]", self), settings
         made.needs, made.gives, made.opens = self.needs, self.gives, self.opens
+        for inner in chains_of(made).values():
+            made.needs |= inner.needs
+            made.opens |= inner.opens
         return made
 
     def _validated(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -173,6 +177,36 @@ class LinkFactory(Generic[P]):
         except pydantic.ValidationError as error:
             raise SettingError(_explain(self.name, error)) from None
         return MappingProxyType({name: getattr(model, name) for name in self.schema.model_fields})
+
+
+def chains_of(each: Any) -> dict[str, Chain]:
+    """Those settings of a link that are chains, by name: what it runs itself, as waves does."""
+    settings: Mapping[str, Any] = getattr(each, "settings", {})
+    return {name: value for name, value in settings.items() if isinstance(value, Chain)}
+
+
+def chain_settings(factory: LinkFactory[...]) -> list[str]:
+    """Names of the settings that must be chains."""
+    fields = factory.schema.model_fields.items()
+    return [name for name, field in fields if field.annotation is Chain]
+
+
+def spelled_settings(each: Any) -> dict[str, Any]:
+    """A link's settings as plain data: a chain among them as a recipe lists its links."""
+    settings: Mapping[str, Any] = getattr(each, "settings", {})
+    chains = {name: _spelled_links(chain) for name, chain in chains_of(each).items()}
+    return {**settings, **chains}
+
+
+def _spelled_links(chain: Chain) -> list[Any]:
+    return [_spelled_link(each) for each in chain.links]
+
+
+def _spelled_link(each: Any) -> Any:
+    if isinstance(each, Chain):
+        return {"name": each.__name__, "links": _spelled_links(each)}
+    settings = spelled_settings(each)
+    return {_name(each): settings} if settings else _name(each)
 
 
 def link(function: Callable[Concatenate[Any, P], Awaitable[Mapping[str, Any]]]) -> LinkFactory[P]:
@@ -256,7 +290,7 @@ async def _outcome(step: Link, ctx: Mapping[str, Any], place: Place | None) -> O
     checkpoint = added.get("checkpoint", ctx.get("checkpoint"))
     # An id is the hash of every tensor: work for a thread, and part of what the link costs.
     identity = None if checkpoint is None else await in_thread(_identity, checkpoint)
-    cost, settings = meter.stop(), dict(step.settings)  # a proxy cannot be pickled or copied deep
+    cost, settings = meter.stop(), spelled_settings(step)  # can be pickled, as a proxy cannot
     inner = added.pop("history", ())[len(ctx.get("history", ())) :]
     record = Step(step.__name__, settings, cost, metrics, identity)
     outcome = Outcome(added, (*inner, record))
@@ -268,15 +302,15 @@ def _identity(checkpoint: Any) -> str | None:
 
 
 def _foresee(links: Iterable[Any], ctx: Mapping[str, Any]) -> None:
-    """Ask links and those of nested chains whether they can see already that they will fail."""
+    """Ask links and those of chains in them whether they can see already that they will fail."""
     for each in links:
-        if isinstance(each, Chain):
-            _foresee(each.links, ctx)
-        elif (check := getattr(getattr(each, "factory", None), "check", None)) is not None:
+        for inner in [each] if isinstance(each, Chain) else chains_of(each).values():
+            _foresee(inner.links, ctx)
+        if (check := getattr(getattr(each, "factory", None), "check", None)) is not None:
             try:
                 check(ctx, each.settings)
             except Exception as error:
-                raise LinkError(_name(each), each.settings, error) from error
+                raise LinkError(_name(each), spelled_settings(each), error) from error
 
 
 def _mend(key: str) -> str:
@@ -572,7 +606,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
             if rescued is None:
                 if isinstance(error, LinkError):
                     raise
-                raise LinkError(_name(each), getattr(each, "settings", {}), error) from error
+                raise LinkError(_name(each), spelled_settings(each), error) from error
             result = rescued
         for observer in sorted(_observers.get(), key=lambda observer: observer.on is None):
             await observer.tell("after", each, ctx, result)

@@ -6,6 +6,7 @@ from .library import LINKS
 from .overrides import configure, parse_assignment
 from .predefined import CHAINS, ChainMaker, bird_bone, one_shot, quantize_only
 from .recipes import Recipe, load_recipe
+from .waves import waves
 
 __all__ = [
     "CHAINS",
@@ -20,4 +21,5 @@ __all__ = [
     "one_shot",
     "parse_assignment",
     "quantize_only",
+    "waves",
 ]

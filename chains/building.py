@@ -8,9 +8,10 @@ from typing import Any
 
 from ..engine import Chain, Link
 from ..errors import SettingError
-from .library import LINKS, bind
+from .library import LINKS
 from .overrides import configure
 from .predefined import CHAINS
+from .rebuilding import bind
 from .recipes import Entry, Recipe, located
 
 # Filled in where the recipe is silent; the keyword argument of `build` that gives each.
@@ -46,8 +47,14 @@ def _entries(recipe: Recipe) -> Iterator[Entry]:
     for each in recipe.links:
         if isinstance(each, Entry):
             yield each
+            for inner in _chains_in(each).values():
+                yield from _entries(inner)
         else:
             yield from _entries(each)
+
+
+def _chains_in(entry: Entry) -> dict[str, Recipe]:
+    return {name: value for name, value in entry.settings.items() if isinstance(value, Recipe)}
 
 
 def _build_listed(recipe: Recipe, given: Mapping[str, str]) -> Chain:
@@ -61,7 +68,8 @@ def _build_listed(recipe: Recipe, given: Mapping[str, str]) -> Chain:
 
 def _build_link(entry: Entry, given: Mapping[str, str]) -> Link:
     factory = LINKS[entry.link]
-    settings = dict(entry.settings)
+    chains = {name: _build_listed(inner, given) for name, inner in _chains_in(entry).items()}
+    settings = {**entry.settings, **chains}
     with located(entry.where):
         for key in _OPEN:
             link, setting = key.split(".")

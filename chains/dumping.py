@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..engine import Chain, LinkFactory
+from ..engine import Chain, LinkFactory, chains_of
 from ..errors import ChainError, SettingError
 from .library import LINKS
 from .plain_yaml import write_yaml
+from .rebuilding import BODY
 
 
 def dump(chain: Chain) -> str:
@@ -36,7 +37,14 @@ def _entry(each: Any, chain: Chain) -> Any:
     factory: LinkFactory[...] | None = getattr(each, "factory", None)
     if factory is None or LINKS.get(factory.name) is not factory:
         raise _refusal(chain, f"'{_name(each)}' is not one of bird-bone's links")
-    return {factory.name: dict(each.settings)} if each.settings else factory.name
+    settings = {**each.settings, **{n: _body(inner) for n, inner in chains_of(each).items()}}
+    return {factory.name: settings} if settings else factory.name
+
+
+def _body(chain: Chain) -> Any:
+    """A chain that is a setting: its links alone where it has the name they give it."""
+    table = _table(chain)
+    return table["links"] if chain.__name__ == BODY else table
 
 
 def _name(each: Any) -> str:

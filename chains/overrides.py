@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from copy import copy
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine import Chain, Link, LinkFactory
+from ..engine import Chain, Link
 from ..errors import SettingError, did_you_mean
-from .library import LINKS, bind
+from .library import LINKS
 from .plain_yaml import read_yaml
+from .rebuilding import links_with_settings, rebuilt
 
 _ADDRESS = re.compile(r"(?P<link>[^.#\s]+)(?:#(?P<place>[1-9][0-9]{0,3}))?\.(?P<setting>[^.#\s]+)")
 
@@ -62,36 +63,25 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 def configure(chain: Chain, changes: Mapping[str, Any]) -> Chain:
     """A chain like this one, with the settings named in ``changes`` replaced.
 
-    ``link.setting`` reaches every link of that name, those of nested chains too;
-    ``link#2.setting`` the second in running order, and wins. Middleware and routes come along;
-    links that take over where a route leads are not reached. The chain given stays as it was.
+    ``link.setting`` reaches every link of that name, those of nested chains and of the bodies of
+    waves too; ``link#2.setting`` the second in running order, and wins. Middleware and routes come
+    along; links that take over where a route leads are not reached. The chain given stays as it
+    was.
 
     Raises:
         SettingError: no such link or setting in this chain, or a value is refused.
     """
     wanted = {Address.parse(key): value for key, value in changes.items()}
-    names = [each.__name__ for each in _links_inside(chain)]
+    names = [each.__name__ for each in links_with_settings(chain)]
     for address in wanted:
         _check_present(address, names, chain)
-    seen: dict[str, int] = {}
-    rebuilt = []
-    for each in _links_inside(chain):
-        seen[each.__name__] = seen.get(each.__name__, 0) + 1
-        rebuilt.append(_rebuilt(each, _changes_of(each.__name__, seen[each.__name__], wanted)))
-    return _with_links(chain, iter(rebuilt), {})
+    seen: Counter[str] = Counter()
 
+    def changes_of(each: Link) -> dict[str, Any]:
+        seen[each.__name__] += 1
+        return _changes_of(each.__name__, seen[each.__name__], wanted)
 
-def _links_inside(chain: Chain) -> Iterator[Link]:
-    """Links with settings, in running order, nested chains entered; plain functions left out."""
-    for each in chain.links:
-        if isinstance(each, Chain):
-            yield from _links_inside(each)
-        elif _has_settings(each):
-            yield each
-
-
-def _has_settings(each: Any) -> bool:
-    return isinstance(getattr(each, "factory", None), LinkFactory)
+    return rebuilt(chain, changes_of)
 
 
 def _check_present(address: Address, names: list[str], chain: Chain) -> None:
@@ -114,40 +104,3 @@ def _changes_of(name: str, place: int, wanted: Mapping[Address, Any]) -> dict[st
     mine = [each for each in wanted if each.link == name and each.place in (None, place)]
     mine.sort(key=lambda address: address.place is not None)
     return {address.setting: wanted[address] for address in mine}
-
-
-def _rebuilt(each: Link, changes: Mapping[str, Any]) -> Link:
-    return bind(each.factory, {**each.settings, **changes}) if changes else each
-
-
-def _with_links(chain: Chain, fresh: Iterator[Link], now: dict[int, list[Any]]) -> Chain:
-    """A copy of the chain with its configurable links taken from ``fresh``, in order.
-
-    ``now`` gathers what each old link became, by its id. One object that stood in two places may
-    have become two, and routes and middleware tied to it then hold for both.
-    """
-    made = copy(chain)
-    made._links = [_successor(each, fresh, now) for each in chain.links]
-    made._middleware = list(chain._middleware)
-    made._tied = [
-        (middleware, successor, hooks)
-        for middleware, on, hooks in chain._tied
-        for successor in now.get(id(on), [on])
-    ]
-    made._connections = [
-        {**route, "source": source, "target": now.get(id(route["target"]), [route["target"]])[0]}
-        for route in chain._connections
-        for source in now.get(id(route["source"]), [route["source"]])
-    ]
-    return made
-
-
-def _successor(each: Any, fresh: Iterator[Link], now: dict[int, list[Any]]) -> Any:
-    if isinstance(each, Chain):
-        successor: Any = _with_links(each, fresh, now)
-    else:
-        successor = next(fresh) if _has_settings(each) else each
-    known = now.setdefault(id(each), [])
-    if not any(other is successor for other in known):
-        known.append(successor)
-    return successor

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from ..engine import Chain
 from ..links import calibrate, heal, load, profile, prune, quantize, save, score, validate
+from .rebuilding import BODY
+from .waves import waves
 
 
 class ChainMaker(Protocol):
@@ -17,14 +19,13 @@ class ChainMaker(Protocol):
 
 
 def bird_bone(*, model: str, out: str, data: str = "pydoc") -> Chain:
-    """Thin where little load is carried, heal what remains, quantize, check that it holds."""
+    """Thin in waves, heal after each, step back where it does not hold; then quantize and check."""
     return Chain(
         load(model=model),
         calibrate(data=data),
         profile(),
         score(),
-        prune(sparsity=0.3),
-        heal(),
+        waves(body=Chain(prune(), heal(), validate(), name=BODY)),
         quantize(),
         validate(),
         save(path=out),

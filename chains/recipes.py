@@ -4,8 +4,10 @@
 
     chain: bird-bone              links:
     set:                            - load: {dtype: bfloat16}
-      prune.sparsity: 0.3           - profile
-                                    - links: [prune, heal]   # a chain within the chain
+      waves.step: 0.05              - profile
+                                    - score
+                                    - waves: {body: [prune, heal, validate]}
+                                    - links: [quantize, validate]   # a chain within the chain
 
 Names and settings are those of Python. What the recipe leaves open, the model, the text and the
 folder, is filled in by whoever builds it.
@@ -19,18 +21,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engine import chain_settings
 from ..errors import ChainError, SettingError, did_you_mean
 from .library import LINKS
 from .overrides import Address
 from .plain_yaml import Items, Table, read_yaml
 from .predefined import CHAINS
+from .rebuilding import BODY
 
 _MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One link of a recipe: its name, the settings given, and where it stands, for messages."""
+    """One link of a recipe: its name, the settings given, and where it stands, for messages.
+
+    A setting that is a chain, as the body of waves, is a `Recipe` of its own.
+    """
 
     link: str
     settings: Mapping[str, Any]
@@ -108,11 +115,15 @@ def _listed(table: Table, source: str, where: str) -> Recipe:
     rows, name = table.get("links"), table.get("name", "recipe")
     if not isinstance(name, str):
         raise SettingError(f"{_at(source, table, 'name')}: the name is {_kind(name)}, not text")
+    at = _at(source, table, "links") if "links" in table else where
+    return Recipe(where, name=name, links=_rows(rows, source, "links", at))
+
+
+def _rows(rows: Any, source: str, key: str, where: str) -> tuple[Entry | Recipe, ...]:
+    """The links below ``key``, one by one."""
     if not isinstance(rows, Items) or not rows:
-        at = _at(source, table, "links") if "links" in table else where
-        raise SettingError(f"{at}: links is {_kind(rows)}; list the links, each after '- '")
-    links = (_entry(row, source, line) for row, line in zip(rows, rows.lines, strict=True))
-    return Recipe(where, name=name, links=tuple(links))
+        raise SettingError(f"{where}: {key} is {_kind(rows)}; list the links, each after '- '")
+    return tuple(_entry(row, source, line) for row, line in zip(rows, rows.lines, strict=True))
 
 
 def _entry(row: Any, source: str, line: int) -> Entry | Recipe:
@@ -132,7 +143,19 @@ def _entry(row: Any, source: str, line: int) -> Entry | Recipe:
         raise SettingError(
             f"{where}: the settings of {link} are {_kind(settings)}; write {link}: {{name: value}}"
         )
-    return Entry(link, settings, where)
+    chains = {
+        name: _setting_chain(name, settings[name], source, _at(source, settings, name))
+        for name in chain_settings(LINKS[link])
+        if name in settings
+    }
+    return Entry(link, {**settings, **chains}, where)
+
+
+def _setting_chain(name: str, value: Any, source: str, where: str) -> Recipe:
+    """A chain that is a setting: a list of links, or a table with links and name."""
+    if isinstance(value, Table):
+        return _listed(value, source, where)
+    return Recipe(where, name=BODY, links=_rows(value, source, name, where))
 
 
 def _check_keys(table: Table, known: tuple[str, ...], source: str) -> None:

@@ -124,3 +124,7 @@ class Written(Measured):
     """``saved``: the folder, and what a fresh process measured on it."""
 
     saved: Saved
+
+
+class Held(Changed, Validated):
+    """``checkpoint``: the lightest model that held; ``verdict``: its own."""

@@ -20,6 +20,8 @@ class Step:
         cost: wall seconds and peak memory.
         metrics: what the link measured, by name; plain numbers, words and flags.
         checkpoint: id of the model as the link left it, None before there is one.
+        within: name of the link that ran this one and whose cost holds its cost too; None for a
+            link of the chain itself.
     """
 
     link: str
@@ -27,6 +29,7 @@ class Step:
     cost: Cost
     metrics: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
     checkpoint: str | None = None
+    within: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The record in types JSON knows; settings that JSON does not know become their text."""
@@ -38,6 +41,7 @@ class Step:
             "peak_of": self.cost.peak_of,
             "metrics": {name: _plain(value) for name, value in self.metrics.items()},
             "checkpoint": self.checkpoint,
+            "within": self.within,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -64,3 +65,12 @@ class Verdict:
     dtype: str
     checkpoint: str
     windows: str
+
+    @property
+    def margin(self) -> float:
+        """How far the rise may be off: two standard errors, none where one window has no error."""
+        return 2 * self.rise_error if math.isfinite(self.rise_error) else 0.0
+
+    def holds(self, bound: float) -> bool:
+        """Whether the text cannot tell that the rise is more than ``bound``; never of a NaN."""
+        return self.rise - self.margin <= bound

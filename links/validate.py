@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 from pydantic import Field
@@ -37,7 +36,7 @@ async def validate(
     verdict, reference = await in_thread(
         _judge, ctx["dense"], ctx["checkpoint"], ctx["heldout"], ctx.get("reference"), batch_size
     )
-    if max_rise is not None and not verdict.rise - _margin(verdict) <= max_rise:
+    if max_rise is not None and not verdict.holds(max_rise):
         raise GateError(
             f"perplexity rose by {verdict.rise:.2%} (standard error {verdict.rise_error:.2%}) over "
             f"dense on {verdict.text}, more than max_rise={max_rise:.2%} allows; "
@@ -57,10 +56,6 @@ async def validate(
             "tokens": verdict.light.num_tokens,
         },
     }
-
-
-def _margin(verdict: Verdict) -> float:
-    return 2 * verdict.rise_error if math.isfinite(verdict.rise_error) else 0.0
 
 
 def _judge(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Generic, TypeVar, cast
 
 from ..contexts.steps import Step
+from ..engine import spelled_settings
 
 Notes = MutableMapping[str, Any]
 T = TypeVar("T")
@@ -54,8 +55,8 @@ def name_of(link: Any) -> str:
 
 
 def settings_of(link: Any) -> Mapping[str, Any]:
-    """A link's settings; none for a plain function or a chain."""
-    return cast("Mapping[str, Any]", getattr(link, "settings", {}))
+    """A link's settings, chains among them spelled out; none for a plain function or a chain."""
+    return spelled_settings(link)
 
 
 def newest_step(link: Any, ctx: Mapping[str, Any], result: Any) -> Step | None:

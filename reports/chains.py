@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..engine import Chain, Link
+from ..engine import Chain, Link, chains_of
 
 # Stand for what the command line gives; nothing is opened to build a chain.
 _MODEL, _OUT = "MODEL", "OUT"
@@ -20,7 +20,10 @@ _MODEL, _OUT = "MODEL", "OUT"
 
 @dataclass(frozen=True)
 class ChainPage:
-    """One predefined chain: its links in order, each with the settings it was built with."""
+    """One predefined chain: its links in order, each with the settings it was built with.
+
+    A setting that is a chain is a list of links like the page's own.
+    """
 
     name: str
     summary: str
@@ -36,17 +39,31 @@ def chain_page(name: str, make: Callable[..., Chain]) -> ChainPage:
     """Build the chain for no model in particular and read it."""
     text = inspect.cleandoc(make.__doc__ or "").replace("``", "`")
     chain = make(model=_MODEL, out=_OUT)
-    links = tuple({"link": each.__name__, "settings": _changed(each)} for each in each_link(chain))
-    return ChainPage(name, " ".join(text.split("\n\n")[0].split()), text, links)
+    summary = " ".join(text.split("\n\n")[0].split())
+    return ChainPage(name, summary, text, tuple(_spelled_links(chain)))
 
 
 def each_link(chain: Chain) -> Iterator[Any]:
-    """The links of a chain, those of nested chains in their place."""
+    """The links of a chain, those of nested chains in their place, those of a setting after it."""
     for each in chain.links:
         if isinstance(each, Chain):
             yield from each_link(each)
         else:
             yield each
+            for inner in chains_of(each).values():
+                yield from each_link(inner)
+
+
+def _spelled_links(chain: Chain) -> list[dict[str, Any]]:
+    return [
+        entry
+        for each in chain.links
+        for entry in (
+            _spelled_links(each)
+            if isinstance(each, Chain)
+            else [{"link": each.__name__, "settings": _changed(each)}]
+        )
+    ]
 
 
 def save_links(chain: Chain) -> list[Any]:
@@ -57,16 +74,28 @@ def save_links(chain: Chain) -> list[Any]:
 def _changed(each: Link) -> dict[str, Any]:
     """The settings in which a link differs from its defaults."""
     fields = each.factory.schema.model_fields
-    return {name: value for name, value in each.settings.items() if value != fields[name].default}
+    changed = {name: v for name, v in each.settings.items() if v != fields[name].default}
+    return changed | {name: _spelled_links(inner) for name, inner in chains_of(each).items()}
 
 
 def chains_report(pages: Iterable[ChainPage]) -> RenderableType:
     """All predefined chains, with their links."""
     lines = Table.grid(padding=(0, 2))
     for page in pages:
-        links = ", ".join(each["link"] for each in page.links)
+        links = ", ".join(map(_in_a_row, page.links))
         lines.add_row(Text(page.name), Text(f"{page.summary}\n{links}"))
     return lines
+
+
+def _in_a_row(entry: Mapping[str, Any]) -> str:
+    """A link's name, with the links of its chains in brackets."""
+    inner = [value for value in entry["settings"].values() if _is_chain(value)]
+    links = "; ".join(", ".join(map(_in_a_row, chain)) for chain in inner)
+    return f"{entry['link']}({links})" if links else str(entry["link"])
+
+
+def _is_chain(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def chain_markdown(page: ChainPage) -> str:
@@ -75,11 +104,22 @@ def chain_markdown(page: ChainPage) -> str:
 
 
 def _markdown_links(page: ChainPage) -> str:
-    lines = ["```yaml", "links:"]
-    for each in page.links:
-        settings = ", ".join(f"{key}: {_spelled(value)}" for key, value in each["settings"].items())
-        lines.append(f"  - {each['link']}" + (f": {{{settings}}}" if settings else ""))
-    return "\n".join([*lines, "```"])
+    return "\n".join(["```yaml", "links:", *_markdown_rows(page.links, "  "), "```"])
+
+
+def _markdown_rows(links: Iterable[Mapping[str, Any]], indent: str) -> Iterator[str]:
+    for each in links:
+        chains = {key: value for key, value in each["settings"].items() if _is_chain(value)}
+        plain = {key: value for key, value in each["settings"].items() if key not in chains}
+        if not chains:
+            settings = ", ".join(f"{key}: {_spelled(value)}" for key, value in plain.items())
+            yield f"{indent}- {each['link']}" + (f": {{{settings}}}" if settings else "")
+            continue
+        yield f"{indent}- {each['link']}:"
+        yield from (f"{indent}    {key}: {_spelled(value)}" for key, value in plain.items())
+        for key, value in chains.items():
+            yield f"{indent}    {key}:"
+            yield from _markdown_rows(value, f"{indent}      ")
 
 
 def _spelled(value: Any) -> str:

@@ -14,7 +14,7 @@ from modulink import Context
 from pydantic import Field
 
 from birdbone.contexts.steps import Step
-from birdbone.engine import Chain, link, run
+from birdbone.engine import Chain, chain_settings, link, run
 from birdbone.errors import ChainError, LinkError, SettingError
 
 
@@ -29,6 +29,10 @@ class Thinned(TypedDict):
 
 class Bronze(TypedDict):
     bronze: int
+
+
+class Iron(TypedDict):
+    iron: int
 
 
 class Measured(TypedDict):
@@ -340,3 +344,57 @@ def test_memory_states_what_a_link_will_need() -> None:
     made = heavy(factor=3)
     assert made.factory.need_bytes is need
     assert need({"weights": [1.0, 2.0]}, made.settings) == 24
+
+
+@link
+async def cast(ctx: Weighed) -> Iron:
+    return {"iron": 1}
+
+
+@link
+async def melt(ctx: Iron) -> Thinned:
+    return {"thin": []}
+
+
+@link
+async def wary(ctx: Weighed, *, limit: int) -> Thinned:
+    return {"thin": []}
+
+
+@wary.foresee
+def _limited(ctx: Any, settings: Any) -> None:
+    if len(ctx.get("weights", ())) > settings["limit"]:
+        raise SettingError("over the limit")
+
+
+@link
+async def repeat(ctx: Weighed, *, body: Chain, times: int = 2) -> Thinned:
+    for _ in range(times):
+        ctx = await body.run(ctx)
+    return {"thin": ctx["thin"]}
+
+
+async def unannotated(ctx: Any) -> Any:
+    return ctx
+
+
+def test_a_link_with_a_chain_among_its_settings_needs_what_the_chain_needs() -> None:
+    plain = repeat(body=Chain(thin()))
+    assert (plain.needs, plain.gives, plain.opens) == ({"weights"}, {"thin"}, False)
+    assert repeat(body=Chain(melt())).needs == {"weights", "iron"}
+    assert repeat(body=Chain(unannotated)).opens
+    assert chain_settings(repeat) == ["body"]
+    with pytest.raises(ChainError, match=r"repeat needs 'iron'; cast\(\), one place later"):
+        Chain(repeat(body=Chain(melt())), cast())
+
+
+async def test_a_chain_among_the_settings_is_asked_early_and_recorded_as_plain_data() -> None:
+    chain = Chain(thin(), repeat(body=Chain(wary(limit=1), thin(), name="body")))
+    with pytest.raises(LinkError, match="over the limit") as caught:
+        await run(chain, {"weights": [1.0, 2.0]})
+    assert caught.value.link == "wary"
+    after = await run(chain, {"weights": [1.0]})
+    body = [{"wary": {"limit": 1}}, {"thin": {"sparsity": 0.5, "groups": 1}}]
+    assert after["history"][-1].settings == {"body": body, "times": 2}
+    error = LinkError("repeat", after["history"][-1].settings, ChainError("no"))
+    assert pickle.loads(pickle.dumps(error)).settings == error.settings

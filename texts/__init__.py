@@ -2,7 +2,7 @@
 
 from .sources import Corpus, read_corpus
 from .split import Split, shared_documents, split
-from .windows import Tokenizer, Windows, check_vocabulary, pack_windows
+from .windows import Tokenizer, Windows, check_vocabulary, copied_windows, pack_windows
 
 __all__ = [
     "Corpus",
@@ -10,6 +10,7 @@ __all__ = [
     "Tokenizer",
     "Windows",
     "check_vocabulary",
+    "copied_windows",
     "pack_windows",
     "read_corpus",
     "shared_documents",

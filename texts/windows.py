@@ -91,6 +91,34 @@ def pack_windows(
     return Windows(_take(tokens.reshape(num_windows, length), limit, seed), text)
 
 
+# Tokens in a row that two texts do not share by chance, and the share of a window made of such.
+_RUN = 32
+_COPIED = 0.5
+
+
+def copied_windows(windows: Windows, other: Windows) -> list[int]:
+    """The windows at least half of whose text, in runs of 32 tokens, stands in the other's.
+
+    A run is found wherever in the other's windows it begins; windows shorter than a run are
+    compared whole.
+    """
+    size = min(_RUN, windows.length, other.length)
+    known = {run for row in other.tokens for run in _runs(row, size, 1)}
+    copied = []
+    for number, row in enumerate(windows.tokens):
+        runs = _runs(row, size, size)
+        if sum(run in known for run in runs) >= _COPIED * len(runs):
+            copied.append(number)
+    return copied
+
+
+def _runs(tokens: Tensor, size: int, step: int) -> list[bytes]:
+    """Every ``step``-th run of ``size`` tokens, as bytes that compare fast."""
+    content, width = tokens.numpy().tobytes(), tokens.element_size()
+    starts = range(0, len(tokens) - size + 1, step)
+    return [content[width * start : width * (start + size)] for start in starts]
+
+
 def check_vocabulary(windows: Windows, vocab_size: int) -> None:
     """Refuse windows whose token ids the model's embedding has no row for.
 

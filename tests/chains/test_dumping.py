@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birdbone.chains import CHAINS, build, configure, dump, dumping, load_recipe, one_shot
-from birdbone.engine import Chain, link
+from birdbone.engine import Chain, chains_of, link
 from birdbone.errors import ChainError
 from birdbone.links import calibrate, load, profile, prune, score, validate
 
@@ -26,10 +26,15 @@ async def plain(ctx: dict[str, Any]) -> dict[str, Any]:
 
 def content(chain: Chain) -> list[Any]:
     links = [
-        content(each) if isinstance(each, Chain) else (each.factory, dict(each.settings))
+        content(each) if isinstance(each, Chain) else (each.factory, settings(each))
         for each in chain.links
     ]
     return [chain.__name__, links]
+
+
+def settings(each: Any) -> dict[str, Any]:
+    inner = {name: content(chain) for name, chain in chains_of(each).items()}
+    return {**each.settings, **inner}
 
 
 def rebuilt(chain: Chain, folder: Path) -> Chain:

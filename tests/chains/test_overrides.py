@@ -9,7 +9,7 @@ import pytest
 
 from birdbone.chains import bird_bone, configure, one_shot, parse_assignment
 from birdbone.engine import Chain, link, run
-from birdbone.errors import BirdboneError, LinkError, SettingError
+from birdbone.errors import BirdboneError, ChainError, LinkError, SettingError
 
 
 @link
@@ -49,14 +49,33 @@ def amounts(chain: Chain) -> list[Any]:
 
 
 def test_a_changed_chain_is_new_and_the_old_one_stays() -> None:
-    chain = bird_bone(model="m", out="o")
+    chain = one_shot(model="m", out="o")
     before = [dict(each.settings) for each in chain.links]
-    changed = configure(chain, {"prune.sparsity": 0.6, "heal.rank": 4})
+    changed = configure(chain, {"prune.sparsity": 0.6, "quantize.bits": 8})
     assert changed.links[4].settings["sparsity"] == 0.6
-    assert changed.links[5].settings["rank"] == 4
+    assert changed.links[5].settings["bits"] == 8
     assert [dict(each.settings) for each in chain.links] == before
-    assert changed.__name__ == "bird-bone"
+    assert changed.__name__ == "one-shot"
     assert (changed.needs, changed.gives, changed.opens) == (chain.needs, chain.gives, chain.opens)
+
+
+def test_the_body_of_waves_is_reached_and_a_chain_unchanged_there_is_the_same() -> None:
+    chain = bird_bone(model="m", out="o")
+    changed = configure(chain, {"heal.epochs": 5, "waves.step": 0.2, "validate#2.batch_size": 1})
+    names = [each.__name__ for each in changed.links]
+    old, new = (each.links[names.index("waves")] for each in (chain, changed))
+    assert new.settings["step"] == 0.2
+    body = new.settings["body"]
+    assert [each.settings.get("epochs") for each in body.links] == [None, 5, None]
+    assert [each.settings["batch_size"] for each in (body.links[2], changed.links[6])] == [4, 1]
+    assert body.links[0] is old.settings["body"].links[0]
+    assert old.settings["body"].links[1].settings["epochs"] != 5
+    assert configure(chain, {"save.force": True}).links[4] is old
+
+
+def test_what_waves_sets_itself_is_refused_with_the_mend() -> None:
+    with pytest.raises(ChainError, match=r"in the body of waves: .* set the step or the target"):
+        configure(bird_bone(model="m", out="o"), {"prune.sparsity": 0.3})
 
 
 def test_other_settings_of_a_changed_link_are_kept() -> None:

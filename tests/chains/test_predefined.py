@@ -6,7 +6,7 @@ import pytest
 
 from birdbone import links
 from birdbone.chains import CHAINS, LINKS, bird_bone, one_shot, quantize_only
-from birdbone.chains.library import bind
+from birdbone.chains.rebuilding import bind
 from birdbone.engine import Chain
 from birdbone.errors import SettingError
 
@@ -34,16 +34,19 @@ def test_every_chain_is_described_in_one_line(name: str) -> None:
     assert len(described.splitlines()) == 1
 
 
-def test_bird_bone_heals_between_pruning_and_quantizing() -> None:
-    assert names(bird_bone(model="m", out="o")) == [
-        *("load", "calibrate", "profile", "score", "prune"),
-        *("heal", "quantize", "validate", "save"),
+def test_bird_bone_thins_in_waves_before_it_quantizes() -> None:
+    chain = bird_bone(model="m", out="o")
+    assert names(chain) == [
+        *("load", "calibrate", "profile", "score", "waves", "quantize", "validate", "save")
     ]
+    assert names(chain.links[4].settings["body"]) == ["prune", "heal", "validate"]
 
 
-def test_one_shot_is_bird_bone_without_healing() -> None:
-    healed = names(bird_bone(model="m", out="o"))
-    assert names(one_shot(model="m", out="o")) == [each for each in healed if each != "heal"]
+def test_one_shot_prunes_once_where_bird_bone_has_waves() -> None:
+    cycle = names(bird_bone(model="m", out="o"))
+    assert names(one_shot(model="m", out="o")) == [
+        "prune" if each == "waves" else each for each in cycle
+    ]
 
 
 def test_quantize_only_removes_no_weight() -> None:
@@ -53,7 +56,7 @@ def test_quantize_only_removes_no_weight() -> None:
 
 
 def test_the_library_holds_every_link_under_its_own_name() -> None:
-    assert sorted(LINKS) == sorted(links.__all__)
+    assert sorted(LINKS) == sorted([*links.__all__, "waves"])
     assert all(factory.name == name for name, factory in LINKS.items())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from birdbone.chains import Recipe, bird_bone, build, load_recipe
-from birdbone.engine import Chain
+from birdbone.engine import Chain, spelled_settings
 from birdbone.errors import ChainError, SettingError
 
 
@@ -28,7 +28,7 @@ def written(tmp_path: Path) -> Any:
 def plain(chain: Chain) -> list[Any]:
     """Names and settings, nested chains as lists."""
     return [
-        plain(each) if isinstance(each, Chain) else (each.__name__, dict(each.settings))
+        plain(each) if isinstance(each, Chain) else (each.__name__, spelled_settings(each))
         for each in chain.links
     ]
 
@@ -37,7 +37,7 @@ def test_a_predefined_chain_with_changes(written: Any) -> None:
     recipe = written("""
         chain: bird-bone
         set:
-          prune.sparsity: 0.4
+          waves.stop_loss: 0.4
           quantize#1.bits: 8
         """)
     chain = build(recipe, model="m", out="o", data="d")
@@ -45,8 +45,8 @@ def test_a_predefined_chain_with_changes(written: Any) -> None:
     different = [
         (new, old) for new, old in zip(plain(chain), plain(made), strict=True) if new != old
     ]
-    assert [new[0] for new, _ in different] == ["prune", "quantize"]
-    assert different[0][0][1]["sparsity"] == 0.4
+    assert [new[0] for new, _ in different] == ["waves", "quantize"]
+    assert different[0][0][1]["stop_loss"] == 0.4
     assert different[1][0][1]["bits"] == 8
 
 
@@ -95,6 +95,44 @@ def test_a_chain_within_the_chain(written: Any) -> None:
     inner = build(recipe, model="m").links[2]
     assert isinstance(inner, Chain)
     assert (inner.__name__, len(inner.links)) == ("wave", 3)
+
+
+def test_a_chain_that_is_a_setting_is_a_list_or_a_table_with_a_name(written: Any) -> None:
+    listed = written("""
+        links:
+          - waves:
+              body:
+                - prune: {method: wanda}
+                - heal
+                - validate
+              step: 0.05
+        """)
+    named = written("links: [waves: {body: {name: one, links: [prune, links: [validate]]}}]")
+    waves = build(listed).links[0]
+    body = waves.settings["body"]
+    assert waves.settings["step"] == 0.05
+    assert [each.__name__ for each in (body, *body.links)] == ["body", "prune", "heal", "validate"]
+    assert body.links[0].settings["method"] == "wanda"
+    other = build(named).links[0].settings["body"]
+    assert other.__name__ == "one"
+    assert isinstance(other.links[1], Chain)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("links:\n- waves:\n    body: 3", "line 3: body is 3; list the links, each after '- '"),
+        ("links:\n- waves:\n    body: [prun]", "line 3: no link 'prun'; did you mean 'prune'"),
+        ("links:\n- waves:\n    body:\n    - prune: {sparsty: 1}", "line 4: prune has no sett"),
+        ("links:\n- waves:\n    body: [prune]", "line 2: the body of waves has no validate"),
+        ("links:\n- waves: {step: 0.1}", r"line 2: waves\(body\): Field required"),
+    ],
+)
+def test_a_body_that_does_not_fit_is_refused_with_its_line(
+    written: Any, text: str, message: str
+) -> None:
+    with pytest.raises((SettingError, ChainError), match=message):
+        build(written(text))
 
 
 def test_a_recipe_that_names_everything_needs_nothing_more(written: Any) -> None:

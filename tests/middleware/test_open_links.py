@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from birdbone.chains import waves
 from birdbone.engine import Chain, run
-from birdbone.middleware.open_links import OpenLinks, newest_step, of_run
+from birdbone.links import prune, validate
+from birdbone.middleware.open_links import OpenLinks, newest_step, of_run, settings_of
 
 
 def test_links_close_by_identity_the_newest_first():
@@ -37,3 +39,11 @@ async def test_the_newest_step_is_only_the_links_own(links):
     assert newest_step(links.plain, {}, result) is None
     assert newest_step(links.large(), {}, result) is None
     assert newest_step(add, {}, None) is None
+
+
+def test_settings_that_are_chains_are_spelled_out():
+    body = Chain(prune(method="wanda"), Chain(validate(), name="judge"))
+    found = settings_of(waves(body=body))["body"]
+    assert found[0]["prune"]["method"] == "wanda"
+    assert found[1]["name"] == "judge"
+    assert settings_of(validate()) == dict(validate().settings)

@@ -1,9 +1,18 @@
 import json
+from io import StringIO
 
-from birdbone.chains import CHAINS
+from rich.console import Console
+
+from birdbone.chains import CHAINS, waves
 from birdbone.engine import Chain
-from birdbone.links import load, quantize, save
-from birdbone.reports.chains import chain_markdown, chain_page, each_link, save_links
+from birdbone.links import load, prune, quantize, save, validate
+from birdbone.reports.chains import (
+    chain_markdown,
+    chain_page,
+    chains_report,
+    each_link,
+    save_links,
+)
 
 
 def nested(*, model: str, out: str) -> Chain:
@@ -19,6 +28,26 @@ def test_a_page_lists_links_of_nested_chains_and_what_differs_from_the_defaults(
     assert page.summary == "Do little."
     assert [each["link"] for each in page.links] == ["load", "quantize", "save"]
     assert page.links[1]["settings"] == {"bits": 8}
+
+
+def waving(*, model: str, out: str) -> Chain:
+    """Come back."""
+    body = Chain(prune(method="wanda"), Chain(validate()))
+    return Chain(load(model=model), waves(body=body, step=0.05), save(path=out))
+
+
+def test_the_body_of_waves_is_shown_within_it() -> None:
+    page = chain_page("waving", waving)
+    assert [each["link"] for each in page.links] == ["load", "waves", "save"]
+    lines = ["  - waves:", "      step: 0.05", "      body:", "        - prune: {method: wanda}"]
+    assert "\n".join([*lines, "        - validate", "  - save"]) in chain_markdown(page)
+    assert json.loads(json.dumps(page.as_dict()))["links"][1]["settings"]["step"] == 0.05
+    row = StringIO()
+    Console(file=row, width=100).print(chains_report([page]))
+    assert "load, waves(prune, validate), save" in row.getvalue()
+    chain = waving(model="m", out="o")
+    names = [each.__name__ for each in each_link(chain)]
+    assert names == ["load", "waves", "prune", "validate", "save"]
 
 
 def test_markdown_shows_the_chain_as_a_recipe_lists_it() -> None:

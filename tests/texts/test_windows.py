@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from birdbone.errors import DataError, SettingError
-from birdbone.texts.windows import Windows, check_vocabulary, pack_windows
+from birdbone.texts.windows import Windows, check_vocabulary, copied_windows, pack_windows
 
 EOS = 0
 
@@ -145,3 +145,26 @@ def test_a_transformers_tokenizer_packs_long_text_without_its_length_warning(
     windows = pack(["hollow bone " * 4, "bone of bird"], length=4, tokenizer=tokenizer)
     assert windows.tokens.tolist() == [[2, 3, 2, 3], [2, 3, 2, 3], [0, 3, 1, 1]]
     assert caplog.records == []
+
+
+def test_windows_cut_elsewhere_from_the_same_text_are_found_as_copies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 5000, (12 * 96,), generator=generator)
+    other = Windows(tokens[: 8 * 96].view(8, 96), "healing")
+    moved = tokens[41 : 41 + 2 * 96].view(2, 96)
+    foreign = tokens[8 * 96 :].view(4, 96)[:2]
+    assert copied_windows(Windows(torch.cat([foreign, moved]), "held-out"), other) == [2, 3]
+
+
+def test_a_few_words_in_common_are_no_copy() -> None:
+    generator = torch.Generator().manual_seed(1)
+    one, two = (torch.randint(0, 5000, (1, 96), generator=generator) for _ in range(2))
+    two[0, 32:64] = one[0, :32]
+    assert copied_windows(Windows(two, "held-out"), Windows(one, "healing")) == []
+    two[0, 64:] = one[0, 32:64]
+    assert copied_windows(Windows(two, "held-out"), Windows(one, "healing")) == [0]
+
+
+def test_short_windows_are_compared_whole() -> None:
+    tokens = torch.arange(24).view(3, 8)
+    assert copied_windows(Windows(tokens[1:], "held-out"), Windows(tokens[:2], "healing")) == [0]

@@ -1,0 +1,83 @@
+"""The chain that every wave runs: what it must hold, and how a wave's own settings get into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
+
+from ..engine import Chain, Link
+from ..errors import ChainError
+from .rebuilding import links_with_settings, rebuilt
+
+# What belongs before the waves, or after them: once for the model, not once a wave.
+_OUTSIDE = {
+    "load": "before",
+    "calibrate": "before",
+    "quantize": "after",
+    "save": "after",
+    "waves": "beside",
+}
+
+
+def check_body(body: Chain) -> Chain:
+    """Refuse a chain that waves cannot drive.
+
+    Raises:
+        ChainError: it lacks prune or validate, judges the model before it is finished, holds a
+            link that is not for every wave, or fixes what waves must set.
+    """
+    links = list(links_with_settings(body))
+    names = [each.__name__ for each in links]
+    for wanted, why in (("prune", "nothing would be thinned"), ("validate", "no wave is judged")):
+        if wanted not in names:
+            raise ChainError(f"the body of waves has no {wanted} link, so {why}; add {wanted}()")
+    for name, where in _OUTSIDE.items():
+        if name in names:
+            raise ChainError(f"the body of waves holds {name}; put it {where} waves")
+    changing = [place for place, each in enumerate(links) if "checkpoint" in each.factory.gives]
+    if names[::-1].index("validate") > len(names) - 1 - changing[-1]:
+        raise ChainError(
+            f"in the body of waves {names[changing[-1]]} changes the model after validate judged "
+            f"it; put validate last"
+        )
+    for each in links:
+        if each.__name__ == "prune":
+            _check_prune(each.settings)
+    return body
+
+
+def _check_prune(settings: Mapping[str, Any]) -> None:
+    if settings["sparsity"] is not None:
+        raise ChainError(
+            f"prune(sparsity={settings['sparsity']}) in the body of waves: waves sets the share of "
+            f"every wave; leave it out, and set the step or the target of waves"
+        )
+    if settings["pattern"] != "unstructured":
+        raise ChainError(
+            f"prune(pattern='{settings['pattern']}') in the body of waves fixes how much goes at "
+            f"once; take pattern 'unstructured', or put this prune after waves"
+        )
+
+
+Body = Annotated[Chain, AfterValidator(check_body), WithJsonSchema({"type": "chain"})]
+
+
+def bound(body: Chain, *, sparsity: float, healing: int) -> Chain:
+    """The body for one wave: every prune to ``sparsity``, every heal ``healing`` times as long."""
+
+    def changes(each: Link) -> Mapping[str, Any]:
+        if each.__name__ == "prune":
+            return {"sparsity": sparsity}
+        if each.__name__ == "heal":
+            return {"epochs": each.settings["epochs"] * healing}
+        return {}
+
+    return rebuilt(body, changes)
+
+
+def judging(body: Chain) -> Chain:
+    """The last validate of the body by itself."""
+    judge = [each for each in links_with_settings(body) if each.__name__ == "validate"][-1]
+    return Chain(judge, name="judge")

@@ -1,0 +1,143 @@
+"""waves: thin a little, heal, judge, and step back where it does not hold; again until it must end.
+
+What a wave starts from is never changed, so stepping back is keeping it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, cast
+
+from pydantic import Field
+
+from ..contexts.flow import Held, Validatable
+from ..engine import announce, in_thread, link
+from ..errors import DataError
+from ..models.footprint import Measure, by_shapes, footprint
+from ..texts import Windows, copied_windows
+from .wave import Pace, Wave, first_wave, run_wave
+from .wave_body import Body
+from .wave_course import Course
+
+
+@link
+async def waves(
+    ctx: Validatable,
+    *,
+    body: Body,
+    target: Annotated[float, Field(gt=0, lt=1)] | None = None,
+    of: Measure = "parameters",
+    step: Annotated[float, Field(gt=0, lt=1)] = 0.10,
+    stop_loss: Annotated[float, Field(gt=0)] = 0.03,
+    patience: Annotated[int, Field(ge=1)] = 2,
+    max_waves: Annotated[int, Field(ge=1)] = 20,
+) -> Held:
+    """Run the body again and again, each time on what held, and keep the lightest that holds.
+
+    A wave holds where perplexity on held-out text rose over dense by no more than stop_loss as far
+    as the text can tell: two standard errors of the paired rise are taken off it, as validate does
+    for max_rise, and they must be no more than stop_loss themselves. A wave that does not hold, or
+    whose numbers break down, is reverted; the next takes half its step and twice its healing.
+    Every wave, kept or reverted, is in the history with its figures and its reason.
+
+    Settings:
+        body: the chain of one wave, with prune and validate at least; waves sets prune.sparsity and
+            multiplies heal.epochs. Scores and profile stay those of the model as it came, unless
+            the body makes them anew.
+        target: share of the dense model that is to remain, the last wave cut to hit it; as little
+            as holds where none is given.
+        of: what target is a share of: parameters (those no mask made zero), bytes, or flops,
+            operations a token.
+        step: the most a wave takes of what remains.
+        stop_loss: the most perplexity may rise over dense, all waves together.
+        patience: waves reverted in a row after which the best so far is the result.
+        max_waves: the most waves, reverted ones counted.
+
+    Raises:
+        DataError: the text cannot tell a rise of stop_loss from none.
+        GateError: the model broke stop_loss before the first wave.
+    """
+    course = Course(await in_thread(footprint, ctx["dense"]), of, target)
+    best = await first_wave(ctx, body, course, stop_loss)
+    tried, failures, pace = [best], 0, Pace(step)
+    while len(tried) <= max_waves and failures < patience and not course.reached(best.weight):
+        announce("waves", len(tried) - 1, max_waves)
+        pace = replace(pace, share=course.cut(best.weight, pace.share))
+        wave = await run_wave(len(tried), best, body, course, pace, stop_loss)
+        tried.append(wave)
+        if wave.kept:
+            best, failures = wave, 0
+        else:
+            pace, failures = pace.gentler(), failures + 1
+    ended = _ended(course, best, failures, patience, max_waves)
+    _warn(course, best, ended)
+    return _result(ctx, best, tried, ended)
+
+
+def _ended(course: Course, best: Wave, failures: int, patience: int, max_waves: int) -> str:
+    if course.reached(best.weight):
+        return "the target is reached"
+    if failures == patience:
+        return f"as many waves in a row as patience={patience} allows did not hold"
+    return f"max_waves={max_waves} ran"
+
+
+def _warn(course: Course, best: Wave, ended: str) -> None:
+    if course.target is not None and not course.reached(best.weight):
+        warnings.warn(
+            f"waves ended at {course.left(best.weight):.1%} of the dense model's {course.measure}, "
+            f"short of target={course.target:.1%}, because {ended}; allow more stop_loss, heal "
+            f"longer, or ask for less",
+            stacklevel=2,
+        )
+    elif best.number == 0:
+        warnings.warn(
+            f"no wave held, and the model is as it came, because {ended}; allow more stop_loss, "
+            f"take a smaller step, or heal longer",
+            stacklevel=2,
+        )
+
+
+def _result(ctx: Mapping[str, Any], best: Wave, tried: Sequence[Wave], ended: str) -> Held:
+    """What the best wave left, and every wave's record, after those of the links it kept."""
+    steps = [step for wave in tried for step in (*wave.steps, wave.record)]
+    added = {key: value for key, value in best.context.items() if ctx.get(key) is not value}
+    metrics = {
+        "waves": len(tried) - 1,
+        "kept": sum(wave.kept for wave in tried[1:]),
+        **{f"{name}_left": left for name, left in best.left.items()},
+        "rise": best.context["verdict"].rise,
+        "ended": ended,
+    }
+    promised = {key: best.context[key] for key in ("checkpoint", "verdict", "reference")}
+    history = (*ctx.get("history", ()), *(replace(each, within="waves") for each in steps))
+    return cast("Held", {**added, **promised, "history": history, "metrics": metrics})
+
+
+@waves.foresee
+def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Text that cannot judge, and targets out of reach, are refused before any work."""
+    heldout: Windows | None = ctx.get("heldout")
+    if heldout is not None:
+        _check_text(heldout, ctx)
+    if "checkpoint" in ctx and settings["target"] is not None:
+        start, dense = (by_shapes(ctx[key]) for key in ("checkpoint", "dense"))
+        Course(dense, settings["of"], settings["target"]).require_reachable(start)
+
+
+def _check_text(heldout: Windows, ctx: Mapping[str, Any]) -> None:
+    if heldout.num_windows < 2:
+        raise DataError(
+            f"held-out text '{heldout.text}' has one window, which says nothing of how far off a "
+            f"rise may be; give at least 2 (heldout_windows)"
+        )
+    healing: Windows | None = ctx.get("healing")
+    copied = [] if healing is None else copied_windows(heldout, healing)
+    if healing is not None and copied:
+        raise DataError(
+            f"{len(copied)} of {heldout.num_windows} windows of held-out text '{heldout.text}' "
+            f"stand in healing text '{healing.text}' too, the first of them window {copied[0]}; "
+            f"judge by text that is not trained on"
+        )

@@ -1,0 +1,363 @@
+"""waves: what is kept, what is reverted and why, when it ends; most verdicts are planted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_windows
+from tiny_contexts import calibrated, digests
+
+from birdbone.chains import waves
+from birdbone.contexts.flow import Calibrated, Changed, Standing, Validatable, Validated
+from birdbone.contexts.steps import Step
+from birdbone.contexts.verdict import Perplexity, Reference, Verdict
+from birdbone.engine import Chain, link, run
+from birdbone.errors import DataError, GateError, LinkError, NumericsError, SettingError
+from birdbone.links import heal, profile, prune, score, validate
+from birdbone.models.footprint import footprint
+from birdbone.models.linears import all_linears
+from birdbone.texts import Windows
+
+NOISE = 0.001
+AS_IT_CAME = 0.0
+
+Planted = float | tuple[float, float] | Exception
+
+
+@dataclass
+class Plant:
+    """Links that do as they are told: one rise (with its error) or failure for every judgement."""
+
+    rises: Sequence[Planted]
+    judged: Iterator[Planted] = field(init=False)
+    sparsities: list[float] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.judged = iter([AS_IT_CAME, *self.rises])
+
+    def body(self) -> Chain:
+        plant = self
+
+        @link
+        async def prune(
+            ctx: Standing, *, sparsity: float | None = None, pattern: str = "unstructured"
+        ) -> Changed:
+            assert sparsity is not None
+            plant.sparsities.append(sparsity)
+            return {"checkpoint": masked(ctx["checkpoint"], sparsity)}
+
+        @link
+        async def heal(ctx: Calibrated, *, epochs: int = 3) -> Changed:
+            plant.epochs.append(epochs)
+            return {"checkpoint": ctx["checkpoint"]}
+
+        @link
+        async def validate(ctx: Validatable, *, max_rise: float | None = None) -> Validated:
+            return {"verdict": plant.verdict(ctx), "reference": reference(ctx)}
+
+        return Chain(prune(), heal(), validate())
+
+    def verdict(self, ctx: Mapping[str, Any]) -> Verdict:
+        found = next(self.judged)
+        if isinstance(found, Exception):
+            raise found
+        rise, error = found if isinstance(found, tuple) else (found, NOISE if found else 0.0)
+        dense, light = Perplexity(20.0, 1.0, 60), Perplexity(20.0 * (1 + rise), 1.0, 60)
+        windows: Windows = ctx["heldout"]
+        return Verdict(
+            *(dense, light, rise, error, 0.1, 0.9, windows.text, windows.length),
+            *(windows.num_windows, "float32", ctx["checkpoint"].id, windows.digest),
+        )
+
+
+def reference(ctx: Mapping[str, Any]) -> Reference:
+    return Reference(ctx["dense"].id, ctx["heldout"].digest, torch.zeros(1))
+
+
+def masked(checkpoint: Any, sparsity: float) -> Any:
+    """Every linear without its smallest weights."""
+    fresh = {}
+    for linear in all_linears(checkpoint):
+        weight = checkpoint.tensors[linear.tensor].clone()
+        order = weight.abs().flatten().argsort(stable=True)
+        weight.view(-1)[order[: round(sparsity * weight.numel())]] = 0.0
+        fresh[linear.tensor] = weight
+    return checkpoint.evolve(fresh)
+
+
+@pytest.fixture(scope="module")
+def ctx() -> dict[str, Any]:
+    return calibrated(tiny_checkpoint())
+
+
+async def ran(ctx: Mapping[str, Any], rises: Sequence[Planted], **settings: Any) -> Any:
+    """The plant and the context after waves over it; what waves warns of is not looked at."""
+    plant = Plant(rises)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return plant, await run(waves(body=plant.body(), **settings), ctx)
+
+
+def records(after: Mapping[str, Any]) -> list[Step]:
+    return [step for step in after["history"] if step.link == "wave"]
+
+
+def kept(after: Mapping[str, Any]) -> list[bool]:
+    return [bool(step.metrics["kept"]) for step in records(after)]
+
+
+async def test_each_wave_takes_a_step_of_what_remains_from_what_held(ctx: dict[str, Any]) -> None:
+    plant, after = await ran(ctx, [0.01, 0.02, 0.025], step=0.2, max_waves=3)
+    assert plant.sparsities == pytest.approx([0.2, 0.36, 0.488], abs=1e-3)
+    assert plant.epochs == [3, 3, 3]
+    assert kept(after) == [True] * 4
+    assert footprint(after["checkpoint"]).zero_share == pytest.approx(0.488, abs=1e-3)
+    assert after["verdict"].checkpoint == after["checkpoint"].id
+    assert records(after)[0].metrics["perplexity"] == 20.0
+
+
+async def test_a_wave_that_breaks_the_stop_loss_is_reverted_and_the_next_is_gentler(
+    ctx: dict[str, Any],
+) -> None:
+    plant, after = await ran(ctx, [0.01, 0.5, 0.02, 0.02], step=0.2, max_waves=4)
+    # From 0.2 again by half the step, and once that held, on by it.
+    assert plant.sparsities == pytest.approx([0.2, 0.36, 0.28, 0.352], abs=1e-3)
+    assert plant.epochs == [3, 3, 6, 6]
+    assert kept(after) == [True, True, False, True, True]
+    assert after["verdict"].rise == 0.02
+
+
+async def test_a_planted_disaster_leaves_the_last_good_wave_byte_for_byte(
+    ctx: dict[str, Any],
+) -> None:
+    _, good = await ran(ctx, [0.01], step=0.1, max_waves=1)
+    strike = iter([0.1, 0.6])
+
+    @link
+    async def prune(
+        ctx: Standing, *, sparsity: float | None = None, pattern: str = "unstructured"
+    ) -> Changed:
+        return {"checkpoint": masked(ctx["checkpoint"], next(strike))}
+
+    disaster = Chain(prune(), *Plant([0.01, 4.0]).body().links[1:])
+    with pytest.warns(UserWarning, match="short of target=50.0%"):
+        after = await run(waves(body=disaster, patience=1, target=0.5), ctx)
+    assert kept(after) == [True, True, False]
+    assert records(after)[2].metrics["parameters_left"] < 0.6
+    assert after["checkpoint"].id == good["checkpoint"].id
+    assert digests(after["checkpoint"]) == digests(good["checkpoint"])
+    assert records(after)[2].checkpoint != after["checkpoint"].id
+
+
+async def test_patience_ends_it_with_the_best_that_held(ctx: dict[str, Any]) -> None:
+    plant, after = await ran(ctx, [0.01, 1.0, 1.0, 1.0], step=0.2, patience=3)
+    assert kept(after) == [True, True, False, False, False]
+    assert plant.sparsities == pytest.approx([0.2, 0.36, 0.28, 0.24], abs=1e-3)
+    assert plant.epochs == [3, 3, 6, 12]
+    assert footprint(after["checkpoint"]).zero_share == pytest.approx(0.2, abs=1e-3)
+    assert (
+        after["history"][-1].metrics["ended"]
+        == "as many waves in a row as patience=3 allows did not hold"
+    )
+
+
+async def test_a_wave_that_holds_renews_the_patience(ctx: dict[str, Any]) -> None:
+    _, after = await ran(ctx, [1.0, 0.01, 1.0, 0.01, 1.0, 1.0], patience=2)
+    assert kept(after)[1:] == [False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("fault", [NumericsError("the loss is nan"), GateError("too much")])
+async def test_numbers_that_break_down_revert_the_wave_and_the_reason_is_kept(
+    ctx: dict[str, Any], fault: Exception
+) -> None:
+    _, after = await ran(ctx, [fault, 0.01], max_waves=2)
+    assert kept(after) == [True, False, True]
+    assert records(after)[1].metrics["reason"] == f"link 'validate' failed: {fault}"
+    assert records(after)[1].checkpoint is None
+
+
+async def test_a_loss_of_nan_in_healing_reverts_the_wave(ctx: dict[str, Any]) -> None:
+    body = Chain(prune(method="magnitude"), heal(learning_rate=1e20), validate())
+    known = await run(Chain(profile(), score()), ctx)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's own too, when it is first imported here
+        after = await run(waves(body=body, patience=1, stop_loss=5.0), known)
+    assert "nan" in str(records(after)[1].metrics["reason"])
+    assert after["checkpoint"].id == ctx["checkpoint"].id
+
+
+async def test_where_no_wave_holds_the_model_is_as_it_came_and_that_is_said(
+    ctx: dict[str, Any],
+) -> None:
+    with pytest.warns(
+        UserWarning, match="no wave held, .* because as many waves in a row as patience=1"
+    ):
+        after = await run(waves(body=Plant([1.0]).body(), patience=1), ctx)
+    assert after["checkpoint"] is ctx["checkpoint"]
+    assert after["verdict"].rise == AS_IT_CAME
+
+
+async def test_a_rise_that_is_no_number_never_holds(ctx: dict[str, Any]) -> None:
+    _, after = await ran(ctx, [(float("nan"), 0.0)], patience=1)
+    assert kept(after) == [True, False]
+
+
+async def test_other_failures_end_the_run(ctx: dict[str, Any]) -> None:
+    with pytest.raises(LinkError, match="unfit") as caught:
+        await ran(ctx, [DataError("unfit")])
+    assert caught.value.link == "validate"
+
+
+async def test_the_rule_is_the_gate_of_validate(ctx: dict[str, Any]) -> None:
+    # Two standard errors are taken off the rise.
+    _, after = await ran(ctx, [(0.0499, 0.01), (0.0501, 0.01)], stop_loss=0.03, max_waves=2)
+    assert kept(after) == [True, True, False]
+    reason = str(records(after)[2].metrics["reason"])
+    assert reason.startswith("perplexity rose by 5.01% (standard error 1.00%) over dense")
+
+
+async def test_a_stop_loss_smaller_than_the_noise_is_refused_and_says_how_much_text_it_takes(
+    ctx: dict[str, Any],
+) -> None:
+    message = r"stop_loss=1.00% .* errors of the rise are 4.00% on 4 windows .* about 64 such"
+    with pytest.raises(LinkError, match=message) as caught:
+        await ran(ctx, [(0.02, 0.02)], stop_loss=0.01)
+    assert isinstance(caught.value.__cause__, DataError)
+    # Later it is no reason to lose what held.
+    _, after = await ran(ctx, [(0.005, 0.001), (0.02, 0.02)], stop_loss=0.01, max_waves=2)
+    assert kept(after) == [True, True, False]
+    assert "smaller than the noise" in str(records(after)[2].metrics["reason"])
+
+
+async def test_a_model_that_is_past_the_stop_loss_when_it_comes_is_refused(
+    ctx: dict[str, Any],
+) -> None:
+    plant = Plant([])
+    plant.judged = iter([(0.2, 0.01)])
+    with pytest.raises(LinkError, match=r"before the first wave perplexity rose by 20.00%"):
+        await run(waves(body=plant.body()), ctx)
+
+
+async def test_the_last_wave_is_cut_to_hit_the_target(ctx: dict[str, Any]) -> None:
+    plant, after = await ran(ctx, [0.01] * 9, target=0.75, step=0.2)
+    weight, dense = footprint(after["checkpoint"]), footprint(ctx["dense"])
+    assert weight.of("parameters") / dense.of("parameters") == pytest.approx(0.75, abs=1e-3)
+    assert len(plant.sparsities) == 2
+    metrics = after["history"][-1].metrics
+    assert metrics["ended"] == "the target is reached"
+    assert metrics["parameters_left"] == pytest.approx(0.75, abs=1e-3)
+    assert metrics["bytes_left"] == 1.0
+
+
+async def test_a_model_at_its_target_is_left_as_it_is(ctx: dict[str, Any]) -> None:
+    light = {**ctx, "checkpoint": masked(ctx["checkpoint"], 0.5)}
+    plant, after = await ran(light, [], target=0.7)
+    assert plant.sparsities == []
+    assert after["checkpoint"].id == light["checkpoint"].id
+
+
+async def test_a_target_out_of_reach_is_refused_with_the_nearest_before_any_work(
+    ctx: dict[str, Any],
+) -> None:
+    plant = Plant([])
+    with pytest.raises(LinkError, match=r"target=0.1\) cannot be reached.* set target above 0.23"):
+        await run(waves(body=plant.body(), target=0.1), ctx)
+    for measure in ("bytes", "flops"):
+        with pytest.raises(LinkError, match=f"of='{measure}'.*cannot be reached by masks"):
+            await run(waves(body=plant.body(), target=0.5, of=measure), ctx)
+    assert next(plant.judged) == AS_IT_CAME
+
+
+async def test_a_step_too_small_for_the_model_does_not_go_on_for_ever(ctx: dict[str, Any]) -> None:
+    _, after = await ran(ctx, [0.001] * 5, step=1e-6)
+    assert kept(after) == [True, False, False]
+    assert "nothing went: the step is too small" in str(records(after)[1].metrics["reason"])
+
+
+async def test_text_that_cannot_judge_is_refused_before_any_work(ctx: dict[str, Any]) -> None:
+    one = {**ctx, "heldout": tiny_windows(1, 16, seed=2)}
+    same = {**ctx, "healing": tiny_windows(3, 16, seed=2)}
+    for found, message in ((one, "has one window"), (same, r"3 of 4 windows .* stand in healing")):
+        plant = Plant([])
+        with pytest.raises(LinkError, match=message) as caught:
+            await run(waves(body=plant.body()), found)
+        assert isinstance(caught.value.__cause__, DataError)
+        assert next(plant.judged) == AS_IT_CAME
+
+
+async def test_every_wave_is_in_the_history_with_figures_settings_and_cost(
+    ctx: dict[str, Any],
+) -> None:
+    before = {**ctx, "history": (Step("load", {}, None),)}  # type: ignore[arg-type]
+    _, after = await ran(before, [0.01, 0.5, 0.02], step=0.2, max_waves=3)
+    names = [step.link for step in after["history"]]
+    chain = ["prune", "heal", "validate", "wave"]
+    assert names == ["load", "validate", "wave", *chain, "wave", *chain, "waves"]
+    assert [step.within for step in after["history"]] == [None, *["waves"] * 11, None]
+    first, second = records(after)[1:3]
+    assert first.settings == {"share": 0.2, "healing": 1}
+    assert second.metrics["wave"] == 2
+    assert second.metrics["rise"] == 0.5
+    assert {"parameters", "bytes", "flops", "perplexity", "rise_error"} <= second.metrics.keys()
+    assert second.cost.seconds > 0
+    own = after["history"][-1]
+    assert own.metrics["waves"] == 3
+    assert own.metrics["kept"] == 2
+    assert own.settings["body"] == [
+        {"prune": {"sparsity": None, "pattern": "unstructured"}},
+        {"heal": {"epochs": 3}},
+        {"validate": {"max_rise": None}},
+    ]
+    assert all(step.as_dict() for step in after["history"][1:])
+
+
+async def test_what_it_was_given_stays_as_it_was(ctx: dict[str, Any]) -> None:
+    before = digests(ctx["checkpoint"])
+    keys = set(ctx)
+    await ran(ctx, [0.01, 1.0, 0.02], max_waves=3)
+    assert digests(ctx["checkpoint"]) == before
+    assert set(ctx) == keys
+
+
+async def test_real_links_thin_heal_and_judge_on_a_tiny_model(ctx: dict[str, Any]) -> None:
+    known = await run(Chain(profile(), score()), ctx)
+    body = Chain(prune(), heal(epochs=1), validate())
+    after = await run(waves(body=body, target=0.85, stop_loss=3.0), known)
+    weight, dense = footprint(after["checkpoint"]), footprint(ctx["dense"])
+    assert weight.of("parameters") / dense.of("parameters") == pytest.approx(0.85, abs=1e-3)
+    judged = await run(validate(), after)
+    assert judged["verdict"] == after["verdict"]
+
+
+async def test_a_body_may_profile_and_score_what_each_wave_starts_from(
+    ctx: dict[str, Any],
+) -> None:
+    body = Chain(profile(), score(), prune(method="magnitude"), validate())
+    bound = waves(body=body, max_waves=2, stop_loss=5.0)
+    assert bound.needs == {"checkpoint", "dense", "calibration", "healing", "heldout"}
+    after = await run(bound, ctx)
+    zeros = [step.metrics["linear_sparsity"] for step in after["history"] if step.link == "prune"]
+    assert zeros == pytest.approx([0.1, 0.19], abs=2e-3)
+    assert after["scores"].linears.keys() == after["plan"].linears.keys()
+
+
+def test_what_the_body_needs_waves_needs() -> None:
+    bound = waves(body=Chain(prune(), validate()))
+    assert bound.needs >= {"profile", "scores"}
+    assert "plan" not in bound.gives
+    assert bound.gives == {"checkpoint", "verdict", "reference"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"step": 0.0}, {"step": 1.0}, {"stop_loss": 0.0}, {"patience": 0}, {"target": 1.0}],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=rf"waves\({next(iter(settings))}="):
+        waves(body=Chain(prune(), validate()), **settings)
