@@ -25,17 +25,22 @@ async def load(
     dtype: DType = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    dequantize: bool = True,
 ) -> Loaded:
     """Open a causal language model; it becomes both the model at work and the dense reference.
 
     Settings:
         model: a hub id, a local folder, a .gguf file, or package:NAME/FILE.gguf.
-        dtype: what weights are stored in from here on; auto keeps what the model has (a GGUF
-            file's codes are multiplied out exactly, to float32).
+        dtype: what weights are stored in from here on; auto keeps what the model has (codes of a
+            quantised one are multiplied out exactly, to float32).
         revision: branch, tag or commit on the hub.
         trust_remote_code: allow Python that the model brings to run.
+        dequantize: read a model that is quantised already (GGUF, compressed-tensors, bitsandbytes)
+            as the values its codes stand for, to be pruned, healed or quantised anew. Off, codes of
+            compressed-tensors stay codes: saving loses nothing, and links that would change them
+            refuse.
     """
-    checkpoint = await in_thread(_open, model, dtype, revision, trust_remote_code)
+    checkpoint = await in_thread(_open, model, dtype, revision, trust_remote_code, dequantize)
     return {
         "checkpoint": checkpoint,
         "dense": checkpoint,
@@ -43,10 +48,14 @@ async def load(
     }
 
 
-def _open(model: str, dtype: DType, revision: str | None, trust_remote_code: bool) -> Checkpoint:
+def _open(
+    model: str, dtype: DType, revision: str | None, trust_remote_code: bool, dequantize: bool
+) -> Checkpoint:
     source = find_model(model, revision=revision)
     stored = None if dtype == "auto" else getattr(torch, dtype)
-    checkpoint = open_checkpoint(source, dtype=stored, trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(
+        source, dtype=stored, trust_remote_code=trust_remote_code, dequantize=dequantize
+    )
     Skeleton(checkpoint)  # a model without a block stack is refused now, not at the first pass
     check_weights(checkpoint)
     return checkpoint

@@ -1,4 +1,7 @@
-"""Opening a model as a `Checkpoint`: lazily where its files allow, else through transformers."""
+"""Opening a model as a `Checkpoint`: lazily where its files allow, else through transformers.
+
+What is quantised already is multiplied out to float32 unless its codes are asked for.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -21,9 +25,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder
+from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
 from ..checkpoints.shards import shard_paths
-from ..errors import CheckpointError, ModelError
+from ..errors import CheckpointError, ModelError, SettingError
+from .quantized_folders import multiplied_out, with_codes
 from .refusals import REFUSED, reason
 from .skeleton import empty_model
 from .sources import Source
@@ -41,23 +46,40 @@ _SMALL_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_ASIDE_SHARD_BYTES = 2 << 30
 
 
 def open_checkpoint(
-    source: Source, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
+    source: Source,
+    *,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    dequantize: bool = True,
 ) -> Checkpoint:
     """The model at ``source``; weights in safetensors stay on disk until they are asked for.
 
     Args:
-        dtype: what floating-point tensors are stored as from here on; None keeps what is there.
+        dtype: what floating-point tensors are stored as from here on; None keeps what is there,
+            and makes a quantised model float32, in which its codes are multiplied out.
         trust_remote_code: allow Python that the model's folder brings to run.
+        dequantize: give a quantised model as the values its codes stand for. If not, they come as
+            `Quantized`, so that saving loses nothing.
 
     Raises:
         ModelError: not a causal language model transformers can build, or it needs code of its
-            own and that was not allowed.
+            own and that was not allowed; quantised by a method that is not read.
         CheckpointError: pickled, damaged or missing weights.
+        SettingError: a quantised model whose codes cannot be kept as they are.
     """
-    opened = _open_gguf(source) if source.gguf else _open_folder(source, trust_remote_code)
+    if source.gguf and not dequantize:
+        raise SettingError(
+            f"the codes of '{source.label}', a GGUF file, are multiplied out when it is read; "
+            f"leave dequantize on"
+        )
+    if source.gguf:
+        opened = _open_gguf(source)
+    else:
+        opened = _open_folder(source, trust_remote_code, dequantize)
     return opened if dtype is None else _as_dtype(opened, dtype)
 
 
@@ -107,28 +129,75 @@ def as_checkpoint(
     return Checkpoint(config, refs, files, source=source)
 
 
-def _open_folder(source: Source, trust_remote_code: bool) -> Checkpoint:
+def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> Checkpoint:
     config = _read_config(source)
     if not trust_remote_code:
         _refuse_code(config, source)
         config.pop("auto_map", None)
-    _refuse_quantized(config, source)
     if "torch_dtype" in config:  # as versions 4 of transformers wrote it
         config.setdefault("dtype", config.pop("torch_dtype"))
     files = _small_files(source.folder, code=trust_remote_code)
+    quantization = config.pop("quantization_config", None)
     opened = Checkpoint(config, open_folder(source.folder), files, source=source.label)
+    if not quantization:
+        return _as_named(opened) or _through_transformers(source, files, trust_remote_code)
+    return _open_quantized(opened, quantization, source, trust_remote_code, dequantize)
+
+
+def _as_named(opened: Checkpoint) -> Checkpoint | None:
+    """The tensors the model has, in its order, tied ones once; None where names differ."""
     skeleton = empty_model(opened)
     tied = getattr(skeleton, "all_tied_weights_keys", None) or {}
-    wanted = set(skeleton.state_dict()) - set(tied)
-    if wanted <= opened.refs.keys():
-        kept = {name: ref for name, ref in opened.refs.items() if name in wanted}
-        return replace(opened, refs=kept)
-    return _through_transformers(source, files, trust_remote_code)
+    wanted = [name for name in skeleton.state_dict() if name not in tied]
+    if not opened.refs.keys() >= set(wanted):
+        return None
+    return replace(opened, refs={name: opened.refs[name] for name in wanted})
 
 
-def _through_transformers(source: Source, files: dict[str, bytes], trust: bool) -> Checkpoint:
+def _open_quantized(
+    opened: Checkpoint, quantization: object, source: Source, trust: bool, dequantize: bool
+) -> Checkpoint:
+    """A folder somebody quantised, its weights in float32 or, if so asked, its codes."""
+    values = multiplied_out(opened.refs, quantization, source.label)
+    if values is None:
+        found = _dequantized_by_transformers(source, opened.files, trust)
+    else:
+        dense = replace(opened, refs=values)
+        found = _as_named(dense) or _written_dense(dense, source, trust)
+    return _as_dtype(found, torch.float32) if dequantize else with_codes(found, source.label)
+
+
+def _dequantized_by_transformers(
+    source: Source, files: Mapping[str, bytes], trust: bool
+) -> Checkpoint:
+    """Formats of compressed-tensors that are not integer codes, such as float8."""
+    try:
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust)
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+    config.quantization_config = {**config.quantization_config, "dequantize": True}
+    return _through_transformers(source, files, trust, config=config, dtype=torch.float32)
+
+
+def _written_dense(dense: Checkpoint, source: Source, trust: bool) -> Checkpoint:
+    """Let transformers translate names and shapes, by way of a dense folder written aside."""
+    sizes = {name: ref.num_bytes for name, ref in dense.refs.items()}
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside)
+        write_folder(folder, dense.tensors, sizes, max_bytes=_ASIDE_SHARD_BYTES)
+        for name, data in dense.files.items():
+            (folder / name).write_bytes(data)
+        config = {**dense.config, "dtype": "float32"}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return _through_transformers(replace(source, folder=folder), dense.files, trust)
+
+
+def _through_transformers(
+    source: Source, files: Mapping[str, bytes], trust: bool, **options: Any
+) -> Checkpoint:
     """Load weights whose names transformers translates, such as experts stored one by one."""
-    model = _from_pretrained(source, trust_remote_code=trust)
+    model = _from_pretrained(source, trust_remote_code=trust, **options)
+    _forget_quantization(model)
     opened = as_checkpoint(model, source=source.label)
     return replace(opened, files={**opened.files, **files})
 
@@ -137,12 +206,17 @@ def _open_gguf(source: Source) -> Checkpoint:
     """Read a GGUF file through transformers, which multiplies its codes out to float32."""
     model = _from_pretrained(source, gguf_file=source.gguf)
     tokenizer = _gguf_tokenizer(source)
+    _forget_quantization(model)
+    return as_checkpoint(model, tokenizer, source=source.label)
+
+
+def _forget_quantization(model: Any) -> None:
+    """Let a model that was multiplied out as it was read pass for what it is, a dense one."""
     for name in ("hf_quantizer", "is_quantized", "quantization_method"):
         if hasattr(model, name):
             delattr(model, name)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return as_checkpoint(model, tokenizer, source=source.label)
 
 
 def _from_pretrained(source: Source, **options: Any) -> Any:
@@ -182,15 +256,6 @@ def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
         raise ModelError(
             f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
             f"run unless you say so: pass trust_remote_code=True if you trust it"
-        )
-
-
-def _refuse_quantized(config: Mapping[str, Any], source: Source) -> None:
-    found = config.get("quantization_config")
-    if found:
-        method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
-        raise ModelError(
-            f"'{source.label}' is already quantised ({method}); give the model it was made from"
         )
 
 

@@ -69,11 +69,14 @@ def quantization_config(
 
     Args:
         quantized: weight name to its codes.
-        linears: paths of all ``nn.Linear`` modules of the model; those not quantised are ignored.
+        linears: paths of all ``nn.Linear`` modules of the model, in its order; those not quantised
+            are ignored.
     """
     modules: dict[_Grid, list[str]] = {}
-    for name, ref in quantized.items():
-        modules.setdefault(_grid(ref), []).append(name.removesuffix(".weight"))
+    linears = list(linears)
+    for path in linears:
+        if (ref := quantized.get(f"{path}.weight")) is not None:
+            modules.setdefault(_grid(ref), []).append(path)
     covered = {name for names in modules.values() for name in names}
     config = QuantizationConfig(
         config_groups={

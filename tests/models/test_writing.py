@@ -7,83 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny import tiny_checkpoint, tiny_configs, tiny_model, tiny_windows
-from torch import Tensor
+from tiny import tiny_checkpoint, tiny_configs, tiny_model
+from tiny_folders import (
+    GIB,
+    all_weights,
+    for_bitsandbytes,
+    own_logits,
+    plain_logits,
+    quantized,
+    written,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from birdbone.checkpoints import BitsAndBytes, Checkpoint, InMemory, Quantized
+from birdbone.checkpoints import BitsAndBytes, InMemory, Quantized
 from birdbone.errors import Cancelled, CheckpointError, MissingExtraError
 from birdbone.models import bitsandbytes as bitsandbytes_room
 from birdbone.models.bitsandbytes import int8_values, nf4_values
-from birdbone.models.linears import find_linears
-from birdbone.models.skeleton import Skeleton, empty_model, find_blocks
 from birdbone.models.writing import weight_format, write_model
 from birdbone.solvers.grid import Grid
-from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 
-GIB = 1 << 30
 BLOCK_LINEARS = ("llama", "qwen3", "gemma3", "opt", "gpt_neox", "phi3", "mixtral", "gpt_oss")
-
-
-def written(checkpoint: Checkpoint, folder: Path, *, max_shard_bytes: int = GIB) -> Path:
-    """The folder of a checkpoint, made first."""
-    folder.mkdir()
-    write_model(checkpoint, folder, max_shard_bytes=max_shard_bytes)
-    return folder
-
-
-def plain_logits(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What plain transformers computes from a folder."""
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, experts_implementation="eager", output_loading_info=True
-    )
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    with torch.no_grad():
-        return model.eval()(tiny_windows().tokens, use_cache=False).logits
-
-
-def own_logits(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What the checkpoint computes in memory."""
-    model = Skeleton(checkpoint, dtype=dtype).fill()
-    with torch.no_grad():
-        return model.eval()(tiny_windows().tokens, use_cache=False).logits
-
-
-def quantized(checkpoint: Checkpoint, **grids: Any) -> Checkpoint:
-    """Every ``nn.Linear`` of every block on a grid: 4 bits, groups of 16, or as ``grids`` says."""
-    model = empty_model(checkpoint)
-    path, blocks = find_blocks(model)
-    codes = {}
-    for index, block in enumerate(blocks):
-        for linear in find_linears(block, f"{path}.{index}."):
-            if linear.plain:
-                leaf = linear.name.rpartition(".")[2]
-                grid = grids.get(leaf, grids.get("every", Grid(bits=4, group_size=16)))
-                weight = checkpoint.tensors[linear.tensor]
-                made = quantize_round_to_nearest(weight, grid=grid, scale_dtype=weight.dtype)
-                codes[linear.tensor] = Quantized(
-                    made.codes, made.scales, bits=grid.bits, zero_points=made.zero_points
-                )
-    return checkpoint.evolve(codes)
-
-
-def for_bitsandbytes(checkpoint: Checkpoint, kind: str) -> Checkpoint:
-    """Every ``nn.Linear`` of every block handed to bitsandbytes."""
-    values = {"nf4": nf4_values, "llm.int8": int8_values}[kind]
-    made = {
-        name: BitsAndBytes(ref, values(ref.load()), kind=kind)
-        for name, ref in quantized(checkpoint).refs.items()
-        if isinstance(ref, Quantized)
-        for ref in [checkpoint.refs[name]]
-    }
-    return checkpoint.evolve(made)
-
-
-def all_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor in a folder's weight files."""
-    return {n: t for path in folder.glob("*.safetensors") for n, t in load_file(path).items()}
 
 
 @pytest.mark.parametrize("arch", tiny_configs)
