@@ -13,7 +13,7 @@ from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ..contexts.flow import Changed, Standing
 from ..engine import announce, in_thread, link
 from ..errors import SettingError
-from ..models.bitsandbytes import nf4_values
+from ..models.bitsandbytes import check_nf4_shape, nf4_values
 from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
 from ..models.rewriting import rewrite_blocks
@@ -203,7 +203,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         )
     given = settings["method"] in BITSANDBYTES
     if given:
-        nf4_values(torch.ones(1, 64))  # is it usable here at all?
+        nf4_values(torch.ones(32, 64))  # is it usable here at all?
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
     if checkpoint is None:
         return
@@ -212,13 +212,15 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for linear in chosen_linears(checkpoint, given or _packable(settings)):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
-        if grid is not None:
-            _check_width(linear, grid)
+        _check_shape(linear, grid, settings["method"])
 
 
-def _check_width(linear: Linear, grid: Grid) -> None:
+def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:
     try:
-        grid.group_width(linear.shape[1])
+        if grid is not None:
+            grid.group_width(linear.shape[1])
+        elif method == "nf4":
+            check_nf4_shape(linear.shape)
     except SettingError as error:
         raise named(linear, error) from error
 

@@ -3,6 +3,10 @@
 A folder is quantised from a fresh load and saved before any forward: on CPUs with AVX512-BF16 the
 first forward repacks 4-bit weights in place, and whatever is saved or dequantised after it is
 garbage. Everything happens on the CPU, so that what was measured and what is saved are the same.
+
+Version 0.50.2 dequantises on CPUs as if no block of 64 reached over the end of a row, so a layer
+whose width 64 does not divide computes something else there than on CUDA; with AVX512-BF16 it, and
+one whose height 32 does not divide, cannot compute at all. NF4 is refused for both.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from ..checkpoints.tensors import BitsAndBytesKind
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, SettingError
 
+_NF4_BLOCK, _NF4_ROWS = 64, 32
 _INT8_STEPS = 127
 
 
@@ -29,14 +34,31 @@ def nf4_values(weight: Tensor) -> Tensor:
     QLoRA, https://arxiv.org/abs/2305.14314, section 3: blocks of 64, their scales in 8 bits.
 
     Raises:
+        SettingError: a shape that does not run everywhere, see `check_nf4_shape`.
         MissingExtraError: bitsandbytes cannot be used here.
     """
+    check_nf4_shape(weight.shape)
     functional = _functional()
     codes, state = functional.quantize_4bit(
         weight.detach().cpu().contiguous(), compress_statistics=True, quant_type="nf4"
     )
     values: Tensor = functional.dequantize_4bit(codes, state)
     return values.to(weight.device, weight.dtype)
+
+
+def check_nf4_shape(shape: Sequence[int]) -> None:
+    """Refuse a shape ``[out_features, in_features]`` that bitsandbytes gets wrong on some CPUs.
+
+    Raises:
+        SettingError: 32 does not divide the rows, or 64 not the columns.
+    """
+    rows, width = shape
+    if width % _NF4_BLOCK or rows % _NF4_ROWS:
+        raise SettingError(
+            f"nf4 cannot hold shape {[rows, width]}: bitsandbytes computes wrongly on CPUs unless "
+            f"{_NF4_ROWS} divides the rows and {_NF4_BLOCK} the columns; use method='llm.int8', or "
+            f"integer codes (method='rtn')"
+        )
 
 
 def int8_values(weight: Tensor) -> Tensor:

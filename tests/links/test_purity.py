@@ -49,7 +49,7 @@ LINKS: dict[str, Any] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model to load and text to calibrate on."""
     place = tmp_path_factory.mktemp("purity")
-    tiny_model("llama_tied").save_pretrained(place / "model")
+    tiny_model("llama_tied", hidden_size=64).save_pretrained(place / "model")
     tiny_tokenizer().save_pretrained(place / "model")
     (place / "text").mkdir()
     for number in range(6):
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full(folder: Path) -> dict[str, Any]:
     """A context that holds what any link may need."""
     chain = Chain(profile(moments="full"), score(per_weight=True))
-    return asyncio.run(run(chain, calibrated(tiny_checkpoint("llama_tied"))))
+    return asyncio.run(run(chain, calibrated(tiny_checkpoint("llama_tied", hidden_size=64))))
 
 
 def content(value: Any) -> Iterator[str]:

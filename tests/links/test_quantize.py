@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
-from birdbone.links import prune, quantize, rounding, uncalibrated
+from birdbone.links import profile, prune, quantize, rounding, score, uncalibrated
 from birdbone.models.bitsandbytes import int8_values, nf4_values
 from birdbone.models.linears import all_linears
 from birdbone.models.skeleton import Skeleton
@@ -69,8 +69,8 @@ async def test_every_linear_of_every_block_is_stored_as_codes_and_nothing_else(a
 @pytest.mark.parametrize("method", ["rtn", "gptq", "nf4", "llm.int8"])
 @pytest.mark.parametrize("arch", WITH_EXPERTS)
 async def test_experts_are_left_alone_with_a_warning(arch: str, method: Any) -> None:
-    ctx = await scored(arch)
-    nf4_values(torch.ones(1, 64))  # bitsandbytes' import has warnings of its own
+    ctx = calibrated(tiny_checkpoint(arch, hidden_size=64, head_dim=16))
+    nf4_values(torch.ones(32, 64))  # bitsandbytes' import has warnings of its own
     message = r"quantize leaves \d+ tensors as they are, such as '.*experts\..*'"
     with pytest.warns(UserWarning, match=message):
         light = (await run(quantize(method=method, group_size=16), ctx))["checkpoint"]
@@ -117,7 +117,7 @@ async def test_gptq_moves_outputs_less_than_rounding_does() -> None:
 async def test_bitsandbytes_methods_hold_the_values_it_will_compute_with(
     method: Any, kind: Any
 ) -> None:
-    ctx = calibrated(tiny_checkpoint())
+    ctx = calibrated(tiny_checkpoint(hidden_size=64))
     light = (await run(quantize(method=method), ctx))["checkpoint"]
     for linear in all_linears(ctx["checkpoint"]):
         ref = light.refs[linear.tensor]
@@ -130,7 +130,8 @@ async def test_bitsandbytes_methods_hold_the_values_it_will_compute_with(
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "nf4", "llm.int8"])
 async def test_pruned_weights_stay_exactly_zero(method: Any) -> None:
-    thin = await run(prune(sparsity=0.5), await scored("llama"))
+    chain = Chain(profile(), score(), prune(sparsity=0.5))
+    thin = await run(chain, calibrated(tiny_checkpoint(hidden_size=64)))
     light = (await run(quantize(method=method, group_size=16), thin))["checkpoint"]
     for linear in all_linears(thin["checkpoint"]):
         pruned = weight_of(thin["checkpoint"], linear) == 0
@@ -184,9 +185,17 @@ async def test_a_group_size_that_does_not_divide_is_refused_as_soon_as_there_is_
 @pytest.mark.parametrize("second", ["rtn", "nf4"])
 @pytest.mark.parametrize("first", ["rtn", "nf4"])
 async def test_quantising_twice_is_refused(first: Any, second: Any) -> None:
-    once = await run(quantize(method=first, group_size=16), {"checkpoint": tiny_checkpoint()})
+    dense = tiny_checkpoint(hidden_size=64)
+    once = await run(quantize(method=first, group_size=16), {"checkpoint": dense})
     with pytest.raises(LinkError, match=r"q_proj' is quantised already; quantise once"):
         await run(quantize(method=second, group_size=16), once)
+
+
+async def test_shapes_bitsandbytes_computes_wrongly_are_refused() -> None:
+    message = r"q_proj': nf4 cannot hold shape \[32, 32\].*use method='llm.int8'"
+    with pytest.raises(LinkError, match=message) as caught:
+        await run(quantize(method="nf4"), {"checkpoint": tiny_checkpoint()})
+    assert isinstance(caught.value.__cause__, SettingError)
 
 
 @pytest.mark.parametrize("bits", [1, 9, 16])

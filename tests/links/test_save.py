@@ -191,7 +191,7 @@ async def test_without_text_there_is_speed_and_no_perplexity(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("kind", "values"), [("nf4", nf4_values), ("llm.int8", int8_values)])
 async def test_bitsandbytes_is_proven_too(kind: Any, values: Any, tmp_path: Path) -> None:
-    dense = tiny_checkpoint()
+    dense = tiny_checkpoint(hidden_size=64)
     names = [n for n in dense.refs if "proj" in n]
     light = dense.evolve(
         {n: BitsAndBytes(dense.refs[n], values(dense.tensors[n]), kind=kind) for n in names}

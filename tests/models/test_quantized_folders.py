@@ -243,7 +243,7 @@ async def test_load_gives_a_dense_model_unless_codes_are_asked_for(tmp_path: Pat
 
 
 def test_codes_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
-    folder = written(for_bitsandbytes(tiny_checkpoint(), "nf4"), tmp_path / "light")
+    folder = written(for_bitsandbytes(tiny_checkpoint(hidden_size=64), "nf4"), tmp_path / "light")
     with pytest.raises(SettingError, match=r"codes of 'light' cannot be kept.*leave dequantize on"):
         opened(folder, dequantize=False)
 
@@ -284,7 +284,7 @@ DAMAGE_FOUR_BIT: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "no table": lambda w: w.pop(f"{UP}.quant_map"),
     "no codes": lambda w: w.pop(UP),
     "short table": lambda w: w.update({f"{UP}.quant_map": torch.zeros(3)}),
-    "float codes": lambda w: w.update({UP: torch.zeros(1024, 1)}),
+    "float codes": lambda w: w.update({UP: torch.zeros(2048, 1)}),
     "huge shape": stated(shape=[1 << 40, 1 << 40]),
     "shape that is no list": stated(shape="everything"),
     "block of nothing": stated(blocksize=0),
@@ -309,7 +309,7 @@ def test_a_damaged_packed_folder_is_refused_before_anything_is_unpacked(
 def test_a_damaged_four_bit_folder_is_refused_before_anything_is_unpacked(
     damage: str, tmp_path: Path
 ) -> None:
-    light = for_bitsandbytes(tiny_checkpoint(), "nf4")
+    light = for_bitsandbytes(tiny_checkpoint(hidden_size=64), "nf4")
     folder = edited(written(light, tmp_path / "x"), DAMAGE_FOUR_BIT[damage])
     with pytest.raises(BirdboneError, match=r"up_proj"):
         opened(folder)

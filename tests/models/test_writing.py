@@ -118,9 +118,9 @@ def test_a_quantised_weight_that_is_no_linear_is_refused(tmp_path: Path) -> None
 
 
 def test_two_formats_in_one_folder_are_refused(tmp_path: Path) -> None:
-    checkpoint = for_bitsandbytes(tiny_checkpoint(), "nf4")
+    checkpoint = for_bitsandbytes(tiny_checkpoint(hidden_size=64), "nf4")
     name = "model.layers.0.mlp.up_proj.weight"
-    mixed = checkpoint.evolve({name: quantized(tiny_checkpoint()).refs[name]})
+    mixed = checkpoint.evolve({name: quantized(tiny_checkpoint(hidden_size=64)).refs[name]})
     with pytest.raises(CheckpointError, match="quantised as nf4 and packed; one folder holds one"):
         written(mixed, tmp_path / "light")
 
@@ -174,7 +174,7 @@ def test_writing_stops_where_the_caller_says(tmp_path: Path) -> None:
 def test_bitsandbytes_computes_with_the_values_that_were_measured(
     kind: str, tmp_path: Path
 ) -> None:
-    checkpoint = for_bitsandbytes(tiny_checkpoint(), kind)
+    checkpoint = for_bitsandbytes(tiny_checkpoint(hidden_size=64), kind)
     folder = written(checkpoint, tmp_path / "light")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     linear = model.model.layers[1].mlp.down_proj
@@ -193,10 +193,13 @@ def test_bitsandbytes_computes_with_the_values_that_were_measured(
 
 
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt")
-@pytest.mark.parametrize(("kind", "bound"), [("nf4", 1e-5), ("llm.int8", 0.05)])
-def test_a_bitsandbytes_folder_loads_plainly(kind: str, bound: float, tmp_path: Path) -> None:
-    """LLM.int8 quantises activations too, so its logits differ by more than rounding."""
-    checkpoint = for_bitsandbytes(tiny_checkpoint(), kind)
+@pytest.mark.parametrize("kind", ["nf4", "llm.int8"])
+def test_a_bitsandbytes_folder_loads_plainly(kind: str, tmp_path: Path) -> None:
+    """LLM.int8 rounds activations too, and NF4 runs in bfloat16 on CPUs made for that."""
+    from bitsandbytes.functional import has_avx512bf16
+
+    bound = {"nf4": 0.04 if has_avx512bf16() else 1e-5, "llm.int8": 0.05}[kind]
+    checkpoint = for_bitsandbytes(tiny_checkpoint(hidden_size=64), kind)
     folder = written(checkpoint, tmp_path / "light")
     expected = own_logits(checkpoint)
     assert float((plain_logits(folder) - expected).norm() / expected.norm()) < bound
@@ -204,8 +207,8 @@ def test_a_bitsandbytes_folder_loads_plainly(kind: str, bound: float, tmp_path: 
 
 def test_a_linear_not_handed_over_stays_dense_beside_bitsandbytes(tmp_path: Path) -> None:
     kept = "model.layers.1.mlp.up_proj.weight"
-    dense = tiny_checkpoint().refs[kept]
-    checkpoint = for_bitsandbytes(tiny_checkpoint(), "nf4").evolve({kept: dense})
+    dense = tiny_checkpoint(hidden_size=64).refs[kept]
+    checkpoint = for_bitsandbytes(tiny_checkpoint(hidden_size=64), "nf4").evolve({kept: dense})
     folder = written(checkpoint, tmp_path / "light")
     assert torch.equal(all_weights(folder)[kept], dense.load())
 
@@ -235,10 +238,10 @@ def test_unusable_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_in_memory_sources_are_what_bitsandbytes_is_given(tmp_path: Path) -> None:
     """Quantising the dequantised values again would drift; the source is quantised once."""
-    source = torch.randn(64, 32, generator=torch.Generator().manual_seed(3))
+    source = torch.randn(64, 64, generator=torch.Generator().manual_seed(3))
     name = "model.layers.0.mlp.up_proj.weight"
-    ref = BitsAndBytes(InMemory(source), torch.zeros(64, 32), kind="nf4")
-    folder = written(tiny_checkpoint().evolve({name: ref}), tmp_path / "light")
+    ref = BitsAndBytes(InMemory(source), torch.zeros(64, 64), kind="nf4")
+    folder = written(tiny_checkpoint(hidden_size=64).evolve({name: ref}), tmp_path / "light")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     weight = model.model.layers[0].mlp.up_proj.weight
     from bitsandbytes.functional import dequantize_4bit
