@@ -91,13 +91,16 @@ Keyword arguments of a maker replace config values.
 
 
 def tiny_model(arch: str = "llama", *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
+    """`random_model` of the architecture; overrides go to its config."""
+    return random_model(tiny_configs[arch](**overrides), seed=seed)
+
+
+def random_model(config: PreTrainedConfig, *, seed: int = 0) -> PreTrainedModel:
     """A random float32 model in eval mode whose activations keep about unit size.
 
     The same ``seed`` gives the same bytes. Experts run one product each, as in bird-bone's replay.
     """
-    model = AutoModelForCausalLM.from_config(
-        tiny_configs[arch](**overrides), experts_implementation="eager"
-    )
+    model = AutoModelForCausalLM.from_config(config, experts_implementation="eager")
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data = _random_like(parameter.data, generator)

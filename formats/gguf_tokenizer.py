@@ -1,0 +1,161 @@
+"""A tokenizer as GGUF states it: tokens, merges or scores, and the name of how text is split.
+
+Read from the fast tokenizer that transformers runs, whatever files it came from. llama.cpp has two
+kinds that matter here: byte-level BPE, where a name stands for the rule that splits text into words
+(`gguf_splitting`), and SentencePiece's, which merges by the score of what comes out. Which rule a
+tokenizer follows is read off its own definition; one that llama.cpp does not have is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+from transformers import PreTrainedTokenizerBase
+
+from ..checkpoints import Checkpoint
+from ..errors import ModelError
+from ..models.opening import load_tokenizer
+from .gguf_splitting import prefix_space, splitting_name
+from .sentencepiece_scores import scores_of
+
+_SPECIAL_IDS = {
+    "bos_token_id": GGUFWriter.add_bos_token_id,
+    "eos_token_id": GGUFWriter.add_eos_token_id,
+    "unk_token_id": GGUFWriter.add_unk_token_id,
+    "sep_token_id": GGUFWriter.add_sep_token_id,
+    "pad_token_id": GGUFWriter.add_pad_token_id,
+    "mask_token_id": GGUFWriter.add_mask_token_id,
+}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every token by its id: what it is, and of which kind."""
+
+    tokens: Sequence[str]
+    types: Sequence[TokenType]
+
+
+def describe_tokenizer(writer: GGUFWriter, checkpoint: Checkpoint, vocab_size: int) -> None:
+    """Write all that llama.cpp needs to turn text into the tokens the model knows.
+
+    Args:
+        vocab_size: rows of the embedding; ids that no token has are written as unused.
+
+    Raises:
+        ModelError: no tokenizer, one of a kind llama.cpp has not, or more tokens than rows.
+    """
+    tokenizer = load_tokenizer(checkpoint)
+    definition = _definition(tokenizer, checkpoint.source)
+    model = definition["model"]
+    vocabulary = _vocabulary(definition, vocab_size, checkpoint.source)
+    if model.get("byte_fallback"):
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(vocabulary.tokens)
+        writer.add_token_scores(scores_of(model, vocabulary.tokens, checkpoint.source))
+        writer.add_token_types(vocabulary.types)
+        writer.add_add_space_prefix(prefix_space(definition, checkpoint.source))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(splitting_name(definition, checkpoint.source))
+        writer.add_token_list(vocabulary.tokens)
+        writer.add_token_types(vocabulary.types)
+        writer.add_token_merges([_merge_text(merge) for merge in model["merges"]])
+    _describe_special(writer, tokenizer, checkpoint.config)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        writer.add_chat_template([{"name": k, "template": v} for k, v in template.items()])
+    elif template:
+        writer.add_chat_template(template)
+
+
+def _definition(tokenizer: PreTrainedTokenizerBase, source: str) -> dict[str, Any]:
+    """The tokenizer as tokenizer.json has it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"the tokenizer of '{source}' is {type(tokenizer).__name__}, which has no fast form "
+            f"that could be written as GGUF"
+        )
+    definition: dict[str, Any] = json.loads(backend.to_str())
+    kind = definition["model"]["type"]
+    if kind != "BPE":
+        raise ModelError(
+            f"the tokenizer of '{source}' is of kind {kind}, which cannot be written as GGUF; "
+            f"known: BPE, byte-level or with bytes to fall back on"
+        )
+    return definition
+
+
+def _merge_text(merge: Sequence[str] | str) -> str:
+    """A pair as a line of merges.txt; a space inside a part would part it in three."""
+    if isinstance(merge, str):
+        return merge
+    return " ".join(part.replace(" ", "Ġ") for part in merge)
+
+
+def _vocabulary(definition: Mapping[str, Any], size: int, source: str) -> Vocabulary:
+    by_id = {place: token for token, place in definition["model"]["vocab"].items()}
+    added = {token["id"]: token for token in definition["added_tokens"]}
+    highest = max([*by_id, *added])
+    if highest >= size:
+        raise ModelError(
+            f"the tokenizer of '{source}' has a token of id {highest}, its embedding {size} rows; "
+            f"give the tokenizer the model was made with"
+        )
+    falls_back = bool(definition["model"].get("byte_fallback"))
+    unknown = definition["model"].get("unk_token") if falls_back else None
+    tokens, types = [], []
+    for place in range(size):
+        if place in added:
+            token = added[place]
+            text = token["content"]
+            kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+            kind = TokenType.UNKNOWN if text == unknown else kind
+        elif place in by_id:
+            text = by_id[place]
+            kind = TokenType.BYTE if falls_back and _is_byte(text) else TokenType.NORMAL
+        else:
+            text, kind = f"[PAD{place}]", TokenType.UNUSED
+        tokens.append(text)
+        types.append(kind)
+    return Vocabulary(tokens, types)
+
+
+def _is_byte(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def _describe_special(
+    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]
+) -> None:
+    for name, add in _SPECIAL_IDS.items():
+        found = getattr(tokenizer, name, None)
+        if found is None:
+            found = config.get(name)
+        if isinstance(found, int):
+            add(writer, found)
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    before, after = _around(whole, bare)
+    if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [tokenizer.eos_token_id]):
+        raise ModelError(
+            f"the tokenizer of '{tokenizer.name_or_path}' puts other tokens around a text than "
+            f"those that begin and end one, which cannot be written as GGUF: {whole} for {bare}"
+        )
+    writer.add_add_bos_token(bool(before))
+    if after:
+        writer.add_add_eos_token(True)
+
+
+def _around(whole: list[int], bare: list[int]) -> tuple[list[int], list[int]]:
+    """What was put before and after ``bare`` to make ``whole``."""
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    return whole, []
