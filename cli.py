@@ -22,9 +22,11 @@ from .errors import BirdboneError, LinkError, SettingError, did_you_mean
 
 if TYPE_CHECKING:
     from .engine import Chain
+    from .journal import RunFolder
 
 _CHAIN = "One that `birdbone chains` lists; may be left out with --recipe."
 _FORCE = "Replace the folder even if birdbone did not make it."
+_RUN = "Keep what finished links leave in this folder, and go on from what it holds."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
 _DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or pydoc, the default."
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -88,6 +90,9 @@ def run(
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A chain written as YAML.")] = None,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help=_RUN, show_default=False)
+    ] = None,
     as_json: _AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no timing.")] = False,
     log: Annotated[
@@ -111,11 +116,21 @@ def run(
         for each in _middleware(quiet=quiet, as_json=as_json, log=log, wandb=wandb):
             assembled.use(each)
         try:
-            result = run_until_stopped(assembled, tell=lambda words: say("birdbone", words))
+            store = None if run_folder is None else stack.enter_context(_opened(run_folder))
+            result = run_until_stopped(
+                assembled, tell=lambda words: say("birdbone", words), store=store
+            )
         except Stopped as stopped:
             say("birdbone", str(stopped))
             raise typer.Exit(128 + stopped.number) from None
     _write_json(result_document(result)) if as_json else show(result_report(result))
+
+
+def _opened(folder: Path) -> RunFolder:
+    from .journal import RunFolder
+    from .reports.terminal import say
+
+    return RunFolder(folder, tell=lambda line: say("birdbone", line))
 
 
 def _use_threads(threads: int | None) -> None:

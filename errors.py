@@ -46,6 +46,10 @@ class ResourceError(BirdboneError):
     """Not enough memory or disk for what was asked."""
 
 
+class RunFolderError(BirdboneError):
+    """A run folder is in use, is none, cannot be written, or is given what it cannot keep."""
+
+
 class GateError(BirdboneError):
     """A measured figure broke the bound the user set; the result is not good enough."""
 

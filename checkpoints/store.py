@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint
+from .durable import publish, rename_synced
 from .manifest import sealed, unsealed
 from .tensors import DTYPES, BitsAndBytes, InMemory, Quantized, TensorRef, check_dtype, digest
 
@@ -48,6 +49,7 @@ class Stored(TensorRef):
         tensor = self._store.read(self._digest).get("values")
         if tensor is None or digest(tensor) != self._digest:
             raise self._store.mismatch(self._digest)
+        self._store.sound(self._digest)
         if (tensor.dtype, tuple(tensor.shape)) != (self.dtype, self.shape):
             raise CheckpointError(
                 f"object {self._digest} is {tensor.dtype} {tuple(tensor.shape)}, not the "
@@ -61,9 +63,10 @@ class ObjectStore:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self._sound: set[str] = set()  # objects this process wrote, or has held against their name
 
     def save(self, checkpoint: Checkpoint) -> str:
-        """Keep a checkpoint; returns its id. Objects already there are not written again.
+        """Keep a checkpoint; returns its id. Sound objects already there are not written again.
 
         Raises:
             CheckpointError: a tensor of a dtype that cannot be saved.
@@ -77,7 +80,7 @@ class ObjectStore:
             "files": {name: self._keep_file(data) for name, data in checkpoint.files.items()},
             "tensors": {name: self._keep(ref) for name, ref in checkpoint.refs.items()},
         }
-        self._publish(self._manifest(checkpoint.id), sealed(manifest))
+        publish(self._manifest(checkpoint.id), sealed(manifest))
         return checkpoint.id
 
     def load(self, id: str) -> Checkpoint:
@@ -108,6 +111,21 @@ class ObjectStore:
             parent=manifest["parent"],
         )
 
+    def keep(self, tensor: Tensor) -> dict[str, Any]:
+        """Keep one tensor by itself; returns what `tensor` finds it by, in types JSON knows."""
+        return self._keep(InMemory(tensor))
+
+    def tensor(self, entry: Mapping[str, Any]) -> Tensor:
+        """The tensor that `keep` gave ``entry`` for.
+
+        Raises:
+            CheckpointError: missing, damaged, or an entry that is none.
+        """
+        try:
+            return self._ref(entry).load()
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(f"{entry!r} is no entry of a tensor: {error!r}") from error
+
     def ids(self) -> list[str]:
         """Ids of the checkpoints kept here, sorted."""
         return sorted(path.stem for path in (self.folder / "manifests").glob("*.json"))
@@ -120,11 +138,16 @@ class ObjectStore:
         """
         path = self._object(key)
         try:
-            return load_file(path)
+            # Copies: a mapped file lies at any address, and kernels may round by alignment.
+            return {name: tensor.clone() for name, tensor in load_file(path).items()}
         except FileNotFoundError as error:
             raise CheckpointError(f"the store lacks {path}; compute it again") from error
         except (OSError, SafetensorError) as error:
             raise _damaged(path, str(error)) from error
+
+    def sound(self, key: str) -> None:
+        """Take note that an object was held against its name and matched."""
+        self._sound.add(key)
 
     def mismatch(self, key: str) -> CheckpointError:
         """The error for an object that no longer holds what its name says."""
@@ -138,9 +161,23 @@ class ObjectStore:
             entry.update(kind="bitsandbytes", format=ref.kind)
         else:
             entry.update(dtype=str(ref.dtype).removeprefix("torch."), shape=list(ref.shape))
-        if not self._object(ref.digest).exists():
+        if not self._holds(entry):
             self._write_object(ref.digest, _parts(ref))
+            self._sound.add(ref.digest)
         return entry
+
+    def _holds(self, entry: Mapping[str, Any]) -> bool:
+        """Whether the object is there and sound; a damaged one is to be written again."""
+        key = entry["digest"]
+        if not self._object(key).exists():
+            return False
+        if key not in self._sound:
+            try:
+                self._ref(entry).load()
+            except CheckpointError:
+                return False
+            self._sound.add(key)
+        return True
 
     def _ref(self, entry: Mapping[str, Any]) -> TensorRef:
         kind, key = entry["kind"], entry["digest"]
@@ -153,6 +190,7 @@ class ObjectStore:
             raise _damaged(self._object(key), repr(error)) from error
         if ref.digest != key:
             raise self.mismatch(key)
+        self.sound(key)
         return ref
 
     def _write_object(self, key: str, parts: Mapping[str, Tensor]) -> None:
@@ -162,7 +200,7 @@ class ObjectStore:
         os.close(handle)
         try:
             save_file(_apart(parts), aside)
-            _rename_synced(Path(aside), path)
+            rename_synced(Path(aside), path)
         except BaseException:
             Path(aside).unlink(missing_ok=True)
             raise
@@ -170,8 +208,8 @@ class ObjectStore:
     def _keep_file(self, data: bytes) -> str:
         key = hashlib.sha256(data).hexdigest()
         path = self.folder / "files" / key
-        if not path.exists():
-            self._publish(path, data)
+        if not path.exists() or path.read_bytes() != data:
+            publish(path, data)
         return key
 
     def _read_file(self, key: str) -> bytes:
@@ -180,17 +218,6 @@ class ObjectStore:
         if hashlib.sha256(data).hexdigest() != key:
             raise _damaged(path, "its content does not match its name")
         return data
-
-    def _publish(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            _rename_synced(Path(aside), path)
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
 
     def _object(self, key: str) -> Path:
         return self.folder / "objects" / _key(key)[:2] / f"{key}.safetensors"
@@ -227,12 +254,6 @@ def _apart(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parts ready to be written: safetensors refuses several that share memory."""
     ready = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
     return {name: part.clone() for name, part in ready.items()} if len(ready) > 1 else ready
-
-
-def _rename_synced(aside: Path, path: Path) -> None:
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

@@ -113,9 +113,12 @@ class Validated(Measured):
 class Savable(Loaded):
     """``heldout``, where there is some, is what the saved folder is scored on.
 
-    ``verdict``: the figures in memory, which the saved folder must reproduce.
+    ``verdict``: the figures in memory, which the saved folder must reproduce. ``calibration`` and
+    ``healing`` are named in the saved folder's record.
     """
 
+    calibration: NotRequired[Windows]
+    healing: NotRequired[Windows]
     heldout: NotRequired[Windows]
     verdict: NotRequired[Verdict]
 

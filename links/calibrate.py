@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -64,6 +65,13 @@ async def calibrate(
         "heldout": found["heldout"],
         "metrics": {f"{key}_tokens": found[key].num_tokens for key in _KEYS},
     }
+
+
+@calibrate.reading
+def _texts(settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """The texts by their content, so that a file changed under the same name is another text."""
+    sources = {settings["data"], settings["heldout_data"]} - {None}
+    return {source: read_corpus(source).digest for source in sorted(sources)}
 
 
 @calibrate.foresee

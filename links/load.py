@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
 from ..checkpoints import Checkpoint, all_finite
+from ..checkpoints.durable import file_hash
 from ..contexts.flow import Empty, Loaded
 from ..engine import announce, in_thread, link
 from ..errors import NumericsError
@@ -59,6 +61,14 @@ def _open(
     Skeleton(checkpoint)  # a model without a block stack is refused now, not at the first pass
     check_weights(checkpoint)
     return checkpoint
+
+
+@load.reading
+def _files(settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """The model's files by their content, so that another model under the same name is another."""
+    source = find_model(settings["model"], revision=settings["revision"])
+    paths = [source.folder / source.gguf] if source.gguf else sorted(source.folder.iterdir())
+    return {path.name: file_hash(path) for path in paths if path.is_file()}
 
 
 def check_weights(checkpoint: Checkpoint) -> None:

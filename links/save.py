@@ -26,7 +26,7 @@ from ..models.scoring import own_perplexity
 from ..models.skeleton import compute_dtype, default_device, has_code
 from ..models.writing import weight_format, write_model
 from ..reports.card import model_card
-from ..reports.provenance import provenance
+from ..reports.provenance import provenance, stands, without_paths
 from ..texts import Windows
 
 __all__ = ["check_disk", "check_target", "save"]
@@ -90,6 +90,13 @@ async def save(
 def _may_be_written(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """A folder that may not be replaced is refused before any work."""
     check_target(settings["path"], settings["force"])
+
+
+@save.leaving
+def _stands(ctx: Mapping[str, Any], added: Mapping[str, Any]) -> bool:
+    """The folder is as it was left, and tells of the very steps that led here this time."""
+    steps = [(step.link, without_paths(step.as_dict()["settings"])) for step in ctx["history"]]
+    return stands(added["saved"].path, ctx["checkpoint"], steps)
 
 
 def _needed_bytes(checkpoint: Checkpoint, dense: Checkpoint | None) -> int:

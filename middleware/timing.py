@@ -8,14 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..contexts.steps import Step
 from .open_links import Notes, OpenLinks, name_of, of_run
 
 
 @dataclass
 class _Clock:
-    """When a run began and when each of its open links did, in `time.perf_counter` seconds."""
+    """When a run began and when each of its open links did, in `time.perf_counter` seconds.
+
+    ``replayed``: by the link's id, how many seconds it took when it ran.
+    """
 
     start: float = field(default_factory=time.perf_counter)
+    replayed: dict[int, float] = field(default_factory=dict)
     links: OpenLinks[float] = field(default_factory=OpenLinks)
 
 
@@ -37,9 +42,14 @@ class Timing:
         """Start the link's clock."""
         of_run(self, mwctx, _Clock).links.open(link, time.perf_counter())
 
+    async def replayed(self, link: Any, ctx: Mapping[str, Any], step: Step, mwctx: Notes) -> None:
+        """Take note that the link only read what it left when it ran, to be said in its line."""
+        of_run(self, mwctx, _Clock).replayed[id(link)] = step.cost.seconds
+
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
-        """Write how long the link took."""
-        self._close(link, mwctx, "")
+        """Write how long the link took, or took when it ran if it was replayed."""
+        ran = of_run(self, mwctx, _Clock).replayed.pop(id(link), None)
+        self._close(link, mwctx, "" if ran is None else f" (replayed; it ran {ran:.2f} s)")
 
     async def failed(
         self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes

@@ -6,7 +6,7 @@ file, and no path of the machine it was made on.
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,7 +14,9 @@ from typing import Any
 
 from .. import __version__
 from ..checkpoints import Checkpoint
+from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
+from ..models.publishing import PROVENANCE
 
 _LIBRARIES = (
     "torch",
@@ -26,7 +28,6 @@ _LIBRARIES = (
     "modulink-py",
 )
 _VERSION = 1
-_CHUNK_BYTES = 1 << 20
 
 
 def provenance(
@@ -61,6 +62,23 @@ def provenance(
     }
 
 
+def stands(
+    folder: Path, checkpoint: Checkpoint, steps: Sequence[tuple[str, Mapping[str, Any]]]
+) -> bool:
+    """Whether a folder still holds what its record says: this model, these steps, every file.
+
+    Args:
+        steps: links with their settings as the record has them.
+    """
+    try:
+        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        told = [(step["link"], step["settings"]) for step in record["steps"]]
+        files = {name: _weighed(folder / name) for name in record["files"]}
+        return (record["checkpoint"], told, record["files"]) == (checkpoint.id, [*steps], files)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+
+
 def library_version(name: str) -> str:
     """The installed version of a distribution, in words where there is none."""
     try:
@@ -87,8 +105,4 @@ def _last_part(text: str) -> str:
 
 
 def _weighed(path: Path) -> dict[str, Any]:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            found.update(chunk)
-    return {"bytes": path.stat().st_size, "sha256": found.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}

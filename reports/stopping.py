@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..engine import Chain
+from ..engine import Chain, Store
 from ..engine import run as run_chain
 from ..errors import BirdboneError
 from .chains import save_links
@@ -22,10 +22,13 @@ class Stopped(Exception):
         self.number = number
 
 
-def run_until_stopped(chain: Chain, *, tell: Callable[[str], None]) -> dict[str, Any]:
+def run_until_stopped(
+    chain: Chain, *, tell: Callable[[str], None], store: Store | None = None
+) -> dict[str, Any]:
     """Run a chain in a new event loop; SIGINT and SIGTERM stop it at the next block.
 
     Args:
+        store: where finished links are kept, so that the run can go on another time.
         tell: takes the message that a signal has arrived, while the run comes to its end.
 
     Raises:
@@ -35,19 +38,21 @@ def run_until_stopped(chain: Chain, *, tell: Callable[[str], None]) -> dict[str,
     before = [_identity(folder) for folder in folders]
     received: list[int] = []
     try:
-        return asyncio.run(_watched(chain, received, tell))
+        return asyncio.run(_watched(chain, received, tell, store))
     except (asyncio.CancelledError, BirdboneError):
         if not received:
             raise
         written = [_identity(folder) for folder in folders] != before
         what = "what was saved by then is whole" if written else "nothing was written"
+        if store is not None:
+            what += "; finished links are kept, and the same command goes on from there"
         raise Stopped(received[0], f"stopped at the next block; {what}") from None
 
 
 async def _watched(
-    chain: Chain, received: list[int], tell: Callable[[str], None]
+    chain: Chain, received: list[int], tell: Callable[[str], None], store: Store | None
 ) -> dict[str, Any]:
-    task = asyncio.ensure_future(run_chain(chain))
+    task = asyncio.ensure_future(run_chain(chain, store=store))
 
     def stop(number: int) -> None:
         received.append(number)

@@ -1,0 +1,267 @@
+"""The run folder a run writes: every finished link's outcome, found again by what decided it.
+
+Cache and resume are one: running the same again replays what is kept and goes on from there. What
+is kept is published in one step, after all it names; what is read is checked against its checksum,
+and what fails that is taken away and made again. No clock is asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from .. import __version__
+from ..checkpoints import Checkpoint
+from ..checkpoints.durable import publish
+from ..checkpoints.manifest import sealed
+from ..contexts.steps import Step
+from ..engine import Link, Outcome
+from ..errors import CheckpointError, RunFolderError
+from .faults import writing_in
+from .journal import MARKER, UNREADABLE, Journal, Kept
+from .keys import Fingerprints, Ingredients, difference, hash_of, ingredients, unstorable
+from .lock import Lock
+from .progress import WorkInProgress
+from .records import Encoder, Unstorable
+
+
+class RunFolder(Journal):
+    """A `birdbone.engine.Store` on disk, for one process at a time.
+
+    Args:
+        path: made where it does not exist.
+        tell: takes one line about why a link runs again, or is run each time.
+
+    Raises:
+        RunFolderError: the folder is in use, holds something else, or cannot be written.
+        ResourceError: the disk is full.
+    """
+
+    def __init__(
+        self, path: Path | str, *, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.tell = tell
+        folder = Path(path).expanduser().resolve()
+        with writing_in(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_ours(folder)
+            self._lock = Lock(folder)
+        try:
+            with writing_in(folder):
+                if not (folder / MARKER).exists():
+                    publish(folder / MARKER, sealed({"birdbone": __version__}))
+            super().__init__(folder)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._guard = threading.Lock()
+        self._fingerprints = Fingerprints()
+        self._count = max((each.number for each in self._readable()), default=0)
+        # Keys of the links the run before came to; of those this one did; of those it is at.
+        self._before, self._now, self._open = self.last(), list[str](), list[str]()
+        self._differed = False
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the next process in."""
+        self._lock.release()
+
+    def place(self, step: Link, ctx: Mapping[str, Any]) -> _Place | None:
+        """Where the outcome of a link on a context is, or will be.
+
+        Raises:
+            RunFolderError: the link declares to read what cannot be hashed; or the folder is gone.
+        """
+        self.check_standing()
+        try:
+            made_from = ingredients(step, ctx, self._fingerprints)
+        except Unstorable as error:
+            self.tell(f"{step.__name__} is not kept and runs each time: {error}")
+            return None
+        return _Place(self, step, ctx, made_from)
+
+    def check_standing(self) -> None:
+        """See that the folder is still there.
+
+        Raises:
+            RunFolderError: it was removed or replaced.
+        """
+        self._lock.check()
+
+    def begin(self, key: str, made_from: Ingredients) -> None:
+        """A link has to run: say why, where the run before did another thing in its place."""
+        with self._guard:
+            was = None if self._differed else self._counterpart(key, made_from["link"])
+            self._differed |= was is not None
+            self._open.append(key)
+            self._write_last()
+        if was is not None:
+            self.tell(f"{made_from['link']} runs again: {difference(was.made_from, made_from)}")
+
+    def _counterpart(self, key: str, link: str) -> Kept | None:
+        """The next outcome of a link of that name in the run before, if it is of another key."""
+        if key in self._before:
+            return None
+        left = [each for each in self._before if each not in self._now]
+        found = (each for each in self._readable(left) if each.made_from["link"] == link)
+        return next(found, None)
+
+    def note(self, key: str) -> None:
+        """A link's outcome is kept: published or replayed."""
+        with self._guard:
+            self._now.append(key)
+            self._open = [each for each in self._open if each != key]
+            self._write_last()
+
+    def _write_last(self) -> None:
+        with writing_in(self.path):
+            publish(self.path / "last.json", sealed({"keys": self._now, "open": self._open}))
+
+    def keep(self, key: str, made_from: Ingredients, step: Link, outcome: Outcome) -> Kept:
+        """Publish an outcome: all it names first, then the file that names it.
+
+        Raises:
+            Unstorable: a link that declares nothing added what is not kept.
+            RunFolderError: one that declares did; or the folder is gone or cannot be written.
+            ResourceError: the disk is full.
+        """
+        self.check_standing()
+        with writing_in(self.path):
+            encoder = Encoder(self.objects.keep, self.objects.save)
+            added = {name: _tree(encoder, step, name, v) for name, v in outcome.added.items()}
+            steps = [encoder.tree(_plainly(each, encoder)) for each in outcome.steps]
+            with self._guard:
+                self._count += 1
+                kept = Kept(self._count, key, made_from, added, steps)
+                publish(self.outcome_path(key), kept.sealed())
+        return kept
+
+    def _readable(self, keys: Iterable[str] | None = None) -> Iterator[Kept]:
+        """Outcomes, all of them or those of some keys; what is damaged or gone is passed over."""
+        for key in self.keys() if keys is None else keys:
+            with suppress(FileNotFoundError, RunFolderError):
+                yield self.read(key)
+
+    def recall(self, kept: Kept) -> Outcome:
+        """An outcome's values; records whole, models with their tensors left on disk."""
+        decoder = self.decoder
+        values = {name: decoder.value(tree) for name, tree in kept.added.items()}
+        return Outcome(values, tuple(decoder.value(tree) for tree in kept.steps))
+
+
+class _Place:
+    """Where one link's outcome is kept."""
+
+    def __init__(
+        self, folder: RunFolder, step: Link, ctx: Mapping[str, Any], made_from: Ingredients
+    ) -> None:
+        self._folder, self._step, self._ctx, self._made_from = folder, step, ctx, made_from
+        self._key = hash_of(made_from)
+        self._progress = WorkInProgress(folder.path / "unfinished" / self._key, folder.tell)
+
+    def replay(self) -> Outcome | None:
+        """What the link left, checked whole; None where it never ran, or has to again."""
+        outcome = self._recalled()
+        if outcome is None:
+            self._folder.begin(self._key, self._made_from)
+        else:
+            self._progress.clear()
+            self._folder.note(self._key)
+        return outcome
+
+    def _recalled(self) -> Outcome | None:
+        name = self._step.__name__
+        try:
+            outcome = self._folder.recall(self._folder.read(self._key))
+            for value in outcome.added.values():
+                if isinstance(value, Checkpoint):
+                    _check_whole(value)
+        except FileNotFoundError:
+            return None
+        except (RunFolderError, CheckpointError, *UNREADABLE) as error:
+            self._folder.tell(f"{name} runs again: {error}")
+            return None
+        stands = self._step.factory.stands
+        if stands is not None and not stands(self._ctx, outcome.added):
+            self._folder.tell(f"{name} runs again: what it left is gone or was changed")
+            return None
+        return outcome
+
+    def publish(self, outcome: Outcome) -> Outcome:
+        """Keep what the link left; what goes on from here is what was kept."""
+        try:
+            kept = self._folder.keep(self._key, self._made_from, self._step, outcome)
+        except Unstorable as error:
+            self._folder.tell(f"{self._step.__name__} is not kept and runs each time: {error}")
+            return outcome
+        self._folder.note(self._key)
+        self._progress.clear()
+        return self._folder.recall(kept)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Work in progress of a run that was stopped."""
+        return self._progress.load()
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep work in progress."""
+        self._folder.check_standing()
+        with writing_in(self._folder.path):
+            self._progress.save(tensors, facts)
+
+
+def _check_ours(folder: Path) -> None:
+    left_by_a_crash = ("lock", ".part")
+    others = [each for each in folder.iterdir() if not each.name.endswith(left_by_a_crash)]
+    if others and not (folder / MARKER).exists():
+        raise RunFolderError(
+            f"'{folder}' holds something else and is no run folder; give one of its own"
+        )
+
+
+def _check_whole(checkpoint: Checkpoint) -> None:
+    """Read every tensor once, which holds each against its checksum."""
+    for ref in checkpoint.refs.values():
+        ref.load()
+
+
+def _tree(encoder: Encoder, step: Link, key: str, value: Any) -> Any:
+    try:
+        return encoder.tree(value)
+    except Unstorable as error:
+        if key in step.gives:
+            raise RunFolderError(unstorable(step, key, error)) from None
+        raise Unstorable(f"context key '{key}': {error}") from None
+
+
+def _plainly(step: Step, encoder: Encoder) -> Step:
+    """The record with settings and metrics that can be kept: others become their text."""
+
+    def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _or_text(value, encoder) for name, value in values.items()}
+
+    return replace(step, settings=kept(step.settings), metrics=kept(step.metrics))
+
+
+def _or_text(value: Any, encoder: Encoder) -> Any:
+    try:
+        encoder.tree(value)
+    except Unstorable:
+        return str(value)
+    return value

@@ -1,0 +1,170 @@
+"""What a context carries, as JSON and tensors and back: a closed list of kinds, never pickle.
+
+Plain values stand as they are. Whatever JSON has no word for becomes an object that names its
+kind: ``{"tuple": [...]}``, ``{"map": [[key, value], ...]}``, ``{"float": "nan"}``, ``{"path":
+"..."}``, ``{"tensor": entry}``, ``{"checkpoint": id, ...}``, ``{"record": name, "fields": {...}}``.
+Records are bird-bone's own frozen dataclasses and those given to `storable`; reading one back
+calls no other constructor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable, Mapping
+from functools import singledispatchmethod
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from .. import contexts
+from ..checkpoints import Checkpoint
+from ..errors import RunFolderError
+
+T = TypeVar("T", bound=type)
+
+_records: dict[str, type] = {}
+
+
+class Unstorable(Exception):
+    """A value of a kind that is not kept; the message says where inside and what it is."""
+
+
+def storable(record: T) -> T:
+    """Class decorator: let a run folder keep this frozen dataclass.
+
+    Its fields must be of kinds that can be kept; it is found again by module and name.
+
+    Raises:
+        RunFolderError: it is no frozen dataclass.
+    """
+    if not getattr(getattr(record, "__dataclass_params__", None), "frozen", False):
+        raise RunFolderError(
+            f"{record.__name__} is no frozen dataclass; write @dataclass(frozen=True)"
+        )
+    _records[_name(record)] = record
+    return record
+
+
+def _name(record: type) -> str:
+    return f"{record.__module__}.{record.__qualname__}"
+
+
+def _know_own_records() -> None:
+    """Every dataclass that the rooms of contexts define or carry."""
+    for room in pkgutil.iter_modules(contexts.__path__, f"{contexts.__name__}."):
+        for _, found in inspect.getmembers(import_module(room.name), dataclasses.is_dataclass):
+            if isinstance(found, type) and found is not Checkpoint:
+                storable(found)
+
+
+_know_own_records()
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Makes trees of values.
+
+    Attributes:
+        tensor: gives what stands for a tensor, in types JSON knows.
+        checkpoint: gives the id that stands for a checkpoint.
+    """
+
+    tensor: Callable[[Tensor], Any]
+    checkpoint: Callable[[Checkpoint], str]
+
+    @singledispatchmethod
+    def tree(self, value: Any, where: str = "") -> Any:
+        """A value in types JSON knows; ``where`` is the path to it, for the error.
+
+        Raises:
+            Unstorable: something in it is of a kind that is not kept.
+        """
+        if _name(type(value)) not in _records:
+            raise Unstorable(f"{where or 'it'} is a {type(value).__name__}")
+        fields = {
+            field.name: self.tree(getattr(value, field.name), f"{where}.{field.name}")
+            for field in dataclasses.fields(value)
+        }
+        return {"record": _name(type(value)), "fields": fields}
+
+    @tree.register(type(None))
+    @tree.register(bool)
+    @tree.register(int)
+    @tree.register(str)
+    def _(self, value: Any, where: str = "") -> Any:
+        return value
+
+    @tree.register
+    def _(self, value: float, where: str = "") -> Any:
+        return float(value) if math.isfinite(value) else {"float": str(float(value))}
+
+    @tree.register(list)
+    def _(self, value: list[Any], where: str = "") -> Any:
+        return [self.tree(part, f"{where}[{place}]") for place, part in enumerate(value)]
+
+    @tree.register(tuple)
+    def _(self, value: tuple[Any, ...], where: str = "") -> Any:
+        return {"tuple": [self.tree(part, f"{where}[{n}]") for n, part in enumerate(value)]}
+
+    @tree.register(Mapping)
+    def _(self, value: Mapping[Any, Any], where: str = "") -> Any:
+        pairs = [[self.tree(k, where), self.tree(v, f"{where}[{k!r}]")] for k, v in value.items()]
+        return {"map": pairs}
+
+    @tree.register
+    def _(self, value: Tensor, where: str = "") -> Any:
+        return {"tensor": self.tensor(value)}
+
+    @tree.register
+    def _(self, value: Checkpoint, where: str = "") -> Any:
+        return {"checkpoint": self.checkpoint(value), "source": value.source}
+
+    @tree.register
+    def _(self, value: Path, where: str = "") -> Any:
+        return {"path": str(value)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """Makes values of the trees that `Encoder` made.
+
+    Attributes:
+        tensor, checkpoint: give what stands behind an entry and an id.
+    """
+
+    tensor: Callable[[Any], Tensor]
+    checkpoint: Callable[[str], Checkpoint]
+
+    def value(self, tree: Any) -> Any:
+        """The value a tree stands for.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: no tree of ours, or of other code.
+        """
+        if isinstance(tree, list):
+            return [self.value(part) for part in tree]
+        if not isinstance(tree, dict):
+            return tree
+        if "record" in tree:
+            fields = {name: self.value(part) for name, part in tree["fields"].items()}
+            return _records[tree["record"]](**fields)
+        if "checkpoint" in tree:
+            found = self.checkpoint(tree["checkpoint"])
+            return dataclasses.replace(found, source=tree["source"])
+        ((kind, content),) = tree.items()
+        return self._readers[kind](content)
+
+    @property
+    def _readers(self) -> Mapping[str, Callable[[Any], Any]]:
+        return {
+            "float": float,
+            "tuple": lambda parts: tuple(self.value(part) for part in parts),
+            "map": lambda pairs: {self.value(key): self.value(part) for key, part in pairs},
+            "tensor": self.tensor,
+            "path": Path,
+        }
