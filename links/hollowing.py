@@ -1,140 +1,158 @@
-"""The patterns of prune that leave a smaller model: whole neurons, or key/value groups."""
+"""The patterns of prune that leave a smaller model: fewer neurons, groups, experts or blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeGuard, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
+from torch import Tensor
+
+from ..checkpoints import Checkpoint
 from ..contexts.flow import Pruned, Scored
-from ..contexts.plan import Plan
+from ..contexts.plan import LinearPlan, Plan
 from ..engine import announce, in_thread
-from ..errors import ModelError, SettingError
+from ..models.expert_choice import choose_experts, keep_experts
 from ..models.hollowing import hollow_blocks
-from ..models.linears import all_linears
+from ..models.layer_choice import choose_layers
 from ..models.memory import pass_bytes
-from ..models.narrowing import Narrowing, narrowing, units_of
+from ..models.narrowing import narrowing
+from ..models.shortening import keep_layers
 from ..models.sizes import Kind
+from ..models.skeleton import Skeleton
 from ..texts import Windows
 from .masking import kept_layers
-from .removal import Removal, default_multiple, units_left
+from .removal import Bridging, Removal
+from .sizing import UnitPattern, layers_left, wanted_size
 
-_SPARSITY = 0.5
 _MATCHING = 0.5
-# Settings of masks alone, with the values that say nobody set them.
-_UNUSED = {"method": "admm", "allocation": "uniform", "polish": 0}
+# What blocks and experts are chosen on: enough to rank them, and each is tried by itself.
+_CHOICE_TOKENS = 2048
 
 
-def takes_units(pattern: str) -> TypeGuard[Kind]:
-    """Whether a pattern takes whole units out, rather than single weights."""
-    return pattern in get_args(Kind)
+@dataclass(frozen=True)
+class Hollowing:
+    """The settings of prune that concern whole units; its docstring says what they mean."""
+
+    pattern: UnitPattern
+    sparsity: float | None
+    damping: float
+    matching: float | None
+    multiple: int | None
+    batch_size: int
 
 
-async def hollow(
-    ctx: Scored,
-    *,
-    pattern: Kind,
-    sparsity: float | None,
-    damping: float,
-    matching: float | None,
-    multiple: int | None,
-    batch_size: int,
-) -> Pruned:
-    """Take the units that carry least out of every block; the settings are prune's."""
+async def hollow(ctx: Scored, wanted: Hollowing) -> Pruned:
+    """Take the units that carry least out."""
+    if wanted.pattern == "layers":
+        return await in_thread(_shorten, ctx, wanted)
+    if wanted.pattern == "experts":
+        return await in_thread(_leave_experts, ctx, wanted)
+    return await in_thread(_narrow, ctx, wanted, wanted.pattern)
+
+
+def _narrow(ctx: Scored, wanted: Hollowing, kind: Kind) -> Pruned:
     checkpoint = ctx["checkpoint"]
-    share = _MATCHING if matching is None else matching
+    size = wanted_size(checkpoint, kind, wanted.sparsity, wanted.multiple)
+    change = narrowing(checkpoint, kind, size.after)
+    share = _MATCHING if wanted.matching is None else wanted.matching
+    removal = Removal(change, wanted.damping, share)
+    smaller = hollow_blocks(
+        checkpoint,
+        ctx["calibration"],
+        change,
+        removal,
+        batch_size=wanted.batch_size,
+        matched=share > 0,
+        announce=lambda done, total: announce("hollowing blocks", done, total),
+    )
+    counts = change.before, change.after
+    plan = Plan("obs", kind, removal.plans, counts, kept_layers(ctx))
+    return _pruned(checkpoint, smaller, plan)
 
-    def work() -> tuple[Checkpoint, Removal]:
-        change = _change(checkpoint, pattern, sparsity, multiple)
-        removal = Removal(change, damping, share)
-        smaller = hollow_blocks(
-            checkpoint,
-            ctx["calibration"],
-            change,
-            removal,
-            batch_size=batch_size,
-            matched=share > 0,
-            announce=lambda done, total: announce("hollowing blocks", done, total),
-        )
-        return smaller, removal
 
-    smaller, removal = await in_thread(work)
-    change = removal.change
-    errors = {name: plan.relative_error for name, plan in removal.plans.items()}
+def _shorten(ctx: Scored, wanted: Hollowing) -> Pruned:
+    checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
+    keep = layers_left(checkpoint, wanted.sparsity, wanted.multiple)
+    skeleton = Skeleton(checkpoint)
+    kept = choose_layers(
+        skeleton,
+        _few(windows),
+        keep,
+        lambda done, total: announce("leaving blocks out", done, total),
+    )
+    bridging = Bridging(wanted.damping)
+    shorter = keep_layers(
+        checkpoint,
+        windows,
+        kept,
+        bridging,
+        batch_size=wanted.batch_size,
+        announce=lambda done, total: announce("bridging gaps", done, total),
+    )
+    earlier = kept_layers(ctx)
+    places = kept if earlier is None else tuple(earlier[place] for place in kept)
+    plans = _renamed(bridging.plans, skeleton.path, kept)
+    plan = Plan("kl", "layers", plans, (len(skeleton.blocks), keep), places)
+    return _pruned(checkpoint, shorter, plan)
+
+
+def _renamed(
+    plans: Mapping[str, LinearPlan], path: str, kept: Sequence[int]
+) -> dict[str, LinearPlan]:
+    """Plans by the names that linears have once the blocks are renumbered."""
+    new = {f"{path}.{old}.": f"{path}.{place}." for place, old in enumerate(kept)}
+    return {
+        fresh + name.removeprefix(stale): plan
+        for name, plan in plans.items()
+        for stale, fresh in new.items()
+        if name.startswith(stale)
+    }
+
+
+def _leave_experts(ctx: Scored, wanted: Hollowing) -> Pruned:
+    checkpoint = ctx["checkpoint"]
+    change = wanted_size(checkpoint, "experts", wanted.sparsity, wanted.multiple)
+    kept = choose_experts(
+        Skeleton(checkpoint),
+        _few(ctx["calibration"]),
+        change,
+        lambda done, total: announce("leaving experts out", done, total),
+    )
+    smaller = keep_experts(checkpoint, change, kept)
+    plan = Plan("load", "experts", {}, (change.before, change.after), kept_layers(ctx))
+    return _pruned(checkpoint, smaller, plan)
+
+
+def _few(windows: Windows) -> Tensor:
+    return windows.tokens[: max(1, _CHOICE_TOKENS // windows.length)]
+
+
+def _pruned(checkpoint: Checkpoint, smaller: Checkpoint, plan: Plan) -> Pruned:
+    before, after = plan.units or (0, 0)
     return {
         "checkpoint": smaller,
-        "plan": Plan(
-            "obs", pattern, removal.plans, (change.before, change.after), kept_layers(ctx)
-        ),
+        "plan": plan,
         "metrics": {
-            f"{pattern}_before": change.before,
-            f"{pattern}_after": change.after,
+            f"{plan.pattern}_before": before,
+            f"{plan.pattern}_after": after,
             "parameters_before": checkpoint.num_parameters,
             "parameters_after": smaller.num_parameters,
-            "mean_relative_error": sum(errors.values()) / len(errors),
-            "worst_layer": max(errors, key=errors.__getitem__),
-            "worst_relative_error": max(errors.values()),
+            **_errors(plan.linears),
         },
     }
 
 
-def _change(
-    checkpoint: Checkpoint, pattern: Kind, sparsity: float | None, multiple: int | None
-) -> Narrowing:
-    """What the model is to become.
-
-    Raises:
-        SettingError: a size that cannot be had, with the nearest that can.
-        ModelError: the config has no way to say it.
-    """
-    before = units_of(checkpoint, pattern)
-    share = _SPARSITY if sparsity is None else sparsity
-    after = units_left(pattern, before, share, multiple)
-    try:
-        return narrowing(checkpoint, pattern, after)
-    except ModelError as error:
-        step = multiple or default_multiple(pattern, before)
-        legal = [size for size in range(step, before, step) if _fits(checkpoint, pattern, size)]
-        nearest = min(legal, key=lambda size: abs(size - after), default=None)
-        mend = (
-            "no smaller one can be had"
-            if nearest is None
-            else f"the nearest that can be had is {nearest}: set sparsity to "
-            f"{1 - nearest / before:.4g}"
-        )
-        raise SettingError(
-            f"prune(pattern='{pattern}', sparsity={share:g}) would leave {after} of {before} "
-            f"{pattern} in every block, which the model does not take ({error}); {mend}"
-        ) from error
-
-
-def _fits(checkpoint: Checkpoint, pattern: Kind, after: int) -> bool:
-    try:
-        narrowing(checkpoint, pattern, after)
-    except ModelError:
-        return False
-    return True
-
-
-def check_hollow(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse what cannot work before any work; say which settings are not used."""
-    pattern = settings["pattern"]
-    for name, unset in _UNUSED.items():
-        if settings[name] != unset:
-            raise SettingError(
-                f"prune({name}={settings[name]!r}) is for masks and pattern '{pattern}' leaves "
-                f"none; leave it out"
-            )
-    checkpoint: Checkpoint | None = ctx.get("checkpoint")
-    if checkpoint is None:
-        return
-    for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
-            raise SettingError(
-                f"layer '{linear.name}' is quantised, and pruning would store it as floats "
-                f"again; put prune before quantize"
-            )
-    _change(checkpoint, pattern, settings["sparsity"], settings["multiple"])
+def _errors(plans: Mapping[str, LinearPlan]) -> dict[str, Any]:
+    """How far outputs moved, of the linears that were refitted."""
+    if not plans:
+        return {}
+    errors = {name: plan.relative_error for name, plan in plans.items()}
+    return {
+        "mean_relative_error": sum(errors.values()) / len(errors),
+        "worst_layer": max(errors, key=errors.__getitem__),
+        "worst_relative_error": max(errors.values()),
+    }
 
 
 def hollow_bytes(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from ..contexts.flow import Pruned, Scored
 from ..engine import link
-from .hollowing import check_hollow, hollow, hollow_bytes, takes_units
+from .hollowing import Hollowing, hollow, hollow_bytes
 from .masking import check_mask, mask, mask_bytes
+from .sizing import check_units, takes_units
 from .thinning import Method
 
 
@@ -32,15 +33,17 @@ async def prune(
     """Remove the weights that carry least and let those that stay make up for them.
 
     Patterns unstructured and n:m leave a mask: zeros in dense tensors, neither fewer bytes nor more
-    speed by itself. Patterns neurons and groups leave a smaller model: a config that says less, and
-    tensors to match.
+    speed by itself. Patterns neurons, groups, experts and layers leave a smaller model: a config
+    that says less, and tensors to match.
 
     Settings:
         sparsity: share to remove; 0.5 where none is given. Of each linear's weights for a mask,
-            which a pattern n:m fixes, and then none may be given; of the units that every block
-            now has for neurons and groups, the same count in each.
+            which a pattern n:m fixes, and then none may be given; else of the units there now
+            are, the same count in every block.
         pattern: unstructured; n:m, n kept of every m: 2:4; neurons of the feed-forward layers
-            (2302.04089); groups, key/value heads with their query heads.
+            (2302.04089); groups, key/value heads with their query heads; experts, by what their
+            absence changes; layers, whole blocks, by the KL that leaving them out costs, the block
+            before a gap refitted to bridge it.
         method: of masks: admm (2401.02938), mask and values together in a few steps; alps
             (2406.07831), the same run to convergence, slower; sparsegpt (2301.00774), wanda
             (2306.11695), magnitude, or scores, by the per-weight scores score(per_weight=True)
@@ -57,18 +60,12 @@ async def prune(
             none is given 0.5 for admm, alps and smaller models, 0 for the other methods, of which
             only sparsegpt can.
         multiple: of smaller models: the count of units left is a multiple of this. Where none is
-            given 64 neurons, fewer in narrow models, and single groups.
+            given 64 neurons, fewer in narrow models, and single units of the other kinds.
         batch_size: windows per forward.
     """
     if takes_units(pattern):
         return await hollow(
-            ctx,
-            pattern=pattern,
-            sparsity=sparsity,
-            damping=damping,
-            matching=matching,
-            multiple=multiple,
-            batch_size=batch_size,
+            ctx, Hollowing(pattern, sparsity, damping, matching, multiple, batch_size)
         )
     return await mask(
         ctx,
@@ -87,7 +84,7 @@ async def prune(
 @prune.foresee
 def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Settings that contradict each other or the model's sizes are refused before any work."""
-    check = check_hollow if takes_units(settings["pattern"]) else check_mask
+    check = check_units if takes_units(settings["pattern"]) else check_mask
     check(ctx, settings)
 
 

@@ -1,27 +1,24 @@
-"""How prune chooses the neurons and groups of a block that stay, and refits what they feed."""
+"""How prune chooses the units of a block that stay, and what the linear behind a gap must hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from ..contexts.plan import LinearPlan
-from ..errors import SettingError, SolverError
-from ..models.hollowing import Fed, Kept
+from ..errors import SolverError
+from ..models.hollowing import Kept
 from ..models.linears import named
+from ..models.missing import Fed
 from ..models.narrowing import Narrowing
-from ..models.sizes import Kind
 from ..solvers.column_refit import refit_columns
 from ..solvers.column_removal import keep_columns
 from ..solvers.factor import factorize
 from ..solvers.group_removal import keep_groups
 from ..solvers.output_error import relative_output_error
 from ..solvers.target import shifted_weight
-
-# Quantize's own group size, so that its default still divides what is left.
-_MULTIPLE = 64
-_FEWEST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -67,35 +64,26 @@ class Removal:
         return Kept(units, fitted.weight)
 
 
-def units_left(kind: Kind, before: int, sparsity: float, multiple: int | None) -> int:
-    """How many of ``before`` units stay: the multiple nearest to the share asked for.
+@dataclass(frozen=True)
+class Bridging:
+    """How the last linear before blocks that are gone is refitted to give what they gave.
 
-    Raises:
-        SettingError: that is none of them or all; with the nearest sizes that can be had.
+    Attributes:
+        plans: filled as linears are done.
     """
-    step = multiple or default_multiple(kind, before)
-    after = round((1 - sparsity) * before / step) * step
-    if 1 <= after < before:
-        return after
-    legal = range(step, before, step)
-    if not legal:
-        raise SettingError(
-            f"prune(pattern='{kind}', multiple={step}): every block has {before} {kind}, so no "
-            f"smaller multiple of {step} is left; set multiple to less"
-        )
-    nearest = min(legal, key=lambda size: abs(size - (1 - sparsity) * before))
-    raise SettingError(
-        f"prune(pattern='{kind}', sparsity={sparsity:g}): of {before} {kind} in every block "
-        f"{after} would stay; sizes are multiples of {step}, the nearest is {nearest}: set "
-        f"sparsity to {1 - nearest / before:.4g}, or another multiple"
-    )
 
+    damping: float
+    plans: dict[str, LinearPlan] = field(default_factory=dict)
 
-def default_multiple(kind: Kind, before: int) -> int:
-    """64 neurons, fewer where a block has few: the greatest power of two up to an eighth."""
-    if kind == "groups":
-        return 1
-    step = _MULTIPLE
-    while step > 1 and step * _FEWEST_STEPS > before:
-        step //= 2
-    return step
+    def __call__(self, fed: Fed) -> Tensor:
+        """The linear's new weight ``[out_features, in_features]``."""
+        if fed.missing is None:
+            return fed.weight
+        try:
+            factor = factorize(fed.gram, damping=self.damping)
+            bridged = shifted_weight(fed.weight, fed.missing, fed.gram, factor, share=1.0)
+            moved = relative_output_error(fed.weight, bridged, fed.gram)
+        except SolverError as error:
+            raise named(fed.linear, error) from error
+        self.plans[fed.linear.name] = LinearPlan(0.0, moved, factor.damping)
+        return bridged

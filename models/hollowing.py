@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..errors import ModelError
-from ..solvers.gram import Gram, GramAccumulator
-from ..solvers.precision import working_dtype
+from ..solvers.gram import GramAccumulator
 from ..texts import Windows
 from .experts import Fellows
-from .inputs import Group, sum_inputs
+from .inputs import sum_inputs
 from .linears import Linear, find_linears
+from .missing import Fed, MissingSum, run_watched
 from .narrowing import Narrowing, Part
-from .observing import Observer, stored_tensors
 from .replay import Batch, Call, capture, check_finite, replay, through_blocks
 from .skeleton import Skeleton
 from .units import Units, measure_units
@@ -30,24 +29,6 @@ from .units import Units, measure_units
 # Median over tokens of how far hidden states may lie apart, relative; a wrong layout is off by 1.
 _SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
 _SAME_IN_HALF = 5e-2
-
-
-@dataclass(frozen=True)
-class Fed:
-    """An output linear, and what flows into it behind the blocks already hollowed.
-
-    Attributes:
-        weight: ``[out_features, in_features]`` in the compute dtype.
-        gram: of its inputs.
-        missing: D'X ``[out_features, in_features]``, with D what its output would have to give
-            beside what it gives, so that the block's output is that of the model as given (or its
-            own is, where a norm lies between); None where that was not measured.
-    """
-
-    linear: Linear
-    weight: Tensor
-    gram: Gram
-    missing: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -116,49 +97,31 @@ class _View:
         self, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor] | None
     ) -> list[Fed]:
         """What flows into the output linears; ``given`` is overwritten by what leaves the block."""
-        if given is None or len(self._linears) > 1:
-            groups, _ = sum_inputs(
-                self._block, self._prefix, self._linears, hidden, calls, GramAccumulator
-            )
-            missing = None
-        else:
-            total, missing = self._sum_missing(self._linears[0], hidden, calls, given)
-            groups = [Group(self._linears, total)]
+        if given is not None and len(self._linears) == 1:
+            return [self._missing(self._linears[0], hidden, calls, given)]
+        groups, _ = sum_inputs(
+            self._block, self._prefix, self._linears, hidden, calls, GramAccumulator
+        )
         fellows = Fellows(groups)
         return [
-            Fed(linear, self._weight(linear), fellows.gram(group), missing)
+            Fed(linear, self._weight(linear), fellows.gram(group), None)
             for group in groups
             for linear in group.linears
         ]
 
     @torch.no_grad()
-    def _sum_missing(
+    def _missing(
         self, linear: Linear, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor]
-    ) -> tuple[GramAccumulator, Tensor]:
-        """The sum over the linear's inputs, and D'X (see `Fed`)."""
+    ) -> Fed:
+        """What the linear's output lacks to make up for the blocks before this one."""
         weight = self._weight(linear)
-        total = GramAccumulator(linear.shape[1], weight.device)
-        missing = torch.zeros(linear.shape, dtype=working_dtype(weight), device=weight.device)
+        total = MissingSum(linear, weight)
         for index, (states, call) in enumerate(zip(hidden, calls, strict=True)):
-            meant, given[index] = self._run(linear, given[index], call)
-            inputs, output = self._run(linear, states, call)
-            apart = given[index] - output
-            if not self._units.adds_plainly:
-                apart = (meant - inputs) @ weight.T
-            total.add(inputs)
-            missing.addmm_(
-                apart.reshape(-1, linear.shape[0]).to(missing.dtype).T,
-                inputs.reshape(-1, linear.shape[1]).to(missing.dtype),
-            )
-        return total, missing
-
-    def _run(self, linear: Linear, hidden: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-        """What flows into the linear, and the block's output."""
-        seen: dict[Linear, Tensor] = {}
-        stored = stored_tensors(self._block, self._prefix)
-        with Observer(stored, [linear], seen.__setitem__):
-            output = replay(self._block, hidden, call)
-        return seen[linear], output
+            meant, given[index] = run_watched(self._block, self._prefix, linear, given[index], call)
+            inputs, output = run_watched(self._block, self._prefix, linear, states, call)
+            plainly = self._units.adds_plainly
+            total.add(inputs, given[index] - output if plainly else (meant - inputs) @ weight.T)
+        return total.fed()
 
     def _weight(self, linear: Linear) -> Tensor:
         return linear.view(self._skeleton.model.get_parameter(linear.tensor).detach())

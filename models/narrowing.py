@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ..checkpoints import Checkpoint
 from ..errors import ModelError
 from .linears import Linear, find_linears
-from .sizes import Kind, counts, settings, with_settings
+from .sizes import Kind, counts, fewest, settings, with_settings
 from .skeleton import empty_model, find_blocks
 
 
@@ -36,14 +36,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Narrowing:
+class Resizing:
     """A change of one size of a config, and what it changes in each block, which is the same.
 
     Attributes:
         before, after: how many units there are in every block.
         config: top-level config keys that say so.
         parts: what becomes smaller.
-        output: the one of them whose linears' input features are the units' outputs.
     """
 
     kind: Kind
@@ -51,11 +50,21 @@ class Narrowing:
     after: int
     config: Mapping[str, Any]
     parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Narrowing(Resizing):
+    """A change of the number of units whose outputs flow into one linear.
+
+    Attributes:
+        output: the part whose linears' input features those outputs are.
+    """
+
     output: Part
 
 
 def units_of(checkpoint: Checkpoint, kind: Kind) -> int:
-    """How many neurons or key/value groups every block has.
+    """How many neurons, key/value groups or experts every block has.
 
     Raises:
         ModelError: the config has no key that says so and that its model heeds.
@@ -63,20 +72,30 @@ def units_of(checkpoint: Checkpoint, kind: Kind) -> int:
     return _sized(checkpoint, kind)[1]
 
 
-def narrowing(checkpoint: Checkpoint, kind: Kind, after: int) -> Narrowing:
+def resizing(checkpoint: Checkpoint, kind: Kind, after: int) -> Resizing:
     """What having ``after`` units of a kind in every block means for this model.
 
     Raises:
         ModelError: the config cannot express it, or transformers refuses the size.
     """
     key, before, model = _sized(checkpoint, kind)
-    config = with_settings(
-        checkpoint,
-        model.config,
-        settings(kind, key, model.config.get_text_config(decoder=True), after),
-    )
+    text = model.config.get_text_config(decoder=True)
+    if after < fewest(kind, text):
+        raise ModelError(f"every token goes to {fewest(kind, text)} {kind}")
+    config = with_settings(checkpoint, model.config, settings(kind, key, text, after))
     parts = _shrunk(model, _rebuilt(checkpoint, config), kind, before, after)
-    return Narrowing(kind, before, after, config, parts, _output(model, parts, kind, before))
+    return Resizing(kind, before, after, config, parts)
+
+
+def narrowing(checkpoint: Checkpoint, kind: Kind, after: int) -> Narrowing:
+    """The same for units whose outputs flow into one linear, or into that of their expert.
+
+    Raises:
+        ModelError: as `resizing`, or there is no such linear.
+    """
+    found = resizing(checkpoint, kind, after)
+    output = _output(empty_model(checkpoint), found.parts, kind, found.before)
+    return Narrowing(kind, found.before, after, found.config, found.parts, output)
 
 
 def _sized(checkpoint: Checkpoint, kind: Kind) -> tuple[str, int, PreTrainedModel]:

@@ -7,7 +7,7 @@ neither model nor all logits are ever whole in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +73,27 @@ def compare(
         announce("windows compared", index + 1, windows.num_windows)
     dense_nll, light_nll, kl = (torch.cat(column) for column in zip(*parts, strict=True))
     return Comparison(dense_nll, light_nll, kl, same_first / kl.numel())
+
+
+@torch.no_grad()
+def divergences(
+    skeleton: Skeleton, tokens: Tensor, given: Tensor, others: Sequence[Tensor]
+) -> list[float]:
+    """Mean KL(given || other) in nats per token, from what left the last block of one model.
+
+    ``tokens`` ``[windows, length]``; ``given`` and each of ``others``
+    ``[windows, length, hidden_size]``.
+    """
+    totals = [0.0] * len(others)
+    for index in range(len(tokens)):
+        window = slice(index, index + 1)
+        wanted = _log_probabilities(skeleton, tokens[window], given[window])
+        weights = wanted.exp()
+        for place, hidden in enumerate(others):
+            found = _log_probabilities(skeleton, tokens[window], hidden[window])
+            per_token = (weights * (wanted - found)).sum(-1, dtype=torch.float64)
+            totals[place] += float(per_token.mean())
+    return [total / len(tokens) for total in totals]
 
 
 @torch.no_grad()

@@ -7,14 +7,15 @@ its model does not heed, changes no tensor, and the model is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ..checkpoints import Checkpoint
 
-Kind = Literal["neurons", "groups"]
+Kind = Literal["neurons", "groups", "experts"]
 
 # In the order tried; the first that shrinks something in every block counts.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _NEURONS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
@@ -28,6 +29,10 @@ def counts(kind: Kind, config: Any) -> Iterator[tuple[str, int]]:
                 count = 4 * hidden if value is None else value
                 if isinstance(count, int):
                     yield key, count
+    elif kind == "experts":
+        for key in _EXPERTS:
+            if isinstance(getattr(config, key, None), int):
+                yield key, int(getattr(config, key))
     else:
         heads = int(config.num_attention_heads)
         yield "num_key_value_heads", int(getattr(config, "num_key_value_heads", None) or heads)
@@ -39,7 +44,7 @@ def settings(kind: Kind, key: str, config: Any, count: int) -> dict[str, int]:
     A key/value group keeps its number of query heads and their width, which many configs derive
     from ``hidden_size / num_attention_heads`` unless ``head_dim`` says it.
     """
-    if kind == "neurons":
+    if kind != "groups":
         return {_own(config, key): count}
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, key, None) or heads)
@@ -49,6 +54,25 @@ def settings(kind: Kind, key: str, config: Any, count: int) -> dict[str, int]:
         _own(config, "num_attention_heads"): count * heads // groups,
         "head_dim": int(width),
     }
+
+
+def fewest(kind: Kind, config: Any) -> int:
+    """The least count of units a block can work with: a token needs its number of experts."""
+    return int(getattr(config, "num_experts_per_tok", None) or 1) if kind == "experts" else 1
+
+
+def layer_settings(config: Any, kept: Sequence[int]) -> dict[str, Any]:
+    """The text config's keys that say only the blocks ``kept`` are there.
+
+    A list with an entry for every layer keeps those of the layers that stay; it is written out
+    even where the config's file left it to be derived from the layers' places.
+    """
+    count = int(config.num_hidden_layers)
+    changes: dict[str, Any] = {_own(config, "num_hidden_layers"): len(kept)}
+    for key, value in config.to_dict().items():
+        if "layer" in key and isinstance(value, list) and len(value) == count:
+            changes[key] = [value[index] for index in kept]
+    return changes
 
 
 def with_settings(checkpoint: Checkpoint, whole: Any, changes: Mapping[str, Any]) -> dict[str, Any]:

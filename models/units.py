@@ -67,6 +67,11 @@ def measure_units(skeleton: Skeleton, change: Narrowing) -> Units:
     return Units({**members, **found}, probe.adds_plainly())
 
 
+def adds_plainly(skeleton: Skeleton, change: Narrowing) -> bool:
+    """Whether what the output linear gives is added to the block's output as it is."""
+    return _Probe(skeleton, change).adds_plainly()
+
+
 def _of_columns(change: Narrowing) -> Tensor:
     """The output's columns, consecutive ones to a unit; the rows that feed them must agree."""
     return torch.arange(change.output.size) // (change.output.size // change.before)

@@ -16,8 +16,10 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError
 from birdbone.links import prune, quantize, validate
-from birdbone.links.removal import default_multiple, units_left
+from birdbone.links.sizing import default_multiple, units_left
 from birdbone.models.linears import all_linears
+from birdbone.models.narrowing import Part, narrowing, units_of
+from birdbone.models.replay import capture, through_blocks
 from birdbone.models.skeleton import Skeleton, text_config
 from birdbone.models.writing import write_model
 
@@ -39,6 +41,31 @@ def logits_from_disk(checkpoint: Checkpoint, folder: Path, tokens: Tensor) -> Te
     with torch.no_grad():
         found: Tensor = model(tokens, use_cache=False).logits
     return found
+
+
+LAYERS = "model.layers"
+TEXT = tiny_windows(64, 16, seed=5, text="calibration")
+
+
+def last_states(checkpoint: Checkpoint) -> Tensor:
+    """What leaves the last block on `TEXT`."""
+    skeleton = Skeleton(checkpoint)
+    return torch.cat(through_blocks(skeleton, capture(skeleton, [TEXT.tokens])))
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    """Squared distance."""
+    return float((found - wanted).square().sum())
+
+
+def silenced(checkpoint: Checkpoint, output: Part, first: int) -> Checkpoint:
+    """The model whose first inputs of each block's output linear count for nothing."""
+    fresh = {}
+    for name, tensor in checkpoint.tensors.items():
+        if name.endswith(f".{output.tensor}"):
+            fresh[name] = tensor.clone()
+            fresh[name].narrow(output.axis, 0, first).zero_()
+    return checkpoint.evolve(fresh)
 
 
 @pytest.mark.parametrize("arch", tiny_configs)
@@ -73,6 +100,118 @@ async def test_heads_whose_width_the_config_cannot_say_are_refused(arch: str) ->
         await run(prune(pattern="groups", sparsity=0.5), ctx)
 
 
+LAYERED = [arch for arch in tiny_configs if arch != "llama_tied"]
+
+
+@pytest.mark.parametrize("arch", LAYERED)
+async def test_a_third_of_the_layers_leaves_a_model_that_plainly_loads(
+    arch: str, tmp_path: Path
+) -> None:
+    ctx = await scored(arch)
+    after = await run(prune(pattern="layers", sparsity=0.3), ctx)
+    light, tokens = after["checkpoint"], tiny_windows(2, 16, seed=9).tokens
+    assert after["plan"].units == (3, 2)
+    assert text_config(light).num_hidden_layers == 2
+    assert len(after["plan"].kept_layers) == 2
+    from_disk = logits_from_disk(light, tmp_path, tokens)
+    torch.testing.assert_close(from_disk, logits_in_memory(light, tokens), atol=1e-4, rtol=1e-4)
+
+
+async def test_each_layer_keeps_its_own_kind_of_attention() -> None:
+    ctx = await scored("gemma3")
+    after = await run(prune(pattern="layers", sparsity=0.3), ctx)
+    kinds = text_config(ctx["checkpoint"]).layer_types
+    assert after["checkpoint"].config["layer_types"] == [
+        kinds[place] for place in after["plan"].kept_layers
+    ]
+
+
+@pytest.mark.parametrize("planted", [0, 1, 2])
+async def test_a_layer_that_does_nothing_is_the_one_that_goes(planted: int) -> None:
+    ctx = await scored("llama")
+    dense = ctx["checkpoint"]
+    silent = [
+        f"model.layers.{planted}.{name}.weight" for name in ("self_attn.o_proj", "mlp.down_proj")
+    ]
+    idle = dense.evolve({name: torch.zeros_like(dense.tensors[name]) for name in silent})
+    after = await run(prune(pattern="layers", sparsity=0.3), {**ctx, "checkpoint": idle})
+    assert planted not in after["plan"].kept_layers
+    tokens = tiny_windows(2, 16, seed=9).tokens
+    torch.testing.assert_close(
+        logits_in_memory(after["checkpoint"], tokens), logits_in_memory(idle, tokens)
+    )
+
+
+async def test_the_plan_counts_layers_of_the_dense_model_through_later_pruning() -> None:
+    ctx = await scored("llama")
+    chain = Chain(
+        prune(pattern="layers", sparsity=0.3),
+        prune(pattern="neurons", sparsity=0.5),
+        prune(sparsity=0.5),
+        prune(pattern="layers", sparsity=0.5),
+    )
+    seen: list[tuple[int, ...]] = []
+    for link in chain.links:
+        ctx = await run(link, ctx)
+        seen.append(ctx["plan"].kept_layers)
+    first, neurons, mask, second = seen
+    assert first == neurons == mask
+    assert len(second) == 1
+    assert set(second) < set(first)
+    block = {n: r.shape for n, r in ctx["checkpoint"].refs.items() if ".layers." in n}
+    assert all(name.startswith("model.layers.0.") for name in block)
+
+
+async def test_the_block_before_a_gap_is_refitted_to_bridge_it() -> None:
+    ctx = await scored("llama")
+    faint = f"{LAYERS}.1.mlp.down_proj.weight"  # so that it is the second block that goes
+    dense = ctx["checkpoint"]
+    dense = dense.evolve({faint: dense.tensors[faint] / 4})
+    chain = prune(pattern="layers", sparsity=0.3)
+    after = await run(chain, {**ctx, "checkpoint": dense, "calibration": TEXT})
+    light, bridged = after["checkpoint"], f"{LAYERS}.0.mlp.down_proj"
+    assert after["plan"].kept_layers == (0, 2)
+    assert after["plan"].linears.keys() == {bridged}
+    as_it_was = light.evolve({f"{bridged}.weight": dense.tensors[f"{bridged}.weight"]})
+    wanted = last_states(dense)
+    assert error(last_states(light), wanted) < 0.9 * error(last_states(as_it_was), wanted)
+
+
+async def test_the_last_block_left_gives_what_those_after_it_gave() -> None:
+    ctx = await scored("llama")
+    quiet = {
+        name: tensor / 8
+        for name, tensor in ctx["checkpoint"].tensors.items()
+        if name.startswith(f"{LAYERS}.2.") and name.endswith(("o_proj.weight", "down_proj.weight"))
+    }
+    dense = ctx["checkpoint"].evolve(quiet)
+    after = await run(prune(pattern="layers", sparsity=0.3), {**ctx, "checkpoint": dense})
+    assert after["plan"].kept_layers == (0, 1)
+    assert after["plan"].linears.keys() == {f"{LAYERS}.1.mlp.down_proj"}
+
+
+@pytest.mark.parametrize("arch", ["mixtral", "gpt_oss"])
+async def test_half_the_experts_leave_a_model_that_plainly_loads(arch: str, tmp_path: Path) -> None:
+    ctx = await scored(arch)
+    after = await run(prune(pattern="experts", sparsity=0.5), ctx)
+    light, tokens = after["checkpoint"], tiny_windows(2, 16, seed=9).tokens
+    assert (after["plan"].units, light.config["num_local_experts"]) == ((4, 2), 2)
+    from_disk = logits_from_disk(light, tmp_path, tokens)
+    torch.testing.assert_close(from_disk, logits_in_memory(light, tokens), atol=1e-4, rtol=1e-4)
+
+
+async def test_fewer_experts_than_a_token_goes_to_are_refused() -> None:
+    ctx = await scored("mixtral")
+    with pytest.raises(LinkError, match=r"every token goes to 2 experts.*can be had is 2"):
+        await run(prune(pattern="experts", sparsity=0.75), ctx)
+
+
+async def test_a_model_without_experts_is_refused() -> None:
+    ctx = await scored("llama")
+    with pytest.raises(LinkError, match=r"cannot say that .* fewer experts: it has no key"):
+        await run(prune(pattern="experts"), ctx)
+
+
 async def test_neurons_and_groups_then_quantised_and_judged() -> None:
     ctx = await scored("llama")
     chain = Chain(
@@ -92,6 +231,33 @@ async def test_neurons_and_groups_then_quantised_and_judged() -> None:
     }
     assert digests(ctx["checkpoint"]) == before
     assert after["dense"] is ctx["dense"]
+
+
+@pytest.mark.parametrize("arch", tiny_configs)
+async def test_neurons_that_give_nothing_go_without_a_trace(arch: str) -> None:
+    ctx = await scored(arch)
+    dense = ctx["checkpoint"]
+    change = narrowing(dense, "neurons", units_of(dense, "neurons") // 2)
+    idle = silenced(dense, change.output, change.before // 2)
+    chain = prune(pattern="neurons", sparsity=0.5, matching=0.0)
+    light = (await run(chain, {**ctx, "checkpoint": idle}))["checkpoint"]
+    tokens = tiny_windows(2, 16, seed=9).tokens
+    torch.testing.assert_close(
+        logits_in_memory(light, tokens), logits_in_memory(idle, tokens), atol=1e-4, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("arch", WITH_GROUPS)
+async def test_groups_that_give_nothing_go_without_a_trace(arch: str) -> None:
+    ctx = await scored(arch)
+    change = narrowing(ctx["checkpoint"], "groups", 1)
+    idle = silenced(ctx["checkpoint"], change.output, change.output.size // 2)
+    chain = prune(pattern="groups", sparsity=0.5, matching=0.0)
+    light = (await run(chain, {**ctx, "checkpoint": idle}))["checkpoint"]
+    tokens = tiny_windows(2, 16, seed=9).tokens
+    torch.testing.assert_close(
+        logits_in_memory(light, tokens), logits_in_memory(idle, tokens), atol=1e-4, rtol=1e-3
+    )
 
 
 async def test_the_plan_names_every_output_linear_and_its_error() -> None:
@@ -142,8 +308,8 @@ def test_sizes_are_multiples_and_the_nearest_counts() -> None:
 @pytest.mark.parametrize(
     ("before", "sparsity", "multiple", "match"),
     [
-        (1536, 0.01, None, r"1536 would stay.*multiples of 64, the nearest is 1472.*0\.04167"),
-        (1536, 0.99, None, r"0 would stay.*nearest is 64"),
+        (1536, 0.01, None, r"1536 of 1536 .* of 64, and the nearest .* is 1472.* to 0\.04167"),
+        (1536, 0.99, None, r"0 of 1536 neurons would stay.*nearest that can be had is 64"),
         (64, 0.5, 64, "no smaller multiple of 64 is left"),
     ],
 )

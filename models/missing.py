@@ -1,0 +1,75 @@
+"""What the output of a linear lacks, summed over batches of its inputs.
+
+Legend: X what flows into a linear of the model as it is being rewritten, D what its output would
+have to give beside what it gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..solvers.gram import Gram, GramAccumulator
+from ..solvers.precision import working_dtype
+from .experts import Fellows
+from .inputs import Group
+from .linears import Linear
+from .observing import Observer, stored_tensors
+from .replay import Call, replay
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A linear, and what flows into it behind blocks already rewritten.
+
+    Attributes:
+        weight: ``[out_features, in_features]`` in the compute dtype.
+        gram: X'X.
+        missing: D'X ``[out_features, in_features]``, where D is what would make the block's output
+            that wanted (or the linear's own, where a norm lies between); None where that was not
+            measured.
+    """
+
+    linear: Linear
+    weight: Tensor
+    gram: Gram
+    missing: Tensor | None
+
+
+class MissingSum:
+    """Sums X'X and D'X over batches that are seen once and not kept."""
+
+    def __init__(self, linear: Linear, weight: Tensor) -> None:
+        self._linear, self._weight = linear, weight
+        self._total = GramAccumulator(linear.shape[1], weight.device)
+        self._missing = torch.zeros(linear.shape, dtype=working_dtype(weight), device=weight.device)
+
+    def add(self, inputs: Tensor, apart: Tensor) -> None:
+        """Take in X ``[..., in_features]`` and D ``[..., out_features]`` of the same tokens."""
+        self._total.add(inputs)
+        rows, cols = self._linear.shape
+        self._missing.addmm_(
+            apart.reshape(-1, rows).to(self._missing.dtype).T,
+            inputs.reshape(-1, cols).to(self._missing.dtype),
+        )
+
+    def fed(self) -> Fed:
+        """What was summed.
+
+        Raises:
+            DataError: over too few tokens.
+        """
+        group = Group([self._linear], self._total)
+        return Fed(self._linear, self._weight, Fellows([group]).gram(group), self._missing)
+
+
+def run_watched(
+    block: nn.Module, prefix: str, linear: Linear, hidden: Tensor, call: Call
+) -> tuple[Tensor, Tensor]:
+    """What flows into a linear that sees every token, and the block's output."""
+    seen: dict[Linear, Tensor] = {}
+    with Observer(stored_tensors(block, prefix), [linear], seen.__setitem__):
+        output = replay(block, hidden, call)
+    return seen[linear], output

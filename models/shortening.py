@@ -1,0 +1,166 @@
+"""Taking whole blocks out of a model, and bridging the gaps they leave.
+
+The last block before a gap has its output linear refitted, so that it also gives what the blocks
+gone would have added: least squares toward the hidden states that entered the next block of the
+model as given. That folds into weights that are there anyway; where a norm or a router follows the
+linear it does not, and the gap is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import Checkpoint, TensorRef
+from ..errors import ModelError
+from ..texts import Windows
+from .hollowing import require_same
+from .linears import Linear, find_linears
+from .missing import Fed, MissingSum, run_watched
+from .narrowing import narrowing, units_of
+from .replay import Batch, capture, check_finite, replay
+from .sizes import layer_settings, with_settings
+from .skeleton import Skeleton, empty_model, find_blocks
+from .units import adds_plainly
+
+Bridge = Callable[[Fed], Tensor]
+
+
+def require_alike(checkpoint: Checkpoint) -> int:
+    """How many blocks there are.
+
+    Raises:
+        ModelError: they are not all of one kind, so that a config cannot say which are left.
+    """
+    model = empty_model(checkpoint)
+    path, blocks = find_blocks(model)
+    shapes = [{name: p.shape for name, p in block.named_parameters()} for block in blocks]
+    for index, found in enumerate(shapes):
+        if found != shapes[0]:
+            raise ModelError(
+                f"'{path}.{index}' of {type(model).__name__} is not made as '{path}.0' is, and a "
+                f"config that has fewer blocks cannot say which of them are left"
+            )
+    return len(blocks)
+
+
+def keep_layers(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    kept: Sequence[int],
+    bridge: Bridge,
+    *,
+    batch_size: int,
+    announce: Callable[[int, int], None],
+) -> Checkpoint:
+    """The model of the blocks ``kept``, ascending, gaps bridged.
+
+    Args:
+        bridge: gives the new weight of the output linear before a gap.
+        announce: told blocks done and their count.
+
+    Raises:
+        DataError: a linear saw too few tokens.
+        ModelError: the shorter model does not compute what was measured.
+        NumericsError: NaN or infinity in a block's output.
+    """
+    skeleton = Skeleton(checkpoint)
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    span = _Span(skeleton, batches, _output_tensor(skeleton), bridge)
+    span.lead(range(kept[0]))
+    for index, end in zip(kept, (*kept[1:], len(skeleton.blocks)), strict=True):
+        span.cross(index, end)
+        announce(end, len(skeleton.blocks))
+    config = _config(skeleton, kept)
+    shorter = checkpoint.evolve(_renumbered(skeleton, kept, span.bridged), config=config)
+    require_same(shorter, batches[0], span.hidden[0])
+    return shorter
+
+
+class _Span:
+    """The model as given and the shorter one, side by side as far as they have been run."""
+
+    def __init__(
+        self, skeleton: Skeleton, batches: Sequence[Batch], output: str | None, bridge: Bridge
+    ) -> None:
+        self._skeleton, self._batches = skeleton, batches
+        self._output, self._bridge = output, bridge
+        self.given = [batch.hidden for batch in batches]
+        self.hidden = list(self.given)
+        self.bridged: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def lead(self, indices: Sequence[int]) -> None:
+        """Run the model as given through some blocks."""
+        for index in indices:
+            with self._skeleton.block(index) as block:
+                self.given = [
+                    replay(block, states, batch.calls[index])
+                    for states, batch in zip(self.given, self._batches, strict=True)
+                ]
+            check_finite(self.given, f"{self._skeleton.path}.{index}")
+
+    @torch.no_grad()
+    def cross(self, index: int, end: int) -> None:
+        """Run the shorter model through one block, the other one as far as ``end``."""
+        self.lead(range(index, end))
+        prefix = f"{self._skeleton.path}.{index}."
+        with self._skeleton.block(index) as block:
+            if end > index + 1 and self._output is not None:
+                name = f"{prefix}{self._output}"
+                (linear,) = (each for each in find_linears(block, prefix) if each.tensor == name)
+                self._refit(index, linear)
+            self.hidden = [
+                replay(block, states, batch.calls[index])
+                for states, batch in zip(self.hidden, self._batches, strict=True)
+            ]
+        check_finite(self.hidden, prefix.removesuffix("."))
+
+    def _refit(self, index: int, linear: Linear) -> None:
+        skeleton = self._skeleton
+        parameter = skeleton.model.get_parameter(linear.tensor).detach()
+        total = MissingSum(linear, linear.view(parameter))
+        prefix = f"{skeleton.path}.{index}."
+        for states, batch, wanted in zip(self.hidden, self._batches, self.given, strict=True):
+            inputs, output = run_watched(
+                skeleton.blocks[index], prefix, linear, states, batch.calls[index]
+            )
+            total.add(inputs, wanted - output)
+        stored = skeleton.checkpoint.tensors[linear.tensor].clone()
+        linear.view(stored).copy_(self._bridge(total.fed()))
+        skeleton.put(linear.tensor, stored)
+        self.bridged[linear.tensor] = stored
+
+
+def _output_tensor(skeleton: Skeleton) -> str | None:
+    """The tensor of a block's one output linear, if what it gives is added as it is."""
+    try:
+        change = narrowing(
+            skeleton.checkpoint, "neurons", units_of(skeleton.checkpoint, "neurons") // 2
+        )
+    except ModelError:
+        return None  # no size says which linear it is
+    return change.output.tensor if adds_plainly(skeleton, change) else None
+
+
+def _config(skeleton: Skeleton, kept: Sequence[int]) -> dict[str, object]:
+    whole = skeleton.model.config
+    changes = layer_settings(whole.get_text_config(decoder=True), kept)
+    return with_settings(skeleton.checkpoint, whole, changes)
+
+
+def _renumbered(
+    skeleton: Skeleton, kept: Sequence[int], bridged: dict[str, Tensor]
+) -> dict[str, Tensor | TensorRef | None]:
+    """What to evolve with: every block that stays under its new number, the last ones gone."""
+    path, refs = skeleton.path, skeleton.checkpoint.refs
+    fresh: dict[str, Tensor | TensorRef | None] = {}
+    for place in range(len(skeleton.blocks)):
+        for name in skeleton.block_names(place):
+            fresh[name] = None
+            if place < len(kept):
+                old = f"{path}.{kept[place]}.{name.removeprefix(f'{path}.{place}.')}"
+                fresh[name] = bridged.get(old, refs[old])
+    return fresh
