@@ -97,6 +97,12 @@ class Pruned(Changed):
     plan: Plan
 
 
+class Healable(Calibrated):
+    """``plan``: what pruning did, where it did; says which blocks are left."""
+
+    plan: NotRequired[Plan]
+
+
 class Validatable(Calibrated):
     """``reference``: the dense model's run over the held-out text, once it was made."""
 

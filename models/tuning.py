@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..checkpoints import Quantized
-from ..errors import DataError, NumericsError, SettingError
+from ..errors import DataError, SettingError
 from ..solvers.rounding import LearnedRounding
 from .linears import Linear
+from .losses import check_loss, relative_errors
 from .rewriting import Solved
 
 Announce = Callable[[int, int], None]
@@ -32,8 +33,6 @@ Target = Literal["given", "block"]
 _NUM_CHECKS = 8
 # Where few iterations are asked for, going further in each of them is worse than going less far.
 _HIGHEST_RATE = 1 / 32
-# Of the mean square of all tokens' outputs; a token of next to no output must not own the loss.
-_SMALLEST_SHARE = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +136,14 @@ def tune_block(solved: Solved, tuning: Tuning, *, announce: Announce) -> Tuned:
     num_learned = num_batches - tuning.num_heldout(num_batches)
     judged = range(num_learned, num_batches)
     block = _Block(solved, start, tuning.target)
-    before = _check_loss(block.mean_loss(judged), "before tuning", "lower damping, or raise bits")
+    before = check_loss(block.mean_loss(judged), "before tuning", "lower damping, or raise bits")
     best, kept, kept_at = before, start, 0
     mend = "lower learning_rate"
     for done, batches in enumerate(_draws(tuning, num_learned, len(solved.inputs[0])), 1):
         loss = block.descend(batches, rate=tuning.rate(done - 1))
-        _check_loss(loss, f"at tuning iteration {done}", mend)
+        check_loss(loss, f"at tuning iteration {done}", mend)
         if tuning.judges(done):
-            reached = _check_loss(block.mean_loss(judged), f"after iteration {done}", mend)
+            reached = check_loss(block.mean_loss(judged), f"after iteration {done}", mend)
             if reached < best:
                 best, kept, kept_at = reached, block.stored(), done
         announce(done, tuning.iterations)
@@ -208,10 +207,7 @@ class _Block:
         exchanged = {self._names[linear]: weight for linear, weight in weights.items()}
         output = functional_call(self._block, exchanged, (hidden, *call.args), call.kwargs)
         states: Tensor = output[0] if isinstance(output, tuple) else output
-        wanted = target.float()
-        squares = wanted.square().sum(-1)
-        errors = (states.float() - wanted).square().sum(-1)
-        return (errors / squares.clamp(min=float(squares.mean()) * _SMALLEST_SHARE)).flatten()
+        return relative_errors(states, target)
 
 
 def _rounding(solved: Solved, linear: Linear, start: Quantized) -> LearnedRounding:
@@ -252,9 +248,3 @@ def _draws(tuning: Tuning, num_batches: int, windows_per_batch: int) -> Iterator
 def _changed_share(start: Mapping[Linear, Quantized], kept: Mapping[Linear, Quantized]) -> float:
     changed = sum(int((ref.codes != kept[linear].codes).sum()) for linear, ref in start.items())
     return changed / sum(ref.num_values for ref in start.values())
-
-
-def _check_loss(loss: float, when: str, mend: str) -> float:
-    if not math.isfinite(loss):
-        raise NumericsError(f"the loss {when} is {loss}; {mend}")
-    return loss

@@ -21,7 +21,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.checkpoints.tensors import TensorRef, digest
 from birdbone.contexts.steps import Step
 from birdbone.engine import Chain, run
-from birdbone.links import calibrate, load, profile, prune, quantize, score, validate
+from birdbone.links import calibrate, heal, load, profile, prune, quantize, score, validate
 from birdbone.middleware import GpuMemory, Progress, Timing
 
 LINKS: dict[str, Any] = {
@@ -37,6 +37,7 @@ LINKS: dict[str, Any] = {
     "prune sparsegpt": lambda _: prune(sparsity=0.5),
     "prune 2:4": lambda _: prune(pattern="2:4", method="wanda"),
     "prune by scores": lambda _: prune(sparsity=0.3, method="scores", allocation="load"),
+    "heal blocks": lambda _: heal(epochs=1),
     "quantize gptq": lambda _: quantize(group_size=16),
     "quantize rtn": lambda _: quantize(group_size=16, method="rtn"),
     "quantize nf4": lambda _: quantize(method="nf4"),
