@@ -102,6 +102,7 @@ async def heal(
 
 
 def _blocks(ctx: Healable, how: Mapping[str, Any], heldout: int, seed: int) -> Healed:
+    plan = ctx.get("plan")
     return heal_blocks(
         Skeleton(ctx["dense"]),
         Skeleton(ctx["checkpoint"], dtype=torch.float32),
@@ -115,6 +116,7 @@ def _blocks(ctx: Healable, how: Mapping[str, Any], heldout: int, seed: int) -> H
             autocast=autocast_dtype(how["precision"]),
             seed=seed,
         ),
+        kept_layers=None if plan is None else plan.kept_layers,
         unfinished=unfinished(),
         announce=lambda done, total: announce("healing blocks", done, total),
     )

@@ -6,6 +6,7 @@ import torch
 from tiny import tiny_checkpoint, tiny_model, tiny_windows
 
 from birdbone.checkpoints import Checkpoint, Quantized, diff
+from birdbone.contexts.plan import Plan
 from birdbone.engine import Chain, Progress, run
 from birdbone.errors import LinkError, NumericsError, SettingError
 from birdbone.links.heal import heal
@@ -128,6 +129,19 @@ async def test_blocks_that_come_nearer_while_the_model_goes_astray_are_not_kept(
     assert ctx["checkpoint"] is light
 
 
+async def test_blocks_that_were_removed_are_known_by_the_plan() -> None:
+    dense = tiny_checkpoint()
+    names = {name: name.replace(".layers.2.", ".layers.1.") for name in dense.refs}
+    refs = {names[name]: ref for name, ref in dense.refs.items() if ".layers.1." not in name}
+    light = Checkpoint({**dense.config, "num_hidden_layers": 2}, refs)
+    context = _context(light, dense)
+    with pytest.raises(LinkError, match="has 2 blocks where the dense one has 3"):
+        await run(_heal("blocks"), context)
+    plan = Plan("kl", "layers", {}, kept_layers=(0, 2))
+    ctx = await run(_heal("blocks"), {**context, "plan": plan})
+    assert ctx["history"][-1].metrics["kept"] is True
+
+
 async def test_the_seed_decides_and_global_random_state_does_not(method: str) -> None:
     dense = _dense()
     light = _pruned(dense)
@@ -196,22 +210,10 @@ async def test_a_loss_that_runs_away_names_the_setting(method: str) -> None:
     assert isinstance(e.value.__cause__, NumericsError)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rank": 4}, r"heal\(rank=4\) is not used: method 'blocks' has no such thing, 'lora' has"),
-        (
-            {"method": "lora", "target": "block"},
-            r"heal\(target='block'\) is not used.*'blocks' has",
-        ),
-    ],
-)
-async def test_a_setting_the_method_does_not_use_is_named(
-    settings: dict[str, Any], message: str
-) -> None:
+async def test_a_setting_the_method_does_not_use_is_named() -> None:
     dense = _dense()
-    with pytest.warns(UserWarning, match=message):
-        await run(heal(**{"epochs": 1, **settings}), _context(dense, dense))
+    with pytest.warns(UserWarning, match=r"heal\(rank=4\) is not used: method 'blocks' has no"):
+        await run(heal(rank=4, epochs=1), _context(dense, dense))
 
 
 def test_the_settings_say_what_suits_each_method() -> None:
