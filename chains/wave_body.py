@@ -9,6 +9,7 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from ..engine import Chain, Link
 from ..errors import ChainError
+from ..links.healing import chosen
 from .rebuilding import links_with_settings, rebuilt
 
 # What belongs before the waves, or after them: once for the model, not once a wave.
@@ -71,7 +72,8 @@ def bound(body: Chain, *, sparsity: float, healing: int) -> Chain:
         if each.__name__ == "prune":
             return {"sparsity": sparsity}
         if each.__name__ == "heal":
-            return {"epochs": each.settings["epochs"] * healing}
+            given = each.settings["epochs"]
+            return {"epochs": (given or chosen(each.settings)["epochs"]) * healing}
         return {}
 
     return rebuilt(body, changes)

@@ -32,7 +32,7 @@ def test_what_is_given_goes_before_what_suits() -> None:
     ],
 )
 def test_a_setting_the_method_does_not_use_is_named(settings: Any, message: str) -> None:
-    with pytest.warns(UserWarning) as heard:
+    with pytest.warns(UserWarning, match="is not used") as heard:
         warn_of_unused(_settings(**settings))
     assert [str(each.message) for each in heard] == [message]
 
