@@ -214,7 +214,7 @@ def _divides(codes: Tensor, scales: Tensor) -> bool:
     return scales.shape[1] > 0 and codes.shape[1] % scales.shape[1] == 0
 
 
-BitsAndBytesKind = Literal["nf4", "llm.int8"]
+BitsAndBytesKind = Literal["nf4", "nf4.single", "llm.int8"]
 
 
 class BitsAndBytes(TensorRef):
@@ -222,7 +222,7 @@ class BitsAndBytes(TensorRef):
 
     Attributes:
         source: the weight it is given, so that saving quantises the very same values once.
-        kind: ``nf4`` or ``llm.int8``.
+        kind: ``nf4``, whose scales are in 8 bits themselves, ``nf4.single``, or ``llm.int8``.
     """
 
     def __init__(self, source: TensorRef, values: Tensor, *, kind: BitsAndBytesKind) -> None:
@@ -234,7 +234,7 @@ class BitsAndBytes(TensorRef):
 
     @property
     def num_bytes(self) -> int:
-        return self.num_values // 2 if self.kind == "nf4" else self.num_values
+        return self.num_values if self.kind == "llm.int8" else self.num_values // 2
 
     @cached_property
     def digest(self) -> str:

@@ -24,7 +24,7 @@ from ..solvers.grid_search import ScaleRule
 from .rounding import BlockTuning, Rounding
 from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one
 
-Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "llm.int8"]
+Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
 GridName = Literal["int", "q4_0", "q8_0", "q4_k"]
 
 # Methods that look at what flows into the linears.
@@ -39,7 +39,7 @@ async def quantize(
     ctx: Standing,
     *,
     bits: Annotated[int, Field(ge=2, le=8)] = 4,
-    group_size: Annotated[int, Field(ge=1)] | None = 64,
+    group_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 64,
     symmetric: bool = True,
     signed: bool | None = None,
     grid: GridName = "int",
@@ -64,7 +64,9 @@ async def quantize(
 
     Settings:
         bits: width of a code.
-        group_size: input columns that share a scale; must divide every width. null: one per row.
+        group_size: input columns that share a scale; must divide every width. auto: for each layer
+            the largest of 128, 64, 32 and 16 that divides its width, else one per row, which null
+            gives every layer; widths of 576 and 1536 get 64 and 128.
         symmetric: no zero points; the only codes that are packed.
         signed: scales of symmetric codes may be negative, which puts the one code more that there
             is below zero on the side of the greater extreme, at no byte's cost; not tried in vLLM.
@@ -72,8 +74,9 @@ async def quantize(
         grid: int, as the settings above say; or q4_0, q8_0, q4_k, ggml's, which fix them all.
         method: gptq (2210.17323), needing calibration windows; signround (2309.05516), which goes
             on from gptq and tunes all codes of a block by gradients, far slower; rtn, round to
-            nearest; nf4 and llm.int8, bitsandbytes' own, which fix bits and group size; auto is
-            gptq where the context has calibration windows, else rtn, and the history says which.
+            nearest; nf4 and llm.int8, bitsandbytes' own, which fix bits and group size, nf4 with
+            its scales in 8 bits too, nf4.single with scales of float32; auto is gptq where the
+            context has calibration windows, else rtn, and the history says which.
         order: gptq settles columns by falling input energy (static) or as they stand (natural).
         scales: searched for the least error, or minmax, set by the extremes; where none is given
             searched for gptq, minmax for rtn.
@@ -137,7 +140,11 @@ async def quantize(
 
 
 def _grid(
-    bits: int, group_size: int | None, symmetric: bool, signed: bool | None, name: GridName
+    bits: int,
+    group_size: int | Literal["auto"] | None,
+    symmetric: bool,
+    signed: bool | None,
+    name: GridName,
 ) -> Grid:
     if name != "int":
         return Grid.named(name)
@@ -219,7 +226,7 @@ def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:
     try:
         if grid is not None:
             grid.group_width(linear.shape[1])
-        elif method == "nf4":
+        elif method in ("nf4", "nf4.single"):
             check_nf4_shape(linear.shape)
     except SettingError as error:
         raise named(linear, error) from error

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
-from ..checkpoints import BitsAndBytes, Checkpoint, TensorRef
+from ..checkpoints import Checkpoint, TensorRef
+from ..checkpoints.tensors import BitsAndBytesKind
 from ..engine import announce
 from ..errors import SettingError, SolverError
-from ..models.bitsandbytes import int8_values, nf4_values
+from ..models.bitsandbytes import handed_over
 from ..models.linears import Linear, all_linears, named
 from ..models.rewriting import Solution
 from ..solvers.grid import Grid
@@ -16,7 +19,7 @@ from ..solvers.round_to_nearest import quantize_round_to_nearest
 from .rounding import mask_of, scale_dtype, split
 
 # Methods that choose the codes themselves.
-BITSANDBYTES = ("nf4", "llm.int8")
+BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
 
 
 def one_by_one(
@@ -27,10 +30,8 @@ def one_by_one(
     linears = chosen_linears(checkpoint, packable)
     for done, linear in enumerate(linears, 1):
         ref = checkpoint.refs[linear.tensor]
-        if method == "nf4":
-            fresh[linear.tensor] = BitsAndBytes(ref, nf4_values(ref.load()), kind="nf4")
-        elif method == "llm.int8":
-            fresh[linear.tensor] = BitsAndBytes(ref, int8_values(ref.load()), kind="llm.int8")
+        if method in BITSANDBYTES:
+            fresh[linear.tensor] = handed_over(ref, cast("BitsAndBytesKind", method))
         else:
             solution = _nearest(checkpoint, linear, grid, packable, scales)
             fresh[linear.tensor] = _whole(solution, linear, fresh.get(linear.tensor, ref))

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
+from ..checkpoints import BitsAndBytes, TensorRef
 from ..checkpoints.tensors import BitsAndBytesKind
 from ..errors import MissingExtraError, SettingError
 
@@ -28,10 +29,23 @@ _NF4_BLOCK, _NF4_ROWS = 64, 32
 _INT8_STEPS = 127
 
 
-def nf4_values(weight: Tensor) -> Tensor:
-    """What NF4 with double quantisation makes of a weight, in the weight's own dtype and place.
+def handed_over(ref: TensorRef, kind: BitsAndBytesKind) -> BitsAndBytes:
+    """A weight with the values bitsandbytes will compute with, which it makes when it is saved.
 
-    QLoRA, https://arxiv.org/abs/2305.14314, section 3: blocks of 64, their scales in 8 bits.
+    Raises:
+        SettingError, MissingExtraError: as `nf4_values` does.
+    """
+    weight = ref.load()
+    if kind == "llm.int8":
+        return BitsAndBytes(ref, int8_values(weight), kind=kind)
+    return BitsAndBytes(ref, nf4_values(weight, double=kind == "nf4"), kind=kind)
+
+
+def nf4_values(weight: Tensor, *, double: bool = True) -> Tensor:
+    """What NF4 makes of a weight, in the weight's own dtype and place.
+
+    QLoRA, https://arxiv.org/abs/2305.14314, section 3: blocks of 64, their scales in 8 bits where
+    quantisation is ``double``.
 
     Raises:
         SettingError: a shape that does not run everywhere, see `check_nf4_shape`.
@@ -40,7 +54,7 @@ def nf4_values(weight: Tensor) -> Tensor:
     check_nf4_shape(weight.shape)
     functional = _functional()
     codes, state = functional.quantize_4bit(
-        weight.detach().cpu().contiguous(), compress_statistics=True, quant_type="nf4"
+        weight.detach().cpu().contiguous(), compress_statistics=double, quant_type="nf4"
     )
     values: Tensor = functional.dequantize_4bit(codes, state)
     return values.to(weight.device, weight.dtype)
@@ -115,7 +129,7 @@ def _config(
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_use_double_quant=kind == "nf4",
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(skipped),
     )

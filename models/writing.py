@@ -71,7 +71,7 @@ def weight_format(checkpoint: Checkpoint) -> str:
     """What its quantised weights are saved as: ``dense``, ``packed``, ``nf4`` or ``llm.int8``."""
     for ref in checkpoint.refs.values():
         if isinstance(ref, BitsAndBytes):
-            return ref.kind
+            return "nf4" if ref.kind == "nf4.single" else ref.kind
         if isinstance(ref, Quantized):
             return "packed"
     return "dense"

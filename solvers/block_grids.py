@@ -103,7 +103,7 @@ def _steps(values: Tensor, grid: Grid, *, fewest: int) -> tuple[Tensor, Tensor]:
 
 
 def _groups_per_block(grid: Grid) -> int:
-    return (grid.super_block or 0) // (grid.group_size or 1)
+    return (grid.super_block or 0) // grid.group_width(grid.super_block or 0)
 
 
 def _assembled(blocks: SuperBlocks, grid: Grid) -> Scales:

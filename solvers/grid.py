@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from ..errors import SettingError, SolverError
 
 _COMMON_GROUP_SIZES = (16, 32, 48, 64, 96, 128, 192, 256)
 
+# What "auto" chooses from, largest first: the group sizes kernels are written for.
+_AUTO_GROUP_SIZES = (128, 64, 32, 16)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -32,7 +36,8 @@ class Grid:
 
     Attributes:
         bits: 2 to 8.
-        group_size: consecutive input columns that share a scale; None for the whole row.
+        group_size: consecutive input columns that share a scale; None for the whole row; "auto" for
+            the largest of 128, 64, 32 and 16 that divides the row, else the whole row.
         symmetric: whether the zero point is fixed at 0.
         signed: whether a scale may be negative; for symmetric grids.
         scale_dtype: the one its format stores scales in; None where the caller chooses.
@@ -41,7 +46,7 @@ class Grid:
     """
 
     bits: int = 4
-    group_size: int | None = 128
+    group_size: int | Literal["auto"] | None = 128
     symmetric: bool = True
     signed: bool = False
     scale_dtype: torch.dtype | None = None
@@ -50,7 +55,7 @@ class Grid:
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise SettingError(f"bits {self.bits} is out of range; give 2 to 8")
-        if self.group_size is not None and self.group_size < 1:
+        if isinstance(self.group_size, int) and self.group_size < 1:
             raise SettingError(
                 f"group_size {self.group_size} is out of range; give at least 1, or None for one "
                 "scale a row"
@@ -86,6 +91,8 @@ class Grid:
         """Return columns per group in a row of ``width``; SettingError if they do not divide it."""
         if self.group_size is None:
             return width
+        if self.group_size == "auto":
+            return next((size for size in _AUTO_GROUP_SIZES if width % size == 0), width)
         if self.super_block and width % self.super_block:
             raise SettingError(
                 f"a grid with super-blocks of {self.super_block} does not divide width {width}; "

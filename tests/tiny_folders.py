@@ -11,8 +11,9 @@ from tiny import tiny_windows
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
-from birdbone.models.bitsandbytes import int8_values, nf4_values
+from birdbone.checkpoints import Checkpoint, Quantized
+from birdbone.checkpoints.tensors import BitsAndBytesKind
+from birdbone.models.bitsandbytes import handed_over
 from birdbone.models.linears import find_linears
 from birdbone.models.skeleton import Skeleton, empty_model, find_blocks
 from birdbone.models.writing import write_model
@@ -65,14 +66,12 @@ def quantized(checkpoint: Checkpoint, **grids: Any) -> Checkpoint:
     return checkpoint.evolve(codes)
 
 
-def for_bitsandbytes(checkpoint: Checkpoint, kind: str) -> Checkpoint:
+def for_bitsandbytes(checkpoint: Checkpoint, kind: BitsAndBytesKind) -> Checkpoint:
     """Every ``nn.Linear`` of every block handed to bitsandbytes."""
-    values = {"nf4": nf4_values, "llm.int8": int8_values}[kind]
     made = {
-        name: BitsAndBytes(ref, values(ref.load()), kind=kind)
+        name: handed_over(checkpoint.refs[name], kind)
         for name, ref in quantized(checkpoint).refs.items()
         if isinstance(ref, Quantized)
-        for ref in [checkpoint.refs[name]]
     }
     return checkpoint.evolve(made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs
 from tiny_contexts import calibrated, scored, weight_of
+from tiny_folders import own_logits, plain_logits
 from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
@@ -17,7 +19,9 @@ from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import profile, prune, quantize, rounding, score, uncalibrated
 from birdbone.models.bitsandbytes import int8_values, nf4_values
 from birdbone.models.linears import all_linears
+from birdbone.models.opening import open_checkpoint
 from birdbone.models.skeleton import Skeleton
+from birdbone.models.sources import find_model
 from birdbone.models.writing import write_model
 from birdbone.solvers.grid import Grid
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
@@ -113,7 +117,14 @@ async def test_gptq_moves_outputs_less_than_rounding_does() -> None:
     assert errors["gptq"] < 0.9 * errors["rtn"]
 
 
-@pytest.mark.parametrize(("method", "kind"), [("nf4", nf4_values), ("llm.int8", int8_values)])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("nf4", nf4_values),
+        ("nf4.single", partial(nf4_values, double=False)),
+        ("llm.int8", int8_values),
+    ],
+)
 async def test_bitsandbytes_methods_hold_the_values_it_will_compute_with(
     method: Any, kind: Any
 ) -> None:
@@ -189,6 +200,18 @@ async def test_quantising_twice_is_refused(first: Any, second: Any) -> None:
     once = await run(quantize(method=first, group_size=16), {"checkpoint": dense})
     with pytest.raises(LinkError, match=r"q_proj' is quantised already; quantise once"):
         await run(quantize(method=second, group_size=16), once)
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+async def test_group_sizes_may_be_chosen_for_each_width(method: Any, tmp_path: Path) -> None:
+    dense = tiny_checkpoint(hidden_size=128, intermediate_size=96, num_attention_heads=8)
+    light = (await run(quantize(method=method, group_size="auto"), calibrated(dense)))["checkpoint"]
+    for name, ref in codes_of(light).items():
+        assert ref.group_size == (32 if "down_proj" in name else 128)
+    write_model(light, tmp_path, max_shard_bytes=1 << 30)
+    again = open_checkpoint(find_model(str(tmp_path)), dequantize=False)
+    assert again.id == light.id
+    assert torch.equal(plain_logits(tmp_path), own_logits(light))
 
 
 async def test_shapes_bitsandbytes_computes_wrongly_are_refused() -> None:

@@ -170,7 +170,7 @@ def test_writing_stops_where_the_caller_says(tmp_path: Path) -> None:
         write_model(tiny_checkpoint(), tmp_path / "light", max_shard_bytes=GIB, announce=stop)
 
 
-@pytest.mark.parametrize("kind", ["nf4", "llm.int8"])
+@pytest.mark.parametrize("kind", ["nf4", "nf4.single", "llm.int8"])
 def test_bitsandbytes_computes_with_the_values_that_were_measured(
     kind: str, tmp_path: Path
 ) -> None:
@@ -179,15 +179,16 @@ def test_bitsandbytes_computes_with_the_values_that_were_measured(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     linear = model.model.layers[1].mlp.down_proj
     expected = checkpoint.tensors["model.layers.1.mlp.down_proj.weight"]
-    if kind == "nf4":
+    if kind != "llm.int8":
         from bitsandbytes.functional import dequantize_4bit
 
+        assert linear.weight.quant_state.nested == (kind == "nf4")
         found = dequantize_4bit(linear.weight.data, linear.weight.quant_state)
     else:
         found = linear.weight.data.float() * (linear.weight.SCB.unsqueeze(1) / 127)
     assert torch.equal(found, expected)
     assert type(model.lm_head) is torch.nn.Linear
-    assert weight_format(checkpoint) == kind
+    assert weight_format(checkpoint) == kind.removesuffix(".single")
     assert not list(folder.glob(".dense*"))
     assert (folder / "tokenizer.json").read_bytes() == checkpoint.files["tokenizer.json"]
 

@@ -80,6 +80,14 @@ def test_bits_out_of_range_are_refused(bits: int) -> None:
         Grid(bits=bits)
 
 
+@pytest.mark.parametrize(
+    ("width", "size"), [(576, 64), (1536, 128), (96, 32), (48, 16), (50, 50), (128, 128)]
+)
+def test_a_group_size_may_be_chosen_by_the_width(width: int, size: int) -> None:
+    assert Grid(4, "auto").group_width(width) == size
+    assert Grid(4, "auto").fitted_width(width) == size
+
+
 def test_group_sizes_that_do_not_fit_are_refused_with_those_that_do() -> None:
     with pytest.raises(
         SettingError, match=r"group_size 128 does not divide width 576; .*16, 32, 48, 64, 96, 192;"
