@@ -1,4 +1,4 @@
-"""The command line: ``birdbone run | chains | links | inspect | doctor``.
+"""The command line: ``birdbone run | prove | chains | links | inspect | doctor``.
 
 Thin on purpose: what is printed is made in `reports`, what runs is made in `chains`. Whatever needs
 torch is imported inside the command that needs it, so that ``birdbone --help`` answers at once.
@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .commands.prove import prove
 from .errors import BirdboneError, LinkError, SettingError, did_you_mean
 
 if TYPE_CHECKING:
@@ -197,6 +198,9 @@ def _middleware(
     if wandb is not None:
         chosen.append(middleware.WandbLogging(project=wandb))
     return chosen
+
+
+app.command()(prove)
 
 
 def _write_json(document: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -138,6 +138,7 @@ def _pruned(checkpoint: Checkpoint, smaller: Checkpoint, plan: Plan) -> Pruned:
             f"{plan.pattern}_after": after,
             "parameters_before": checkpoint.num_parameters,
             "parameters_after": smaller.num_parameters,
+            "shrinks": after < before,
             **_errors(plan.linears),
         },
     }

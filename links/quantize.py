@@ -135,7 +135,7 @@ async def quantize(
             one_by_one, checkpoint, resolved, wanted, packable, scales or "minmax"
         )
     light = checkpoint.evolve(fresh)
-    metrics.update({"linears": len(fresh), "bytes": light.num_bytes})
+    metrics.update({"linears": len(fresh), "bytes": light.num_bytes, "shrinks": packable})
     return {"checkpoint": light, "metrics": metrics}
 
 

@@ -1,13 +1,12 @@
 """Write the model as a folder anybody can open, and publish it only once that is proven.
 
 A fresh process opens what was written with plain transformers and scores it; those are the figures
-that count. If they are not what was measured in memory, nothing is published.
+that count. What does not hold is kept aside as ``PATH.refused`` and nothing is published.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,22 +18,27 @@ from ..checkpoints import BitsAndBytes, Checkpoint
 from ..contexts.flow import Savable, Written
 from ..contexts.saved import Saved
 from ..engine import announce, in_thread, link
-from ..errors import ProofError
+from ..errors import BirdboneError, GateError, NumericsError, ProofError
 from ..models.fresh_process import Measurement, Probe, measure_folders
-from ..models.publishing import PROVENANCE, check_disk, check_target, private_folder, publish
-from ..models.scoring import own_perplexity
+from ..models.proof import prove
+from ..models.publishing import (
+    PROVENANCE,
+    check_disk,
+    check_target,
+    private_folder,
+    publish,
+    set_aside,
+)
+from ..models.record import RECORD, Record, make_record, probe_windows
 from ..models.skeleton import compute_dtype, default_device, has_code
 from ..models.writing import weight_format, write_model
 from ..reports.card import model_card
 from ..reports.provenance import provenance, stands, without_paths
 from ..texts import Windows
+from .acceptance import check_accepted, logits_tolerance
 
 __all__ = ["check_disk", "check_target", "save"]
 
-# Relative to the mean NLL in memory. LLM.int8 quantises activations too, NF4 computes in the
-# dtype its scales are stored in, and bfloat16 on CUDA depends on the shape of the batch.
-_TOLERANCES = {"dense": 1e-3, "packed": 1e-3, "nf4": 1e-2, "llm.int8": 2e-2}
-_HALF_TOLERANCE = 5e-3
 _SPARE_BYTES = 64 << 20  # tokenizer, card and what safetensors adds
 
 
@@ -46,7 +50,8 @@ async def save(
     force: bool = False,
     max_shard_gb: Annotated[float, Field(gt=0)] = 5.0,
     compare: bool = True,
-    tolerance: Annotated[float, Field(gt=0)] | None = None,
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None,
+    proof_tokens: Annotated[int, Field(ge=0)] = 512,
 ) -> Written:
     """Save an ordinary Hugging Face folder, prove it in a fresh process, then publish it.
 
@@ -55,13 +60,19 @@ async def save(
         force: replace a folder birdbone did not make.
         max_shard_gb: size a weight file keeps to.
         compare: measure the dense model beside it.
-        tolerance: how far the mean NLL may lie from the one in memory, relative; None for what
-            the format can keep.
+        tolerance: how far mean NLL and logits may lie from those in memory, relative; None for
+            what the format can keep.
+        proof_tokens: of the held-out text, kept in the folder's proof.json with what the model
+            says of them, so that anybody can prove the folder again; 0 keeps none of the text
+            and uses made-up ids.
 
     Raises:
         SettingError: the folder may not be replaced.
         ResourceError: the disk is too small.
-        ProofError: the folder does not open, or does not score as the model did in memory.
+        ProofError: the folder does not open, or does not compute what the model did in memory.
+        GateError: the model is no better than chance or only repeats itself, where the dense one
+            does not, or did not shrink though a link promised it. What is refused is kept aside,
+            in a folder named as this one and ``.refused``.
     """
     checkpoint, dense = ctx["checkpoint"], ctx["dense"]
     target = check_target(path, force)
@@ -74,12 +85,15 @@ async def save(
         beside = stack.enter_context(private_folder(target, "dense")) if compare else None
         if beside is not None:
             await _write(dense, beside, max_shard_gb)
-        found = await measure_folders(folder, beside, probe, announce)
-        if heldout is not None:
-            expected = await _in_memory(ctx, heldout, str(probe.dtype).removeprefix("torch."))
-            _check_proof(checkpoint, expected, found, probe, tolerance)
-        measured_on = _measured_on(found, probe, heldout)
-        await in_thread(_describe, ctx, folder, target.name, found, measured_on)
+        try:
+            found = await measure_folders(folder, beside, probe, announce)
+            await check_accepted(ctx, found, dtype=probe.dtype, tolerance=tolerance)
+            record = await _record(checkpoint, heldout, probe, tolerance, proof_tokens)
+            measured_on = _measured_on(found, probe, heldout)
+            await in_thread(_describe, ctx, folder, target.name, found, measured_on, record)
+            await _prove(folder, probe)
+        except (ProofError, GateError, NumericsError) as error:
+            raise await in_thread(_refused, ctx, folder, target, error) from error
         await in_thread(publish, folder, target)
     light = found.figures["light"]
     saved = Saved(target, int(light["weight_bytes"]), found.figures, measured_on)
@@ -125,34 +139,41 @@ async def _write(checkpoint: Checkpoint, folder: Path, max_shard_gb: float) -> N
     await in_thread(write_model, checkpoint, folder, max_shard_bytes=size, announce=told)
 
 
-def _check_proof(
-    checkpoint: Checkpoint, expected: float, found: Measurement, probe: Probe, asked: float | None
-) -> None:
-    """Hold the fresh process's figure against the one in memory."""
-    bound = asked or _default_tolerance(checkpoint, probe)
-    measured = found.figures["light"]["perplexity"]
-    off = abs(math.log(measured) - math.log(expected)) / max(math.log(expected), 1e-9)
-    if not off <= bound:
-        raise ProofError(
-            f"the saved folder has perplexity {measured:.4f} in a fresh process, the model in "
-            f"memory had {expected:.4f}: the mean NLL is off by {off:.2%}, more than "
-            f"{bound:.2%}; nothing was published. Raise tolerance if that much is expected"
-        )
+async def _record(
+    checkpoint: Checkpoint,
+    heldout: Windows | None,
+    probe: Probe,
+    tolerance: float | None,
+    proof_tokens: int,
+) -> Record:
+    """What the model in memory computes, which the folder must compute too, here and elsewhere."""
+    return await in_thread(
+        make_record,
+        checkpoint,
+        probe_windows(checkpoint, heldout, proof_tokens),
+        tolerance=logits_tolerance(checkpoint, probe.dtype, tolerance),
+        announce=announce,
+    )
 
 
-async def _in_memory(ctx: Savable, windows: Windows, dtype: str) -> float:
-    """Perplexity in memory: the verdict's if it is of this very model, windows and dtype."""
-    verdict, checkpoint = ctx.get("verdict"), ctx["checkpoint"]
-    if verdict is not None:
-        measured = (verdict.checkpoint, verdict.windows, verdict.dtype)
-        if measured == (checkpoint.id, windows.digest, dtype):
-            return verdict.light.value
-    return await in_thread(own_perplexity, checkpoint, windows, announce=announce)
+async def _prove(folder: Path, probe: Probe) -> None:
+    """The same proof anybody can run on the folder later."""
+    proof = await prove(folder, trust_remote_code=probe.trust_remote_code, announce=announce)
+    if not proof.proven:
+        faults = [f"{each.name}: {each.words}" for each in proof.checks if not each.holds]
+        raise ProofError(f"the saved folder is not proven: {'; '.join(faults)}")
 
 
-def _default_tolerance(checkpoint: Checkpoint, probe: Probe) -> float:
-    bound = _TOLERANCES[weight_format(checkpoint)]
-    return bound if probe.dtype.itemsize >= 4 else max(bound, _HALF_TOLERANCE)
+def _refused(
+    ctx: Savable, folder: Path, target: Path, error: ProofError | GateError | NumericsError
+) -> BirdboneError:
+    """Keep what was refused, with the reason in it; gives the error that says where."""
+    _write_json(folder / PROVENANCE, _provenance(ctx, folder, {}, {}, refused=str(error)))
+    aside = set_aside(folder, target)
+    kept = f"kept for inspection in {aside}"
+    if aside is None:
+        kept = f"not kept, for {target.name}.refused exists and was not made by birdbone"
+    return type(error)(f"{error}; nothing was published. What was refused is {kept}")
 
 
 def _measured_on(found: Measurement, probe: Probe, heldout: Windows | None) -> Mapping[str, str]:
@@ -168,29 +189,49 @@ def _measured_on(found: Measurement, probe: Probe, heldout: Windows | None) -> M
 
 
 def _describe(
-    ctx: Savable, folder: Path, name: str, found: Measurement, measured_on: Mapping[str, str]
+    ctx: Savable,
+    folder: Path,
+    name: str,
+    found: Measurement,
+    measured_on: Mapping[str, str],
+    record: Record,
 ) -> None:
-    """Leave the card and, last, the provenance with everybody's checksums."""
-    history = ctx.get("history", ())
+    """Leave the card, the record of what is computed and, last, everybody's checksums."""
     card = model_card(
         name=name,
         checkpoint=ctx["checkpoint"],
         weight_format=weight_format(ctx["checkpoint"]),
-        history=history,
+        history=ctx.get("history", ()),
         figures=found.figures,
         measured_on=measured_on,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    record = provenance(
+    (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
+    _write_json(folder / PROVENANCE, _provenance(ctx, folder, found.figures, measured_on))
+
+
+def _provenance(
+    ctx: Savable,
+    folder: Path,
+    figures: Mapping[str, Mapping[str, float]],
+    measured_on: Mapping[str, str],
+    refused: str | None = None,
+) -> dict[str, Any]:
+    held = [path for path in folder.iterdir() if path.is_file() and path.name != PROVENANCE]
+    return provenance(
         checkpoint=ctx["checkpoint"],
         dense=ctx["dense"],
-        history=history,
+        history=ctx.get("history", ()),
         texts=_texts(ctx),
-        figures=found.figures,
+        figures=figures,
         measured_on=measured_on,
-        files=[path for path in folder.iterdir() if path.is_file()],
+        files=held,
+        refused=refused,
     )
-    (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _texts(ctx: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -11,19 +11,18 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ProofError
 
-_SCRIPT = Path(__file__).with_name("rescore.py")
+_RESCORE = Path(__file__).with_name("rescore.py")
 # No look-ups on a network, and one quiet tokenizer.
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -60,10 +59,13 @@ class Measurement:
     Attributes:
         figures: by ``light`` and, where there was one, ``dense``; keys as `Saved.figures` has them.
         environment: device and versions, in words.
+        decoded: by the same names, what each model said after the same beginnings, rows of token
+            ids; empty unless both were compared on text.
     """
 
     figures: Mapping[str, Mapping[str, float]]
     environment: Mapping[str, str]
+    decoded: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
 
 
 async def measure_folders(
@@ -85,19 +87,42 @@ async def measure_folders(
     figures = {"light": found["figures"]["light"]}
     if dense is not None:
         figures["dense"] = {**alone, **found["figures"]["dense"]}
-    return Measurement(figures, found["environment"])
+    return Measurement(figures, found["environment"], found["decoded"])
 
 
 async def _measure(
     folder: Path, dense: Path | None, probe: Probe, announce: Announce, *, compare: bool
 ) -> dict[str, Any]:
+    request = {
+        "folder": str(folder),
+        "dense": str(dense) if dense is not None else None,
+        "tokens": None if probe.tokens is None else probe.tokens.tolist(),
+        "compare": compare,
+        "dtype": str(probe.dtype).removeprefix("torch."),
+        "device": probe.device,
+        "prefill_tokens": probe.prefill_tokens,
+        "decode_tokens": probe.decode_tokens,
+        "repeats": probe.repeats,
+        "trust_remote_code": probe.trust_remote_code,
+    }
+    return await run_alone(_RESCORE, request, announce)
+
+
+async def run_alone(script: Path, request: Mapping[str, Any], announce: Announce) -> dict[str, Any]:
+    """What a program that stands alone makes of a request about a folder.
+
+    Raises:
+        ProofError: the program failed; what it said of the folder is the message.
+    """
     with tempfile.TemporaryDirectory() as aside:
-        request = _write_request(Path(aside), folder, dense, probe, compare)
+        result = Path(aside) / "result.json"
+        asked = Path(aside) / "request.json"
+        asked.write_text(json.dumps({**request, "result": str(result)}), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
-            str(_SCRIPT),
-            str(request),
+            str(script),
+            str(asked),
             cwd=aside,
             env={**os.environ, **_ENVIRONMENT},
             stdout=asyncio.subprocess.PIPE,
@@ -110,32 +135,7 @@ async def _measure(
                 with suppress(ProcessLookupError):  # it ended by itself in between
                     process.kill()
                 await process.wait()
-        return _read_result(Path(aside) / "result.json", folder, process.returncode)
-
-
-def _write_request(
-    aside: Path, folder: Path, dense: Path | None, probe: Probe, compare: bool
-) -> Path:
-    tokens = None
-    if probe.tokens is not None:
-        tokens = str(aside / "tokens.safetensors")
-        save_file({"tokens": probe.tokens.cpu().contiguous()}, tokens)
-    request = {
-        "folder": str(folder),
-        "dense": str(dense) if dense is not None else None,
-        "tokens": tokens,
-        "compare": compare,
-        "dtype": str(probe.dtype).removeprefix("torch."),
-        "device": probe.device,
-        "prefill_tokens": probe.prefill_tokens,
-        "decode_tokens": probe.decode_tokens,
-        "repeats": probe.repeats,
-        "trust_remote_code": probe.trust_remote_code,
-        "result": str(aside / "result.json"),
-    }
-    path = aside / "request.json"
-    path.write_text(json.dumps(request), encoding="utf-8")
-    return path
+        return _read_result(result, str(request["folder"]), process.returncode)
 
 
 async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> None:
@@ -148,7 +148,7 @@ async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> No
     await process.wait()
 
 
-def _read_result(path: Path, folder: Path, code: int | None) -> dict[str, Any]:
+def _read_result(path: Path, folder: str, code: int | None) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -156,9 +156,6 @@ def _read_result(path: Path, folder: Path, code: int | None) -> dict[str, Any]:
         if code == -9:
             result["error"] += "; it was killed, perhaps for want of memory"
     if "error" in result:
-        reason = result["error"].replace(str(folder), "the folder")
-        raise ProofError(
-            f"plain transformers cannot open and run the saved model: {reason}; "
-            f"nothing was published"
-        )
+        reason = result["error"].replace(folder, "the folder")
+        raise ProofError(f"plain transformers cannot open and run the saved model: {reason}")
     return result

@@ -106,6 +106,19 @@ def publish(folder: Path, target: Path) -> None:
     _sync_folder(target.parent)
 
 
+def set_aside(folder: Path, target: Path) -> Path | None:
+    """Keep a folder that was refused as ``TARGET.refused``, in place of one refused earlier.
+
+    Returns:
+        Where it is; None, and the folder left as it was, where something not ours has the name.
+    """
+    aside = target.with_name(f"{target.name}.refused")
+    if aside.is_symlink() or (aside.exists() and not is_ours(aside)):
+        return None
+    publish(folder, aside)
+    return aside
+
+
 def _open_as_usual(folder: Path) -> None:
     """Let others read what others may read here; safetensors writes for the owner alone."""
     mode = folder.stat().st_mode & 0o666

@@ -2,8 +2,8 @@
 
 It is run by path in a fresh, isolated interpreter (``python -I rescore.py request.json``) and
 imports nothing of this package, so what it finds is what anybody finds who opens the folder. The
-request names the folder, the dense one to compare with or null, a safetensors file of tokens or
-null, dtype, device and counts. Figures go to the file the request names, progress to stdout, one
+request names the folder, the dense one to compare with or null, windows of tokens or null, dtype,
+device and counts. Figures go to the file the request names, progress to stdout, one
 ``@ done total label`` a line.
 
 Order matters: size and peak memory first, with nothing else loaded; then the dense model joins,
@@ -26,12 +26,13 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 _LOGIT_BYTES = 128 << 20  # of float32 logits in one forward; decides the batch size
 _ROWS = 256  # positions whose log-probabilities are held at a time
+_PROMPTS = 4  # texts that both models go on from, and tokens of each
+_PROMPT_TOKENS = 32
 _STATUS = Path("/proc/self/status")
 _GRID = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed")
 
@@ -59,7 +60,7 @@ def _check_alone() -> None:
 @torch.inference_mode()
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """The figures of one folder, and the dense one's on the same tokens where one is named."""
-    tokens = load_file(request["tokens"])["tokens"] if request["tokens"] else None
+    tokens = torch.tensor(request["tokens"]) if request["tokens"] else None
     models = {"light": _load(request["folder"], request)}
     prompt = _prompt(models["light"], tokens, request)
     figures: dict[str, dict[str, float]] = {"light": _alone(models["light"], prompt, request)}
@@ -75,7 +76,14 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             figures[name].update(
                 {key: value for each in found for key, value in each[name].items()}
             )
-    return {"figures": figures, "environment": _environment(request["device"])}
+    decoded = {}
+    if request["dense"] and request["compare"] and tokens is not None:
+        decoded = {name: _decoded(model, tokens, request) for name, model in models.items()}
+    return {
+        "figures": figures,
+        "decoded": decoded,
+        "environment": _environment(request["device"]),
+    }
 
 
 def _alone(model: nn.Module, prompt: Tensor, request: dict[str, Any]) -> dict[str, float]:
@@ -168,6 +176,22 @@ def _timed(model: nn.Module, prompt: Tensor, request: dict[str, Any]) -> tuple[f
         token = output.logits[:, -1:].argmax(-1)
         output = model(token, past_key_values=output.past_key_values, use_cache=True)
     return middle - start, _now(request["device"]) - middle
+
+
+def _decoded(model: nn.Module, tokens: Tensor, request: dict[str, Any]) -> list[list[int]]:
+    """What the model says after the beginnings of some windows, the first-ranked token each time.
+
+    Rows of ``decode_tokens`` ids.
+    """
+    room = _prompt(model, tokens, request).shape[1]
+    prompts = tokens[:_PROMPTS, : min(room, _PROMPT_TOKENS)].to(request["device"])
+    output = model(prompts, use_cache=True)
+    said = []
+    for _ in range(request["decode_tokens"]):
+        said.append(output.logits[:, -1:].argmax(-1))
+        output = model(said[-1], past_key_values=output.past_key_values, use_cache=True)
+    rows: list[list[int]] = torch.cat(said, dim=1).tolist()
+    return rows
 
 
 def _check_finite(logits: Tensor) -> None:

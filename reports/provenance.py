@@ -39,6 +39,7 @@ def provenance(
     figures: Mapping[str, Mapping[str, float]],
     measured_on: Mapping[str, str],
     files: Iterable[Path],
+    refused: str | None = None,
 ) -> dict[str, Any]:
     """The record of one saved folder, in types JSON knows.
 
@@ -46,9 +47,11 @@ def provenance(
         history: the steps so far, oldest first.
         texts: of each part of the text: its name, digest, windows and length.
         files: every file of the folder, to be weighed and hashed.
+        refused: why it was not published, where it was not.
     """
     return {
         "birdbone": __version__,
+        **({} if refused is None else {"refused": refused}),
         "format": _VERSION,
         "source": checkpoint.source,
         "checkpoint": checkpoint.id,

@@ -1,5 +1,6 @@
 """Text: where it comes from, how it is divided so that parts never overlap, how it is tokenised."""
 
+from .guessing import chance_perplexity
 from .sources import Corpus, read_corpus
 from .split import Split, shared_documents, split
 from .windows import Tokenizer, Windows, check_vocabulary, copied_windows, pack_windows
@@ -9,6 +10,7 @@ __all__ = [
     "Split",
     "Tokenizer",
     "Windows",
+    "chance_perplexity",
     "check_vocabulary",
     "copied_windows",
     "pack_windows",

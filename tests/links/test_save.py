@@ -24,9 +24,11 @@ from birdbone.contexts.steps import Step
 from birdbone.contexts.verdict import Perplexity, Verdict
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
+from birdbone.links import acceptance
 from birdbone.links.save import check_disk, check_target, save
 from birdbone.models.bitsandbytes import int8_values, nf4_values
 from birdbone.models.fresh_process import Measurement, Probe
+from birdbone.models.proof import Check, Proof
 from birdbone.models.publishing import publish
 from birdbone.models.skeleton import Skeleton
 
@@ -98,8 +100,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         found = {"weight_bytes": 1.0, "parameters": 2.0, "nonzero": 1.0, "perplexity": 20.0}
         return Measurement({"light": found}, {"device": "none"})
 
+    async def prove(folder: Path, **_: Any) -> Proof:
+        return Proof(folder, ())
+
     monkeypatch.setattr(save_module, "measure_folders", measure)
-    monkeypatch.setattr(save_module, "own_perplexity", lambda *args, **kwargs: 20.0)
+    monkeypatch.setattr(save_module, "prove", prove)
+    monkeypatch.setattr(acceptance, "own_perplexity", lambda *args, **kwargs: 20.0)
 
 
 def left_in(folder: Path) -> list[str]:
@@ -138,7 +144,7 @@ async def test_a_verdict_that_does_not_hold_publishes_nothing(tmp_path: Path) ->
     with pytest.raises(LinkError, match=r"perplexity .* in a fresh process.*nothing was") as caught:
         await run(save(path=str(tmp_path / "light"), compare=False), wrong)
     assert isinstance(caught.value.__cause__, ProofError)
-    assert left_in(tmp_path) == []
+    assert left_in(tmp_path) == ["light.refused"]
 
 
 @pytest.mark.usefixtures("at_once")
@@ -153,10 +159,10 @@ async def test_a_verdict_on_another_model_is_not_held_against_this_one(tmp_path:
 async def test_without_a_verdict_the_model_is_scored_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(save_module, "own_perplexity", lambda *args, **kwargs: 21.0)
+    monkeypatch.setattr(acceptance, "own_perplexity", lambda *args, **kwargs: 21.0)
     with pytest.raises(LinkError, match=r"perplexity 20.*in memory had 21.*nothing was published"):
         await run(save(path=str(tmp_path / "light"), compare=False), context())
-    assert left_in(tmp_path) == []
+    assert left_in(tmp_path) == ["light.refused"]
 
 
 @pytest.mark.usefixtures("at_once")
@@ -175,7 +181,7 @@ async def test_a_folder_that_does_not_open_is_not_published(
     monkeypatch.setattr(save_module, "write_model", broken)
     with pytest.raises(LinkError, match=r"cannot open and run .*OSError.*the folder"):
         await run(save(path=str(tmp_path / "light"), compare=False), context())
-    assert left_in(tmp_path) == []
+    assert left_in(tmp_path) == ["light.refused"]
 
 
 async def test_without_text_there_is_speed_and_no_perplexity(tmp_path: Path) -> None:
@@ -191,13 +197,13 @@ async def test_without_text_there_is_speed_and_no_perplexity(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("kind", "values"), [("nf4", nf4_values), ("llm.int8", int8_values)])
 async def test_bitsandbytes_is_proven_too(kind: Any, values: Any, tmp_path: Path) -> None:
+    # On CPUs with AVX512-BF16 bitsandbytes cannot run 4-bit rows shorter than a block of 64.
     dense = tiny_checkpoint(hidden_size=64)
     names = [n for n in dense.refs if "proj" in n]
     light = dense.evolve(
         {n: BitsAndBytes(dense.refs[n], values(dense.tensors[n]), kind=kind) for n in names}
     )
-    ctx = context(light)
-    ctx = judged(ctx, in_memory(light))
+    ctx = judged(context(light, dense=dense), in_memory(light))
     out = await run(save(path=str(tmp_path / "light"), compare=False), ctx)
     figures = out["saved"].figures["light"]
     assert figures["parameters"] == dense.num_parameters
@@ -381,3 +387,67 @@ async def test_the_input_is_left_as_it_was(tmp_path: Path) -> None:
     assert replace(ctx["checkpoint"]).id == before
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "light")
     assert torch.equal(model.state_dict()[DOWN], ctx["checkpoint"].tensors[DOWN])
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_what_is_refused_is_kept_aside_with_the_reason_and_replaces_nothing(
+    tmp_path: Path,
+) -> None:
+    good = context()
+    await run(save(path=str(tmp_path / "light"), compare=False), good)
+    weights = (tmp_path / "light" / "model.safetensors").read_bytes()
+    for _ in range(2):  # one refused earlier gives way
+        with pytest.raises(LinkError, match=r"kept for inspection in .*light\.refused"):
+            await run(save(path=str(tmp_path / "light"), compare=False), judged(good, 21.0))
+    assert left_in(tmp_path) == ["light", "light.refused"]
+    assert (tmp_path / "light" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "light.refused" / "model.safetensors").read_bytes() == weights
+    record = json.loads((tmp_path / "light.refused" / "birdbone.json").read_text())
+    assert "in a fresh process" in record["refused"]
+    assert "refused" not in json.loads((tmp_path / "light" / "birdbone.json").read_text())
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_name_somebody_else_has_is_left_to_them(tmp_path: Path) -> None:
+    theirs = tmp_path / "light.refused"
+    theirs.mkdir()
+    (theirs / "letter.txt").write_text("refused")
+    with pytest.raises(LinkError, match=r"is not kept, for light\.refused exists"):
+        await run(save(path=str(tmp_path / "light"), compare=False), judged(context(), 21.0))
+    assert left_in(tmp_path) == ["light.refused"]
+    assert left_in(theirs) == ["letter.txt"]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_proof_that_fails_publishes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def prove(folder: Path, **_: Any) -> Proof:
+        return Proof(folder, (Check("files", True, "fine"), Check("logits", False, "far off")))
+
+    monkeypatch.setattr(save_module, "prove", prove)
+    with pytest.raises(LinkError, match=r"is not proven: logits: far off; nothing was published"):
+        await run(save(path=str(tmp_path / "light"), compare=False), context())
+    assert left_in(tmp_path) == ["light.refused"]
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(("asked", "shape"), [(512, (3, 16)), (20, (1, 16)), (5, (1, 5))])
+async def test_the_record_holds_no_more_text_than_asked(
+    asked: int, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    ctx = context()
+    await run(save(path=str(tmp_path / "light"), compare=False, proof_tokens=asked), ctx)
+    kept = json.loads((tmp_path / "light" / "proof.json").read_text())
+    tokens = [window["tokens"] for window in kept["windows"]]
+    assert tokens == ctx["heldout"].tokens[: shape[0], : shape[1]].tolist()
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_none_of_the_text_is_kept_where_none_may_be(tmp_path: Path) -> None:
+    ctx = context()
+    await run(save(path=str(tmp_path / "light"), compare=False, proof_tokens=0), ctx)
+    kept = json.loads((tmp_path / "light" / "proof.json").read_text())
+    assert kept["text"] == "ids drawn at random"
+    assert len(kept["windows"]) == 1
+    assert kept["windows"][0]["tokens"][:16] not in ctx["heldout"].tokens.tolist()

@@ -1,0 +1,133 @@
+"""A program of its own: opens one folder with plain transformers and says what it computes.
+
+It is run by path in a fresh, isolated interpreter (``python -I reread.py request.json``) and
+imports nothing of this package, as `rescore` does not. The request names the folder, dtype,
+device, how many tokens to decode, and windows of tokens with the places whose logits are wanted,
+or none. What was read goes to the file the request names.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+_PROMPT = "The bones of a bird are"
+_PROMPT_TOKENS = 16
+
+
+def main(request_path: str) -> None:
+    """Read what the request asks for and leave it where it says."""
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        _check_alone()
+        result = read(request)
+        _check_alone()
+    except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+        result = {"error": f"{type(error).__name__}: {error}"}
+    Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _check_alone() -> None:
+    if "birdbone" in sys.modules:
+        raise RuntimeError("birdbone is loaded here, so this process proves nothing")
+
+
+@torch.inference_mode()
+def read(request: dict[str, Any]) -> dict[str, Any]:
+    """What the model says: a few tokens of its own, and of the windows given."""
+    model = AutoModelForCausalLM.from_pretrained(
+        request["folder"],
+        dtype=getattr(torch, request["dtype"]),
+        device_map=request["device"],
+        trust_remote_code=request["trust_remote_code"],
+        use_safetensors=True,
+        local_files_only=True,
+    ).eval()
+    tokenizer = _tokenizer(request)
+    prompt = _prompt(model, tokenizer, request)
+    decoded = _decode(model, prompt.to(request["device"]), request["decode_tokens"])
+    windows = [_window(model, row, request["device"]) for row in request["windows"]]
+    return {
+        "architecture": type(model).__name__,
+        "prompt": prompt[0].tolist(),
+        "decoded": decoded,
+        "text": None if tokenizer is None else tokenizer.decode([*prompt[0].tolist(), *decoded]),
+        "nll": [nll for nll, _ in windows],
+        "logits": [logits for _, logits in windows],
+        "environment": _environment(request["device"]),
+    }
+
+
+def _tokenizer(request: dict[str, Any]) -> Any:
+    """The folder's tokenizer, or None where it has none that can be read."""
+    try:
+        return AutoTokenizer.from_pretrained(
+            request["folder"],
+            trust_remote_code=request["trust_remote_code"],
+            local_files_only=True,
+        )
+    except Exception:  # noqa: BLE001 - without words, token ids are shown
+        return None
+
+
+def _prompt(model: Any, tokenizer: Any, request: dict[str, Any]) -> Tensor:
+    """Tokens ``[1, length]`` to go on from: of the first window, of a fixed text, or the first."""
+    if request["windows"]:
+        ids = request["windows"][0]["tokens"][:_PROMPT_TOKENS]
+    elif tokenizer is not None:
+        ids = tokenizer(_PROMPT)["input_ids"]
+    else:
+        vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        ids = list(range(min(_PROMPT_TOKENS, vocabulary)))
+    return torch.tensor([ids])
+
+
+def _decode(model: nn.Module, prompt: Tensor, count: int) -> list[int]:
+    """The tokens ranked first, one after the other."""
+    decoded: list[int] = []
+    output = model(prompt, use_cache=True)
+    for _ in range(count):
+        if not torch.isfinite(output.logits[:, -1]).all():
+            raise ValueError("its logits are NaN or infinite")
+        token = output.logits[:, -1:].argmax(-1)
+        decoded.append(int(token))
+        output = model(token, past_key_values=output.past_key_values, use_cache=True)
+    return decoded
+
+
+def _window(
+    model: nn.Module, row: dict[str, Any], device: str
+) -> tuple[list[float], list[list[float]]]:
+    """Of one window: nats per predicted token, and the logits at the places asked for."""
+    tokens = torch.tensor([row["tokens"]], device=device)
+    logits = model(tokens, use_cache=False).logits[0].float()
+    log = logits[:-1].log_softmax(-1)
+    nll = -log.gather(1, tokens[0, 1:].unsqueeze(1)).squeeze(1)
+    asked = zip(row["places"], row["ids"], strict=True)
+    return nll.tolist(), [logits[place, ids].tolist() for place, ids in asked]
+
+
+def _environment(device: str) -> dict[str, str]:
+    named = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    return {
+        "device": f"{named}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
