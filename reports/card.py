@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from .provenance import without_paths
-from .table import GRID_REMARK, is_on_a_grid
+from .table import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid
 
 Figures = Mapping[str, Mapping[str, float]]
 
@@ -123,6 +123,11 @@ def _grid_remark(source: str) -> str:
 def _about_zeros(figures: Figures, weight_format: str) -> str:
     light = figures["light"]
     share = 1 - light["nonzero"] / light["parameters"]
+    if share < SHARE_WORTH_A_REMARK:
+        return (
+            f"{share:.1%} of the parameters are zero, so there is no mask; what was removed is "
+            f"gone from the tensors, and what is smaller or faster for it shows in the table."
+        )
     rounded = "" if weight_format == "dense" else " (rounding to few codes makes zeros too)"
     return (
         f"{share:.1%} of the parameters are zero{rounded}. Zeros inside a weight matrix are a "

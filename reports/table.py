@@ -31,7 +31,7 @@ _MASK_REMARK = (
     "Zeros inside a weight matrix are a mask: stored and multiplied like any other value, they "
     "change neither the bytes on disk nor the speed."
 )
-_SHARE_WORTH_A_REMARK = 0.001
+SHARE_WORTH_A_REMARK = 0.001
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,17 @@ def remarks(figures: Figures, history: Sequence[Step], source: str) -> list[str]
     links = {step.link for step in history}
     share = _zero_share(figures.get("light", {}))
     # Rounding to few bits makes zeros too, and those are nobody's mask.
-    if share >= _SHARE_WORTH_A_REMARK and ("prune" in links or "quantize" not in links):
+    masked = any(_leaves_a_mask(step) for step in history)
+    if share >= SHARE_WORTH_A_REMARK and (masked or "quantize" not in links):
         said.append(f"{share:.1%} of the parameters are zero. {_MASK_REMARK}")
     if "quantize" in links and is_on_a_grid(source):
         said.append(GRID_REMARK)
     return said
+
+
+def _leaves_a_mask(step: Step) -> bool:
+    """Whether a step zeroed weights; pruning that leaves fewer parameters zeroes none."""
+    return step.link == "prune" and "parameters_after" not in step.metrics
 
 
 def _zero_share(light: Mapping[str, float]) -> float:

@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError
-from birdbone.links import prune, quantize, validate
+from birdbone.links import profile, prune, quantize, save, score, validate
 from birdbone.links.sizing import default_multiple, units_left
 from birdbone.models.linears import all_linears
 from birdbone.models.narrowing import Part, narrowing, units_of
 from birdbone.models.replay import capture, through_blocks
 from birdbone.models.skeleton import Skeleton, text_config
 from birdbone.models.writing import write_model
+from birdbone.reports.table import remarks
 
 WITH_GROUPS = ("llama", "qwen3", "gemma3", "phi3", "mixtral", "gpt_oss")
 WITHOUT_GROUPS = ("gpt2", "opt", "gpt_neox", "falcon")
@@ -267,6 +268,31 @@ async def test_the_plan_names_every_output_linear_and_its_error() -> None:
     assert plan.linears.keys() == {f"model.layers.{i}.mlp.down_proj" for i in range(3)}
     assert plan.units == (64, 48)
     assert all(0 < each.relative_error < 1 for each in plan.linears.values())
+
+
+@pytest.mark.parametrize("setting", [{"method": "scores"}, {"allocation": "load"}])
+async def test_masks_by_scores_of_another_size_are_refused(setting: dict[str, Any]) -> None:
+    ctx = await scored("llama")
+    after = await run(prune(pattern="neurons", sparsity=0.5), ctx)
+    with pytest.raises(LinkError, match="scores are of a model of other sizes"):
+        await run(prune(sparsity=0.5, **setting), after)
+    again = Chain(profile(), score(per_weight=True), prune(sparsity=0.5, **setting))
+    assert (await run(again, after))["plan"].pattern == "unstructured"
+
+
+@pytest.mark.slow
+async def test_parameters_and_bytes_of_the_saved_folder_go_down_together(tmp_path: Path) -> None:
+    ctx = await scored("llama")
+    out = await run(
+        Chain(prune(pattern="neurons", sparsity=0.5), save(path=str(tmp_path / "light"))), ctx
+    )
+    light, dense = out["saved"].figures["light"], out["saved"].figures["dense"]
+    gone = 3 * 3 * 32 * 32
+    assert dense["parameters"] - light["parameters"] == gone
+    assert dense["weight_bytes"] - light["weight_bytes"] == pytest.approx(4 * gone, rel=0.02)
+    assert light["nonzero"] == light["parameters"]
+    assert light["prefill_tokens_per_second"] > 0
+    assert remarks(out["saved"].figures, out["history"], "tiny") == []
 
 
 async def test_quantised_layers_are_refused() -> None:

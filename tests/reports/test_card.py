@@ -55,6 +55,13 @@ def test_a_mask_is_called_a_mask() -> None:
     assert "neither the bytes on disk nor the speed" in card()
 
 
+def test_what_is_gone_is_not_called_a_mask() -> None:
+    gone = {**FIGURES["light"], "parameters": 700.0, "nonzero": 700.0}
+    text = card(figures={**FIGURES, "light": gone})
+    assert "there is no mask" in text
+    assert "are a mask" not in text
+
+
 def test_steps_stand_with_their_settings_and_no_paths() -> None:
     assert "1. `prune(sparsity=0.3, path='place')`, 2.0 s" in card()
     assert "secret" not in card()

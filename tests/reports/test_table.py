@@ -91,6 +91,13 @@ def test_zeros_that_rounding_made_are_not_called_a_mask() -> None:
     assert remarks(FIGURES, [step("quantize")], "some/model") == []
 
 
+def test_zeros_that_rounding_made_after_neurons_went_are_not_called_a_mask() -> None:
+    hollowed = Step("prune", {}, Cost(1.0, 1, "process"), {"parameters_after": 9})
+    assert remarks(FIGURES, [hollowed, step("quantize")], "some/model") == []
+    [remark] = remarks(FIGURES, [hollowed, step("prune"), step("quantize")], "some/model")
+    assert "are a mask" in remark
+
+
 def test_a_model_without_zeros_gets_no_remark_on_masks() -> None:
     assert remarks({"light": DENSE}, [step("prune")], "some/model") == []
 
