@@ -26,6 +26,8 @@ from .removal import Bridging, Removal
 from .sizing import UnitPattern, layers_left, wanted_size
 
 _MATCHING = 0.5
+# What blocks that are gone gave is to be given whole.
+_BRIDGED = 1.0
 # What blocks and experts are chosen on: enough to rank them, and each is tried by itself.
 _CHOICE_TOKENS = 2048
 
@@ -57,6 +59,7 @@ def _narrow(ctx: Scored, wanted: Hollowing, kind: Kind) -> Pruned:
     change = narrowing(checkpoint, kind, size.after)
     share = _MATCHING if wanted.matching is None else wanted.matching
     removal = Removal(change, wanted.damping, share)
+    mending = Bridging(wanted.damping, share)
     smaller = hollow_blocks(
         checkpoint,
         ctx["calibration"],
@@ -65,9 +68,11 @@ def _narrow(ctx: Scored, wanted: Hollowing, kind: Kind) -> Pruned:
         batch_size=wanted.batch_size,
         matched=share > 0,
         announce=lambda done, total: announce("hollowing blocks", done, total),
+        mend=mending,
     )
     counts = change.before, change.after
-    plan = Plan("obs", kind, removal.plans, counts, kept_layers(ctx))
+    plans = {**removal.plans, **mending.plans}
+    plan = Plan("obs", kind, plans, counts, kept_layers(ctx))
     return _pruned(checkpoint, smaller, plan)
 
 
@@ -81,7 +86,7 @@ def _shorten(ctx: Scored, wanted: Hollowing) -> Pruned:
         keep,
         lambda done, total: announce("leaving blocks out", done, total),
     )
-    bridging = Bridging(wanted.damping)
+    bridging = Bridging(wanted.damping, _BRIDGED)
     shorter = keep_layers(
         checkpoint,
         windows,

@@ -66,13 +66,15 @@ class Removal:
 
 @dataclass(frozen=True)
 class Bridging:
-    """How the last linear before blocks that are gone is refitted to give what they gave.
+    """How a linear is refitted to give beside its own what was taken out around it.
 
     Attributes:
+        share: of what is missing, that it makes up for.
         plans: filled as linears are done.
     """
 
     damping: float
+    share: float
     plans: dict[str, LinearPlan] = field(default_factory=dict)
 
     def __call__(self, fed: Fed) -> Tensor:
@@ -81,7 +83,7 @@ class Bridging:
             return fed.weight
         try:
             factor = factorize(fed.gram, damping=self.damping)
-            bridged = shifted_weight(fed.weight, fed.missing, fed.gram, factor, share=1.0)
+            bridged = shifted_weight(fed.weight, fed.missing, fed.gram, factor, share=self.share)
             moved = relative_output_error(fed.weight, bridged, fed.gram)
         except SolverError as error:
             raise named(fed.linear, error) from error

@@ -20,11 +20,11 @@ from ..texts import Windows
 from .experts import Fellows
 from .inputs import sum_inputs
 from .linears import Linear, find_linears
-from .missing import Fed, MissingSum, run_watched
+from .missing import Fed, MissingSum, lacking, run_watched
 from .narrowing import Narrowing, Part
 from .replay import Batch, Call, capture, check_finite, replay, through_blocks
 from .skeleton import Skeleton
-from .units import Units, measure_units
+from .units import Units, measure_units, plain_output
 
 # Median over tokens of how far hidden states may lie apart, relative; a wrong layout is off by 1.
 _SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -48,6 +48,7 @@ def hollow_blocks(
     batch_size: int,
     matched: bool,
     announce: Callable[[int, int], None],
+    mend: Callable[[Fed], Tensor] | None = None,
 ) -> Checkpoint:
     """Let ``choose`` say which units of every block stay; returns the smaller model.
 
@@ -55,6 +56,8 @@ def hollow_blocks(
         choose: given each block's output linear, or each of its experts'.
         matched: measure what is missing; costs a third run of every block.
         announce: told blocks done and their count.
+        mend: where the units are not neurons and the pass is matched, gives a new weight for the
+            linear behind the neurons of each block, so that it makes up for what is still missing.
 
     Raises:
         DataError: a linear saw too few tokens.
@@ -66,6 +69,7 @@ def hollow_blocks(
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
     given = list(hidden) if matched else None
+    behind = None if mend is None or change.kind == "neurons" else plain_output(skeleton)
     cut: dict[str, Tensor] = {}
     for index, block in skeleton.each_block():
         prefix = f"{skeleton.path}.{index}."
@@ -73,6 +77,8 @@ def hollow_blocks(
         calls = [batch.calls[index] for batch in batches]
         kept = {fed.linear: choose(fed) for fed in view.fed(hidden, calls, given)}
         cut.update(view.cut(kept))
+        if behind is not None and mend is not None and given is not None:
+            cut.update(view.mended(behind, mend, hidden, calls, given))
         with torch.no_grad():
             hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         check_finite(hidden, prefix.removesuffix("."))
@@ -122,6 +128,24 @@ class _View:
             plainly = self._units.adds_plainly
             total.add(inputs, given[index] - output if plainly else (meant - inputs) @ weight.T)
         return total.fed()
+
+    def mended(
+        self,
+        tensor: str,
+        mend: Callable[[Fed], Tensor],
+        hidden: Sequence[Tensor],
+        calls: Sequence[Call],
+        wanted: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Put another weight into the linear behind the neurons; returns its tensor."""
+        name = f"{self._prefix}{tensor}"
+        (linear,) = (e for e in find_linears(self._block, self._prefix) if e.tensor == name)
+        weight = self._weight(linear)
+        fed = lacking(self._block, self._prefix, linear, weight, hidden, calls, wanted)
+        stored = self._stored(name).clone()
+        linear.view(stored).copy_(mend(fed))
+        self._skeleton.put(name, stored)
+        return {name: stored}
 
     def _weight(self, linear: Linear) -> Tensor:
         return linear.view(self._skeleton.model.get_parameter(linear.tensor).detach())

@@ -6,6 +6,7 @@ have to give beside what it gives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,31 @@ class MissingSum:
         """
         group = Group([self._linear], self._total)
         return Fed(self._linear, self._weight, Fellows([group]).gram(group), self._missing)
+
+
+@torch.no_grad()
+def lacking(
+    block: nn.Module,
+    prefix: str,
+    linear: Linear,
+    weight: Tensor,
+    hidden: Sequence[Tensor],
+    calls: Sequence[Call],
+    wanted: Sequence[Tensor],
+) -> Fed:
+    """What a linear lacks, whose output is added as it is, for its block to give what is wanted.
+
+    Args:
+        prefix: the block's path in the model, with its last dot.
+        weight: the linear's, as it now is.
+        hidden, calls, wanted: per batch, what enters the block, how it is called, and what should
+            leave it, ``[batch, length, hidden_size]``.
+    """
+    total = MissingSum(linear, weight)
+    for states, call, meant in zip(hidden, calls, wanted, strict=True):
+        inputs, output = run_watched(block, prefix, linear, states, call)
+        total.add(inputs, meant - output)
+    return total.fed()
 
 
 def run_watched(

@@ -18,12 +18,11 @@ from ..errors import ModelError
 from ..texts import Windows
 from .hollowing import require_same
 from .linears import Linear, find_linears
-from .missing import Fed, MissingSum, run_watched
-from .narrowing import narrowing, units_of
+from .missing import Fed, lacking
 from .replay import Batch, capture, check_finite, replay
 from .sizes import layer_settings, with_settings
 from .skeleton import Skeleton, empty_model, find_blocks
-from .units import adds_plainly
+from .units import plain_output
 
 Bridge = Callable[[Fed], Tensor]
 
@@ -68,7 +67,7 @@ def keep_layers(
     """
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
-    span = _Span(skeleton, batches, _output_tensor(skeleton), bridge)
+    span = _Span(skeleton, batches, plain_output(skeleton), bridge)
     span.lead(range(kept[0]))
     for index, end in zip(kept, (*kept[1:], len(skeleton.blocks)), strict=True):
         span.cross(index, end)
@@ -121,28 +120,19 @@ class _Span:
     def _refit(self, index: int, linear: Linear) -> None:
         skeleton = self._skeleton
         parameter = skeleton.model.get_parameter(linear.tensor).detach()
-        total = MissingSum(linear, linear.view(parameter))
-        prefix = f"{skeleton.path}.{index}."
-        for states, batch, wanted in zip(self.hidden, self._batches, self.given, strict=True):
-            inputs, output = run_watched(
-                skeleton.blocks[index], prefix, linear, states, batch.calls[index]
-            )
-            total.add(inputs, wanted - output)
+        fed = lacking(
+            skeleton.blocks[index],
+            f"{skeleton.path}.{index}.",
+            linear,
+            linear.view(parameter),
+            self.hidden,
+            [batch.calls[index] for batch in self._batches],
+            self.given,
+        )
         stored = skeleton.checkpoint.tensors[linear.tensor].clone()
-        linear.view(stored).copy_(self._bridge(total.fed()))
+        linear.view(stored).copy_(self._bridge(fed))
         skeleton.put(linear.tensor, stored)
         self.bridged[linear.tensor] = stored
-
-
-def _output_tensor(skeleton: Skeleton) -> str | None:
-    """The tensor of a block's one output linear, if what it gives is added as it is."""
-    try:
-        change = narrowing(
-            skeleton.checkpoint, "neurons", units_of(skeleton.checkpoint, "neurons") // 2
-        )
-    except ModelError:
-        return None  # no size says which linear it is
-    return change.output.tensor if adds_plainly(skeleton, change) else None
 
 
 def _config(skeleton: Skeleton, kept: Sequence[int]) -> dict[str, object]:

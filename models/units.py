@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from ..errors import ModelError
 from .linears import Linear, find_linears
-from .narrowing import Narrowing, Part
+from .narrowing import Narrowing, Part, narrowing, units_of
 from .observing import Observer
 from .replay import Call, capture
 from .skeleton import Skeleton
@@ -67,9 +67,17 @@ def measure_units(skeleton: Skeleton, change: Narrowing) -> Units:
     return Units({**members, **found}, probe.adds_plainly())
 
 
-def adds_plainly(skeleton: Skeleton, change: Narrowing) -> bool:
-    """Whether what the output linear gives is added to the block's output as it is."""
-    return _Probe(skeleton, change).adds_plainly()
+def plain_output(skeleton: Skeleton) -> str | None:
+    """The tensor, by its name in a block, of the one linear whose output is added as it is.
+
+    None where there is no one linear behind the neurons, or a norm or a router behind that.
+    """
+    checkpoint = skeleton.checkpoint
+    try:
+        change = narrowing(checkpoint, "neurons", units_of(checkpoint, "neurons") // 2)
+    except ModelError:
+        return None  # no size says which linear it is
+    return change.output.tensor if _Probe(skeleton, change).adds_plainly() else None
 
 
 def _of_columns(change: Narrowing) -> Tensor:

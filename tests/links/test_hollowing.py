@@ -261,6 +261,26 @@ async def test_groups_that_give_nothing_go_without_a_trace(arch: str) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["neurons", "groups"])
+async def test_later_blocks_make_up_for_what_earlier_ones_lost(kind: str) -> None:
+    ctx = {**await scored("llama"), "calibration": TEXT}
+    matched, alone = [
+        await run(prune(pattern=kind, sparsity=0.5, matching=share), ctx) for share in (1.0, 0.0)
+    ]
+    wanted = last_states(ctx["checkpoint"])
+    far, near = (error(last_states(each["checkpoint"]), wanted) for each in (alone, matched))
+    assert near < 0.9 * far
+
+
+async def test_behind_groups_the_neurons_output_is_refitted() -> None:
+    ctx = await scored("llama")
+    after = await run(prune(pattern="groups", sparsity=0.5), ctx)
+    refitted = {name.split(".", 3)[3] for name in after["plan"].linears}
+    assert refitted == {"self_attn.o_proj", "mlp.down_proj"}
+    unmatched = await run(prune(pattern="groups", sparsity=0.5, matching=0.0), ctx)
+    assert {name.split(".", 3)[3] for name in unmatched["plan"].linears} == {"self_attn.o_proj"}
+
+
 async def test_the_plan_names_every_output_linear_and_its_error() -> None:
     ctx = await scored("llama")
     after = await run(prune(pattern="neurons", sparsity=0.25), ctx)
