@@ -1,4 +1,4 @@
-"""The command line: ``birdbone run | prove | chains | links | inspect | doctor``.
+"""The command line: ``birdbone run | prove | bench | chains | links | inspect | doctor``.
 
 Thin on purpose: what is printed is made in `reports`, what runs is made in `chains`. Whatever needs
 torch is imported inside the command that needs it, so that ``birdbone --help`` answers at once.
@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .commands.bench import bench
 from .commands.prove import prove
 from .errors import BirdboneError, LinkError, SettingError, did_you_mean
 
@@ -200,6 +201,7 @@ def _middleware(
     return chosen
 
 
+app.command()(bench)
 app.command()(prove)
 
 

@@ -108,8 +108,14 @@ async def _measure(
     return await run_alone(_RESCORE, request, announce)
 
 
-async def run_alone(script: Path, request: Mapping[str, Any], announce: Announce) -> dict[str, Any]:
-    """What a program that stands alone makes of a request about a folder.
+async def run_alone(
+    script: Path,
+    request: Mapping[str, Any],
+    announce: Announce,
+    *,
+    opener: str = "plain transformers",
+) -> dict[str, Any]:
+    """What a program that stands alone makes of a request about a folder, opened by ``opener``.
 
     Raises:
         ProofError: the program failed; what it said of the folder is the message.
@@ -135,7 +141,7 @@ async def run_alone(script: Path, request: Mapping[str, Any], announce: Announce
                 with suppress(ProcessLookupError):  # it ended by itself in between
                     process.kill()
                 await process.wait()
-        return _read_result(result, str(request["folder"]), process.returncode)
+        return _read_result(result, str(request["folder"]), process.returncode, opener)
 
 
 async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> None:
@@ -148,7 +154,7 @@ async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> No
     await process.wait()
 
 
-def _read_result(path: Path, folder: str, code: int | None) -> dict[str, Any]:
+def _read_result(path: Path, folder: str, code: int | None, opener: str) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -157,5 +163,5 @@ def _read_result(path: Path, folder: str, code: int | None) -> dict[str, Any]:
             result["error"] += "; it was killed, perhaps for want of memory"
     if "error" in result:
         reason = result["error"].replace(folder, "the folder")
-        raise ProofError(f"plain transformers cannot open and run the saved model: {reason}")
+        raise ProofError(f"{opener} cannot open and run the saved model: {reason}")
     return result

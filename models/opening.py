@@ -104,6 +104,18 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model on disk, without its weights.
+
+    Raises:
+        ModelError: it has none that transformers can read.
+    """
+    if source.gguf is not None:
+        return _gguf_tokenizer(source)
+    config, files = _read_config(source), _small_files(source.folder, code=trust_remote_code)
+    return load_tokenizer(Checkpoint(config, {}, files, source=source.label))
+
+
 def as_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
 ) -> Checkpoint:

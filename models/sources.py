@@ -1,7 +1,7 @@
 """Where a model is: what the user typed, turned into a folder or a file on this machine.
 
-Understood: a hub id, a local folder, a ``.gguf`` file, and ``package:NAME/FILE.gguf``, a file
-inside an installed package, found without importing the package.
+Understood: a hub id, a local folder, also one that holds a single GGUF file, a ``.gguf`` file, and
+``package:NAME/FILE.gguf``, a file inside an installed package, found without importing the package.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ def _gguf(path: Path, label: str) -> Source:
 def _folder(path: Path, label: str) -> Source:
     if not (path / "config.json").is_file():
         ggufs = sorted(found.name for found in path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return _gguf(path / ggufs[0], label)
         mend = f"; name the file itself: {ggufs[0]}" if ggufs else ""
         raise ModelError(f"folder '{path}' holds no config.json, so it is no model{mend}")
     return Source(label, path)

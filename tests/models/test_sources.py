@@ -60,9 +60,15 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
         find_model(str(tmp_path))
 
 
+def test_a_folder_of_one_gguf_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "some.gguf").write_bytes(b"GGUF and more")
+    assert find_model(str(tmp_path)) == Source(tmp_path.name, tmp_path, "some.gguf")
+
+
 def test_a_folder_of_gguf_files_names_one(tmp_path: Path) -> None:
-    (tmp_path / "some.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"no model; name the file itself: some\.gguf"):
+    for name in ("some.gguf", "some-other.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"no model; name the file itself: some-other\.gguf"):
         find_model(str(tmp_path))
 
 

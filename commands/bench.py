@@ -1,0 +1,103 @@
+"""``birdbone bench FOLDER…``: saved models side by side, each in the runtime it is for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..formats.contest import Contender
+    from ..texts import Corpus
+
+_MODELS = "Folders that transformers opens, .gguf files, or folders of one."
+_DATA = "Text to score on: its held-out part, as save scores on."
+_HELDOUT = "Text to score on whole, instead."
+_TRUST = "Allow Python that a folder brings to run."
+
+
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="FOLDER...", help=_MODELS)],
+    data: Annotated[str, typer.Option(help=_DATA)] = "pydoc",
+    heldout_data: Annotated[str | None, typer.Option(help=_HELDOUT)] = None,
+    windows: Annotated[int, typer.Option(min=1, help="How many to score, at most.")] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each model.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
+) -> None:
+    """Bytes, perplexity, speed and memory of saved models, measured in turns.
+
+    Each run is a fresh process. Folders are run by transformers, in float32 on a CPU, and GGUF
+    files by llama.cpp, which the extra birdbone[llama] brings. Perplexities compare where the
+    tokenizers are the same.
+    """
+    from ..formats.contest import compete
+    from ..reports.contest import contest_document, contest_report
+    from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
+
+    def told(label: str, done: int, total: int | None) -> None:
+        if label == "runs" and not quiet:
+            say("birdbone", f"run {done + 1} of {total}")
+
+    with warnings_as_notes(), quiet_libraries():
+        corpus = _corpus(data, heldout_data)
+        contenders = [_contender(name, corpus, windows, length, trust) for name in models]
+        found = asyncio.run(compete(contenders, rounds=rounds, announce=told))
+    measured_on = _measured_on(contenders, corpus, length, rounds)
+    document = json.dumps(contest_document(found, measured_on), indent=2, ensure_ascii=False)
+    if out is not None:
+        out.write_text(document + "\n", encoding="utf-8")
+    typer.echo(document) if as_json else show(contest_report(found, measured_on))
+
+
+def _corpus(data: str, heldout_data: str | None) -> Corpus:
+    """What is scored on: text from elsewhere whole, else the part nothing was trained on."""
+    from ..texts import Corpus, read_corpus, split
+
+    if heldout_data is not None:
+        return read_corpus(heldout_data)
+    corpus = read_corpus(data)
+    return Corpus(f"{corpus.name}, heldout", split(corpus).heldout)
+
+
+def _contender(name: str, corpus: Corpus, windows: int, length: int, trust: bool) -> Contender:
+    import torch
+
+    from ..formats.contest import Contender, require_llama_cpp
+    from ..models.fresh_process import Probe
+    from ..models.opening import read_tokenizer
+    from ..models.skeleton import default_device
+    from ..models.sources import find_model
+    from ..texts import pack_windows
+
+    source = find_model(name)
+    if source.gguf is not None:
+        require_llama_cpp()
+    tokenizer = read_tokenizer(source, trust_remote_code=trust)
+    packed = pack_windows(
+        corpus.documents, tokenizer, length=length, limit=windows, text=corpus.name, seed=0
+    )
+    device = default_device()
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    probe = Probe(packed.tokens, dtype, str(device), repeats=1, trust_remote_code=trust)
+    return Contender(name, source, probe, len(tokenizer))
+
+
+def _measured_on(
+    contenders: Sequence[Contender], corpus: Corpus, length: int, rounds: int
+) -> dict[str, str]:
+    probe = contenders[0].probe
+    counts = {each.probe.tokens.shape[0] for each in contenders if each.probe.tokens is not None}
+    return {
+        "text": corpus.name,
+        "windows": f"{' or '.join(map(str, sorted(counts)))} of {length} tokens",
+        "speed": f"{probe.prefill_tokens} tokens read, {probe.decode_tokens} decoded, one sequence",
+        "rounds": str(rounds),
+    }
