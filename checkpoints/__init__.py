@@ -4,13 +4,23 @@ from .checkpoint import Checkpoint
 from .diff import Diff, diff
 from .shards import open_folder, write_folder
 from .store import ObjectStore
-from .tensors import BitsAndBytes, Converted, InMemory, InShard, Quantized, TensorRef, all_finite
+from .tensors import (
+    BitsAndBytes,
+    Converted,
+    GgmlBlocks,
+    InMemory,
+    InShard,
+    Quantized,
+    TensorRef,
+    all_finite,
+)
 
 __all__ = [
     "BitsAndBytes",
     "Checkpoint",
     "Converted",
     "Diff",
+    "GgmlBlocks",
     "InMemory",
     "InShard",
     "ObjectStore",

@@ -26,7 +26,16 @@ from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .durable import publish, rename_synced
 from .manifest import sealed, unsealed
-from .tensors import DTYPES, BitsAndBytes, InMemory, Quantized, TensorRef, check_dtype, digest
+from .tensors import (
+    DTYPES,
+    BitsAndBytes,
+    GgmlBlocks,
+    InMemory,
+    Quantized,
+    TensorRef,
+    check_dtype,
+    digest,
+)
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -159,6 +168,8 @@ class ObjectStore:
             entry.update(kind="quantized", bits=ref.bits)
         elif isinstance(ref, BitsAndBytes):
             entry.update(kind="bitsandbytes", format=ref.kind)
+        elif isinstance(ref, GgmlBlocks):
+            entry.update(kind="ggml", format=ref.kind, transposed=ref.transposed)
         else:
             entry.update(dtype=str(ref.dtype).removeprefix("torch."), shape=list(ref.shape))
         if not self._holds(entry):
@@ -236,7 +247,9 @@ def _key(text: object) -> str:
 
 
 def _parts(ref: TensorRef) -> Mapping[str, Tensor]:
-    return ref.parts() if isinstance(ref, Quantized | BitsAndBytes) else {"values": ref.load()}
+    if isinstance(ref, Quantized | BitsAndBytes | GgmlBlocks):
+        return ref.parts()
+    return {"values": ref.load()}
 
 
 def _assembled(kind: str, entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRef:
@@ -247,6 +260,8 @@ def _assembled(kind: str, entry: Mapping[str, Any], parts: Mapping[str, Tensor])
             bits=entry["bits"],
             zero_points=parts.get("zero_points"),
         )
+    if kind == "ggml":
+        return GgmlBlocks(parts["blocks"], kind=entry["format"], transposed=entry["transposed"])
     return BitsAndBytes(InMemory(parts["source"]), parts["values"], kind=entry["format"])
 
 

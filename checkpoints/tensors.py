@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -212,6 +214,59 @@ def _divides(codes: Tensor, scales: Tensor) -> bool:
     if codes.ndim != 2 or scales.ndim != 2 or codes.shape[0] != scales.shape[0]:
         return False
     return scales.shape[1] > 0 and codes.shape[1] % scales.shape[1] == 0
+
+
+class GgmlBlocks(TensorRef):
+    """A weight held as the blocks of a ggml type, which a GGUF file takes as they are.
+
+    Attributes:
+        blocks: uint8 ``[out_features, bytes of a row]``.
+        kind: the type's name in lower case, such as ``q4_0``.
+        transposed: whether the tensor is ``[in_features, out_features]``, as GPT-2's are.
+
+    Raises:
+        CheckpointError: a type that is not known, or rows that are no whole number of blocks.
+    """
+
+    def __init__(self, blocks: Tensor, *, kind: str, transposed: bool = False) -> None:
+        values, size = _block_size(kind)
+        if blocks.dtype != torch.uint8 or blocks.ndim != 2 or blocks.shape[1] % size:
+            raise CheckpointError(
+                f"blocks {blocks.dtype} {tuple(blocks.shape)} are no rows of {kind}; give bytes, "
+                f"{size} for every {values} columns"
+            )
+        self.blocks, self.kind, self.transposed = blocks.detach(), kind, transposed
+        shape = (blocks.shape[0], blocks.shape[1] // size * values)
+        self.dtype, self.shape = torch.float32, shape[::-1] if transposed else shape
+
+    def load(self) -> Tensor:
+        """The values llama.cpp computes from the blocks, float32."""
+        values = dequantize(self.blocks.cpu().numpy(), GGMLQuantizationType[self.kind.upper()])
+        weight = torch.from_numpy(values)
+        return weight.T if self.transposed else weight
+
+    @property
+    def num_bytes(self) -> int:
+        return self.blocks.numel()
+
+    @cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(f"{self.kind}{self.transposed}".encode())
+        found.update(digest(self.blocks).encode())
+        return found.hexdigest()
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """The tensors it is made of, by name, as a store keeps them."""
+        return {"blocks": self.blocks}
+
+
+def _block_size(kind: str) -> tuple[int, int]:
+    """Values and bytes of a block."""
+    try:
+        values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    except KeyError:
+        raise CheckpointError(f"ggml type '{kind}' is not known; give one such as q4_0") from None
+    return values, size
 
 
 BitsAndBytesKind = Literal["nf4", "nf4.single", "llm.int8"]

@@ -1,27 +1,21 @@
-"""ggml's tensor types: which a tensor gets, and its bytes in that type.
+"""ggml's tensor types, and which a tensor gets in a file of one type.
 
-The rule is llama.cpp's own for a file of one type, so that files compare at the same size: vectors
-and learned positions stay float32; the head, or the embedding that serves as one, is Q6_K where
-the rest is smaller than Q8_0; and a width that a type's blocks do not divide falls back to the
-next larger type that fits.
+The rule is that of llama.cpp's own quantiser, so that files compare at the same size: vectors and
+learned positions stay float32; the head, or the embedding that serves as one, is Q6_K unless the
+rest is Q8_0; and where a type's blocks do not divide a width, Q5_0 stands in for Q4_K, Q8_0 for
+Q6_K, and float16 for the rest. What is not of the rule: it gives a few tensors of a Q4_K file more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, get_args
 
-import numpy as np
-import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
-from gguf.quants import quantize
-from torch import Tensor
 
-from ..errors import CheckpointError
-
-Kind = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
+Kind = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q6_k"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -35,13 +29,14 @@ FILE_TYPES: Mapping[Kind, LlamaFileType] = MappingProxyType(
         "q4_1": LlamaFileType.MOSTLY_Q4_1,
         "q5_0": LlamaFileType.MOSTLY_Q5_0,
         "q5_1": LlamaFileType.MOSTLY_Q5_1,
+        "q4_k": LlamaFileType.MOSTLY_Q4_K_S,
+        "q6_k": LlamaFileType.MOSTLY_Q6_K,
     }
 )
 """What a whole file is called whose linears are of a type."""
 
-_PLAIN: Mapping[Kind, torch.dtype] = MappingProxyType(
-    {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-)
+_UNBLOCKED: tuple[Kind, ...] = ("f32", "f16", "bf16")
+_STAND_INS: Mapping[Kind, Kind] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0"})
 _UNQUANTIZED = ("position_embd.weight", "rope_freqs.weight")
 
 
@@ -65,32 +60,26 @@ def chosen_kind(kind: Kind, name: str, shape: tuple[int, ...], *, is_head: bool)
     """
     if len(shape) == 1 or name in _UNQUANTIZED:
         return "f32"
-    if kind in _PLAIN:
+    if kind in _UNBLOCKED:
         return kind
-    return "q8_0" if is_head and kind != "q8_0" else fitting_kind(kind, shape[-1])
+    if is_head and kind != "q8_0":
+        return fitting_kind("q6_k", shape[-1])
+    return fitting_kind(kind, shape[-1])
 
 
 def fitting_kind(kind: Kind, width: int) -> Kind:
     """The type itself, or what stands in for it where its blocks do not divide a row's width."""
-    return kind if width % GGML_QUANT_SIZES[ggml_type(kind)][0] == 0 else "f16"
+    for candidate in (kind, _STAND_INS.get(kind, kind)):
+        if width % GGML_QUANT_SIZES[ggml_type(candidate)][0] == 0:
+            return candidate
+    return "f16"
 
 
-def encode(kind: Kind, values: Tensor, name: str) -> np.ndarray:
-    """The bytes [rows, bytes of a row] of ``values`` [rows, width], uint8.
-
-    Raises:
-        CheckpointError: a value that float16 does not hold.
-    """
-    if kind in _PLAIN:
-        stored = values.to(_PLAIN[kind]).contiguous()
-        if not torch.isfinite(stored.float().abs().max()) and torch.isfinite(values).all():
-            raise CheckpointError(
-                f"tensor '{name}' holds {float(values.abs().max()):g}, more than float16 can; "
-                f"write it as bf16 or f32"
-            )
-        return _bytes(stored)
-    return quantize(values.float().contiguous().numpy(), ggml_type(kind))
-
-
-def _bytes(values: Tensor) -> np.ndarray:
-    return values.reshape(values.shape[0], -1).view(torch.uint8).numpy()
+def smallest_kind(kinds: Iterable[str]) -> Kind | None:
+    """The type of fewest bits, among names of types; None of none."""
+    found = set(kinds)
+    return min(
+        (kind for kind in KINDS if kind in found),
+        key=lambda kind: num_bytes(kind, (256,)),
+        default=None,
+    )

@@ -21,11 +21,20 @@ from gguf import GGUFWriter
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..checkpoints import Checkpoint, InMemory, TensorRef
+from ..checkpoints import Checkpoint, GgmlBlocks, InMemory, TensorRef
 from ..errors import ModelError, SettingError
 from ..models.publishing import check_disk
 from ..models.skeleton import empty_model
-from .ggml_types import FILE_TYPES, Kind, chosen_kind, encode, ggml_type, num_bytes
+from .ggml_encoding import encode
+from .ggml_types import (
+    FILE_TYPES,
+    Kind,
+    chosen_kind,
+    fitting_kind,
+    ggml_type,
+    num_bytes,
+    smallest_kind,
+)
 from .gguf_architectures import Architecture, architecture_of
 from .gguf_rope import rope_tensors
 from .gguf_tokenizer import describe_tokenizer
@@ -65,7 +74,7 @@ def write_gguf(
     checkpoint: Checkpoint,
     path: str | Path,
     *,
-    kind: Kind = "f16",
+    kind: Kind | None = None,
     force: bool = False,
     announce: Announce = _silent,
 ) -> Written:
@@ -73,6 +82,8 @@ def write_gguf(
 
     Args:
         kind: ggml's type for the linears; which other tensors get it is said in `ggml_types`.
+            None for the smallest type among the weights that lie on ggml's blocks already, or f16
+            where none does. Those are written as they are, whatever the kind.
         force: replace a file that birdbone did not write.
         announce: told how many of how many tensors are written; may raise to stop.
 
@@ -83,6 +94,7 @@ def write_gguf(
         CheckpointError: a value that the type does not hold.
     """
     target = check_file(path, force)
+    kind = kind or smallest_kind(_blocks_in(checkpoint)) or "f16"
     if kind not in FILE_TYPES:
         raise SettingError(f"kind '{kind}' is not known; take one of {', '.join(FILE_TYPES)}")
     model = empty_model(checkpoint)
@@ -137,21 +149,33 @@ def _is_ours(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor of the file: where it comes from and what is done to it on the way."""
+    """One tensor of the file: where it comes from and what it becomes.
+
+    Attributes:
+        shape: of its values, a row last.
+        stands_in: whether its type is another than was asked for, for its width.
+        is_encoded: whether the source gives its blocks rather than values.
+    """
 
     name: str
     source: Callable[[], Tensor]
     shape: tuple[int, ...]
     kind: Kind
     stands_in: bool = False
+    is_encoded: bool = False
 
     @property
     def num_bytes(self) -> int:
         return num_bytes(self.kind, self.shape)
 
-    def bytes(self) -> np.ndarray:
-        """Its data, uint8."""
-        return encode(self.kind, self.source(), self.name)
+    def data(self) -> np.ndarray:
+        """Its bytes, uint8."""
+        found = self.source()
+        return found.numpy() if self.is_encoded else encode(self.kind, found, self.name)
+
+
+def _blocks_in(checkpoint: Checkpoint) -> Iterator[str]:
+    return (ref.kind for ref in checkpoint.refs.values() if isinstance(ref, GgmlBlocks))
 
 
 def _entries(
@@ -170,10 +194,11 @@ def _entries(
             )
         shape = ref.shape[::-1] if architecture.is_transposed(name) else ref.shape
         is_head = gguf_name == ("token_embd.weight" if tied else "output.weight")
-        found = chosen_kind(kind, gguf_name, shape, is_head=is_head)
-        source = _Reordered(name, gguf_name, ref, architecture, config)
-        stands_in = found not in (kind, "f32") and not is_head
-        entries.append(_Entry(gguf_name, source, shape, found, stands_in))
+        held = smallest_kind([ref.kind]) if isinstance(ref, GgmlBlocks) else None
+        found = held or chosen_kind(kind, gguf_name, shape, is_head=is_head)
+        source = _Reordered(name, gguf_name, ref, architecture, config, bool(held))
+        stands_in = found == fitting_kind(kind, shape[-1]) != kind and not is_head
+        entries.append(_Entry(gguf_name, source, shape, found, stands_in, bool(held)))
     for gguf_name, tensor in rope_tensors(config).items():
         ref = InMemory(tensor)
         entries.append(_Entry(gguf_name, ref.load, ref.shape, "f32"))
@@ -200,16 +225,22 @@ class _Reordered:
     ref: TensorRef
     architecture: Architecture
     config: PreTrainedConfig
+    as_blocks: bool
 
     def __call__(self) -> Tensor:
-        tensor = self.ref.load()
-        if self.architecture.is_transposed(self.name):
-            tensor = tensor.T
+        tensor = self._stored()
         order = self.architecture.row_order(self.name, tensor.shape[0], self.config)
         if order is not None:
             tensor = tensor[order]
         offset = self.architecture.offset(self.gguf_name)
         return tensor.float() + offset if offset else tensor
+
+    def _stored(self) -> Tensor:
+        """A row for each output: values, or blocks where it is made of them."""
+        if self.as_blocks and isinstance(self.ref, GgmlBlocks):
+            return self.ref.blocks.cpu()
+        tensor = self.ref.load()
+        return tensor.T if self.architecture.is_transposed(self.name) else tensor
 
 
 def _describe(
@@ -249,7 +280,7 @@ def _write(writer: GGUFWriter, entries: list[_Entry], announce: Announce) -> Non
     writer.write_ti_data_to_file()
     for done, entry in enumerate(entries):
         announce(done, len(entries))
-        writer.write_tensor_data(entry.bytes())
+        writer.write_tensor_data(entry.data())
     announce(len(entries), len(entries))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Changed, Healable
 from ..engine import announce, in_thread, link, unfinished
 from ..errors import SettingError
@@ -178,7 +178,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if checkpoint is None or settings["method"] == "blocks":
         return
     for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
+        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and heal(method='{settings['method']}') "
                 f"would store it as floats again; put heal before quantize, or use "

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Pruned, Scored
 from ..contexts.plan import LinearPlan, Plan
 from ..contexts.scores import Scores
@@ -153,7 +153,7 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
 
 def _check_linears(checkpoint: Checkpoint, m: int) -> None:
     for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
+        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and pruning would store it as floats "
                 f"again; put prune before quantize"

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Changed, Standing
 from ..engine import announce, in_thread, link
 from ..errors import SettingError
+from ..formats.ggml_blocks import kind_of
 from ..models.bitsandbytes import check_nf4_shape, nf4_values
 from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
@@ -21,11 +22,11 @@ from ..models.tuning import Tuning
 from ..solvers.gptq import Order
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
-from .rounding import BlockTuning, Rounding
+from .rounding import BlockTuning, Rounding, fitting_grid
 from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
-GridName = Literal["int", "q4_0", "q8_0", "q4_k"]
+GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
 
 # Methods that look at what flows into the linears.
 _CALIBRATED = ("gptq", "signround")
@@ -59,8 +60,9 @@ async def quantize(
     Embeddings, head, norms and routers stay as they are; so do expert and Conv1D weights where the
     codes are to be packed, which no plainly loading format does for them. Zeros stay exactly zero
     where they are at least a hundredth of a matrix, which is then taken to be pruned. Codes with
-    zero points and those of ggml's grids are not packed either: the values they stand for are
-    stored, with a warning.
+    zero points are not packed either: the values they stand for are stored, with a warning. Those
+    on ggml's grids are its blocks, which a GGUF file takes as they are; any other folder is given
+    their values.
 
     Settings:
         bits: width of a code.
@@ -71,7 +73,8 @@ async def quantize(
         signed: scales of symmetric codes may be negative, which puts the one code more that there
             is below zero on the side of the greater extreme, at no byte's cost; not tried in vLLM.
             Where not said, so it is for gptq and signround, and not for rtn.
-        grid: int, as the settings above say; or q4_0, q8_0, q4_k, ggml's, which fix them all.
+        grid: int, as the settings above say; or q4_0, q5_0, q8_0, q4_k, ggml's, which fix them all.
+            Widths that q4_k's 256 do not divide take q5_0, as llama.cpp does.
         method: gptq (2210.17323), needing calibration windows; signround (2309.05516), which goes
             on from gptq and tunes all codes of a block by gradients, far slower; rtn, round to
             nearest; nf4 and llm.int8, bitsandbytes' own, which fix bits and group size, nf4 with
@@ -97,7 +100,7 @@ async def quantize(
         signed = resolved in _CALIBRATED
     wanted = _grid(bits, group_size, symmetric, signed, grid)
     packable = (symmetric and grid == "int") or resolved in BITSANDBYTES
-    _warn_of_left(checkpoint, packable)
+    _warn_of_left(checkpoint, packable, wanted)
     _warn_of_unused(resolved, {"matching": matching, "refit": refit, "sweeps": sweeps})
     metrics: dict[str, Any] = {"method": resolved}
     if resolved in _CALIBRATED:
@@ -177,14 +180,16 @@ def _warn_of_unused(method: Method, given: Mapping[str, Any]) -> None:
         )
 
 
-def _warn_of_left(checkpoint: Checkpoint, packable: bool) -> None:
-    """Say what will not become lighter: weights left as they are, or all of them."""
+def _warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid) -> None:
+    """Say what will not become lighter, or not as asked: weights left as they are, or all."""
+    if kind_of(grid):
+        _warn_of_stand_ins(checkpoint, grid)
+        return
     if not packable:
         warnings.warn(
             "quantize stores the values its codes stand for: nothing written here packs zero "
-            "points or ggml's grids, so the saved folder gets no smaller; symmetric=True with "
-            "grid='int' does",
-            stacklevel=2,
+            "points, so the saved folder gets no smaller; symmetric=True with grid='int' does",
+            stacklevel=3,
         )
         return
     left = sorted({each.tensor for each in all_linears(checkpoint) if not each.plain})
@@ -193,6 +198,24 @@ def _warn_of_left(checkpoint: Checkpoint, packable: bool) -> None:
             f"quantize leaves {len(left)} tensors as they are, such as '{left[0]}': no format that "
             f"loads plainly holds them",
             stacklevel=2,
+        )
+
+
+def _warn_of_stand_ins(checkpoint: Checkpoint, grid: Grid) -> None:
+    linears = all_linears(checkpoint)
+    others = [linear.name for linear in linears if fitting_grid(grid, linear) != grid]
+    if others:
+        warnings.warn(
+            f"quantize puts {len(others)} linears, such as '{others[0]}', on q5_0: super-blocks of "
+            f"{grid.super_block} do not divide their width",
+            stacklevel=4,
+        )
+    experts = sorted({linear.tensor for linear in linears if linear.expert is not None})
+    if experts:
+        warnings.warn(
+            f"quantize stores the values its codes stand for of {len(experts)} tensors of experts, "
+            f"such as '{experts[0]}': nothing written here packs them",
+            stacklevel=4,
         )
 
 
@@ -217,7 +240,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     keys = ("bits", "group_size", "symmetric", "signed", "grid")
     grid = None if given else _grid(*(settings[key] for key in keys))
     for linear in chosen_linears(checkpoint, given or _packable(settings)):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
+        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         _check_shape(linear, grid, settings["method"])
 
@@ -225,7 +248,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:
     try:
         if grid is not None:
-            grid.group_width(linear.shape[1])
+            fitting_grid(grid, linear).group_width(linear.shape[1])
         elif method in ("nf4", "nf4.single"):
             check_nf4_shape(linear.shape)
     except SettingError as error:

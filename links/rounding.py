@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint, Quantized
+from ..checkpoints import Checkpoint, GgmlBlocks, Quantized
 from ..engine import announce
 from ..errors import SolverError
+from ..formats.ggml_blocks import kind_of, pack
 from ..models.linears import Linear, named
 from ..models.rewriting import Solution, Solved
 from ..models.tuning import Tuned, Tuning, tune_block
@@ -55,15 +56,15 @@ class Rounding:
     ) -> Mapping[Linear, Solution]:
         """The codes of each linear, or where they cannot be packed the values they stand for."""
         linears = [linear for linear, _ in weights]
-        heights = [weight.shape[0] for _, weight in weights]
+        grid = fitting_grid(self.grid, linears[0])
         whole = stacked(weights)
         try:
             factor = factorize(gram, damping=self.damping, descending=self.order == "static")
             codes = quantize_gptq(
                 matched_weight(whole, gram, factor, share=self.matching),
                 gram,
-                grid=self.grid,
-                scale_dtype=scale_dtype(self.grid, self.checkpoint, linears[0]),
+                grid=grid,
+                scale_dtype=scale_dtype(grid, self.checkpoint, linears[0]),
                 mask=mask_of([weight for _, weight in weights]),
                 factor=factor,
                 order=self.order,
@@ -74,7 +75,7 @@ class Rounding:
         except SolverError as error:
             raise named(linears[0], error) from error
         self.errors.update({linear.name: codes.relative_error or 0.0 for linear in linears})
-        return dict(zip(linears, split(codes, heights, packable=self.packable), strict=True))
+        return dict(zip(linears, split(codes, linears, packable=self.packable), strict=True))
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,13 @@ class BlockTuning:
         }
 
 
+def fitting_grid(grid: Grid, linear: Linear) -> Grid:
+    """The grid itself, or Q5_0 where super-blocks do not divide the width, as llama.cpp does."""
+    if grid.super_block and linear.shape[1] % grid.super_block:
+        return Grid.named("q5_0")
+    return grid
+
+
 def scale_dtype(grid: Grid, checkpoint: Checkpoint, linear: Linear) -> torch.dtype:
     """What scales are stored in: the grid's own dtype, or the weight's."""
     return grid.scale_dtype or checkpoint.refs[linear.tensor].dtype
@@ -123,11 +131,22 @@ def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
     )
 
 
-def split(codes: Codes, heights: Sequence[int], *, packable: bool) -> list[Solution]:
-    """The solution of each layer of a stack, in its order."""
+def split(codes: Codes, linears: Sequence[Linear], *, packable: bool) -> list[Solution]:
+    """The solution of each layer of a stack, in its order.
+
+    On a grid of ggml's they are its blocks, but for experts: those are a part of a tensor.
+    """
+    heights = [linear.shape[0] for linear in linears]
+    kind = kind_of(codes.grid)
+    if kind and all(linear.expert is None for linear in linears):
+        blocks = pack(codes).cpu().split(heights)
+        return [
+            GgmlBlocks(part.clone(), kind=kind, transposed=linear.transposed)
+            for part, linear in zip(blocks, linears, strict=True)
+        ]
     if not packable:
-        return list(codes.dequantize().split(tuple(heights)))
-    parts = (each.cpu().split(tuple(heights)) for each in (codes.codes, codes.scales))
+        return list(codes.dequantize().split(heights))
+    parts = (each.cpu().split(heights) for each in (codes.codes, codes.scales))
     return [
         Quantized(part.contiguous(), scales.contiguous(), bits=codes.grid.bits)
         for part, scales in zip(*parts, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeGuard, get_args
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..errors import ModelError, SettingError
 from ..models.linears import all_linears
 from ..models.narrowing import Resizing, resizing, units_of
@@ -126,7 +126,7 @@ def check_units(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if checkpoint is None:
         return
     for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes):
+        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and pruning would store it as floats "
                 f"again; put prune before quantize"

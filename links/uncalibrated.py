@@ -16,7 +16,7 @@ from ..models.rewriting import Solution
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
 from ..solvers.round_to_nearest import quantize_round_to_nearest
-from .rounding import mask_of, scale_dtype, split
+from .rounding import fitting_grid, mask_of, scale_dtype, split
 
 # Methods that choose the codes themselves.
 BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
@@ -43,6 +43,7 @@ def _nearest(
     checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool, scales: ScaleRule
 ) -> Solution:
     weight = linear.view(checkpoint.refs[linear.tensor].load()).float()
+    grid = fitting_grid(grid, linear)
     try:
         codes = quantize_round_to_nearest(
             weight,
@@ -54,7 +55,7 @@ def _nearest(
         )
     except SolverError as error:
         raise named(linear, error) from error
-    return split(codes, [weight.shape[0]], packable=packable)[0]
+    return split(codes, [linear], packable=packable)[0]
 
 
 def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Tensor | TensorRef:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..errors import SettingError
 from ..texts import Windows
 from .healed import Healed
@@ -131,7 +131,7 @@ def trainable(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
         name
         for name in names
         if (ref := checkpoint.refs[name]).dtype.is_floating_point
-        and not isinstance(ref, Quantized | BitsAndBytes)
+        and not isinstance(ref, Quantized | BitsAndBytes | GgmlBlocks)
     ]
 
 

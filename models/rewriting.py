@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint, Quantized, TensorRef
+from ..checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ..solvers.gram import Gram, GramAccumulator
 from ..texts import Windows
 from .experts import Fellows
@@ -23,7 +23,7 @@ from .linears import Linear, find_linears
 from .replay import Call, capture, replay
 from .skeleton import Skeleton
 
-Solution = Tensor | Quantized
+Solution = Tensor | Quantized | GgmlBlocks
 Solve = Callable[[Sequence[tuple[Linear, Tensor]], Gram], Mapping[Linear, Solution]]
 
 
@@ -143,7 +143,7 @@ def _as_tensors(
     """Solutions gathered into whole tensors as stored: transposed, experts stacked, dtype kept."""
     fresh: dict[str, Tensor | TensorRef] = {}
     for linear, solution in solutions.items():
-        if isinstance(solution, Quantized):
+        if isinstance(solution, Quantized | GgmlBlocks):
             fresh[linear.tensor] = solution
             continue
         whole = fresh.get(linear.tensor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,15 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
-from ..checkpoints import BitsAndBytes, Checkpoint, Quantized, TensorRef, write_folder
+from ..checkpoints import (
+    BitsAndBytes,
+    Checkpoint,
+    Converted,
+    GgmlBlocks,
+    Quantized,
+    TensorRef,
+    write_folder,
+)
 from ..checkpoints.shards import sync
 from ..errors import CheckpointError, ModelError
 from .bitsandbytes import quantize_folder
@@ -51,6 +60,7 @@ def write_model(
         ModelError: the architecture is unknown.
         MissingExtraError: bitsandbytes is wanted and cannot be used.
     """
+    checkpoint = _without_blocks(checkpoint)
     model = empty_model(checkpoint)
     config = dict(checkpoint.config)
     codes = _of_kind(checkpoint, Quantized)
@@ -65,6 +75,21 @@ def write_model(
     if codes:
         config["quantization_config"] = quantization_config(codes, _modules(model, nn.Linear))
     _write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
+
+
+def _without_blocks(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with the values of ggml's blocks, which no folder of transformers holds."""
+    blocks = _of_kind(checkpoint, GgmlBlocks)
+    if not blocks:
+        return checkpoint
+    warnings.warn(
+        f"{len(blocks)} weights on ggml's blocks are written as the values they stand for, so the "
+        f"folder gets no smaller by them; a GGUF file holds them as they are",
+        stacklevel=3,
+    )
+    dtype = getattr(torch, str(checkpoint.config.get("dtype")), torch.float32)
+    values = {name: Converted(ref, dtype) for name, ref in blocks.items()}
+    return replace(checkpoint, refs={**checkpoint.refs, **values})
 
 
 def weight_format(checkpoint: Checkpoint) -> str:

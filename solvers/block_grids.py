@@ -5,8 +5,9 @@ two integers of six bits, s and m. A weight is (d s) q - (dmin m) with q from 0 
 float32. There is no exact zero in it, unless m is 0.
 
 Per group, minimises sum_j h_j (w_j - (a q_j - b))^2 over a > 0 and b >= 0: candidate ranges choose
-the codes q, and a and b are their least-squares answer. Then, per super-block, d is the greatest a
-over 63 and dmin the greatest b over 63, and the sixty-thirds are rounded to.
+the codes q, a and b are their least-squares answer, and that chooses codes anew, a few rounds.
+Then, per super-block, d is the greatest a over 63 and dmin the greatest b over 63, and the
+sixty-thirds are rounded to.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from .grid import Grid, Scales, SuperBlocks
 
 _MOST_STEPS = 63
 _SMALLEST_UNIT = 2.0**-24  # the least positive float16
-_SHRINK_FACTORS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.78, 0.7)
+_SHRINK_FACTORS = (1.04, 0.98, 0.92, 0.86, 0.8)
+_ROUNDS = 3  # of codes for a pair and a pair for codes
 
 
 def fit_super_blocks(groups: Tensor, *, grid: Grid, importance: Tensor, searched: bool) -> Scales:
@@ -48,12 +50,15 @@ def _search(groups: Tensor, importance: Tensor, grid: Grid) -> tuple[Tensor, Ten
     scale, minimum = _range(groups, 1.0, grid)
     most = torch.full_like(scale, -torch.inf)
     for factor in _SHRINK_FACTORS:
-        tried = _range(groups, factor, grid)
-        fitted, fitted_minimum, gain = _least_squares(groups, importance, *tried, grid)
-        better = gain > most
-        most = torch.where(better, gain, most)
-        scale = torch.where(better, fitted, scale)
-        minimum = torch.where(better, fitted_minimum, minimum)
+        fitted, fitted_minimum = _range(groups, factor, grid)
+        for _ in range(_ROUNDS):
+            fitted, fitted_minimum, gain = _least_squares(
+                groups, importance, fitted, fitted_minimum, grid
+            )
+            better = gain > most
+            most = torch.where(better, gain, most)
+            scale = torch.where(better, fitted, scale)
+            minimum = torch.where(better, fitted_minimum, minimum)
     return scale, minimum
 
 

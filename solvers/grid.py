@@ -68,7 +68,7 @@ class Grid:
 
     @classmethod
     def named(cls, name: str) -> Grid:
-        """Return a grid of ggml's: "q4_0", "q8_0" or "q4_k"."""
+        """Return a grid of ggml's: "q4_0", "q5_0", "q8_0" or "q4_k"."""
         if name not in NAMED_GRIDS:
             raise SettingError(f"grid '{name}' is not known; take one of {', '.join(NAMED_GRIDS)}")
         return NAMED_GRIDS[name]
@@ -112,6 +112,7 @@ class Grid:
 NAMED_GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
         "q4_0": Grid(4, 32, signed=True, scale_dtype=torch.float16),
+        "q5_0": Grid(5, 32, signed=True, scale_dtype=torch.float16),
         "q8_0": Grid(8, 32, signed=True, scale_dtype=torch.float16),
         "q4_k": Grid(4, 32, symmetric=False, super_block=256),
     }

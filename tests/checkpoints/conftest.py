@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from birdbone.checkpoints import BitsAndBytes, Checkpoint, InMemory, Quantized
+from birdbone.checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, InMemory, Quantized
 
 
 @pytest.fixture
@@ -29,6 +29,10 @@ def every_kind() -> Checkpoint:
             "plain": InMemory(source),
             "symmetric": Quantized(codes, scales, bits=8),
             "shifted": Quantized(codes, scales, bits=8, zero_points=codes[:, :2].contiguous()),
+            "blocks": GgmlBlocks(torch.arange(36, dtype=torch.uint8).view(2, 18), kind="q4_0"),
+            "turned": GgmlBlocks(
+                torch.arange(34, dtype=torch.uint8).view(1, 34), kind="q8_0", transposed=True
+            ),
             "nf4": BitsAndBytes(InMemory(source), source * 0.9, kind="nf4"),
         },
         {"tokenizer.json": b"{}", "chat.jinja": b""},

@@ -9,6 +9,7 @@ from torch import Tensor
 from birdbone.checkpoints import (
     BitsAndBytes,
     Checkpoint,
+    GgmlBlocks,
     InMemory,
     ObjectStore,
     Quantized,
@@ -48,6 +49,9 @@ def test_every_kind_comes_back_as_it_was(tmp_path: Path, every_kind: Checkpoint)
     assert (shifted.bits, shifted.group_size, shifted.symmetric) == (8, 4, False)
     assert isinstance(nf4, BitsAndBytes)
     assert nf4.kind == "nf4"
+    turned = found.refs["turned"]
+    assert isinstance(turned, GgmlBlocks)
+    assert (turned.kind, turned.transposed, turned.shape) == ("q8_0", True, (32, 1))
     assert _same(nf4.source.load(), every_kind.tensors["plain"])
 
 

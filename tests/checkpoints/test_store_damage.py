@@ -30,7 +30,7 @@ def test_a_flipped_bit_anywhere_is_found_and_the_file_named(
     store = ObjectStore(tmp_path)
     id = store.save(every_kind)
     paths = [path for path in _paths(tmp_path) if path.stat().st_size]
-    assert len(paths) == 6
+    assert len(paths) == 8
     for path in paths:
         sound = path.read_bytes()
         for place in range(0, len(sound), 7):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from birdbone.checkpoints import BitsAndBytes, Converted, InMemory, InShard, Quantized
+from birdbone.checkpoints import BitsAndBytes, Converted, GgmlBlocks, InMemory, InShard, Quantized
 from birdbone.checkpoints.tensors import DTYPES, all_finite, digest
 from birdbone.errors import CheckpointError
 
@@ -144,3 +144,26 @@ def test_one_odd_value_anywhere_is_found(dtype: torch.dtype, odd: float, place: 
 def test_nothing_and_whole_numbers_are_finite() -> None:
     assert all_finite(torch.empty(0))
     assert all_finite(torch.arange(3))
+
+
+def test_ggml_blocks_stand_for_values() -> None:
+    """Q8_0: a float16 scale, then 32 signed bytes."""
+    scale = torch.tensor([0.5, -2.0], dtype=torch.float16).view(torch.uint8).view(2, 2)
+    codes = torch.arange(-32, 32, dtype=torch.int8).view(2, 32)
+    blocks = GgmlBlocks(torch.cat([scale, codes.view(torch.uint8)], 1), kind="q8_0")
+    assert (blocks.shape, blocks.dtype, blocks.num_bytes) == ((2, 32), torch.float32, 68)
+    assert torch.equal(blocks.load(), codes * torch.tensor([[0.5], [-2.0]]))
+    turned = GgmlBlocks(blocks.blocks, kind="q8_0", transposed=True)
+    assert turned.shape == (32, 2)
+    assert torch.equal(turned.load(), blocks.load().T)
+    assert len({blocks.digest, turned.digest}) == 2
+
+
+def test_what_is_no_ggml_blocks_is_refused() -> None:
+    rows = torch.zeros(2, 35, dtype=torch.uint8)
+    with pytest.raises(CheckpointError, match=r"\(2, 35\) are no rows of q8_0; give bytes, 34 for"):
+        GgmlBlocks(rows, kind="q8_0")
+    with pytest.raises(CheckpointError, match=r"float32 \(2, 34\) are no rows of q8_0"):
+        GgmlBlocks(torch.zeros(2, 34), kind="q8_0")
+    with pytest.raises(CheckpointError, match=r"ggml type 'q9' is not known"):
+        GgmlBlocks(rows, kind="q9")

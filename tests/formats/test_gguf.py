@@ -6,18 +6,22 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from gguf.quants import dequantize
 from llama_cpp import kl_divergence, opened
 from tiny import tiny_checkpoint
 from tiny_gguf import VARIANTS, checkpoint_with, gguf_checkpoint
 from tiny_tokenizers import byte_level
 from torch import Tensor
 
-from birdbone.checkpoints import Checkpoint
+from birdbone.checkpoints import Checkpoint, GgmlBlocks, InMemory, TensorRef
+from birdbone.engine import run
 from birdbone.errors import CheckpointError, ModelError, ResourceError, SettingError
 from birdbone.formats.gguf import write_gguf
+from birdbone.links import quantize
 from birdbone.models.opening import open_checkpoint
 from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import find_model
@@ -207,3 +211,42 @@ def test_the_tokenizer_may_not_be_larger_than_the_embedding(tmp_path: Path) -> N
     checkpoint = checkpoint_with(tokenizer, vocab_size=len(tokenizer) - 5)
     with pytest.raises(ModelError, match=r"a token of id \d+, its embedding \d+ rows"):
         write_gguf(checkpoint, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2"])
+async def test_solved_codes_are_written_as_they_are(variant: str, tmp_path: Path) -> None:
+    """Rows of q and k in llama.cpp's order, Conv1D turned, every block else untouched."""
+    ctx = {"checkpoint": gguf_checkpoint(variant)}
+    light = (await run(quantize(method="rtn", grid="q4_0"), ctx))["checkpoint"]
+    written = write_gguf(light, tmp_path / "model.gguf")
+    assert contents(written.path)["general.file_type"] == 2
+    tensors = {tensor.name: tensor for tensor in GGUFReader(written.path).tensors}
+    down = "model.layers.0.mlp.down_proj" if variant == "llama" else "transformer.h.0.mlp.c_proj"
+    held = light.refs[f"{down}.weight"]
+    assert isinstance(held, GgmlBlocks)
+    assert np.array_equal(tensors["blk.0.ffn_down.weight"].data, held.blocks.numpy())
+    exact = write_gguf(replace(light, refs=as_values(light)), tmp_path / "exact.gguf", kind="f32")
+    for tensor in GGUFReader(exact.path).tensors:
+        found = tensors[tensor.name]
+        if found.tensor_type.name == "Q4_0" and "embd" not in tensor.name:
+            values = dequantize(found.data, found.tensor_type)
+            assert np.array_equal(values, tensor.data), tensor.name
+
+
+def as_values(checkpoint: Checkpoint) -> dict[str, TensorRef]:
+    return {name: InMemory(tensor.contiguous()) for name, tensor in checkpoint.tensors.items()}
+
+
+async def test_llama_cpp_computes_what_was_solved_for(tmp_path: Path) -> None:
+    ctx = {"checkpoint": gguf_checkpoint("llama", intermediate_size=256)}
+    with pytest.warns(UserWarning, match="on q5_0"):
+        light = (await run(quantize(method="rtn", grid="q4_k"), ctx))["checkpoint"]
+    with pytest.warns(UserWarning, match=r"19 tensors, such as .* are written as q5_0: blocks of"):
+        written = write_gguf(light, tmp_path / "model.gguf")
+    assert written.kinds == {"f32": 7, "q4_k": 3, "q5_0": 19, "q8_0": 1}
+    tokens = torch.arange(20, 50)
+    size = light.config["vocab_size"]
+    with opened(written.path) as llama:
+        found = llama.log_probabilities(tokens.tolist(), size)
+    # llama.cpp rounds what flows into quantised linears to eight bits.
+    assert kl_divergence(log_probabilities(light, tokens), found) < 1e-2

@@ -13,7 +13,7 @@ from tiny_contexts import calibrated, scored, weight_of
 from tiny_folders import own_logits, plain_logits
 from transformers import AutoModelForCausalLM
 
-from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
+from birdbone.checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import profile, prune, quantize, rounding, score, uncalibrated
@@ -264,25 +264,53 @@ async def test_every_width_loads_plainly_and_exactly(
         assert torch.equal(model.get_parameter(name), ref.values(torch.float32))
 
 
-@pytest.mark.parametrize("asked", [{"symmetric": False}, {"grid": "q4_0"}, {"grid": "q8_0"}])
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
-async def test_what_nothing_packs_is_stored_as_values_with_a_warning(
-    method: Any, asked: Any
-) -> None:
-    sizes = {} if "grid" in asked else {"group_size": 16}
-    with pytest.warns(
-        UserWarning, match=r"stores the values its codes stand for: nothing .* packs"
-    ):
-        after = await run(quantize(method=method, **sizes, **asked), calibrated(tiny_checkpoint()))
+async def test_what_nothing_packs_is_stored_as_values_with_a_warning(method: Any) -> None:
+    asked = quantize(method=method, group_size=16, symmetric=False)
+    message = r"stores the values its codes stand for: nothing .* packs"
+    with pytest.warns(UserWarning, match=message):
+        after = await run(asked, calibrated(tiny_checkpoint()))
     light: Checkpoint = after["checkpoint"]
     assert not codes_of(light)
-    width = 16 if sizes else 32
-    levels = 256 if asked.get("grid") == "q8_0" else 16
     for linear in all_linears(light):
-        groups = weight_of(light, linear).unflatten(1, (-1, width)).flatten(0, 1)
-        assert max(len(group.unique()) for group in groups) <= min(levels, width)
+        groups = weight_of(light, linear).unflatten(1, (-1, 16)).flatten(0, 1)
         steps = (groups / groups.abs().amax(1, keepdim=True)).round(decimals=5)
-        assert max(len(each.unique()) for each in steps) > 2
+        assert 2 < max(len(each.unique()) for each in steps) <= 16
+
+
+@pytest.mark.parametrize("grid", ["q4_0", "q5_0", "q8_0"])
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+async def test_codes_on_a_grid_of_ggml_are_its_blocks(arch: str, method: Any, grid: Any) -> None:
+    ctx = calibrated(tiny_checkpoint(arch))
+    after = await run(quantize(method=method, grid=grid), ctx)
+    light: Checkpoint = after["checkpoint"]
+    bits = {"q4_0": 4.5, "q5_0": 5.5, "q8_0": 8.5}[grid]
+    for linear in all_linears(light):
+        ref = light.refs[linear.tensor]
+        assert isinstance(ref, GgmlBlocks)
+        assert (ref.kind, ref.shape) == (grid, ctx["checkpoint"].refs[linear.tensor].shape)
+        assert ref.num_bytes * 8 == ref.num_values * bits
+        given = weight_of(ctx["checkpoint"], linear)
+        error = (weight_of(light, linear) - given).norm() / given.norm()
+        assert 0 < error < {"q4_0": 0.25, "q5_0": 0.12, "q8_0": 0.02}[grid]
+    with pytest.raises(LinkError, match="is quantised already; quantise once"):
+        await run(quantize(grid=grid), after)
+
+
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+async def test_widths_that_super_blocks_do_not_divide_take_q5_0(method: Any) -> None:
+    ctx = calibrated(tiny_checkpoint(intermediate_size=256))
+    with pytest.warns(UserWarning, match=r"puts 18 linears, such as .*q_proj', on q5_0: .* of 256"):
+        after = await run(quantize(method=method, grid="q4_k"), ctx)
+    kinds = {name: ref.kind for name, ref in after["checkpoint"].refs.items() if is_blocks(ref)}
+    assert kinds["model.layers.1.mlp.down_proj.weight"] == "q4_k"
+    assert kinds["model.layers.1.mlp.up_proj.weight"] == "q5_0"
+    assert len(kinds) == 21
+
+
+def is_blocks(ref: object) -> bool:
+    return isinstance(ref, GgmlBlocks)
 
 
 async def test_matching_answers_for_what_earlier_blocks_changed() -> None:
@@ -317,15 +345,13 @@ async def test_signround_on_what_nothing_packs_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
-@pytest.mark.parametrize("arch", ["gpt2", "mixtral", "phi3"])
-async def test_values_on_a_grid_are_found_for_weights_nothing_packs_too(
-    arch: str, method: Any
-) -> None:
-    ctx = calibrated(tiny_checkpoint(arch))
-    with pytest.warns(UserWarning, match="stores the values"):
+async def test_experts_on_a_grid_of_ggml_are_stored_as_values_with_a_warning(method: Any) -> None:
+    ctx = calibrated(tiny_checkpoint("mixtral"))
+    with pytest.warns(UserWarning, match=r"stores the values .* of 6 tensors of experts, such as"):
         after = await run(quantize(method=method, grid="q4_0"), ctx)
     light: Checkpoint = after["checkpoint"]
     for linear in all_linears(light):
+        assert is_blocks(light.refs[linear.tensor]) == (linear.expert is None)
         groups = weight_of(light, linear).unflatten(1, (-1, 32)).flatten(0, 1)
         assert max(len(group.unique()) for group in groups) <= 16, linear.name
         assert not torch.equal(weight_of(light, linear), weight_of(ctx["checkpoint"], linear))

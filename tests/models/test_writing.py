@@ -19,7 +19,7 @@ from tiny_folders import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from birdbone.checkpoints import BitsAndBytes, InMemory, Quantized
+from birdbone.checkpoints import BitsAndBytes, GgmlBlocks, InMemory, Quantized, open_folder
 from birdbone.errors import Cancelled, CheckpointError, MissingExtraError
 from birdbone.models import bitsandbytes as bitsandbytes_room
 from birdbone.models.bitsandbytes import int8_values, nf4_values
@@ -248,3 +248,19 @@ def test_in_memory_sources_are_what_bitsandbytes_is_given(tmp_path: Path) -> Non
     from bitsandbytes.functional import dequantize_4bit
 
     assert torch.equal(dequantize_4bit(weight.data, weight.quant_state), nf4_values(source))
+
+
+def test_ggml_blocks_are_written_as_the_values_they_stand_for(tmp_path: Path) -> None:
+    dense = tiny_checkpoint()
+    dense = replace(dense, config={**dense.config, "dtype": "bfloat16"})
+    name = "model.layers.0.mlp.up_proj.weight"
+    scale = torch.full((64, 1), 0.5, dtype=torch.float16).view(torch.uint8)
+    codes = torch.randint(0, 255, (64, 32), dtype=torch.uint8)
+    blocks = GgmlBlocks(torch.cat([scale, codes], 1), kind="q8_0")
+    light = dense.evolve({name: blocks})
+    assert weight_format(light) == "dense"
+    with pytest.warns(UserWarning, match=r"1 weights on ggml's blocks are written as the values"):
+        write_model(light, tmp_path, max_shard_bytes=1 << 30)
+    found = open_folder(tmp_path)[name]
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found.load().float(), blocks.load())

@@ -7,74 +7,26 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
-from torch import Tensor
 
-from birdbone.errors import SolverError
+from birdbone.errors import SettingError, SolverError
+from birdbone.formats.ggml_blocks import pack
 from birdbone.solvers.gptq import quantize_gptq
 from birdbone.solvers.grid import Grid
-from birdbone.solvers.results import Quantized
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 
-
-def halves(values: Tensor) -> np.ndarray:
-    return values.contiguous().numpy().view(np.uint8).reshape(*values.shape, 2)
+NAMES = ("q4_0", "q5_0", "q8_0", "q4_k")
 
 
-def nibbles(codes: np.ndarray) -> np.ndarray:
-    """First half of the last axis in the low four bits, second half in the high four."""
-    low, high = np.split(codes.astype(np.uint8), 2, axis=-1)
-    return low | (high << 4)
-
-
-def as_q4_0(quantized: Quantized) -> np.ndarray:
-    rows, groups = quantized.scales.shape
-    codes = quantized.codes.numpy().reshape(rows, groups, 32) + 8
-    return np.concatenate([halves(quantized.scales), nibbles(codes)], axis=-1).reshape(rows, -1)
-
-
-def as_q8_0(quantized: Quantized) -> np.ndarray:
-    rows, groups = quantized.scales.shape
-    codes = quantized.codes.numpy().view(np.uint8).reshape(rows, groups, 32)
-    return np.concatenate([halves(quantized.scales), codes], axis=-1).reshape(rows, -1)
-
-
-def as_q4_k(quantized: Quantized) -> np.ndarray:
-    blocks, rows = quantized.super_blocks, quantized.codes.shape[0]
-    scale = blocks.scale_steps.numpy().reshape(rows, -1, 8)
-    minimum = blocks.minimum_steps.numpy().reshape(rows, -1, 8)
-    first, second = scale[..., :4], scale[..., 4:]
-    first_minimum, second_minimum = minimum[..., :4], minimum[..., 4:]
-    six_bits = np.concatenate(
-        [
-            first | (second >> 4 << 6),
-            first_minimum | (second_minimum >> 4 << 6),
-            (second & 15) | ((second_minimum & 15) << 4),
-        ],
-        axis=-1,
-    )
-    codes = nibbles(quantized.codes.numpy().reshape(rows, -1, 4, 64)).reshape(rows, -1, 128)
-    parts = [halves(blocks.scale_unit), halves(blocks.minimum_unit), six_bits, codes]
-    return np.concatenate(parts, axis=-1).reshape(rows, -1)
-
-
-FORMATS = {
-    "q4_0": (as_q4_0, GGMLQuantizationType.Q4_0),
-    "q8_0": (as_q8_0, GGMLQuantizationType.Q8_0),
-    "q4_k": (as_q4_k, GGMLQuantizationType.Q4_K),
-}
-
-
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("settings", [{}, {"refit": True, "sweeps": 1}, {"order": "natural"}])
 def test_a_reader_computes_what_we_say(make_layer, name, settings) -> None:
     layer = make_layer(6, 512, tokens=600, dtype=torch.float32)
     quantized = quantize_gptq(layer.weight, layer.gram, grid=Grid.named(name), **settings)
-    pack, kind = FORMATS[name]
-    read = dequantize(pack(quantized), kind)
+    read = dequantize(pack(quantized).numpy(), GGMLQuantizationType[name.upper()])
     assert np.array_equal(read, quantized.dequantize().numpy())
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_matrix_that_came_off_the_grid_goes_back_onto_it(make_layer, name) -> None:
     layer = make_layer(3, 256, dtype=torch.float32)
     grid = Grid.named(name)
@@ -124,3 +76,9 @@ def test_weights_of_nothing_and_of_one_sign(make_layer) -> None:
 def test_scales_beyond_float16_are_refused(make_layer) -> None:
     with pytest.raises(SolverError, match=r"does not fit a super-block of float16"):
         quantize_round_to_nearest(make_layer(2, 256).weight * 1e9, grid=Grid.named("q4_k"))
+
+
+def test_codes_on_a_grid_of_nobodys_are_not_packed(make_layer) -> None:
+    quantized = quantize_round_to_nearest(make_layer(2, 64).weight, grid=Grid(4, 32))
+    with pytest.raises(SettingError, match=r"none of ggml's grids; solve for one of q4_0"):
+        pack(quantized)

@@ -117,5 +117,5 @@ def test_a_signed_asymmetric_grid_is_refused() -> None:
 def test_named_grids() -> None:
     assert Grid.named("q4_0").scale_dtype == torch.float16
     assert (Grid.named("q4_k").smallest, Grid.named("q4_k").largest) == (0, 15)
-    with pytest.raises(SettingError, match=r"grid 'q5_1' is not known; take .*q4_0, q8_0, q4_k"):
+    with pytest.raises(SettingError, match=r"'q5_1' is not known; take .*q4_0, q5_0, q8_0, q4_k"):
         Grid.named("q5_1")

@@ -1,0 +1,104 @@
+"""Solved codes as ggml's blocks, to the bit: what a reader computes is what was solved for.
+
+All functions return uint8 [rows, bytes of a row]. Layouts are ggml's: a block of 32 columns opens
+with a float16 scale; a super-block of 256 with one or two float16 that its smaller scales are
+multiples of. Codes of less than a byte lie in halves of a block side by side: the first half in the
+low bits, the second in the high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..solvers.grid import Grid
+from ..solvers.results import Quantized
+from .ggml_types import Kind
+
+
+def kind_of(grid: Grid) -> Kind | None:
+    """The ggml type whose grid it is, if any."""
+    return next((kind for kind in _PACKERS if Grid.named(kind) == grid), None)
+
+
+def pack(codes: Quantized) -> Tensor:
+    """The blocks of a solved weight.
+
+    Raises:
+        SettingError: codes on a grid that is none of ggml's.
+    """
+    kind = kind_of(codes.grid)
+    if kind is None:
+        raise SettingError(
+            f"codes on {codes.grid} are on none of ggml's grids; solve for one of "
+            f"{', '.join(_PACKERS)}"
+        )
+    return _PACKERS[kind](codes)
+
+
+def _in_blocks(codes: Quantized) -> Tensor:
+    """Codes [rows, blocks, 32], counted from the least."""
+    rows, groups = codes.scales.shape
+    return (
+        (codes.codes.to(torch.int16) - codes.grid.smallest).to(torch.uint8).view(rows, groups, 32)
+    )
+
+
+def _halves(values: Tensor) -> Tensor:
+    """The two bytes of each float16, [..., 2]."""
+    return values.to(torch.float16).contiguous().view(torch.uint8).view(*values.shape, 2)
+
+
+def _nibbles(codes: Tensor) -> Tensor:
+    """Two codes a byte along the last axis."""
+    low, high = codes.chunk(2, dim=-1)
+    return (low & 15) | ((high & 15) << 4)
+
+
+def _rows(*parts: Tensor) -> Tensor:
+    """Parts of each block joined, and blocks of each row."""
+    return torch.cat(parts, dim=-1).flatten(1).contiguous()
+
+
+def _q4_0(codes: Quantized) -> Tensor:
+    return _rows(_halves(codes.scales), _nibbles(_in_blocks(codes)))
+
+
+def _q5_0(codes: Quantized) -> Tensor:
+    """The fifth bits of a block are four bytes of their own, column by column."""
+    blocks = _in_blocks(codes)
+    weights = (1 << torch.arange(8)).to(blocks.device)
+    fifth = ((blocks >> 4).unflatten(-1, (4, 8)) * weights).sum(-1).to(torch.uint8)
+    return _rows(_halves(codes.scales), fifth, _nibbles(blocks))
+
+
+def _q8_0(codes: Quantized) -> Tensor:
+    rows, groups = codes.scales.shape
+    return _rows(_halves(codes.scales), codes.codes.view(rows, groups, 32).view(torch.uint8))
+
+
+def _q4_k(codes: Quantized) -> Tensor:
+    """Eight scales and eight minimums of six bits are twelve bytes."""
+    blocks, rows = codes.super_blocks, codes.codes.shape[0]
+    assert blocks is not None  # the grid has super-blocks
+    scale = blocks.scale_steps.view(rows, -1, 8)
+    minimum = blocks.minimum_steps.view(rows, -1, 8)
+    first, last = scale[..., :4], scale[..., 4:]
+    first_minimum, last_minimum = minimum[..., :4], minimum[..., 4:]
+    six_bits = (
+        first | (last >> 4 << 6),
+        first_minimum | (last_minimum >> 4 << 6),
+        (last & 15) | ((last_minimum & 15) << 4),
+    )
+    quarters = codes.codes.view(torch.uint8).view(rows, -1, 4, 64)
+    units = _halves(blocks.scale_unit), _halves(blocks.minimum_unit)
+    return _rows(*units, *six_bits, _nibbles(quarters).flatten(-2))
+
+
+_PACKERS: Mapping[Kind, Callable[[Quantized], Tensor]] = MappingProxyType(
+    {"q4_0": _q4_0, "q5_0": _q5_0, "q8_0": _q8_0, "q4_k": _q4_k}
+)
