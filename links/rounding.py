@@ -21,7 +21,6 @@ from ..solvers.gram import Gram
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
 from ..solvers.results import Quantized as Codes
-from ..solvers.target import matched_weight
 from .stacking import stacked
 
 # From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
@@ -61,12 +60,13 @@ class Rounding:
         try:
             factor = factorize(gram, damping=self.damping, descending=self.order == "static")
             codes = quantize_gptq(
-                matched_weight(whole, gram, factor, share=self.matching),
+                whole,
                 gram,
                 grid=grid,
                 scale_dtype=scale_dtype(grid, self.checkpoint, linears[0]),
                 mask=mask_of([weight for _, weight in weights]),
                 factor=factor,
+                matching=self.matching,
                 order=self.order,
                 scales=self.scales,
                 refit=self.refit,

@@ -12,7 +12,6 @@ from ..contexts.plan import LinearPlan
 from ..contexts.scores import Scores
 from ..errors import SolverError
 from ..models.linears import Linear, named
-from ..solvers.factor import Factor, factorize
 from ..solvers.gram import Gram
 from ..solvers.least_squares import refit
 from ..solvers.masks import Pattern, pattern_mask
@@ -20,7 +19,7 @@ from ..solvers.normalized import Resolvent, Spectrum
 from ..solvers.output_error import relative_output_errors
 from ..solvers.results import Pruned
 from ..solvers.table import PREPARE, PRUNERS
-from ..solvers.target import matched_weight
+from ..solvers.target import pull_of
 from .stacking import stacked
 
 Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
@@ -79,10 +78,6 @@ class Thinning:
     ) -> dict[Linear, Tensor]:
         linears = [linear for linear, _ in stack]
         heights = [weight.shape[0] for _, weight in stack]
-        if gram.cross is not None and self.matching:
-            known = isinstance(prepared, Factor)
-            factor = prepared if known else factorize(gram, damping=self.damping)
-            whole = matched_weight(whole, gram, factor, share=self.matching)
         share = self.shares[linears[0].name] if self.pattern.n_of_m is None else None
         if self.method == "scores":
             thinned = self._by_scores(linears[0], whole, gram, share)
@@ -94,6 +89,7 @@ class Thinning:
                 pattern=self.pattern,
                 heights=heights,
                 factor=prepared,
+                matching=self.matching,
             )
         if self.polish:
             thinned = self._polished(whole, thinned, gram, heights, prepared)
@@ -120,6 +116,7 @@ class Thinning:
             thinned.mask,
             gram,
             start=thinned.weight,
+            pull=pull_of(weight, gram, share=self.matching),
             steps=self.polish,
             normalized=prepared.normalized if known else None,
             damping=self.damping,

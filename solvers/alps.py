@@ -25,6 +25,7 @@ from .masks import UNSTRUCTURED, Pattern
 from .normalized import Spectrum, decompose
 from .output_error import relative_output_errors
 from .results import Pruned
+from .target import pull_of
 
 _FIRST_PENALTY = 0.1
 _LOOK_EVERY = 3
@@ -44,12 +45,14 @@ def prune_alps(
     pattern: Pattern = UNSTRUCTURED,
     heights: Sequence[int] | None = None,
     factor: Spectrum | None = None,
+    matching: float = 0.0,
     damping: float = 0.01,
 ) -> Pruned:
     """Prune [out_features, in_features] with ALPS, to the count or to n:m.
 
-    ``factor`` reuses a spectrum of the same Gram, and its damping then holds. Raises SettingError
-    for arguments that do not fit, SolverError for values that are not finite.
+    ``factor`` reuses a spectrum of the same Gram, and its damping then holds; ``matching`` is the
+    share of `pull_of`. Raises SettingError for arguments that do not fit, SolverError for values
+    that are not finite.
     """
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
@@ -57,25 +60,33 @@ def prune_alps(
     factor = factor or decompose(gram, damping=damping)
     require_width(weight, factor.vectors, "spectrum")
     scale = factor.normalized.scale
-    sparse, kept = _iterate(weight.detach().to(scale.dtype) * scale, factor, budget)
+    pull = pull_of(weight, gram, share=matching)
+    turned = None if pull is None else (pull.to(scale.dtype) / scale) @ factor.vectors
+    sparse, kept = _iterate(weight.detach().to(scale.dtype) * scale, turned, factor, budget)
     start = sparse.div_(scale)
     require_finite(start, "ADMM's last iterate")
-    thinned = refit(weight, kept, gram, start=start, steps=_POLISH, normalized=factor.normalized)
+    thinned = refit(
+        weight, kept, gram, start=start, pull=pull, steps=_POLISH, normalized=factor.normalized
+    )
     error = relative_output_errors(weight, thinned, gram, heights=budget.heights)
     return Pruned(thinned, kept, error, factor.normalized.damping)
 
 
-def _iterate(scaled: Tensor, factor: Spectrum, budget: Budget) -> tuple[Tensor, Tensor]:
-    """Return Z [out_features, in_features] and its exact mask."""
+def _iterate(
+    scaled: Tensor, pull: Tensor | None, factor: Spectrum, budget: Budget
+) -> tuple[Tensor, Tensor]:
+    """Return Z [out_features, in_features] and its exact mask; ``pull`` joins Wn Hn Q."""
     rotation, values = factor.vectors, factor.values
-    pull = (scaled @ rotation).mul_(values)
+    aim = (scaled @ rotation).mul_(values)
+    if pull is not None:
+        aim += pull
     kept = settled = budget.keep(scaled.abs())
     sparse, dual, penalty = scaled * kept, torch.zeros_like(scaled), _FIRST_PENALTY
     for step in range(1, _MOST_STEPS + 1):
         turned = torch.sub(penalty * sparse, dual) @ rotation
-        free = turned.add_(pull).div_(values + penalty) @ rotation.T
+        free = turned.add_(aim).div_(values + penalty) @ rotation.T
         sums = free + dual / penalty
-        kept = budget.keep_roughly(sums.abs(), sparsity=budget.sparsity)
+        kept = budget.keep_roughly(sums.abs())
         sparse = sums * kept
         dual = (sums - sparse).mul_(penalty)
         if step % _LOOK_EVERY == 0:

@@ -30,6 +30,7 @@ from .grid_search import ScaleRule, fit_groups
 from .refinement import refine
 from .results import Quantized
 from .saliency import require_natural_order
+from .target import matched_weight
 
 Order = Literal["natural", "static"]
 
@@ -42,6 +43,7 @@ def quantize_gptq(
     scale_dtype: torch.dtype = torch.float32,
     mask: Tensor | None = None,
     factor: Factor | None = None,
+    matching: float = 0.0,
     damping: float = 0.01,
     order: Order | None = None,
     scales: ScaleRule = "searched",
@@ -53,9 +55,10 @@ def quantize_gptq(
     Where ``mask`` is False the weight is held at exactly zero and its loss is compensated too.
     ``factor`` reuses a factorisation, whose damping then holds instead of ``damping``; for
     ``order="static"`` it must come from ``factorize(gram, descending=True)``. No ``order`` means
-    the factor's own where one is given, else the better one, static. ``refit`` and
-    ``sweeps`` are those of `refine`, and need the Gram. Raises SettingError for arguments that do
-    not fit, SolverError for values that are not finite or a Hessian that will not factorise.
+    the factor's own where one is given, else the better one, static. ``matching`` is the share of
+    `matched_weight`, ``refit`` and ``sweeps`` are those of `refine`; all need the Gram. Raises
+    SettingError for arguments that do not fit, SolverError for values that are not finite or a
+    Hessian that will not factorise.
     """
     require_weight(weight)
     if mask is not None:
@@ -63,15 +66,17 @@ def quantize_gptq(
     require_exact_zero(grid, mask)
     if gram is not None:
         require_width(weight, gram.matrix, "Gram matrix")
-    if gram is None and (refit or sweeps):
+    if gram is None and (refit or sweeps or matching):
         raise SettingError(
-            "gptq cannot refine (refit or sweeps) by a factor alone; give the Gram matrix too"
+            "gptq can neither match nor refine (refit or sweeps) by a factor alone; give the Gram "
+            "matrix too"
         )
     order = order or ("natural" if factor is not None and factor.order is None else "static")
     factor = factor or _factorize(gram, damping=damping, order=order)
     require_width(weight, factor.upper, "factor")
+    target = weight if gram is None else matched_weight(weight, gram, factor, share=matching)
     rule = _run(
-        weight, factor, grid=grid, scale_dtype=scale_dtype, mask=mask, order=order, scales=scales
+        target, factor, grid=grid, scale_dtype=scale_dtype, mask=mask, order=order, scales=scales
     )
     quantized = Quantized.assemble(
         rule.codes.T.contiguous(),
@@ -83,7 +88,7 @@ def quantize_gptq(
         return quantized
     if refit or sweeps:
         quantized = refine(
-            weight, quantized, gram, damping=factor.damping, mask=mask, refit=refit, sweeps=sweeps
+            target, quantized, gram, damping=factor.damping, mask=mask, refit=refit, sweeps=sweeps
         )
     return quantized.measured(weight, gram)
 

@@ -6,7 +6,7 @@ the units of `normalized` the diagonal is 1, which is Jacobi's preconditioner ma
 https://arxiv.org/abs/2406.07831, section 3.3; the method is Hestenes and Stiefel's (1952).
 
 Unlike SparseGPT's compensation, which only passes errors to later columns, every weight that stays
-takes part. Where the mask removes nothing the answer is W itself.
+takes part. Where the mask removes nothing and nothing pulls (`target`), the answer is W itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def refit(
     gram: Gram,
     *,
     start: Tensor | None = None,
+    pull: Tensor | None = None,
     steps: int = 10,
     normalized: Normalized | None = None,
     damping: float = 0.01,
@@ -32,8 +33,9 @@ def refit(
     """Return values [out_features, in_features] for ``mask`` (True = kept), in the weight's dtype.
 
     ``start`` is where the steps set out from, the masked weight itself if None: another method's
-    values save steps. No step raises the damped error of a row. ``normalized`` reuses `normalize`
-    of the same Gram, and its damping then holds.
+    values save steps. ``pull``, [out_features, in_features], is what is asked for beside W H
+    (`pull_of`). No step raises the damped error of a row. ``normalized`` reuses `normalize` of the
+    same Gram, and its damping then holds.
 
     Raises SettingError for shapes that do not fit, SolverError for values that are not finite.
     """
@@ -46,7 +48,10 @@ def refit(
     require_finite(first, "start")
     goal = weight.detach().to(scale.dtype) * scale
     values = (first.detach().to(scale.dtype) * scale).masked_fill_(~mask, 0.0)
-    residual = ((goal - values) @ hessian).masked_fill_(~mask, 0.0)
+    residual = (goal - values) @ hessian
+    if pull is not None:
+        residual += pull.to(scale.dtype) / scale
+    residual.masked_fill_(~mask, 0.0)
     direction = residual.clone()
     energy = residual.square().sum(dim=1, keepdim=True)
     for _ in range(steps):

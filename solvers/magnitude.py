@@ -24,11 +24,12 @@ def prune_magnitude(
     pattern: Pattern = UNSTRUCTURED,
     heights: Sequence[int] | None = None,
     factor: Factor | None = None,
+    matching: float = 0.0,
 ) -> Pruned:
     """Remove the smallest |W| of the whole layer, or of every m columns.
 
-    ``gram`` serves only to measure the damage; ``factor`` is not used. Raises SettingError for
-    arguments that do not fit, SolverError for values that are not finite.
+    ``gram`` serves only to measure the damage; ``factor`` and ``matching`` are not used. Raises
+    SettingError for arguments that do not fit, SolverError for values that are not finite.
     """
     require_width(weight, gram.matrix, "Gram matrix")
     saliency = magnitude_saliency(weight)

@@ -18,6 +18,12 @@ from .admission import require_finite, require_matrix
 
 Scope = Literal["layer", "row"]
 
+# A row is long where a sample of it, sorted, tells nearly where its k-th value lies: within so many
+# places, four standard deviations of a place in a sample of that size.
+_LONG = 1 << 18
+_SAMPLE = 1 << 14
+_MARGIN = 1 << 8
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -102,6 +108,8 @@ def drop_smallest(scores: Tensor, *, count: int) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = _kth_smallest(scores, count)
     kept = scores > threshold
+    if int(kept.count_nonzero()) == len(scores) * (scores.shape[1] - count):
+        return kept  # nothing else is as large as the largest that goes
     tied = scores == threshold
     # Of those at the threshold, each row drops just enough, first come first.
     quota = count - (~kept & ~tied).sum(dim=1, keepdim=True)
@@ -112,7 +120,22 @@ def _kth_smallest(scores: Tensor, k: int) -> Tensor:
     """Return the k-th smallest (from 1) of every row as [rows, 1]."""
     if scores.is_cuda:  # one long row would keep a single multiprocessor busy in kthvalue
         return scores.sort(dim=1).values[:, k - 1 : k]
+    if len(scores) == 1 and scores.shape[1] > _LONG:
+        return _kth_smallest_of_many(scores[0], k).view(1, 1)
     return scores.kthvalue(k, dim=1, keepdim=True).values
+
+
+def _kth_smallest_of_many(scores: Tensor, k: int) -> Tensor:
+    """Return the same of one long row: what lies near it by a sample, and of that the one."""
+    sample = scores[:: len(scores) // _SAMPLE].sort().values
+    place = k * len(sample) // len(scores)
+    low = sample[max(place - _MARGIN, 0)]
+    high = sample[min(place + _MARGIN, len(sample) - 1)]
+    near = scores[(scores >= low) & (scores <= high)]
+    below = int((scores < low).count_nonzero())
+    if not below < k <= below + len(near):
+        return scores.kthvalue(k).values  # the sample was not like the rest
+    return near.kthvalue(k - below).values
 
 
 def require_groups_of(m: int, width: int) -> None:
@@ -130,15 +153,24 @@ def keep_mask_n_of_m(scores: Tensor, *, n: int, m: int) -> Tensor:
     require_matrix(scores, "scores")
     require_groups_of(m, scores.shape[1])
     require_finite(scores, "scores")
-    candidates = scores.reshape(scores.shape[0], -1, m).movedim(-1, 0)
-    return keep_n_largest(candidates, n=n).movedim(0, -1).reshape(scores.shape)
+    candidates = scores.reshape(scores.shape[0], -1, m).movedim(-1, 0).contiguous()
+    return keep_n_largest(candidates, n=n).movedim(0, -1).contiguous().view(scores.shape)
 
 
 def keep_n_largest(candidates: Tensor, *, n: int) -> Tensor:
     """Return a mask [m, ...] of the ``n`` largest along the first axis, which must be short."""
-    # Counting who beats whom takes m passes, and unlike a top-k says which of two equals goes.
-    num_better = torch.zeros_like(candidates, dtype=torch.uint8)
+    return num_better(candidates) < n
+
+
+def num_better(candidates: Tensor) -> Tensor:
+    """Return how many of its fellows on the first axis, which must be short, beat each candidate.
+
+    Of two equals the later one is the better. Numbers are in the floating dtype of the candidates:
+    comparing into booleans takes several times as long.
+    """
+    better = torch.empty_like(candidates, memory_format=torch.contiguous_format)
     for index, rival in enumerate(candidates.unbind()):
-        num_better[:index] += rival >= candidates[:index]
-        num_better[index + 1 :] += rival > candidates[index + 1 :]
-    return num_better < n
+        beaten = candidates[:index].clone().le_(rival)
+        better[:index] += beaten
+        better[index] = index - beaten.sum(0)
+    return better

@@ -41,16 +41,21 @@ class Normalized:
 
 @dataclass(frozen=True, eq=False)
 class Resolvent:
-    """(Hn + penalty I)^-1 times the penalty: the quadratic half of every ADMM step.
+    """R = (Hn + penalty I)^-1 times the penalty: the quadratic half of every ADMM step.
+
+    It is in units of its own, where the size of a weight is what the optimal brain surgeon charges
+    for it under Hn + penalty I: W D Q, with Q the diagonal of the roots of 1 / R_jj.
 
     Attributes:
-        inverse: penalty (Hn + penalty I)^-1, [in_features, in_features].
+        inverse: Q^-1 R Q, [in_features, in_features]; rows of weights are multiplied by it.
+        scale: D Q, [in_features], positive.
         normalized: Hn and D.
         penalty: ADMM's rho.
         escalations: how often the damping had to be raised tenfold.
     """
 
     inverse: Tensor
+    scale: Tensor
     normalized: Normalized
     penalty: float
     escalations: int
@@ -87,7 +92,7 @@ def normalize(gram: Gram, *, damping: float) -> Normalized:
 
 
 def resolve(gram: Gram, *, damping: float = 0.01, penalty: float = 0.7) -> Resolvent:
-    """Return penalty (Hn + penalty I)^-1.
+    """Return penalty (Hn + penalty I)^-1, in its own units.
 
     Where Hn + penalty I is not positive definite in float arithmetic, which takes a matrix that is
     no Gram at all, the damping is raised as `escalate` does.
@@ -98,7 +103,11 @@ def resolve(gram: Gram, *, damping: float = 0.01, penalty: float = 0.7) -> Resol
     if not 0 < penalty < float("inf"):
         raise SettingError(f"penalty {penalty} is out of range; give a finite number above 0")
     found = escalate(gram, damping, partial(_resolved, gram, penalty))
-    return Resolvent(*found.made, penalty, found.escalations)
+    inverse, normalized = found.made
+    root = inverse.diagonal().rsqrt()
+    inverse *= root
+    inverse /= root.unsqueeze(1)
+    return Resolvent(inverse, normalized.scale * root, normalized, penalty, found.escalations)
 
 
 def _resolved(gram: Gram, penalty: float, damping: float) -> tuple[Tensor, Normalized] | None:

@@ -22,14 +22,15 @@ def quantize_round_to_nearest(
     scale_dtype: torch.dtype = torch.float32,
     mask: Tensor | None = None,
     factor: Factor | None = None,
+    matching: float = 0.0,
     scales: ScaleRule = "minmax",
 ) -> Quantized:
     """Quantise [out_features, in_features] group by group.
 
     ``scales="searched"`` clips where that serves the rest (`grid_search`), each column weighted by
     its input energy where there is a ``gram``; otherwise that serves only to measure the damage,
-    and without one ``relative_error`` is None. ``factor`` is not used. Raises SettingError for
-    arguments that do not fit, SolverError for values that are not finite.
+    and without one ``relative_error`` is None. ``factor`` and ``matching`` are not used. Raises
+    SettingError for arguments that do not fit, SolverError for values that are not finite.
     """
     require_weight(weight)
     require_exact_zero(grid, mask)

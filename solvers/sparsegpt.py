@@ -24,6 +24,7 @@ from .masks import UNSTRUCTURED, Pattern, drop_smallest, keep_n_largest
 from .output_error import relative_output_errors
 from .results import Pruned
 from .saliency import require_natural_order
+from .target import matched_weight
 
 
 def prune_sparsegpt(
@@ -34,14 +35,16 @@ def prune_sparsegpt(
     pattern: Pattern = UNSTRUCTURED,
     heights: Sequence[int] | None = None,
     factor: Factor | None = None,
+    matching: float = 0.0,
     damping: float = 0.01,
 ) -> Pruned:
     """Prune with SparseGPT, removing ``round(sparsity * n)`` weights of the layer, or to n:m.
 
     ``heights`` are the rows of each layer where several are stacked, each of which loses its own
     share. ``factor`` reuses a factorisation of the same Gram, and its damping then holds instead of
-    ``damping``. Raises SettingError for arguments that do not fit, SolverError for values that are
-    not finite or a Hessian that will not factorise.
+    ``damping``; ``matching`` is the share of `matched_weight`. Raises SettingError for arguments
+    that do not fit, SolverError for values that are not finite or a Hessian that will not
+    factorise.
     """
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
@@ -53,7 +56,7 @@ def prune_sparsegpt(
         rule = _BlockSelection(kept, factor.upper, budget)
     else:
         rule = _GroupSelection(kept, factor.upper, *pattern.n_of_m)
-    thinned = _run(weight, factor, rule)
+    thinned = _run(matched_weight(weight, gram, factor, share=matching), factor, rule)
     return Pruned(
         thinned,
         kept.T.contiguous(),

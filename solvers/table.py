@@ -29,7 +29,8 @@ class Pruner(Protocol):
     """A pruning method.
 
     ``factor`` is what `PREPARE` makes of the Gram for it, given to share the making among layers on
-    one input; ``heights`` are the rows of each layer where such layers are stacked into one weight.
+    one input; ``heights`` are the rows of each layer where such layers are stacked into one weight;
+    ``matching`` is the share of `pull_of` that methods take which solve for values.
     """
 
     def __call__(
@@ -41,6 +42,7 @@ class Pruner(Protocol):
         pattern: Pattern = UNSTRUCTURED,
         heights: Sequence[int] | None = None,
         factor: Any = None,
+        matching: float = 0.0,
     ) -> Pruned: ...
 
 
@@ -51,7 +53,10 @@ class Prepare(Protocol):
 
 
 class Quantizer(Protocol):
-    """A quantisation method; ``mask`` (True = kept) holds pruned weights at exactly zero."""
+    """A quantisation method; ``mask`` (True = kept) holds pruned weights at exactly zero.
+
+    ``matching`` is the share of `pull_of` that methods take which look at inputs.
+    """
 
     def __call__(
         self,
@@ -62,6 +67,7 @@ class Quantizer(Protocol):
         scale_dtype: torch.dtype = torch.float32,
         mask: Tensor | None = None,
         factor: Factor | None = None,
+        matching: float = 0.0,
     ) -> Quantized: ...
 
 

@@ -26,11 +26,12 @@ def prune_wanda(
     pattern: Pattern = UNSTRUCTURED,
     heights: Sequence[int] | None = None,
     factor: Factor | None = None,
+    matching: float = 0.0,
 ) -> Pruned:
     """Remove the smallest |W_ij| ||X_j|| of every row, or of every m columns.
 
-    Each row loses ``round(sparsity * in_features)`` weights; ``factor`` and
-    ``heights`` are not used, rows being on their own. Raises
+    Each row loses ``round(sparsity * in_features)`` weights; ``factor``, ``heights`` and
+    ``matching`` are not used, rows being on their own and no value being changed. Raises
     SettingError for arguments that do not fit, SolverError for values that are not finite.
     """
     scores = wanda_saliency(weight, gram)

@@ -11,6 +11,7 @@ from birdbone.solvers.masks import (
     Pattern,
     keep_mask,
     keep_mask_n_of_m,
+    num_better,
     pattern_mask,
 )
 
@@ -117,3 +118,26 @@ def test_scores_must_be_finite() -> None:
         keep_mask(scores, sparsity=0.5)
     with pytest.raises(SolverError, match=r"scores .* 1 NaN and 1 infinite values of 4"):
         keep_mask_n_of_m(scores, n=2, m=4)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "tied", "sorted", "striped"])
+@pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])
+def test_a_layer_of_many_weights_is_cut_at_the_exact_count_too(kind: str, share: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.rand(600, 640, generator=draw)  # more than are looked at one by one
+    if kind == "tied":
+        scores = (scores * 8).floor()
+    elif kind == "sorted":
+        scores = scores.flatten().sort().values.view(600, 640)
+    elif kind == "striped":  # what a sample at even distances sees is unlike the rest
+        scores.view(-1)[:: scores.numel() // (1 << 14)] += 5
+    count = round(share * scores.numel())
+    mask = keep_mask(scores, sparsity=share)
+    order = scores.flatten().sort(stable=True).indices
+    assert not mask.flatten()[order[:count]].any()
+    assert mask.flatten()[order[count:]].all()
+
+
+def test_of_equals_the_later_is_the_better() -> None:
+    candidates = torch.tensor([[2.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    assert num_better(candidates).tolist() == [[1.0, 2.0], [2.0, 1.0], [0.0, 0.0]]

@@ -39,8 +39,28 @@ def test_resolvent_is_the_scaled_inverse(make_layer) -> None:
     found = resolve(make_layer(3, 6).gram, damping=0.1, penalty=0.5)
     eye = torch.eye(6, dtype=torch.float64)
     expected = 0.5 * torch.linalg.inv(found.normalized.matrix + 0.5 * eye)
-    torch.testing.assert_close(found.inverse, expected)
+    root = expected.diagonal().rsqrt()
+    torch.testing.assert_close(found.inverse, expected * root / root.unsqueeze(1))
+    torch.testing.assert_close(found.scale, found.normalized.scale * root)
     assert (found.normalized.damping, found.escalations) == (0.1, 0)
+
+
+def test_a_weight_in_the_resolvents_units_is_what_the_optimal_brain_surgeon_charges(
+    make_layer,
+) -> None:
+    layer = make_layer(1, 6)
+    found = resolve(layer.gram, damping=0.1, penalty=0.5)
+    scale = found.normalized.scale
+    hessian = (found.normalized.matrix + 0.5 * torch.eye(6, dtype=torch.float64)) * scale
+    hessian *= scale.unsqueeze(1)
+    weight = layer.weight[0]
+    for gone in range(6):  # least squares on the others, given that this one is zero
+        rest = [place for place in range(6) if place != gone]
+        moved = torch.linalg.solve(hessian[rest][:, rest], hessian[rest, gone] * weight[gone])
+        change = torch.zeros(6, dtype=torch.float64)
+        change[rest], change[gone] = moved, -weight[gone]
+        charged = change @ hessian @ change
+        torch.testing.assert_close(charged, 0.5 * (weight * found.scale)[gone].square())
 
 
 def test_spectrum_puts_the_matrix_together_again(make_layer) -> None:

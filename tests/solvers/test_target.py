@@ -6,7 +6,11 @@ import torch
 from birdbone.errors import SettingError, SolverError
 from birdbone.solvers.factor import factorize
 from birdbone.solvers.gram import Gram
-from birdbone.solvers.target import matched_weight, shifted_weight
+from birdbone.solvers.grid import Grid
+from birdbone.solvers.least_squares import refit
+from birdbone.solvers.masks import Pattern
+from birdbone.solvers.table import PRUNERS, QUANTIZERS
+from birdbone.solvers.target import matched_weight, pull_of, shifted_weight
 
 
 @pytest.fixture
@@ -78,3 +82,88 @@ def test_what_the_output_lacks_is_added_to_it(drifted) -> None:
     factor = factorize(gram)
     found = shifted_weight(weight, lacking.T @ fed, gram, factor, share=0.5)
     torch.testing.assert_close(found, matched_weight(weight, gram, factor, share=0.5))
+
+
+@pytest.mark.parametrize("rows", [3, 20])
+@pytest.mark.parametrize("descending", [False, True])
+def test_weights_taller_and_wider_than_their_inputs_come_to_the_same(
+    make_layer, rows, descending
+) -> None:
+    layer = make_layer(rows, 12, tokens=400)
+    fed = layer.inputs + 0.1 * layer.inputs.roll(1, dims=1)
+    gram = Gram(fed.T @ fed, 400, layer.inputs.T @ fed)
+    factor = factorize(gram, damping=0.0, descending=descending)
+    found = matched_weight(layer.weight, gram, factor, share=1.0)
+    expected = layer.weight @ gram.cross @ torch.linalg.inv(gram.matrix)
+    torch.testing.assert_close(found, expected)
+
+
+def test_strips_of_a_wide_triangle_leave_nothing_out(make_layer) -> None:
+    layer = make_layer(3, 300, tokens=7000)
+    fed = layer.inputs + 0.1 * layer.inputs.roll(1, dims=1)
+    gram = Gram(fed.T @ fed, 7000, layer.inputs.T @ fed)
+    found = matched_weight(layer.weight, gram, factorize(gram, damping=0.0), share=1.0)
+    expected = layer.weight @ gram.cross @ torch.linalg.inv(gram.matrix)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_pull_is_what_the_matched_weight_solves(drifted) -> None:
+    weight, _, _, gram = drifted
+    whole = matched_weight(weight, gram, factorize(gram, damping=0.0), share=0.5)
+    pull = pull_of(weight, gram, share=0.5)
+    torch.testing.assert_close(weight @ gram.matrix + pull, whole @ gram.matrix)
+    assert pull_of(weight, gram, share=0.0) is None
+    assert pull_of(weight, Gram(gram.matrix, 160), share=0.5) is None
+
+
+def test_least_squares_with_a_pull_is_that_of_the_matched_weight(drifted) -> None:
+    weight, _, _, gram = drifted
+    whole = matched_weight(weight, gram, factorize(gram, damping=0.0), share=0.5)
+    mask = torch.rand(5, 8, generator=torch.Generator().manual_seed(0)) < 0.5
+    pull = pull_of(weight, gram, share=0.5)
+    found = refit(weight, mask, gram, pull=pull, steps=8, damping=0.0)
+    expected = refit(whole, mask, gram, steps=8, damping=0.0)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["admm", "alps", "sparsegpt"])
+@pytest.mark.parametrize("asked", [{"sparsity": 0.1}, {"pattern": Pattern((7, 8))}])
+def test_a_pruner_that_matches_comes_nearer_to_what_was_meant(drifted, name, asked) -> None:
+    weight, meant, fed, gram = drifted
+    outputs = meant @ weight.T
+    alone, matched = [
+        PRUNERS[name](weight, gram, matching=share, **asked).weight for share in (0.0, 1.0)
+    ]
+    before, after = ((outputs - fed @ each.T).square().sum() for each in (alone, matched))
+    assert after < 0.95 * before
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda"])
+def test_a_pruner_that_solves_for_nothing_does_not_match(drifted, name) -> None:
+    weight, _, _, gram = drifted
+    alone, asked = [
+        PRUNERS[name](weight, gram, sparsity=0.5, matching=share).weight for share in (0.0, 1.0)
+    ]
+    assert torch.equal(alone, asked)
+
+
+def test_gptq_that_matches_comes_nearer_and_is_judged_by_the_weight_as_given(drifted) -> None:
+    weight, meant, fed, gram = drifted
+    outputs = meant @ weight.T
+    grid = Grid(8, None)
+    alone, matched = [
+        QUANTIZERS["gptq"](weight, gram, grid=grid, matching=share) for share in (0.0, 1.0)
+    ]
+    before, after = [
+        (outputs - fed @ each.dequantize(torch.float64).T).square().sum()
+        for each in (alone, matched)
+    ]
+    assert after < 0.9 * before
+    assert matched.relative_error > alone.relative_error
+
+
+def test_admm_folds_the_pull_in_as_if_the_matched_weight_were_given(drifted) -> None:
+    weight, _, _, gram = drifted
+    whole = matched_weight(weight, gram, factorize(gram, damping=0.01), share=0.5)
+    found = PRUNERS["admm"](weight, gram, sparsity=0.0, matching=0.5, steps=200)
+    torch.testing.assert_close(found.weight, whole)
