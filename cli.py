@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands.bench import bench
+from .commands.plot import plot
 from .commands.prove import prove
 from .errors import BirdboneError, LinkError, SettingError, did_you_mean
 
@@ -31,6 +32,8 @@ _FORCE = "Replace the folder even if birdbone did not make it."
 _RUN = "Keep what finished links leave in this folder, and go on from what it holds."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
 _DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or pydoc, the default."
+_TARGET = "Share of the model's parameters that is to remain, for chains with waves."
+_STOP_LOSS = "The most perplexity may rise over dense, as a share, for chains with waves."
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -91,6 +94,11 @@ def run(
         typer.Option("--set", metavar="LINK.SETTING=VALUE", help="Change a setting; repeatable."),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A chain written as YAML.")] = None,
+    target: Annotated[float | None, typer.Option(help=_TARGET)] = None,
+    stop_loss: Annotated[float | None, typer.Option(help=_STOP_LOSS)] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Bits a weight, for chains that quantize.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
     run_folder: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help=_RUN, show_default=False)
@@ -114,7 +122,8 @@ def run(
         stack.enter_context(quiet_libraries())
         stack.enter_context(redirect_stdout(sys.stderr))  # stdout is for the result alone
         assembled = _assemble(chain, recipe, model=model, out=out, data=data)
-        assembled = _configured(assembled, assignments or [], force=force)
+        shortcuts = {"target": target, "stop-loss": stop_loss, "bits": bits}
+        assembled = _configured(assembled, assignments or [], shortcuts, force=force)
         for each in _middleware(quiet=quiet, as_json=as_json, log=log, wandb=wandb):
             assembled.use(each)
         try:
@@ -164,13 +173,18 @@ def _assemble(
     return CHAINS[name](model=model, out=out, **text)
 
 
-def _configured(chain: Chain, assignments: Sequence[str], *, force: bool) -> Chain:
-    """The chain with what ``--set`` and ``--force`` say, its output folder known to be free."""
+def _configured(
+    chain: Chain, assignments: Sequence[str], shortcuts: Mapping[str, Any], *, force: bool
+) -> Chain:
+    """The chain with what ``--set`` and its kin say, its output folder known to be free."""
     from .chains import configure, parse_assignment
+    from .commands.shortcuts import changes_of
     from .models.publishing import check_target
     from .reports.chains import save_links
 
-    changes: dict[str, Any] = {"save.force": True} if force else {}
+    changes = changes_of(chain, shortcuts)
+    if force:
+        changes["save.force"] = True
     for text in assignments:
         key, value = parse_assignment(text)
         if key in changes:
@@ -207,6 +221,9 @@ app.command()(prove)
 
 def _write_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+app.command()(plot)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from .provenance import without_paths
 from .table import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid
+from .waves import wave_rows, waves_markdown
 
 Figures = Mapping[str, Mapping[str, float]]
 
@@ -63,7 +64,7 @@ def model_card(
     parts = [
         _metadata(checkpoint.source),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
-        f"## What was done\n\n{_steps(history)}",
+        f"## What was done\n\n{_steps(history)}{_waves(history)}",
         f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         f"## Loading\n\n{_LOADING}\n\n{_NEEDS[weight_format]}",
@@ -79,9 +80,20 @@ def _metadata(source: str) -> str:
 
 
 def _steps(history: Sequence[Step]) -> str:
-    if not history:
+    outer = [step for step in history if step.within is None]
+    if not outer:
         return "Nothing was recorded."
-    return "\n".join(f"{place}. {_step(step)}" for place, step in enumerate(history, 1))
+    return "\n".join(f"{place}. {_step(step)}" for place, step in enumerate(outer, 1))
+
+
+def _waves(history: Sequence[Step]) -> str:
+    rows = wave_rows(history)
+    if not rows:
+        return ""
+    return (
+        f"\n\nWave by wave, as judged on held-out text in memory; shares are of the dense model's, "
+        f"parameters without the zeros of masks:\n\n{waves_markdown(rows)}"
+    )
 
 
 def _step(step: Step) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
+from .waves import wave_rows, waves_table
 
 Figures = Mapping[str, Mapping[str, float]]
 
@@ -86,8 +87,11 @@ def _cell(found: Mapping[str, float], key: str, form: Callable[[float], str]) ->
 
 
 def step_rows(history: Sequence[Step]) -> list[tuple[str, str]]:
-    """Each link that ran, in order, with its minutes, and their sum."""
-    rows = [(step.link, step.cost.seconds) for step in history]
+    """Each link of the chain that ran, in order, with its minutes, and their sum.
+
+    Links that ran within another are part of that one's minutes, and are left out.
+    """
+    rows = [(step.link, step.cost.seconds) for step in history if step.within is None]
     rows.append(("all links", sum(seconds for _, seconds in rows)))
     return [(name, f"{seconds / 60:.2f} min") for name, seconds in rows]
 
@@ -126,7 +130,9 @@ def result_report(result: Mapping[str, Any]) -> RenderableType:
     history: Sequence[Step] = result.get("history", ())
     if saved is None:
         return Group(_minutes(history), Text("Nothing was saved, so nothing was measured."))
-    parts: list[RenderableType] = [_table(saved.figures, history)]
+    rows = wave_rows(history)
+    parts: list[RenderableType] = [waves_table(rows)] if rows else []
+    parts.append(_table(saved.figures, history))
     source = str(getattr(result.get("dense"), "source", ""))
     parts += [Text(remark) for remark in remarks(saved.figures, history, source)]
     parts.append(_measured_on(saved.measured_on))

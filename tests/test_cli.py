@@ -81,11 +81,12 @@ def test_help_and_version_need_none_of_the_heavy_libraries() -> None:
 def test_help_names_every_command_and_option() -> None:
     top = birdbone("--help").stdout
     assert [
-        name for name in ("run", "chains", "links", "inspect", "doctor") if name not in top
+        name for name in ("run", "plot", "chains", "links", "inspect", "doctor") if name not in top
     ] == []
     text = birdbone("run", "--help").stdout
     options = ("model", "out", "data", "set", "recipe", "force", "json", "quiet", "log", "wandb")
-    assert [name for name in (*options, "threads") if f"--{name}" not in text] == []
+    more = ("threads", "target", "stop-loss", "bits")
+    assert [name for name in (*options, *more) if f"--{name}" not in text] == []
 
 
 def test_the_version_is_said() -> None:
@@ -120,6 +121,18 @@ def test_the_version_is_said() -> None:
             "recipe 'nowhere.yaml' cannot",
         ),
         (["bird-bone", "--model", "./none", "--out", "o", "--quiet"], "model './none' not found"),
+        (
+            ["one-shot", "--model", "m", "--out", "o", "--target", "0.8"],
+            "--target sets waves.target, but chain 'one-shot' has no waves; take bird-bone",
+        ),
+        (
+            ["bird-bone", "--model", "m", "--out", "o", "--stop-loss", "0"],
+            "waves(stop_loss=0.0): Input should be greater than 0",
+        ),
+        (
+            ["bird-bone", "--model", "m", "--out", "o", "--bits", "4", "--set", "quantize.bits=8"],
+            "quantize.bits is set twice",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_message(
@@ -313,3 +326,44 @@ def test_a_signal_stops_the_run_and_nothing_is_written(
     assert "Traceback" not in stderr
     assert stdout == ""
     assert not out.parent.exists()
+
+
+WAVES = """
+links:
+  - load
+  - calibrate: {length: 16, windows: 8, healing_windows: 4, heldout_windows: 4}
+  - profile
+  - score
+  - waves: {body: [prune: {method: magnitude}, validate], stop_loss: 9.0, max_waves: 5}
+  - save
+"""
+
+
+def test_waves_end_at_the_target_given_and_are_told_and_drawn(
+    tmp_path: Path, model: Path, words: Path
+) -> None:
+    out = tmp_path / "out"
+    args = ["--recipe", recipe(tmp_path, WAVES), "--model", model, "--data", words, "--out", out]
+    result = birdbone("run", *args, "--target", "0.85")
+    assert result.exit_code == 0, result.stderr
+    assert "Waves, judged on held-out text" in result.stdout
+    left = json.loads((out / "birdbone.json").read_text())["steps"][-1]["metrics"]
+    assert left["parameters_left"] == pytest.approx(0.85, abs=1e-3)
+    assert left["ended"] == "the target is reached"
+    picture = tmp_path / "curve.svg"
+    drawn = birdbone("plot", out, "--out", picture)
+    assert drawn.exit_code == 0, drawn.stderr
+    assert "perplexity against parameters" in said(drawn)
+    assert "perplexity, held-out text" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("{}", "is no record of a run"), ("[", "is no record of a run")],
+)
+def test_what_holds_no_waves_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "birdbone.json").write_text(content)
+    result = birdbone("plot", tmp_path, "--out", tmp_path / "curve.svg")
+    assert result.exit_code == 1
+    assert message in said(result)

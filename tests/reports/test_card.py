@@ -47,6 +47,19 @@ def test_the_table_holds_dense_beside_light() -> None:
     assert "text: tiny words; dtype: float32" in text
 
 
+def test_waves_are_told_one_by_one_and_their_links_as_one_step() -> None:
+    figures = {f"{name}_left": 0.9 for name in ("parameters", "bytes", "flops")}
+    metrics = {"wave": 1, "kept": False, "reason": "perplexity rose", "perplexity": 21.0, **figures}
+    metrics |= {"parameters": 9, "bytes": 36, "flops": 18}
+    cost = Cost(90.0, 1, "process")
+    inner = Step("validate", {}, cost, within="waves")
+    wave = Step("wave", {"share": 0.1, "healing": 1}, cost, metrics, "id", "waves")
+    text = card(history=(inner, wave, Step("waves", {"step": 0.1}, cost)))
+    assert "## What was done\n\n1. `waves(step=0.1)`, 90.0 s\n\nWave by wave" in text
+    assert "| reverted: perplexity rose |" in text
+    assert "Wave by wave" not in card()
+
+
 def test_a_mask_is_called_a_mask() -> None:
     assert "30.0% of the parameters are zero" in card()
     assert "are a mask" in card()

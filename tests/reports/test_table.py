@@ -49,6 +49,26 @@ def read(renderable: object) -> str:
     return captured.get()
 
 
+def test_waves_have_a_table_of_their_own_and_their_links_no_minutes_twice() -> None:
+    figures = {f"{name}_left": 0.9 for name in ("parameters", "bytes", "flops")}
+    metrics = {"wave": 1, "kept": True, "reason": "held", "perplexity": 21.0, **figures}
+    metrics |= {"parameters": 9, "bytes": 36, "flops": 18}
+    inner = Step("prune", {}, Cost(60.0, 1, "process"), within="waves")
+    wave = Step(
+        "wave", {"share": 0.1, "healing": 1}, Cost(90.0, 1, "process"), metrics, "id", "waves"
+    )
+    found = result("load", "waves")
+    history = (step("load"), inner, wave, step("waves", 120.0))
+    text = read(result_report({**found, "history": history}))
+    assert "Waves, judged on held-out text" in text
+    assert "held" in text
+    assert step_rows(history) == [
+        ("load", "0.50 min"),
+        ("waves", "2.00 min"),
+        ("all links", "2.50 min"),
+    ]
+
+
 def test_figures_stand_dense_beside_light_with_their_units_and_errors() -> None:
     assert figure_rows(FIGURES) == [
         Row("weights on disk", "270.0 MB", "110.5 MB"),

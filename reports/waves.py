@@ -1,0 +1,112 @@
+"""The waves of a run: a row for each, kept or reverted, from the records they left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ..contexts.steps import Step
+
+_MISSING = "–"
+_HEAD = ("wave", "took", "healing", "parameters", "bytes", "perplexity", "rise", "time", "")
+
+
+@dataclass(frozen=True)
+class WaveRow:
+    """One wave.
+
+    Attributes:
+        number: from 1; 0 is the model as it came.
+        kept: whether it held.
+        share: what it took of what remained.
+        healing: how many times as long as its body says it healed.
+        left: share of the dense model's that its model has: of parameters, bytes and flops.
+        sizes: the same as counts.
+        perplexity, perplexity_error, rise, rise_error: on held-out text; the rise is over dense.
+        reason: why it was kept or reverted.
+
+    Figures are None where the wave ended before it was judged.
+    """
+
+    number: int
+    kept: bool
+    share: float
+    healing: int
+    left: Mapping[str, float]
+    sizes: Mapping[str, int]
+    perplexity: float | None
+    perplexity_error: float | None
+    rise: float | None
+    rise_error: float | None
+    seconds: float
+    reason: str
+
+    @property
+    def judged(self) -> bool:
+        """Whether it has figures."""
+        return self.perplexity is not None
+
+
+def wave_rows(steps: Iterable[Step | Mapping[str, Any]]) -> list[WaveRow]:
+    """Every wave among the steps of a history, or of what ``birdbone.json`` keeps of one."""
+    plain = [step.as_dict() if isinstance(step, Step) else step for step in steps]
+    return [_row(step) for step in plain if step["link"] == "wave"]
+
+
+def _row(step: Mapping[str, Any]) -> WaveRow:
+    found: Mapping[str, Any] = step["metrics"]
+    measures = [name.removesuffix("_left") for name in found if name.endswith("_left")]
+    return WaveRow(
+        number=found["wave"],
+        kept=found["kept"],
+        share=step["settings"]["share"],
+        healing=step["settings"]["healing"],
+        left={name: found[f"{name}_left"] for name in measures},
+        sizes={name: found[name] for name in measures},
+        perplexity=found.get("perplexity"),
+        perplexity_error=found.get("perplexity_error"),
+        rise=found.get("rise"),
+        rise_error=found.get("rise_error"),
+        seconds=step["seconds"],
+        reason=found["reason"],
+    )
+
+
+def waves_table(rows: Sequence[WaveRow]) -> Table:
+    """All waves for a person to read, reverted ones with their reason."""
+    table = Table(title="Waves, judged on held-out text in memory", title_justify="left")
+    for name in _HEAD:
+        table.add_column(name, justify="left" if name in ("", "wave") else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row)))
+    return table
+
+
+def waves_markdown(rows: Sequence[WaveRow]) -> str:
+    """The same as Markdown."""
+    lines = [f"| {' | '.join(_HEAD)} |", f"|---|{'---:|' * (len(_HEAD) - 2)}---|"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in _cells(row))} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cells(row: WaveRow) -> tuple[str, ...]:
+    return (
+        str(row.number),
+        f"{row.share:.1%}" if row.number else _MISSING,
+        f"× {row.healing}" if row.number else _MISSING,
+        *(f"{row.left[name]:.1%}" if name in row.left else _MISSING for name in _HEAD[3:5]),
+        _with_error(row.perplexity, row.perplexity_error, "{:.3f}"),
+        _with_error(row.rise, row.rise_error, "{:.1%}"),
+        f"{row.seconds / 60:.2f} min",
+        row.reason if row.kept else f"reverted: {row.reason}",
+    )
+
+
+def _with_error(value: float | None, error: float | None, form: str) -> str:
+    if value is None:
+        return _MISSING
+    return form.format(value) + ("" if error is None else f" ± {form.format(error)}")
