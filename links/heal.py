@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -11,16 +11,15 @@ from pydantic import Field
 
 from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Changed, Healable
-from ..engine import announce, in_thread, link, unfinished
+from ..engine import announce, in_thread, link
 from ..errors import SettingError
-from ..models.block_healing import BlockHealing, Target, block_bytes, heal_blocks
+from ..models.bitsandbytes import nf4_values
+from ..models.block_healing import Target
 from ..models.gain import standings
-from ..models.healed import Healed
 from ..models.linears import all_linears
-from ..models.memory import pass_bytes
-from ..models.skeleton import Skeleton
 from ..texts import Windows
-from .healing import Method, Precision, autocast_dtype, chosen, num_heldout, warn_of_unused
+from .healers import by_blocks, need_bytes, on_text
+from .healing import Method, Precision, chosen, num_heldout, warn_of_unused
 
 
 @link
@@ -31,11 +30,13 @@ async def heal(
     epochs: Annotated[int, Field(ge=1)] | None = None,
     learning_rate: Annotated[float, Field(gt=0)] | None = None,
     batch_size: Annotated[int, Field(ge=1)] | None = None,
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None,
     precision: Precision | None = None,
+    gradient_checkpointing: bool | None = None,
     target: Target | None = None,
+    kl_weight: Annotated[float, Field(ge=0, le=1)] | None = None,
     rank: Annotated[int, Field(ge=1)] | None = None,
     alpha: Annotated[float, Field(gt=0)] | None = None,
-    kl_weight: Annotated[float, Field(ge=0, le=1)] | None = None,
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.1,
     seed: int = 0,
 ) -> Changed:
@@ -47,18 +48,26 @@ async def heal(
 
     Settings:
         method: blocks, each block by itself toward what the dense one gives there (2402.12419);
-            lora, low-rank adapters, masked as in PERP (2312.15230), merged at the end.
-        epochs: passes over the healing windows, the best of which is kept [blocks 4, lora 2].
-        learning_rate: at its peak, after a warm-up and before a cosine [blocks 2e-4, lora 1e-3].
+            full, all weights at once toward what the dense model says; lora, low-rank adapters
+            toward the same, masked as in PERP (2312.15230), merged at the end; qlora, those on a
+            base that is held in 4 bits meanwhile (2305.14314), merged into the weights as stored.
+        epochs: passes over the healing windows, the best of which is kept [blocks 4, lora 2,
+            qlora 2, full 2].
+        learning_rate: at its peak, after a warm-up and before a cosine [blocks 2e-4, lora 1e-3,
+            qlora 1e-3, full 1e-4].
         batch_size: windows per step [1].
-        precision: what products are computed in while training blocks, float32 or bfloat16;
-            weights are float32 [float32].
+        micro_batch_size: windows per forward of lora, qlora and full, where a step is to be made
+            of several [1].
+        precision: what products are computed in while training, float32 or bfloat16; weights
+            are float32 [float32].
+        gradient_checkpointing: run the blocks again for the backward pass of lora, qlora and full
+            instead of keeping what they computed [lora False, qlora True, full False].
         target: of blocks, what the dense model gives there (dense), which makes up for the blocks
             before too, or what the dense block would give on the same inputs (block) [dense].
-        rank: of lora's adapters [16].
-        alpha: of lora, the adapters' scale times the rank [32].
-        kl_weight: of lora, the share of KL(dense || light) in the loss; the rest is the text's
-            NLL [0.5].
+        kl_weight: of lora, qlora and full, the share of KL(dense || light) in the loss; the rest
+            is the text's NLL [0.5].
+        rank: of adapters [16].
+        alpha: the scale of adapters times their rank [32].
         heldout_share: last part of the healing windows, which judges.
         seed: of the adapters' start and the order of the windows.
     """
@@ -67,17 +76,19 @@ async def heal(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
         "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing,
         "target": target,
+        "kl_weight": kl_weight,
         "rank": rank,
         "alpha": alpha,
-        "kl_weight": kl_weight,
     }
     warn_of_unused(settings)
     how = chosen(settings)
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
     heldout = num_heldout(windows, heldout_share)
-    train = _blocks if method == "blocks" else _lora
+    train = by_blocks if method == "blocks" else partial(on_text, method)
     healed = await in_thread(train, ctx, how, heldout, seed)
     light = checkpoint.evolve(healed.weights)
     judged = Windows(windows.tokens[-heldout:], windows.text)
@@ -101,86 +112,21 @@ async def heal(
     return {"checkpoint": light if kept else checkpoint, "metrics": metrics}
 
 
-def _blocks(ctx: Healable, how: Mapping[str, Any], heldout: int, seed: int) -> Healed:
-    plan = ctx.get("plan")
-    return heal_blocks(
-        Skeleton(ctx["dense"]),
-        Skeleton(ctx["checkpoint"], dtype=torch.float32),
-        ctx["healing"].tokens,
-        BlockHealing(
-            learning_rate=how["learning_rate"],
-            epochs=how["epochs"],
-            batch_size=how["batch_size"],
-            heldout=heldout,
-            target=how["target"],
-            autocast=autocast_dtype(how["precision"]),
-            seed=seed,
-        ),
-        kept_layers=None if plan is None else plan.kept_layers,
-        unfinished=unfinished(),
-        announce=lambda done, total: announce("healing blocks", done, total),
-    )
-
-
-def _lora(ctx: Healable, how: Mapping[str, Any], heldout: int, seed: int) -> Healed:
-    # Here because PEFT takes seconds to import and no other method needs it.
-    from ..models.distillation import Lesson, Teacher, Training, train
-
-    checkpoint, windows = ctx["checkpoint"], ctx["healing"]
-    modules = _modules(checkpoint)
-    training = Training(
-        how["rank"],
-        how["alpha"],
-        how["learning_rate"],
-        how["epochs"],
-        how["batch_size"],
-        how["kl_weight"],
-        seed,
-    )
-    teacher = None
-    if training.kl_weight:
-        teacher = Teacher(
-            Skeleton(ctx["dense"]),
-            windows.tokens,
-            batch_size=training.batch_size,
-            announce=lambda done, total: announce("dense outputs", done, total),
-        )
-    trained = train(
-        Skeleton(checkpoint, dtype=torch.float32),
-        modules,
-        Lesson(windows.tokens, teacher, kl_weight=training.kl_weight),
-        heldout=heldout,
-        training=training,
-        announce=lambda done, total: announce("healing", done, total),
-    )
-    return Healed(trained.weights, trained.steps, trained.trained_parameters)
-
-
-def _modules(checkpoint: Checkpoint) -> list[str]:
-    """The linears to adapt; warns of experts held in one 3-D tensor, which are left."""
-    every = all_linears(checkpoint)
-    left = [each for each in every if each.expert is not None]
-    if left:
-        warnings.warn(
-            f"heal leaves {len(left)} expert matrices as they are, such as '{left[0].name}': "
-            f"a tensor that holds all experts takes no adapter; method='blocks' trains them",
-            stacklevel=2,
-        )
-    return [each.name for each in every if each.expert is None]
-
-
 @heal.foresee
 def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Quantised weights and too few windows are refused before any work."""
     if "healing" in ctx:
         num_heldout(ctx["healing"], settings["heldout_share"])
+    method: Method = settings["method"]
+    if method == "qlora":
+        nf4_values(torch.zeros(32, 64))  # what cannot be computed here is refused now
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
-    if checkpoint is None or settings["method"] == "blocks":
+    if checkpoint is None or method in ("blocks", "full"):
         return
     for linear in all_linears(checkpoint):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(
-                f"layer '{linear.name}' is quantised, and heal(method='{settings['method']}') "
+                f"layer '{linear.name}' is quantised, and heal(method='{method}') "
                 f"would store it as floats again; put heal before quantize, or use "
                 f"method='blocks', which leaves it as it is and trains what is not quantised"
             )
@@ -188,28 +134,4 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 
 @heal.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """What training takes; what judging takes comes after it and is less."""
-    how = chosen(settings)
-    dense: Checkpoint = ctx["dense"]
-    light: Checkpoint = ctx["checkpoint"]
-    windows: Windows = ctx["healing"]
-    if settings["method"] == "blocks":
-        return block_bytes(dense, light, windows, batch_size=how["batch_size"])
-    return _lora_bytes(dense, light, windows, how)
-
-
-def _lora_bytes(
-    dense: Checkpoint, light: Checkpoint, windows: Windows, how: Mapping[str, Any]
-) -> int:
-    """The dense pass; the light model in float32, its adapters, and what a step keeps.
-
-    Five values for each of an adapter (it, its gradient, two moments, the best one); activations
-    twice over for what norms, attention and activation functions keep; six tensors of logits.
-    """
-    batch: int = min(how["batch_size"], windows.num_windows)
-    sides = sum(sum(linear.shape) for linear in all_linears(light) if linear.expert is None)
-    vocabulary = max(ref.shape[0] for ref in dense.refs.values() if len(ref.shape) == 2)
-    step = batch * windows.length * (2 * sides + 6 * vocabulary)
-    passed = pass_bytes(dense, windows, batch, grams=False) if how["kl_weight"] else 0
-    adapters: int = 5 * how["rank"] * sides
-    return passed + 4 * (light.num_parameters + adapters + step)
+    return need_bytes(ctx["dense"], ctx["checkpoint"], ctx["healing"], settings)

@@ -13,9 +13,15 @@ import torch
 from ..errors import DataError
 from ..texts import Windows
 
-Method = Literal["blocks", "lora"]
+Method = Literal["blocks", "lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16"]
 
+_STEPPED: Mapping[str, Any] = MappingProxyType(
+    {"batch_size": 1, "micro_batch_size": 1, "precision": "float32", "kl_weight": 0.5}
+)
+_ADAPTED: Mapping[str, Any] = MappingProxyType(
+    {**_STEPPED, "epochs": 2, "learning_rate": 1e-3, "rank": 16, "alpha": 32.0}
+)
 SUITED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "blocks": {
@@ -25,14 +31,9 @@ SUITED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "precision": "float32",
             "target": "dense",
         },
-        "lora": {
-            "epochs": 2,
-            "learning_rate": 1e-3,
-            "batch_size": 1,
-            "rank": 16,
-            "alpha": 32.0,
-            "kl_weight": 0.5,
-        },
+        "lora": {**_ADAPTED, "gradient_checkpointing": False},
+        "qlora": {**_ADAPTED, "gradient_checkpointing": True},
+        "full": {**_STEPPED, "epochs": 2, "learning_rate": 1e-4, "gradient_checkpointing": False},
     }
 )
 """By method: the settings it uses beside the share kept out and the seed, and what suits it."""
@@ -54,8 +55,8 @@ def warn_of_unused(settings: Mapping[str, Any]) -> None:
         if settings[name] is not None:
             users = [f"'{method}'" for method, suited in SUITED.items() if name in suited]
             warnings.warn(
-                f"heal({name}={settings[name]!r}) is not used: method '{settings['method']}' has "
-                f"no such thing, {' and '.join(users)} {'has' if len(users) == 1 else 'have'}",
+                f"heal({name}={settings[name]!r}) is not used by method '{settings['method']}', "
+                f"only by {', '.join(users)}",
                 stacklevel=3,
             )
 

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -60,14 +61,20 @@ def nf4_values(weight: Tensor, *, double: bool = True) -> Tensor:
     return values.to(weight.device, weight.dtype)
 
 
+def fits_nf4(shape: Sequence[int]) -> bool:
+    """Whether bitsandbytes gets a shape ``[out_features, in_features]`` right on every CPU."""
+    rows, width = shape
+    return width % _NF4_BLOCK == 0 and rows % _NF4_ROWS == 0
+
+
 def check_nf4_shape(shape: Sequence[int]) -> None:
     """Refuse a shape ``[out_features, in_features]`` that bitsandbytes gets wrong on some CPUs.
 
     Raises:
         SettingError: 32 does not divide the rows, or 64 not the columns.
     """
-    rows, width = shape
-    if width % _NF4_BLOCK or rows % _NF4_ROWS:
+    if not fits_nf4(shape):
+        rows, width = shape
         raise SettingError(
             f"nf4 cannot hold shape {[rows, width]}: bitsandbytes computes wrongly on CPUs unless "
             f"{_NF4_ROWS} divides the rows and {_NF4_BLOCK} the columns; use method='llm.int8', or "
@@ -87,6 +94,31 @@ def int8_values(weight: Tensor) -> Tensor:
     codes, scales, _ = _functional().int8_vectorwise_quant(half)
     values: Tensor = codes.float() * (scales.float().unsqueeze(1) / _INT8_STEPS)
     return values.to(weight.device, weight.dtype)
+
+
+def linear_4bit(weight: Tensor) -> nn.Linear:
+    """A linear without bias that holds a weight ``[out_features, in_features]`` in NF4.
+
+    With double quantisation, on the weight's device, computing in the dtype of its inputs.
+
+    Raises:
+        MissingExtraError: bitsandbytes cannot be used here.
+    """
+    _functional()
+    from bitsandbytes.nn import modules
+
+    rows, cols = weight.shape
+    make: Any = modules.Linear4bit
+    linear = make(cols, rows, bias=False, quant_type="nf4", device="meta")
+    linear.weight = modules.Params4bit(
+        weight.cpu().contiguous(),
+        requires_grad=False,
+        compress_statistics=True,
+        quant_type="nf4",
+        module=linear,
+    )
+    placed: nn.Linear = linear.to(weight.device)
+    return placed
 
 
 def quantize_folder(

@@ -231,7 +231,7 @@ class _Pupil:
         parameters = list(self._parameters.values())
         survivors = Survivors(parameters)
         optimizer = torch.optim.Adam(parameters, lr=how.learning_rate)
-        schedule = cosine(optimizer, how.epochs * len(self._learned))
+        num_steps = how.epochs * len(self._learned)
         best, kept, waited, steps = before, [each.detach().clone() for each in parameters], 0, 0
         mend = f"lower learning_rate, now {how.learning_rate:g}"
         for epoch in range(1, how.epochs + 1):
@@ -239,8 +239,8 @@ class _Pupil:
                 self._descend(self._learned[place], parameters, mend)
                 survivors.confine()
                 nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
+                optimizer.param_groups[0]["lr"] = how.learning_rate * cosine(steps, num_steps)
                 optimizer.step()
-                schedule.step()
                 steps += 1
             reached = self._judge(f"after epoch {epoch}", mend)
             waited = 0 if reached < best else waited + 1

@@ -4,14 +4,17 @@ LoRA (https://arxiv.org/abs/2106.09685) through PEFT. A matrix that holds zeros 
 MaskLoRA in PERP does it (https://arxiv.org/abs/2312.15230): the weight that computes is
 ``W + s * M * (B A)`` with ``M = (W != 0)``, in training as after the merge, so merging is exact and
 every zero of ``W`` stays a zero. We differ in recomputing that weight for the backward pass
-instead of keeping it.
+instead of keeping it. On a base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314) the mask is
+that of the weight the codes were made from, and what was learned is added to that weight, never to
+the codes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -24,75 +27,103 @@ _ADAPTER = "default"
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """``x @ (W + s * (W != 0) * (B A)).T``, keeping x, W, B and A only."""
+    """``x @ (W + s * (W != 0) * (B A)).T``, keeping x, W, B and A only.
+
+    Where W is a mask of booleans it only says where B A counts: ``x @ (s * W * (B A)).T``.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, up: Tensor, down: Tensor, s: float) -> Tensor:
         ctx.save_for_backward(x, weight, up, down)
-        ctx.s = s
+        ctx.s, device = s, x.device.type
+        # autograd runs backward passes without the autocast that the forward had.
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         return x @ _effective(weight, up, down, s).T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
         x, weight, up, down = ctx.saved_tensors
-        outer = grads[0].flatten(0, -2).T @ x.flatten(0, -2)
-        slope = outer.mul_(weight != 0).mul_(ctx.s)
-        return (
-            grads[0] @ _effective(weight, up, down, ctx.s),
-            None,
-            slope @ down.T,
-            up.T @ slope,
-            None,
-        )
+        device, dtype, enabled = ctx.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            outer = grads[0].flatten(0, -2).T @ x.flatten(0, -2)
+            slope = outer.mul_(weight != 0).mul_(ctx.s)
+            below = grads[0] @ _effective(weight, up, down, ctx.s)
+            return below, None, slope @ down.T, up.T @ slope, None
 
 
 def _effective(weight: Tensor, up: Tensor, down: Tensor, s: float) -> Tensor:
-    return torch.addcmul(weight, up @ down, (weight != 0).to(weight.dtype), value=s)
+    product = up @ down
+    if weight.dtype == torch.bool:
+        return product.mul_(weight).mul_(s)
+    return torch.addcmul(weight, product.to(weight.dtype), (weight != 0).to(weight.dtype), value=s)
 
 
 class MaskedLora(lora.Linear):
-    """PEFT's adapter of an ``nn.Linear`` or ``Conv1D``, blind where the weight is zero."""
+    """PEFT's adapter of a linear, blind where the weight is zero.
+
+    Attributes:
+        on_codes: whether the weight is packed in 4 bits.
+        mask: where the weight is not zero ``[out_features, in_features]``; None where that is
+            everywhere, or can be read off the weight itself.
+    """
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, *, config: LoraConfig, **options: Any
     ) -> None:
         super().__init__(base_layer, adapter_name, config=config, **options)
         self.fan_in_fan_out = isinstance(base_layer, Conv1D)
-        self.holds_zeros = bool((self._weight() == 0).any())
+        weight: Tensor = self._base().weight
+        self.on_codes = not weight.is_floating_point()
+        self.mask: Tensor | None = None
+        self.holds_zeros = not self.on_codes and bool((weight == 0).any())
 
-    def start(self, generator: torch.Generator) -> None:
-        """Put the adapter in memory: A uniform as ``nn.Linear`` begins, B zero."""
-        weight, rank = self._weight(), self.r[_ADAPTER]
-        rows, cols = weight.shape
-        bound = 1 / math.sqrt(cols)
+    def start(self, generator: torch.Generator, mask: Tensor | None) -> None:
+        """Put the adapter in memory: A uniform as ``nn.Linear`` begins, B zero.
+
+        Args:
+            mask: of a weight that is held as codes and had zeros.
+        """
+        if mask is not None:
+            self.mask, self.holds_zeros = mask, True
+        up, down = self._learned()
+        device, bound = self._base().weight.device, 1 / math.sqrt(down.shape[1])
         # Drawn on the CPU, so that every device starts from the same numbers.
-        first = torch.empty(rank, cols).uniform_(-bound, bound, generator=generator)
-        self.lora_A[_ADAPTER].weight = nn.Parameter(first.to(weight.device))
-        self.lora_B[_ADAPTER].weight = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
+        first = torch.empty(down.shape).uniform_(-bound, bound, generator=generator)
+        self.lora_A[_ADAPTER].weight = nn.Parameter(first.to(device))
+        self.lora_B[_ADAPTER].weight = nn.Parameter(torch.zeros(up.shape, device=device))
 
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """What merging adds to the stored weight."""
-        delta: Tensor = super().get_delta_weight(adapter)
-        stored: Tensor = self._base().weight
-        return delta * (stored != 0)
+    @torch.no_grad()
+    def added_to(self, stored: Tensor) -> Tensor:
+        """The weight as stored, with what was learned added in float32, in its own dtype."""
+        delta = self.get_delta_weight(_ADAPTER).to(stored.device, torch.float32)
+        return torch.addcmul(stored.float(), delta, (stored != 0).float()).to(stored.dtype)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The linear's outputs ``[..., out_features]`` with the adapter in."""
-        if self.disable_adapters or self.merged or not self.holds_zeros:
+        if not self.holds_zeros:
             output: Tensor = super().forward(x, *args, **kwargs)
             return output
-        up, down = self.lora_B[_ADAPTER].weight, self.lora_A[_ADAPTER].weight
         product: Tensor = _MaskedProduct.apply(  # type: ignore[no-untyped-call]
-            x, self._weight(), up, down, self.scaling[_ADAPTER]
+            x, self._weight(), *self._learned(), self.scaling[_ADAPTER]
         )
+        if self.on_codes:
+            below: Tensor = self._base()(x)
+            return below + product
         bias = self._base().bias
         return product if bias is None else product + bias
 
     def _base(self) -> Any:
         return self.get_base_layer()
 
+    def _learned(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """B ``[out_features, rank]`` and A ``[rank, in_features]``."""
+        name = f"{_ADAPTER}.weight"
+        return self.lora_B.get_parameter(name), self.lora_A.get_parameter(name)
+
     def _weight(self) -> Tensor:
-        """``[out_features, in_features]``, a view."""
+        """``[out_features, in_features]``, a view; the mask where the weight is held as codes."""
+        if self.mask is not None:
+            return self.mask
         weight: Tensor = self._base().weight.detach()
         return weight.T if self.fan_in_fan_out else weight
 
@@ -104,10 +135,12 @@ def attach(
     rank: int,
     alpha: float,
     generator: torch.Generator,
+    masks: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> lora.LoraModel:
     """Adapters on the linears called ``modules``, in place; everything else is frozen.
 
     The outputs are unchanged so far, because B begins at zero. Global random state is not touched.
+    ``masks`` are those of linears held as codes, by name.
     """
     config = LoraConfig(
         r=rank,
@@ -118,12 +151,12 @@ def attach(
     # Made on the meta device, where PEFT's own start draws from no generator.
     with torch.device("meta"):
         adapted = lora.LoraModel(model, {_ADAPTER: config}, _ADAPTER)
-    for module in adapted.model.modules():
-        if isinstance(module, MaskedLora):
-            module.start(generator)
+    for name, adapter in adapters(adapted).items():
+        adapter.start(generator, masks.get(name))
     return adapted
 
 
-def merge(adapted: lora.LoraModel) -> PreTrainedModel:
-    """The model with its adapters added into its weights, in place, and gone."""
-    return cast(PreTrainedModel, adapted.merge_and_unload())
+def adapters(adapted: lora.LoraModel) -> dict[str, MaskedLora]:
+    """Every adapter by the name of the linear it is on."""
+    every = adapted.model.named_modules()
+    return {name: module for name, module in every if isinstance(module, MaskedLora)}

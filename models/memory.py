@@ -49,6 +49,47 @@ def pass_bytes(
     return weights + 2 * hidden + activations + kept + 2 * summed
 
 
+def training_bytes(
+    teacher: Checkpoint | None,
+    light: Checkpoint,
+    windows: Windows,
+    *,
+    micro_batch_size: int,
+    rank: int | None,
+    packed: bool,
+    checkpointing: bool,
+) -> int:
+    """Bytes that training a whole model holds at its peak: an estimate, from shapes alone.
+
+    Counted: the teacher's pass over the windows, if there is one; the light model in float32; of
+    what learns its gradient, two moments and the best of it; and what a step keeps: activations
+    twice over for what norms, attention and activation functions keep, six tensors of logits.
+
+    Args:
+        rank: of adapters on every linear but experts; None where all weights learn.
+        packed: whether the linears are held in 4 bits, and a byte each for where they are zero.
+        checkpointing: whether one block's activations are kept at a time, and what enters each.
+    """
+    path, blocks = find_blocks(empty_model(light))
+    linears = [
+        linear
+        for index, block in enumerate(blocks)
+        for linear in find_linears(block, f"{path}.{index}.")
+    ]
+    sides = sum(sum(linear.shape) for linear in linears if linear.expert is None)
+    learned = light.num_parameters if rank is None else rank * sides
+    vocabulary = max(ref.shape[0] for ref in light.refs.values() if len(ref.shape) == 2)
+    tokens = min(micro_batch_size, windows.num_windows) * windows.length
+    kept = 2 * sides // (len(blocks) if checkpointing else 1)
+    step = 4 * (4 * learned + tokens * (kept + 6 * vocabulary)) + (learned if rank is None else 0)
+    model = 4 * light.num_parameters
+    if packed:
+        model -= sum(2 * linear.shape[0] * linear.shape[1] for linear in linears if linear.plain)
+    batch = micro_batch_size
+    passed = 0 if teacher is None else pass_bytes(teacher, windows, batch, grams=False)
+    return passed + model + step
+
+
 def _gram_bytes(linears: Sequence[Linear]) -> int:
     squares = [linear.shape[1] ** 2 for linear in linears]
     return 4 * (sum(squares) + _COPIES_TO_FACTOR * max(squares))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,12 +83,22 @@ class Skeleton:
                 finally:
                     self._release(index)
 
-    def fill(self) -> PreTrainedModel:
-        """The whole model with every tensor in, its own copies, ready to be trained."""
-        for index in range(len(self.blocks)):
-            self._fill(self._read(self.block_names(index)))
+    def fill(
+        self, settle: Callable[[str, nn.Module], None] = lambda path, block: None
+    ) -> PreTrainedModel:
+        """The whole model with every tensor in, its own copies, ready to be trained.
+
+        ``settle`` is handed every block, with its path, once its tensors are in and before the
+        next one is read.
+        """
         for parameter in self.model.parameters():
-            parameter.data = parameter.data.clone()
+            if parameter.device.type != "meta":
+                parameter.data = parameter.data.clone()
+        for index, block in enumerate(self.blocks):
+            self._fill(self._read(self.block_names(index)))
+            for parameter in block.parameters():
+                parameter.data = parameter.data.clone()
+            settle(f"{self.path}.{index}", block)
         tie(self.model)
         return self.model
 

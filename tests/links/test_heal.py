@@ -8,7 +8,7 @@ from tiny import tiny_checkpoint, tiny_model, tiny_windows
 from birdbone.checkpoints import Checkpoint, Quantized, diff
 from birdbone.contexts.plan import Plan
 from birdbone.engine import Chain, Progress, run
-from birdbone.errors import LinkError, NumericsError, SettingError
+from birdbone.errors import LinkError, MissingExtraError, NumericsError, SettingError
 from birdbone.links.heal import heal
 from birdbone.links.healing import SUITED
 from birdbone.models.gain import standings
@@ -18,6 +18,8 @@ from birdbone.texts import Windows
 LINEAR = "model.layers.1.mlp.up_proj.weight"
 QUICK: dict[str, dict[str, Any]] = {
     "blocks": {"learning_rate": 3e-3, "epochs": 4},
+    "full": {"learning_rate": 1e-3, "epochs": 3, "kl_weight": 1.0},
+    "qlora": {"rank": 8, "learning_rate": 3e-3, "epochs": 2, "kl_weight": 1.0},
     "lora": {"rank": 8, "learning_rate": 3e-3, "epochs": 2, "kl_weight": 1.0},
 }
 METHODS = sorted(QUICK)
@@ -67,14 +69,15 @@ async def test_it_heals_and_wakes_no_zero(method: str, dtype: torch.dtype) -> No
         assert torch.equal(ref.load() == 0, light.tensors[name] == 0), name
 
 
-async def test_lora_changes_linears_and_blocks_every_tensor_of_a_block() -> None:
+async def test_adapters_change_linears_and_blocks_every_tensor_of_a_block() -> None:
     dense = _dense()
     light = _pruned(dense)
     changed = {}
     for method in METHODS:
         ctx = await run(_heal(method), _context(light, dense))
         changed[method] = set(diff(light, ctx["checkpoint"]).changed)
-    assert changed["lora"] == {name for name in light.refs if "_proj" in name}
+    assert changed["lora"] == changed["qlora"] == {name for name in light.refs if "_proj" in name}
+    assert changed["full"] == set(light.refs)
     assert changed["blocks"] == {name for name in light.refs if ".layers." in name}
 
 
@@ -155,7 +158,8 @@ async def test_the_seed_decides_and_global_random_state_does_not(method: str) ->
     assert ids[0] == ids[1] != ids[2]
 
 
-async def test_without_kl_the_dense_model_is_not_taught_from() -> None:
+@pytest.mark.parametrize("method", ["lora", "full"])
+async def test_without_kl_the_dense_model_is_not_taught_from(method: str) -> None:
     class Labels:
         def __init__(self) -> None:
             self.heard: list[Progress] = []
@@ -166,8 +170,7 @@ async def test_without_kl_the_dense_model_is_not_taught_from() -> None:
     heard = {}
     for kl_weight in (0.0, 0.5):
         labels = Labels()
-        settings: dict[str, Any] = {"rank": 2, "epochs": 1, "kl_weight": kl_weight, "batch_size": 2}
-        chain = Chain(heal(method="lora", **settings))
+        chain = Chain(_heal(method, epochs=1, kl_weight=kl_weight, batch_size=2))
         chain.use(labels)
         await chain.run(_context(_pruned(_dense()), _dense()))
         heard[kl_weight] = {each.label for each in labels.heard}
@@ -175,14 +178,18 @@ async def test_without_kl_the_dense_model_is_not_taught_from() -> None:
     assert "healing" in heard[0.0]
 
 
-async def test_quantised_weights_are_refused_by_lora_and_left_by_blocks() -> None:
+@pytest.mark.parametrize("adapted", ["lora", "qlora"])
+@pytest.mark.parametrize("whole", ["blocks", "full"])
+async def test_quantised_weights_are_refused_under_adapters_and_else_left(
+    adapted: str, whole: str
+) -> None:
     dense = _dense()
     codes = Quantized(torch.ones(64, 32, dtype=torch.int8), torch.ones(64, 2) / 32, bits=4)
     light = dense.evolve({LINEAR: codes})
     with pytest.raises(LinkError, match=r"layers\.1\.mlp\.up_proj' is quantised.*'blocks'") as e:
-        await run(_heal("lora"), _context(light, dense))
+        await run(_heal(adapted), _context(light, dense))
     assert isinstance(e.value.__cause__, SettingError)
-    ctx = await run(_heal("blocks"), _context(light, dense))
+    ctx = await run(_heal(whole), _context(light, dense))
     assert ctx["history"][-1].metrics["kept"] is True
     assert ctx["checkpoint"].refs[LINEAR] is codes
 
@@ -210,9 +217,27 @@ async def test_a_loss_that_runs_away_names_the_setting(method: str) -> None:
     assert isinstance(e.value.__cause__, NumericsError)
 
 
+async def test_where_bitsandbytes_cannot_be_used_qlora_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(weight: Any) -> None:
+        raise MissingExtraError("bitsandbytes cannot be used here")
+
+    monkeypatch.setattr(sys.modules[heal.function.__module__], "nf4_values", absent)
+    reached = []
+
+    async def first(ctx: Any) -> Any:
+        reached.append("work")
+        return ctx
+
+    with pytest.raises(LinkError, match="bitsandbytes cannot be used here"):
+        await run(Chain(first, heal(method="qlora")), _context(_dense(), _dense()))
+    assert reached == []
+
+
 async def test_a_setting_the_method_does_not_use_is_named() -> None:
     dense = _dense()
-    with pytest.warns(UserWarning, match=r"heal\(rank=4\) is not used: method 'blocks' has no"):
+    with pytest.warns(UserWarning, match=r"heal\(rank=4\) is not used by method 'blocks'"):
         await run(heal(rank=4, epochs=1), _context(dense, dense))
 
 
@@ -222,7 +247,7 @@ def test_the_settings_say_what_suits_each_method() -> None:
         for name, value in suited.items():
             start = text.index(f" {name}: ") + 1
             brackets = text[text.index("[", start) + 1 : text.index("]", start)]
-            said = dict(part.rpartition(" ")[::2] for part in brackets.split(", "))
+            said = dict(part.strip().rpartition(" ")[::2] for part in brackets.split(","))
             written = said.get(method, said.get(""))
             assert written is not None, (method, name)
             assert str(value) == written or float(written) == value, (method, name)
@@ -237,8 +262,12 @@ def test_its_memory_grows_with_what_it_will_hold(method: str) -> None:
         return heal.need_bytes(context, {**heal(method=method).settings, **settings})
 
     assert estimate() > dense.num_bytes
-    assert estimate(batch_size=2) > estimate(batch_size=1)
+    size = "batch_size" if method == "blocks" else "micro_batch_size"
+    assert estimate(**{size: 2}) > estimate(**{size: 1})
     if method == "lora":
         adapters = 3 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
-        assert estimate(rank=8) - estimate(rank=4) == 4 * 5 * adapters
+        assert estimate(rank=8) - estimate(rank=4) == 4 * 4 * adapters
+    if method != "blocks":
         assert estimate(kl_weight=1.0) > estimate(kl_weight=0.0)
+        again, kept = (estimate(gradient_checkpointing=each) for each in (True, False))
+        assert again < kept

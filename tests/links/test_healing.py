@@ -23,11 +23,11 @@ def test_what_is_given_goes_before_what_suits() -> None:
     [
         (
             {"method": "lora", "target": "block"},
-            "heal(target='block') is not used: method 'lora' has no such thing, 'blocks' has",
+            "heal(target='block') is not used by method 'lora', only by 'blocks'",
         ),
         (
             {"kl_weight": 0.0},
-            "heal(kl_weight=0.0) is not used: method 'blocks' has no such thing, 'lora' has",
+            "heal(kl_weight=0.0) is not used by method 'blocks', only by 'lora', 'qlora', 'full'",
         ),
     ],
 )

@@ -1,9 +1,9 @@
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from interrupting import Place, Stopped, stop_at
 from tiny import tiny_checkpoint, tiny_configs, tiny_windows
 from tiny_contexts import block_matrices
 from torch import Tensor
@@ -216,25 +216,6 @@ def test_a_loss_that_runs_away_names_the_block_and_the_setting() -> None:
         _heal(dense, pruned(dense), replace(HOW, learning_rate=1e30))
 
 
-class Stopped(Exception):
-    """Raised by a test to break off a training."""
-
-
-class Place:
-    """Keeps work in progress in memory."""
-
-    def __init__(self) -> None:
-        self.kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.kept
-
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self.kept = {k: v.clone() for k, v in tensors.items()}, {
-            k: list(v) for k, v in facts.items()
-        }
-
-
 @pytest.mark.parametrize("target", ["dense", "block"])
 def test_broken_off_it_goes_on_to_the_same_bytes(target: Any) -> None:
     dense = tiny_checkpoint()
@@ -242,12 +223,8 @@ def test_broken_off_it_goes_on_to_the_same_bytes(target: Any) -> None:
     unbroken, whole = _heal(dense, pruned(dense), how)
     place, heard = Place(), list[int]()
 
-    def stop(done: int, total: int) -> None:
-        if done == 2:
-            raise Stopped
-
     with pytest.raises(Stopped):
-        _heal(dense, pruned(dense), how, unfinished=place, announce=stop)
+        _heal(dense, pruned(dense), how, unfinished=place, announce=stop_at(2))
     healed, after = _heal(
         dense, pruned(dense), how, unfinished=place, announce=lambda done, total: heard.append(done)
     )

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from birdbone.models.linears import find_linears
-from birdbone.models.lora import MaskedLora, _MaskedProduct, attach, merge
+from birdbone.models.lora import MaskedLora, _MaskedProduct, adapters, attach
 from birdbone.models.skeleton import find_blocks
 
 ARCHS = sorted(tiny_configs)
@@ -50,14 +50,17 @@ def test_merging_is_exact_and_wakes_no_zero(arch: str) -> None:
     before = _logits(model)
     adapted = _adapted(model, trained=True)
     trained = _logits(adapted)
-    merged = merge(adapted)
+    merged = tiny_model(arch)
+    found = {f"{name}.weight": each for name, each in adapters(adapted).items()}
+    assert found.keys() == weights.keys()
+    for name, old in weights.items():
+        new = found[name].added_to(old)
+        assert torch.equal(new == 0, old == 0), name
+        assert not torch.equal(new, old), name
+        merged.get_parameter(name).data = new
     # float32 rounding: the adapter's product is summed in another order once it is merged.
     torch.testing.assert_close(_logits(merged), trained, rtol=1e-4, atol=1e-4)
     assert (trained - before).abs().max() > 0.01
-    for name, old in weights.items():
-        new = merged.get_parameter(name)
-        assert torch.equal(new == 0, old == 0), name
-        assert not torch.equal(new, old), name
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -91,7 +94,8 @@ def test_the_start_comes_from_the_generator_alone() -> None:
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-def test_gradients_are_those_of_the_masked_weight() -> None:
+@pytest.mark.parametrize("only_mask", [False, True])
+def test_gradients_are_those_of_the_masked_weight(only_mask: bool) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -101,12 +105,34 @@ def test_gradients_are_those_of_the_masked_weight() -> None:
     leaves = [draw(2, 3, 6), draw(5, 2), draw(2, 6)]
     ours, plain = ([leaf.clone().requires_grad_() for leaf in leaves] for _ in range(2))
     x, up, down = ours
-    found = _MaskedProduct.apply(x, weight, up, down, 2.0)
+    found = _MaskedProduct.apply(x, weight != 0 if only_mask else weight, up, down, 2.0)
     y, up, down = plain
-    expected = y @ (weight + 2.0 * (weight != 0) * (up @ down)).T
+    below = 0.0 if only_mask else weight
+    expected = y @ (below + 2.0 * (weight != 0) * (up @ down)).T
     torch.testing.assert_close(found, expected)
     slope = draw(*expected.shape)
     found.backward(slope)
     expected.backward(slope)
     for mine, reference in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine.grad, reference.grad)
+
+
+def test_under_autocast_products_are_narrow_and_gradients_as_wide_as_what_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 6, generator=generator) * (torch.rand(5, 6, generator=generator) > 0.5)
+    x, up, down = (
+        torch.randn(shape, generator=generator).requires_grad_()
+        for shape in ((3, 6), (5, 2), (2, 6))
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = _MaskedProduct.apply(x, weight, up, down, 2.0)
+    assert found.dtype == torch.bfloat16
+    found.sum().backward()
+    narrow = [leaf.grad for leaf in (x, up, down)]
+    for leaf in (x, up, down):
+        leaf.grad = None
+    _MaskedProduct.apply(x, weight, up, down, 2.0).sum().backward()
+    for mine, leaf in zip(narrow, (x, up, down), strict=True):
+        assert mine is not None
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, leaf.grad, rtol=0.05, atol=0.1)
