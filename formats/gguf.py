@@ -124,6 +124,23 @@ def write_gguf(
     )
 
 
+def tensor_kinds(
+    checkpoint: Checkpoint, *, kind: Kind | None = None
+) -> dict[str, tuple[Kind, bool]]:
+    """By name, the type each tensor gets in a file, and whether its rows are the model's columns.
+
+    Raises:
+        ModelError: an architecture that GGUF has not.
+    """
+    kind = kind or smallest_kind(_blocks_in(checkpoint)) or "f16"
+    model = empty_model(checkpoint)
+    architecture, _ = architecture_of(model.config)
+    entries = _entries(checkpoint, model, architecture, kind)
+    # One entry a tensor, in the checkpoint's order; what follows them is the file's own.
+    pairs = zip(checkpoint.refs, entries, strict=False)
+    return {name: (entry.kind, architecture.is_transposed(name)) for name, entry in pairs}
+
+
 def check_file(path: str | Path, force: bool = False) -> Path:
     """The absolute target, if a GGUF file may be written there.
 

@@ -76,14 +76,11 @@ class _Llama:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["threads"]
         self._server = xllamacpp.Server(params)
         self._vocabulary = request["vocabulary"]
-        self._plain: int | None = None
 
     @property
     def positions(self) -> int:
         """How many tokens the context takes: as many as the model was made for, at most."""
-        local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with local.open(f"{self._server.listening_address}/props", timeout=60) as reply:
-            return int(json.load(reply)["default_generation_settings"]["n_ctx"])
+        return int(self._asked("props")["default_generation_settings"]["n_ctx"])
 
     def timed(self, prompt: list[int], count: int) -> tuple[float, float]:
         """Tokens/s of reading the prompt and of greedy decoding after it."""
@@ -95,12 +92,10 @@ class _Llama:
         """Of one token after others, natural logarithm."""
         found = self._after(before, wanted=token, listed=1)
         if found and found["id"] == token:
-            self._plain = token
             return float(found["logprob"])
         # Half a letter, or an end of text, is held back with all that is said of it.
-        if self._plain is None:
-            raise ValueError(f"llama.cpp says nothing of token {token}, the first it is asked for")
-        found = self._after(before, wanted=self._plain, listed=self._vocabulary)
+        plain = self._asked("tokenize", {"content": "a"})["tokens"][-1]
+        found = self._after(before, wanted=plain, listed=self._vocabulary)
         return float(next(e["logprob"] for e in found["top_logprobs"] if e["id"] == token))
 
     def _after(self, before: list[int], *, wanted: int, listed: int) -> dict[str, Any]:
@@ -110,6 +105,18 @@ class _Llama:
         choice = self._completion({**asked, "n_probs": listed, "logit_bias": bias})["choices"][0]
         content = (choice.get("logprobs") or {}).get("content") or [{}]
         found: dict[str, Any] = content[0]
+        return found
+
+    def _asked(self, about: str, words: dict[str, str] | None = None) -> dict[str, Any]:
+        """What the server tells over its port on this machine, past any proxy."""
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/{about}",
+            None if words is None else json.dumps(words).encode(),
+            {"Content-Type": "application/json"},
+        )
+        local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with local.open(request, timeout=60) as reply:
+            found: dict[str, Any] = json.load(reply)
         return found
 
     def _completion(self, asked: dict[str, Any]) -> dict[str, Any]:

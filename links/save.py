@@ -1,7 +1,8 @@
 """Write the model as a folder anybody can open, and publish it only once that is proven.
 
-A fresh process opens what was written with plain transformers and scores it; those are the figures
-that count. What does not hold is kept aside as ``PATH.refused`` and nothing is published.
+A fresh process opens what was written with plain transformers, or llama.cpp where it is a GGUF
+file, and scores it; those are the figures that count. What does not hold is kept aside as
+``PATH.refused`` and nothing is published.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..contexts.flow import Savable, Written
 from ..contexts.saved import Saved
 from ..engine import announce, in_thread, link
 from ..errors import BirdboneError, GateError, NumericsError, ProofError
+from ..formats.ggml_types import Kind
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.proof import prove
 from ..models.publishing import (
@@ -36,6 +38,8 @@ from ..reports.card import model_card
 from ..reports.provenance import provenance, stands, without_paths
 from ..texts import Windows
 from .acceptance import check_accepted, logits_tolerance
+from .forms import Format, check_settings, chosen_form
+from .gguf_files import judge_file, write_file
 
 __all__ = ["check_disk", "check_target", "save"]
 
@@ -48,6 +52,8 @@ async def save(
     *,
     path: str,
     force: bool = False,
+    format: Format = "auto",
+    kind: Kind | None = None,
     max_shard_gb: Annotated[float, Field(gt=0)] = 5.0,
     compare: bool = True,
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None,
@@ -58,6 +64,11 @@ async def save(
     Settings:
         path: the folder; one that exists is replaced if birdbone made it.
         force: replace a folder birdbone did not make.
+        format: safetensors for plain values, compressed-tensors for codes, bitsandbytes for nf4 and
+            llm.int8; auto takes the one the weights are made for, any other is refused. gguf is a
+            file for llama.cpp, which must be installed to prove it (pip install 'birdbone[llama]').
+        kind: of a GGUF file, ggml's type for the linears; where none is given f16, or what their
+            blocks are. f32, f16 and bf16 also take codes, as the values they stand for.
         max_shard_gb: size a weight file keeps to.
         compare: measure the dense model beside it.
         tolerance: how far mean NLL and logits may lie from those in memory, relative; None for
@@ -67,7 +78,7 @@ async def save(
             and uses made-up ids.
 
     Raises:
-        SettingError: the folder may not be replaced.
+        SettingError: the folder may not be replaced, or the format does not hold the weights.
         ResourceError: the disk is too small.
         ProofError: the folder does not open, or does not compute what the model did in memory.
         GateError: the model is no better than chance or only repeats itself, where the dense one
@@ -75,23 +86,32 @@ async def save(
             in a folder named as this one and ``.refused``.
     """
     checkpoint, dense = ctx["checkpoint"], ctx["dense"]
+    form = chosen_form(checkpoint, format, kind)
     target = check_target(path, force)
     check_disk(target, _needed_bytes(checkpoint, dense if compare else None))
     heldout = ctx.get("heldout")
     probe = _probe(checkpoint, heldout)
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder(target, "partial"))
-        await _write(checkpoint, folder, max_shard_gb)
+        if form == "gguf":
+            await write_file(checkpoint, folder, kind)
+        else:
+            await _write(checkpoint, folder, max_shard_gb)
         beside = stack.enter_context(private_folder(target, "dense")) if compare else None
         if beside is not None:
             await _write(dense, beside, max_shard_gb)
         try:
-            found = await measure_folders(folder, beside, probe, announce)
-            await check_accepted(ctx, found, dtype=probe.dtype, tolerance=tolerance)
-            record = await _record(checkpoint, heldout, probe, tolerance, proof_tokens)
+            if form == "gguf":
+                found = await judge_file(ctx, folder, beside, probe, kind=kind, tolerance=tolerance)
+                record = None
+            else:
+                found = await measure_folders(folder, beside, probe, announce)
+                await check_accepted(ctx, found, dtype=probe.dtype, tolerance=tolerance)
+                record = await _record(checkpoint, heldout, probe, tolerance, proof_tokens)
             measured_on = _measured_on(found, probe, heldout)
             await in_thread(_describe, ctx, folder, target.name, found, measured_on, record)
-            await _prove(folder, probe)
+            if record is not None:
+                await _prove(folder, probe)
         except (ProofError, GateError, NumericsError) as error:
             raise await in_thread(_refused, ctx, folder, target, error) from error
         await in_thread(publish, folder, target)
@@ -102,8 +122,9 @@ async def save(
 
 @save.foresee
 def _may_be_written(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """A folder that may not be replaced is refused before any work."""
+    """A folder that may not be replaced, or a format that cannot be, is refused before any work."""
     check_target(settings["path"], settings["force"])
+    check_settings(ctx.get("checkpoint"), settings["format"], settings["kind"])
 
 
 @save.leaving
@@ -194,19 +215,20 @@ def _describe(
     name: str,
     found: Measurement,
     measured_on: Mapping[str, str],
-    record: Record,
+    record: Record | None,
 ) -> None:
     """Leave the card, the record of what is computed and, last, everybody's checksums."""
     card = model_card(
         name=name,
         checkpoint=ctx["checkpoint"],
-        weight_format=weight_format(ctx["checkpoint"]),
+        weight_format="gguf" if record is None else weight_format(ctx["checkpoint"]),
         history=ctx.get("history", ()),
         figures=found.figures,
         measured_on=measured_on,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
+    if record is not None:
+        (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
     _write_json(folder / PROVENANCE, _provenance(ctx, folder, found.figures, measured_on))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from .provenance import without_paths
-from .table import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid
+from .table import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
 from .waves import wave_rows, waves_markdown
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -35,7 +35,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
+_LOADING_GGUF = """```bash
+llama-cli -m path/to/this/folder/model.gguf
+```"""
 _NEEDS = {
+    "gguf": "llama.cpp runs it, and whatever is built on that; transformers reads it too, as the "
+    'values its codes stand for, with `from_pretrained(folder, gguf_file="model.gguf")`.',
     "dense": "Plain transformers loads it; no code of bird-bone is needed.",
     "packed": "Plain transformers loads it with `compressed-tensors` installed, and unpacks it at "
     "the first forward: the codes make the files smaller, not the computation faster.",
@@ -57,17 +62,19 @@ def model_card(
 
     Args:
         name: of the folder.
-        weight_format: how weights are stored, see `birdbone.models.writing.weight_format`.
+        weight_format: how weights are stored, see `birdbone.models.writing.weight_format`, or
+            gguf.
         history: the steps that led here, oldest first.
     """
     source = checkpoint.source or "an unnamed model"
+    loading = _LOADING_GGUF if weight_format == "gguf" else _LOADING
     parts = [
         _metadata(checkpoint.source),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
         f"## What was done\n\n{_steps(history)}{_waves(history)}",
         f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
-        f"## Loading\n\n{_LOADING}\n\n{_NEEDS[weight_format]}",
+        f"## Loading\n\n{loading}\n\n{_NEEDS[weight_format]}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -122,8 +129,9 @@ def _cell(found: Mapping[str, float], key: str, form: str) -> str:
 
 def _where(measured_on: Mapping[str, str]) -> str:
     listed = "; ".join(f"{name}: {value}" for name, value in measured_on.items())
+    opener = opened_by(measured_on)
     return (
-        f"Measured on the saved folders, each opened by plain transformers in a fresh process. "
+        f"Measured on the saved folders, each opened by {opener} in a fresh process. "
         f"{listed}. After ± stands one standard error."
     )
 

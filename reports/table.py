@@ -163,8 +163,17 @@ def _measured_on(measured_on: Mapping[str, str]) -> RenderableType:
     lines = Table.grid(padding=(0, 2))
     for name, value in measured_on.items():
         lines.add_row(Text(name), Text(value))
-    head = "Measured on the saved folders, opened by plain transformers in a fresh process:"
+    opener = opened_by(measured_on)
+    head = f"Measured on the saved folders, opened by {opener} in a fresh process:"
     return Group(Text(head), lines)
+
+
+def opened_by(measured_on: Mapping[str, str]) -> str:
+    """What ran the saved folder; its version is among the words on what it was measured on."""
+    if "llama.cpp" not in measured_on:
+        return "plain transformers"
+    dense = ", the dense one by plain transformers" if "transformers" in measured_on else ""
+    return f"llama.cpp{dense},"
 
 
 def result_document(result: Mapping[str, Any]) -> dict[str, Any]:

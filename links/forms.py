@@ -1,0 +1,93 @@
+"""What a model is saved as: which format holds it, asked before anything is written."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ..errors import SettingError
+from ..formats.contest import require_llama_cpp
+from ..formats.ggml_types import Kind
+from ..formats.gguf_architectures import architecture_of
+from ..models.linears import all_linears
+from ..models.skeleton import empty_model
+
+Format = Literal["auto", "safetensors", "compressed-tensors", "bitsandbytes", "gguf"]
+
+# ggml types that multiply any code out without choosing another.
+_EXACT: tuple[Kind, ...] = ("f32", "f16", "bf16")
+_MENDS = {
+    "safetensors": "load(dequantize=True) reads a saved model as values",
+    "compressed-tensors": "quantize(bits=4) makes codes that it holds",
+    "bitsandbytes": "quantize(method='nf4') hands weights over to it",
+}
+_WORDS = {
+    "safetensors": "plain values",
+    "compressed-tensors": "codes on an integer grid",
+    "bitsandbytes": "meant for bitsandbytes",
+}
+
+
+def chosen_form(checkpoint: Checkpoint, format: Format, kind: Kind | None) -> Format:
+    """The format to write, never auto: that takes what the weights are made for.
+
+    Raises:
+        SettingError: a format that does not hold these weights, with the one that does.
+    """
+    made_for = _made_for(checkpoint)
+    if format == "auto" or format == made_for:
+        return made_for
+    if format == "gguf":
+        _check_gguf(made_for, kind)
+        return format
+    raise SettingError(
+        f"save(format='{format}') does not hold this model: its weights are "
+        f"{_WORDS[made_for]}, which '{made_for}' holds; {_MENDS[format]}"
+    )
+
+
+def check_settings(checkpoint: Checkpoint | None, format: Format, kind: Kind | None) -> None:
+    """Refuse what can be told before the model is as it will be saved.
+
+    Raises:
+        SettingError: settings that do not go together, or an architecture that does not fit.
+        ModelError: an architecture GGUF has not.
+        MissingExtraError: llama.cpp, which proves GGUF files, is not installed.
+    """
+    if kind is not None and format != "gguf":
+        raise SettingError(f"save(kind='{kind}') is ggml's and of format 'gguf' alone; set both")
+    if format == "gguf":
+        require_llama_cpp()
+        if checkpoint is not None:
+            architecture_of(empty_model(checkpoint).config)
+    elif format in ("compressed-tensors", "bitsandbytes") and checkpoint is not None:
+        _check_linears(checkpoint, format)
+
+
+def _made_for(
+    checkpoint: Checkpoint,
+) -> Literal["safetensors", "compressed-tensors", "bitsandbytes"]:
+    """By the first weight that is no plain tensor; a mixture is refused when it is written."""
+    for ref in checkpoint.refs.values():
+        if isinstance(ref, BitsAndBytes):
+            return "bitsandbytes"
+        if isinstance(ref, Quantized):
+            return "compressed-tensors"
+    return "safetensors"
+
+
+def _check_gguf(made_for: Format, kind: Kind | None) -> None:
+    if made_for != "safetensors" and (kind or "f16") not in _EXACT:
+        raise SettingError(
+            f"save(format='gguf', kind='{kind}') would round once more what is rounded already; "
+            f"'{made_for}' holds the weights as they are, and kind {', '.join(_EXACT)} their values"
+        )
+
+
+def _check_linears(checkpoint: Checkpoint, format: Format) -> None:
+    linears = all_linears(checkpoint)
+    if not any(linear.plain for linear in linears):
+        raise SettingError(
+            f"save(format='{format}') holds linears alone, and '{checkpoint.source}' has none: its "
+            f"weights are {linears[0].name} and the like; 'safetensors' holds them"
+        )

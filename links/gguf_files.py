@@ -1,0 +1,72 @@
+"""save's GGUF file: written, read by llama.cpp in a fresh process, and held against memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ..checkpoints import Checkpoint
+from ..contexts.flow import Savable
+from ..engine import announce, in_thread
+from ..formats.contest import measure_gguf
+from ..formats.ggml_types import Kind
+from ..formats.gguf import write_gguf
+from ..formats.gguf_values import stored_values
+from ..models.fresh_process import Measurement, Probe, measure_folders
+from ..models.skeleton import text_config
+from .acceptance import check_accepted
+
+FILE_NAME = "model.gguf"
+
+# Of the mean NLL. llama.cpp rounds activations too, to 8 bits where weights have few.
+_NLL_OFF, _NLL_OFF_PLAIN = 1e-2, 3e-3
+_PLAIN = ("f32", "f16", "bf16")
+
+
+async def write_file(checkpoint: Checkpoint, folder: Path, kind: Kind | None) -> None:
+    """The model as the one file of a folder."""
+
+    def told(done: int, total: int) -> None:
+        announce("tensors written", done, total)
+
+    await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
+
+
+async def judge_file(
+    ctx: Savable,
+    folder: Path,
+    beside: Path | None,
+    probe: Probe,
+    *,
+    kind: Kind | None,
+    tolerance: float | None,
+) -> Measurement:
+    """What llama.cpp makes of the file and, where given, transformers of the dense folder.
+
+    Memory is not the model that was given but the values its file stores: how much rounding to a
+    type costs is a figure, what llama.cpp computes with them is the proof.
+
+    Raises:
+        ProofError: llama.cpp cannot run it, or does not score as those values do.
+        GateError: as `check_accepted` says.
+    """
+    checkpoint = ctx["checkpoint"]
+    stored = await in_thread(stored_values, checkpoint, kind=kind)
+    vocabulary = int(text_config(checkpoint).vocab_size)
+    found = await measure_gguf(folder / FILE_NAME, probe, vocabulary, announce)
+    counts = {
+        "parameters": float(stored.num_parameters),
+        "nonzero": float(await in_thread(stored.count_nonzero)),
+    }
+    figures: dict[str, Mapping[str, float]] = {"light": {**found.figures["light"], **counts}}
+    environment = dict(found.environment)
+    if beside is not None:
+        dense = await measure_folders(beside, None, probe, announce)
+        figures["dense"] = dense.figures["light"]
+        environment = {**dense.environment, **environment}
+    measured = Measurement(figures, environment)
+    bound = _NLL_OFF_PLAIN if (kind or "f16") in _PLAIN else _NLL_OFF
+    judged = cast("Savable", {**cast("dict[str, Any]", ctx), "checkpoint": stored})
+    await check_accepted(judged, measured, dtype=probe.dtype, tolerance=tolerance or bound)
+    return measured
