@@ -1,4 +1,4 @@
-"""The command line: ``birdbone run | prove | bench | chains | links | inspect | doctor``.
+"""The command line: ``birdbone run | prove | bench | export | chains | links | inspect | doctor``.
 
 Thin on purpose: what is printed is made in `reports`, what runs is made in `chains`. Whatever needs
 torch is imported inside the command that needs it, so that ``birdbone --help`` answers at once.
@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands.bench import bench
+from .commands.export import export
 from .commands.plot import plot
 from .commands.prove import prove
 from .errors import BirdboneError, LinkError, SettingError, did_you_mean
@@ -216,6 +217,7 @@ def _middleware(
 
 
 app.command()(bench)
+app.command()(export)
 app.command()(prove)
 
 

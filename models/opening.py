@@ -104,6 +104,18 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def quantized_by(source: Source) -> str | None:
+    """Whose codes a folder holds, by its config; None for a dense folder or a GGUF file.
+
+    Raises:
+        ModelError: its config cannot be read.
+    """
+    if source.gguf is not None:
+        return None
+    found = _read_config(source).get("quantization_config")
+    return str(found.get("quant_method")) if isinstance(found, dict) and found else None
+
+
 def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model on disk, without its weights.
 

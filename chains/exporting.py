@@ -1,0 +1,89 @@
+"""A saved model brought into another format: load, put on a grid where the format wants one, save.
+
+No text is looked at: codes are chosen to the nearest. A chain with calibrate() and quantize() gives
+better ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ..engine import Chain
+from ..errors import SettingError, did_you_mean
+from ..formats.ggml_types import KINDS
+from ..links import calibrate, load, quantize, save
+from ..models.opening import quantized_by
+from ..models.sources import find_model
+
+TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "safetensors": ("float32", "bfloat16", "float16"),
+        "compressed-tensors": tuple(f"int{bits}" for bits in range(2, 9)),
+        "bitsandbytes": ("nf4", "nf4.single", "llm.int8"),
+        "gguf": KINDS,
+    }
+)
+"""What weights may be stored as, by format."""
+
+_USUAL = {"compressed-tensors": "int4", "bitsandbytes": "nf4", "gguf": "f16"}
+
+
+def export_chain(
+    *,
+    model: str,
+    out: str,
+    format: str,
+    type: str | None = None,
+    dtype: str = "auto",
+    data: str = "pydoc",
+    windows: int = 4,
+    length: int = 512,
+    force: bool = False,
+    trust_remote_code: bool = False,
+) -> Chain:
+    """Write ``model`` in another format.
+
+    Args:
+        type: one of `TYPES`; None for int4, nf4 or f16, and for what the model has where the format
+            is safetensors, or where it has codes of compressed-tensors and is to keep them.
+        dtype: of what is not on a grid.
+        windows: of held-out text that the result is scored on, as it was in memory; 0 for none.
+
+    Raises:
+        SettingError: an unknown format, or a type the format has not.
+        ModelError: there is no such model.
+    """
+    if format not in TYPES:
+        raise SettingError(f"format '{format}' is not known; {did_you_mean(format, TYPES)}")
+    if type is not None and type not in TYPES[format]:
+        raise SettingError(
+            f"format '{format}' has no type '{type}'; it has {', '.join(TYPES[format])}"
+        )
+    source = find_model(model)
+    kept = format == "compressed-tensors" and type is None and quantized_by(source) == format
+    chosen = None if kept else type or _USUAL.get(format)
+    stored = chosen if format == "safetensors" and chosen is not None else dtype
+    loading: dict[str, Any] = {"dtype": stored, "trust_remote_code": trust_remote_code}
+    links: list[Any] = [load(model=model, dequantize=not kept, **loading)]
+    if windows:
+        links.append(
+            calibrate(
+                data=data, windows=1, healing_windows=1, heldout_windows=windows, length=length
+            )
+        )
+    if chosen is not None and format in ("compressed-tensors", "bitsandbytes"):
+        links.append(_rounding(chosen))
+    kind: Any = chosen if format == "gguf" else None
+    links.append(save(path=out, force=force, format=format, kind=kind, compare=False))  # type: ignore[arg-type]
+    return Chain(*links, name="export")
+
+
+def _rounding(type: str) -> Any:
+    if type.startswith("int"):
+        return quantize(
+            method="rtn", bits=int(type.removeprefix("int")), group_size="auto", scales="searched"
+        )
+    method: Any = type
+    return quantize(method=method)
