@@ -5,18 +5,23 @@ Every one of these becomes a `ModelError` that names the model; anything else is
 
 from __future__ import annotations
 
+import struct
+
 from huggingface_hub.errors import StrictDataclassError
 
 REFUSED = (
+    ArithmeticError,
     AssertionError,
     AttributeError,
     ImportError,
-    KeyError,
+    LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
     StrictDataclassError,
     TypeError,
     ValueError,
+    struct.error,
 )
 """The kinds seen."""
 

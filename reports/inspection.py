@@ -19,6 +19,7 @@ from ..errors import ModelError
 from ..models.linears import find_linears
 from ..models.opening import open_checkpoint
 from ..models.publishing import PROVENANCE
+from ..models.refusals import REFUSED, reason
 from ..models.skeleton import empty_model, find_blocks
 from ..models.sources import Source, find_model
 
@@ -144,8 +145,8 @@ def _gguf(source: Source, file: str) -> tuple[dict[str, Any], dict[str, int], in
     try:
         tensors = GGUFReader(path).tensors
         found = AutoConfig.from_pretrained(source.folder, gguf_file=file)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ModelError(f"'{source.label}' cannot be read as GGUF: {error}") from error
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be read as GGUF: {reason(error)}") from error
     stored: dict[str, int] = {}
     for tensor in tensors:
         kind = tensor.tensor_type.name

@@ -13,11 +13,12 @@ from tiny import tiny_checkpoint, tiny_windows
 from torch import Tensor
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.errors import CheckpointError, ModelError
+from birdbone.errors import BirdboneError, CheckpointError, ModelError
 from birdbone.models.opening import load_tokenizer, open_checkpoint
 from birdbone.models.replay import capture, through_blocks
 from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import find_model
+from birdbone.reports.inspection import inspect_model
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -128,6 +129,18 @@ def test_a_gguf_file_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20_000])
     with pytest.raises(ModelError, match=r"'tiny\.gguf' cannot be opened"):
         open_checkpoint(find_model(str(path)))
+
+
+@pytest.mark.parametrize("place", [5, 8, 16, 24, 40, 70, 300, 900])
+@pytest.mark.parametrize("damage", ["cut off", "filled with ones"])
+def test_a_gguf_header_that_lies_is_refused(damage: str, place: int, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    data = path.read_bytes()
+    rest = b"\xff" * 8 + data[place + 8 :] if damage == "filled with ones" else b""
+    path.write_bytes(data[:place] + rest)
+    for look in (lambda: open_checkpoint(find_model(str(path))), lambda: inspect_model(str(path))):
+        with pytest.raises(BirdboneError, match=r"tiny\.gguf"):
+            look()
 
 
 def test_a_gguf_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
