@@ -25,7 +25,7 @@ def bird_bone(*, model: str, out: str, data: str = "pydoc") -> Chain:
         calibrate(data=data),
         profile(),
         score(),
-        waves(body=Chain(prune(), heal(), validate(), name=BODY)),
+        waves(body=Chain(prune(pattern="neurons"), heal(), validate(), name=BODY)),
         quantize(),
         validate(),
         save(path=out),

@@ -14,7 +14,8 @@ from ..engine import Chain, in_thread
 from ..errors import DataError, GateError, LinkError, NumericsError, SolverError
 from ..models.footprint import MEASURES, Footprint, Measure, footprint
 from .wave_body import bound, judging
-from .wave_course import Course, mask_sparsity
+from .wave_course import Course
+from .wave_cuts import Cut
 
 # Faults of the model that a wave made: a gentler one may be without. All else ends the run.
 _STEPS_BACK = (GateError, NumericsError, SolverError)
@@ -83,7 +84,7 @@ async def first_wave(ctx: Mapping[str, Any], body: Chain, course: Course, stop_l
 
 
 async def run_wave(
-    number: int, start: Wave, body: Chain, course: Course, pace: Pace, stop_loss: float
+    number: int, start: Wave, body: Chain, course: Course, cut: Cut, pace: Pace, stop_loss: float
 ) -> Wave:
     """Run the body on what held; judge what comes out, and keep it or step back.
 
@@ -92,9 +93,9 @@ async def run_wave(
         LinkError: a link failed for a reason that a gentler wave would not mend.
     """
     meter = Meter()
-    sparsity = mask_sparsity(start.weight, pace.share)
+    chain = bound(body, sparsities=cut.sparsities, healing=pace.healing)
     try:
-        context = await bound(body, sparsity=sparsity, healing=pace.healing).run(start.context)
+        context = await chain.run(start.context)
     except LinkError as error:
         if not isinstance(error.__cause__, _STEPS_BACK):
             raise

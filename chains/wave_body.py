@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, WithJsonSchema
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from ..engine import Chain, Link
 from ..errors import ChainError
 from ..links.healing import chosen
+from ..links.sizing import takes_units
 from .rebuilding import links_with_settings, rebuilt
 
 # What belongs before the waves, or after them: once for the model, not once a wave.
@@ -43,9 +44,15 @@ def check_body(body: Chain) -> Chain:
             f"in the body of waves {names[changing[-1]]} changes the model after validate judged "
             f"it; put validate last"
         )
-    for each in links:
-        if each.__name__ == "prune":
-            _check_prune(each.settings)
+    prunes = prunes_of(body)
+    for settings in prunes:
+        _check_prune(settings)
+    if len({takes_units(settings["pattern"]) for settings in prunes}) > 1:
+        patterns = ", ".join(settings["pattern"] for settings in prunes)
+        raise ChainError(
+            f"the body of waves prunes by {patterns}: what is left of units is refitted, which "
+            f"wakes the zeros of masks; take one kind, and the mask in waves of its own after it"
+        )
     return body
 
 
@@ -55,22 +62,29 @@ def _check_prune(settings: Mapping[str, Any]) -> None:
             f"prune(sparsity={settings['sparsity']}) in the body of waves: waves sets the share of "
             f"every wave; leave it out, and set the step or the target of waves"
         )
-    if settings["pattern"] != "unstructured":
+    pattern = settings["pattern"]
+    if pattern != "unstructured" and not takes_units(pattern):
         raise ChainError(
-            f"prune(pattern='{settings['pattern']}') in the body of waves fixes how much goes at "
-            f"once; take pattern 'unstructured', or put this prune after waves"
+            f"prune(pattern='{pattern}') in the body of waves fixes how much goes at once; take "
+            f"'unstructured' or a pattern that takes whole units out, or put this prune after waves"
         )
 
 
 Body = Annotated[Chain, AfterValidator(check_body), WithJsonSchema({"type": "chain"})]
 
 
-def bound(body: Chain, *, sparsity: float, healing: int) -> Chain:
-    """The body for one wave: every prune to ``sparsity``, every heal ``healing`` times as long."""
+def prunes_of(body: Chain) -> list[Mapping[str, Any]]:
+    """The settings of every prune, in running order."""
+    return [each.settings for each in links_with_settings(body) if each.__name__ == "prune"]
+
+
+def bound(body: Chain, *, sparsities: Sequence[float], healing: int) -> Chain:
+    """The body for one wave: each prune to its sparsity, every heal ``healing`` times as long."""
+    asked = iter(sparsities)
 
     def changes(each: Link) -> Mapping[str, Any]:
         if each.__name__ == "prune":
-            return {"sparsity": sparsity}
+            return {"sparsity": next(asked)}
         if each.__name__ == "heal":
             given = each.settings["epochs"]
             return {"epochs": (given or chosen(each.settings)["epochs"]) * healing}

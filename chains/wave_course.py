@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..errors import SettingError
 from ..models.footprint import Footprint, Measure
+from .wave_cuts import Cut, Cutter
 
 # A model this near above its target is at it: linears lose whole weights.
 _NEAR = 1e-3
 # Halvings of an interval within (0, 1): finer than one weight of any model.
 _HALVINGS = 50
+_ALL = 1 - 1e-12
 
 
 @dataclass(frozen=True)
@@ -35,27 +38,26 @@ class Course:
         """Whether there is a target and the model is at it."""
         return self.target is not None and self.left(weight) <= self.target + _NEAR
 
-    def cut(self, weight: Footprint, share: float) -> float:
-        """The share a wave takes: the one given, or less if that would overshoot the target."""
-        if self.target is None or self.forecast(weight, share) >= self.target:
-            return share
+    def cut(self, cutter: Cutter, share: float) -> tuple[float, Cut] | None:
+        """The next wave's share and cut: as much as given, or less if that overshoots the target.
+
+        The target is hit exactly by masks, and by units with the first size at or below it. None
+        where no smaller size can be had.
+        """
+        cut = cutter.cut(share)
+        if cut is None or self.target is None or self.left(cut.weight) >= self.target:
+            return None if cut is None else (share, cut)
         low, high = 0.0, share
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if self.forecast(weight, middle) < self.target:
-                high = middle
+            tried = cutter.cut(middle)
+            if tried is not None and self.left(tried.weight) <= self.target:
+                high, cut = middle, tried
             else:
                 low = middle
-        return high
+        return high, cut
 
-    def forecast(self, weight: Footprint, share: float) -> float:
-        """What would remain if masks took ``share`` of the weights that are not zero yet."""
-        if self.measure != "parameters":
-            return self.left(weight)
-        masked = weight.linear_weights * mask_sparsity(weight, share)
-        return (weight.parameters - masked) / self.dense.of("parameters")
-
-    def require_reachable(self, weight: Footprint) -> None:
+    def require_reachable(self, cutter: Cutter, weight: Footprint) -> None:
         """Refuse a target that no wave leads to.
 
         Raises:
@@ -63,22 +65,13 @@ class Course:
         """
         if self.target is None:
             return
-        least = self.forecast(weight, 1.0)
-        if self.target >= least:
+        least_cut = cutter.cut(_ALL)
+        least = self.left(weight if least_cut is None else least_cut.weight)
+        if self.target >= least - _NEAR:
             return
-        if self.measure != "parameters":
-            raise SettingError(
-                f"waves(target={self.target}, of='{self.measure}') cannot be reached by masks, "
-                f"which leave every value stored and multiplied: {least:.1%} remain whatever is "
-                f"pruned; take of='parameters', or a prune pattern that removes whole parts"
-            )
         raise SettingError(
-            f"waves(target={self.target}) cannot be reached: prune thins the linears of the "
-            f"blocks, and without them {least:.1%} of the parameters remain; set target above "
-            f"{least:.4f}"
+            f"waves(target={self.target}, of='{self.measure}') cannot be reached in sizes the "
+            f"model can have: with all gone that the body's prune links can take, {least:.1%} of "
+            f"the {self.measure} remain (a mask takes neither bytes nor flops); set target to "
+            f"{math.ceil(least * 1e4) / 1e4:.4f} or more, or prune by another pattern"
         )
-
-
-def mask_sparsity(weight: Footprint, share: float) -> float:
-    """Share of the linears' weights that is zero once ``share`` of the others went too."""
-    return 1 - (1 - weight.zero_share) * (1 - share)

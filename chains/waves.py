@@ -13,13 +13,14 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from ..contexts.flow import Held, Validatable
-from ..engine import announce, in_thread, link
+from ..engine import Chain, announce, in_thread, link
 from ..errors import DataError
 from ..models.footprint import Measure, by_shapes, footprint
 from ..texts import Windows, copied_windows
 from .wave import Pace, Wave, first_wave, run_wave
-from .wave_body import Body
+from .wave_body import Body, prunes_of
 from .wave_course import Course
+from .wave_cuts import Cut, Cutter
 
 
 @link
@@ -46,11 +47,12 @@ async def waves(
         body: the chain of one wave, with prune and validate at least; waves sets prune.sparsity and
             multiplies heal.epochs. Scores and profile stay those of the model as it came, unless
             the body makes them anew.
-        target: share of the dense model that is to remain, the last wave cut to hit it; as little
-            as holds where none is given.
+        target: share of the dense model that is to remain; the last wave is cut to hit it, with
+            whole units to the first size at or below it. As little as holds where none is given.
         of: what target is a share of: parameters (those no mask made zero), bytes, or flops,
             operations a token.
-        step: the most a wave takes of what remains.
+        step: the most a wave takes of what remains; where units are coarser than that, one size
+            down.
         stop_loss: the most perplexity may rise over dense, all waves together.
         patience: waves reverted in a row after which the best so far is the result.
         max_waves: the most waves, reverted ones counted.
@@ -64,24 +66,32 @@ async def waves(
     tried, failures, pace = [best], 0, Pace(step)
     while len(tried) <= max_waves and failures < patience and not course.reached(best.weight):
         announce("waves", len(tried) - 1, max_waves)
-        pace = replace(pace, share=course.cut(best.weight, pace.share))
-        wave = await run_wave(len(tried), best, body, course, pace, stop_loss)
+        found = await in_thread(_next_cut, course, best, body, pace.share)
+        if found is None:
+            break
+        pace = replace(pace, share=found[0])
+        wave = await run_wave(len(tried), best, body, course, found[1], pace, stop_loss)
         tried.append(wave)
         if wave.kept:
             best, failures = wave, 0
         else:
             pace, failures = pace.gentler(), failures + 1
-    ended = _ended(course, best, failures, patience, max_waves)
+    ended = _ended(course, best, failures == patience, len(tried) > max_waves)
     _warn(course, best, ended)
     return _result(ctx, best, tried, ended)
 
 
-def _ended(course: Course, best: Wave, failures: int, patience: int, max_waves: int) -> str:
+def _next_cut(course: Course, best: Wave, body: Chain, share: float) -> tuple[float, Cut] | None:
+    cutter = Cutter(best.context["checkpoint"], best.weight, prunes_of(body))
+    return course.cut(cutter, share)
+
+
+def _ended(course: Course, best: Wave, out_of_patience: bool, out_of_waves: bool) -> str:
     if course.reached(best.weight):
         return "the target is reached"
-    if failures == patience:
-        return f"as many waves in a row as patience={patience} allows did not hold"
-    return f"max_waves={max_waves} ran"
+    if out_of_patience:
+        return "as many waves in a row as patience allows did not hold"
+    return "max_waves ran" if out_of_waves else "there is no smaller size to be had"
 
 
 def _warn(course: Course, best: Wave, ended: str) -> None:
@@ -124,7 +134,8 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         _check_text(heldout, ctx)
     if "checkpoint" in ctx and settings["target"] is not None:
         start, dense = (by_shapes(ctx[key]) for key in ("checkpoint", "dense"))
-        Course(dense, settings["of"], settings["target"]).require_reachable(start)
+        cutter = Cutter(ctx["checkpoint"], start, prunes_of(settings["body"]))
+        Course(dense, settings["of"], settings["target"]).require_reachable(cutter, start)
 
 
 def _check_text(heldout: Windows, ctx: Mapping[str, Any]) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
+from transformers import PreTrainedModel
 
 from ..checkpoints import Checkpoint
-from .linears import Linear, all_linears
-from .skeleton import empty_model
+from .linears import Linear, all_linears, find_linears
+from .skeleton import empty_model, find_blocks
 
 Measure = Literal["parameters", "bytes", "flops"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -58,15 +59,35 @@ def footprint(checkpoint: Checkpoint) -> Footprint:
 
 
 def by_shapes(checkpoint: Checkpoint) -> Footprint:
-    """Weigh a model without reading it, as if no weight were zero."""
-    linears = all_linears(checkpoint)
+    """Weigh a model by what its config says, as if no weight were zero; nothing is read.
+
+    Tensors may be larger than the config says, as they are before a model is cut to it; each is
+    taken to keep its bytes a value.
+    """
+    model = empty_model(checkpoint)
+    counts = {
+        name: tensor.numel()
+        for name, tensor in model.state_dict().items()
+        if name in checkpoint.refs
+    }
+    per_value = {name: ref.num_bytes / ref.num_values for name, ref in checkpoint.refs.items()}
+    linears = _linears(model)
     return Footprint(
-        parameters=checkpoint.num_parameters,
+        parameters=sum(counts.values()),
         masked=0,
         linear_weights=sum(_weights(linear) for linear in linears),
-        num_bytes=checkpoint.num_bytes,
-        flops=_flops(checkpoint, linears),
+        num_bytes=round(sum(count * per_value[name] for name, count in counts.items())),
+        flops=_flops(model, linears),
     )
+
+
+def _linears(model: PreTrainedModel) -> list[Linear]:
+    path, blocks = find_blocks(model)
+    return [
+        linear
+        for index, block in enumerate(blocks)
+        for linear in find_linears(block, f"{path}.{index}.")
+    ]
 
 
 def _zeros(checkpoint: Checkpoint, name: str) -> int:
@@ -78,8 +99,7 @@ def _weights(linear: Linear) -> int:
     return linear.shape[0] * linear.shape[1]
 
 
-def _flops(checkpoint: Checkpoint, linears: list[Linear]) -> int:
-    model = empty_model(checkpoint)
+def _flops(model: PreTrainedModel, linears: list[Linear]) -> int:
     head = model.get_output_embeddings()
     products = 0 if head is None else head.weight.numel()
     share = _share_of_experts(model.config.get_text_config(decoder=True))

@@ -29,6 +29,10 @@ from birdbone.links import calibrate, heal, prune, quantize, save, validate
         ),
         (lambda: Chain(prune(sparsity=0.3), validate()), r"prune\(sparsity=0.3\) in the body"),
         (lambda: Chain(prune(pattern="2:4"), validate()), r"prune\(pattern='2:4'\) in the body"),
+        (
+            lambda: Chain(prune(pattern="neurons"), prune(), validate()),
+            "prunes by neurons, unstructured: .* wakes the zeros of masks",
+        ),
     ],
 )
 def test_a_body_that_waves_cannot_drive_is_refused(body: Any, message: str) -> None:
@@ -45,7 +49,7 @@ def test_what_is_no_chain_is_refused_by_name() -> None:
 
 def test_links_within_chains_within_the_body_count() -> None:
     body = Chain(Chain(prune(), heal(epochs=2)), Chain(validate()))
-    fresh = bound(chains_of(waves(body=body))["body"], sparsity=0.25, healing=4)
+    fresh = bound(chains_of(waves(body=body))["body"], sparsities=[0.25], healing=4)
     inner = fresh.links[0]
     assert inner.links[0].settings["sparsity"] == 0.25
     assert inner.links[1].settings["epochs"] == 8

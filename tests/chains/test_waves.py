@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from birdbone.contexts.steps import Step
 from birdbone.contexts.verdict import Perplexity, Reference, Verdict
 from birdbone.engine import Chain, link, run
 from birdbone.errors import DataError, GateError, LinkError, NumericsError, SettingError
+from birdbone.journal import RunFolder
 from birdbone.links import heal, profile, prune, score, validate
 from birdbone.models.footprint import footprint
 from birdbone.models.linears import all_linears
@@ -46,7 +48,11 @@ class Plant:
 
         @link
         async def prune(
-            ctx: Standing, *, sparsity: float | None = None, pattern: str = "unstructured"
+            ctx: Standing,
+            *,
+            sparsity: float | None = None,
+            pattern: str = "unstructured",
+            multiple: int | None = None,
         ) -> Changed:
             assert sparsity is not None
             plant.sparsities.append(sparsity)
@@ -163,7 +169,7 @@ async def test_patience_ends_it_with_the_best_that_held(ctx: dict[str, Any]) -> 
     assert footprint(after["checkpoint"]).zero_share == pytest.approx(0.2, abs=1e-3)
     assert (
         after["history"][-1].metrics["ended"]
-        == "as many waves in a row as patience=3 allows did not hold"
+        == "as many waves in a row as patience allows did not hold"
     )
 
 
@@ -195,7 +201,7 @@ async def test_where_no_wave_holds_the_model_is_as_it_came_and_that_is_said(
     ctx: dict[str, Any],
 ) -> None:
     with pytest.warns(
-        UserWarning, match="no wave held, .* because as many waves in a row as patience=1"
+        UserWarning, match="no wave held, .* because as many waves in a row as patience"
     ):
         after = await run(waves(body=Plant([1.0]).body(), patience=1), ctx)
     assert after["checkpoint"] is ctx["checkpoint"]
@@ -265,10 +271,12 @@ async def test_a_target_out_of_reach_is_refused_with_the_nearest_before_any_work
     ctx: dict[str, Any],
 ) -> None:
     plant = Plant([])
-    with pytest.raises(LinkError, match=r"target=0.1\) cannot be reached.* set target above 0.23"):
+    with pytest.raises(
+        LinkError, match=r"target=0.1, .* cannot be reached.* set target to 0.23\d\d or"
+    ):
         await run(waves(body=plant.body(), target=0.1), ctx)
     for measure in ("bytes", "flops"):
-        with pytest.raises(LinkError, match=f"of='{measure}'.*cannot be reached by masks"):
+        with pytest.raises(LinkError, match=f"of='{measure}'.* 100.0% of the {measure} remain"):
             await run(waves(body=plant.body(), target=0.5, of=measure), ctx)
     assert next(plant.judged) == AS_IT_CAME
 
@@ -309,11 +317,34 @@ async def test_every_wave_is_in_the_history_with_figures_settings_and_cost(
     assert own.metrics["waves"] == 3
     assert own.metrics["kept"] == 2
     assert own.settings["body"] == [
-        {"prune": {"sparsity": None, "pattern": "unstructured"}},
+        {"prune": {"sparsity": None, "pattern": "unstructured", "multiple": None}},
         {"heal": {"epochs": 3}},
         {"validate": {"max_rise": None}},
     ]
     assert all(step.as_dict() for step in after["history"][1:])
+
+
+async def test_a_run_folder_replays_waves_whole_and_one_by_one(
+    ctx: dict[str, Any], tmp_path: Path
+) -> None:
+    body = Chain(profile(), score(), prune(method="magnitude"), validate())
+
+    async def kept_run(max_waves: int) -> Any:
+        loop = waves(body=body, max_waves=max_waves, stop_loss=9.0)
+        with RunFolder(tmp_path / "run") as store:
+            return await run(loop, ctx, store=store)
+
+    first = await kept_run(1)
+    again = await kept_run(1)
+    assert again["history"] == first["history"]
+    assert again["checkpoint"].id == first["checkpoint"].id
+    # One wave more: waves runs anew, and every link of the wave that was there is replayed.
+    more = await kept_run(2)
+    assert kept(more) == [True] * 3
+    old = [step.cost for step in first["history"] if step.link == "prune"]
+    new = [step.cost for step in more["history"] if step.link == "prune"]
+    assert new[:1] == old
+    assert len(new) == 2
 
 
 async def test_what_it_was_given_stays_as_it_was(ctx: dict[str, Any]) -> None:
@@ -332,6 +363,29 @@ async def test_real_links_thin_heal_and_judge_on_a_tiny_model(ctx: dict[str, Any
     assert weight.of("parameters") / dense.of("parameters") == pytest.approx(0.85, abs=1e-3)
     judged = await run(validate(), after)
     assert judged["verdict"] == after["verdict"]
+
+
+async def test_waves_of_whole_units_leave_a_smaller_model(ctx: dict[str, Any]) -> None:
+    known = await run(Chain(profile(), score()), ctx)
+    body = Chain(prune(pattern="neurons"), heal(epochs=1), validate())
+    after = await run(waves(body=body, target=0.8, step=0.15, stop_loss=9.0), known)
+    widths = [step.metrics["neurons_after"] for step in after["history"] if step.link == "prune"]
+    # Of 64, 56 and 48 multiples of 8 are taken, one size down where 15 % is less; then of 4.
+    assert widths == [56, 48, 44, 40, 36]
+    left = after["checkpoint"].num_bytes / ctx["dense"].num_bytes
+    assert left == pytest.approx(records(after)[-1].metrics["bytes_left"])
+    assert 0.75 < left <= 0.8
+    assert after["checkpoint"].config["intermediate_size"] == 36
+
+
+async def test_waves_end_where_no_smaller_size_is_left(ctx: dict[str, Any]) -> None:
+    known = await run(Chain(profile(), score()), ctx)
+    body = Chain(prune(pattern="groups"), validate())
+    after = await run(waves(body=body, stop_loss=9.0), known)
+    assert kept(after) == [True, True]
+    assert after["history"][-1].metrics["ended"] == "there is no smaller size to be had"
+    with pytest.raises(LinkError, match=r"target=0.3, .* in sizes the model can have"):
+        await run(waves(body=body, target=0.3, stop_loss=9.0), known)
 
 
 async def test_a_body_may_profile_and_score_what_each_wave_starts_from(
