@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import re
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -115,37 +117,46 @@ class Bench:
                     self.llama("llama-quantize", *arguments)
 
     def judge(self) -> None:
-        """Perplexity of each file by llama-perplexity, and its bytes."""
+        """What each window costs in each file, by llama-perplexity, and the file's bytes."""
         for path in sorted(self.work.glob("*.gguf")):
             if path.stem in self.results or path.stem == "imatrix":
                 continue
+            # Its last words may be lost when it ends: two windows more than are read.
             said = self.llama(
                 "llama-perplexity", "-m", path, "-f", self.asked.judge, "-c", LENGTH,
-                "-b", LENGTH, "--chunks", self.asked.chunks, "-t", 1,
+                "-b", LENGTH, "--chunks", self.asked.chunks + 2, "-t", 1,
             )  # fmt: skip
-            found = re.search(r"PPL = ([\d.]+) \+/- ([\d.]+)", said)
-            if found is None:
-                raise SystemExit(f"llama-perplexity gave no figure for {path}: {said[-2000:]}")
-            value, error = map(float, found.groups())
-            self.keep(path.stem, {"value": value, "error": error, "bytes": path.stat().st_size})
+            running = {int(k): float(v) for k, v in re.findall(r"\[(\d+)\]([\d.]+),", said)}
+            if not all(place in running for place in range(1, self.asked.chunks + 1)):
+                raise SystemExit(f"llama-perplexity gave no figures for {path}: {said[-2000:]}")
+            sums = [k * math.log(running[k]) for k in range(1, self.asked.chunks + 1)]
+            windows = [one - other for one, other in zip(sums, [0.0, *sums], strict=False)]
+            self.keep(path.stem, {"windows": windows, "bytes": path.stat().st_size})
 
     def table(self) -> None:
         """Each file's figures, and the share of theirs' rise over F16 that ours has not."""
-        dense = self.results["f16"]["value"]
-        print("| file | bytes | perplexity | rise over F16 | gap closed by ours |")
-        print("|---|---:|---:|---:|---:|")
-        for name in sorted(self.results):
-            found = self.results[name]
+        dense = perplexity(self.results["f16"])
+        print("| file | bytes | perplexity | rise over F16 | ours less theirs, nats | gap closed |")
+        print("|---|---:|---:|---:|---:|---:|")
+        for name, found in sorted(self.results.items()):
             if not isinstance(found, dict):
                 continue
-            rise, closed = found["value"] - dense, ""
+            rise, beside = perplexity(found) - dense, "|"
             if name.startswith("theirs"):
-                ours = self.results[f"ours-{name.split('-')[1]}"]["value"] - dense
-                closed = f"{1 - ours / rise:.0%}"
+                ours = self.results[f"ours-{name.split('-')[1]}"]
+                closed = 1 - (perplexity(ours) - dense) / rise
+                pairs = zip(ours["windows"], found["windows"], strict=True)
+                differences = [one - other for one, other in pairs]
+                error = statistics.stdev(differences) / len(differences) ** 0.5
+                beside = f"{statistics.mean(differences):.4f} ± {error:.4f} | {closed:.0%}"
             print(
-                f"| {name} | {found['bytes']:,} | {found['value']:.4f} ± {found['error']:.2f} | "
-                f"{rise:.4f} | {closed} |"
+                f"| {name} | {found['bytes']:,} | {perplexity(found):.4f} | {rise:.4f} | {beside} |"
             )
+
+
+def perplexity(found: dict[str, Any]) -> float:
+    """Over the second half of each window, as llama-perplexity has it."""
+    return math.exp(statistics.mean(found["windows"]))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFReader
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -28,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import CheckpointError, ModelError, SettingError
+from .gguf_splitting import split_as
 from .quantized_folders import multiplied_out, with_codes
 from .refusals import REFUSED, reason
 from .skeleton import empty_model
@@ -271,7 +276,45 @@ def _gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             f"the tokenizer in '{source.label}' cannot be read: {reason(error)}; "
             f"fetch the file again"
         ) from error
+    return _as_the_file_says(tokenizer, source)
+
+
+def _as_the_file_says(
+    tokenizer: PreTrainedTokenizerBase, source: Source
+) -> PreTrainedTokenizerBase:
+    """Mend what transformers makes of byte-level BPE: tokens it adds, text split as GPT-2 does."""
+    fields = GGUFReader(source.folder / str(source.gguf)).fields
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or fields["tokenizer.ggml.model"].contents() != "gpt2":
+        return tokenizer
+    num_tokens = len(fields["tokenizer.ggml.tokens"].data)
+    if backend.get_vocab_size() > num_tokens:
+        tokenizer = _without_ids_from(num_tokens, tokenizer)
+    rule = fields.get("tokenizer.ggml.pre")
+    if rule is not None and not split_as(tokenizer.backend_tokenizer, str(rule.contents())):
+        warnings.warn(
+            f"'{source.label}' splits text by a rule called '{rule.contents()}', which is not "
+            f"known here: transformers may make other tokens of it than the model was made with",
+            stacklevel=2,
+        )
     return tokenizer
+
+
+def _without_ids_from(first: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """The same without added tokens that the model has no row for."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition["added_tokens"] = [t for t in definition["added_tokens"] if t["id"] < first]
+    vocab = tokenizer.get_vocab()
+    special = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if vocab.get(str(token), first) < first
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(definition)),
+        chat_template=tokenizer.chat_template,
+        **special,
+    )
 
 
 def _refuse_code(config: Mapping[str, Any], source: Source) -> None:

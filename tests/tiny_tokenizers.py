@@ -16,7 +16,7 @@ QWEN_2 = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 def byte_level(rule: str = "gpt-2") -> PreTrainedTokenizerFast:
-    """Byte-level BPE that splits text as llama.cpp's ``rule`` of that name does; 291 tokens."""
+    """Byte-level BPE that splits text as llama.cpp's ``rule`` of that name does."""
     tokenizer = Tokenizer(models.BPE(*_byte_level_pieces(), ignore_merges=rule == "llama-bpe"))
     whole, parts = (pre_tokenizers.ByteLevel(False, use_regex=words) for words in (True, False))
     tokenizer.pre_tokenizer = {
@@ -38,9 +38,10 @@ def byte_level(rule: str = "gpt-2") -> PreTrainedTokenizerFast:
 
 def _byte_level_pieces() -> tuple[dict[str, int], list[tuple[str, str]]]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _merges([*_WORDS, *(f"Ġ{word}" for word in _WORDS)])
+    merges = [*_merges([*_WORDS, *(f"Ġ{word}" for word in _WORDS)]), ("(", "the")]
     made = ["".join(pair) for pair in merges]
-    tokens = dict.fromkeys([*_SPECIAL.values(), *alphabet, *made])
+    # No merges lead to the last: it is made only where words that are tokens are taken whole.
+    tokens = dict.fromkeys([*_SPECIAL.values(), *alphabet, *made, "Ġqq"])
     return {token: place for place, token in enumerate(tokens)}, merges
 
 

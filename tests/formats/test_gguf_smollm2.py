@@ -28,15 +28,14 @@ pytestmark = [
 ]
 
 TEXTS = [
-    "Wind turbines convert kinetic energy into about 3.5 MW of electrical power; in 2021 there "
-    "were 341,320 of them.\n\n  (See §4.2, “Offshore”, for more.)",
+    "Wind turbines gave about 3.5 MW each; in 2021, 341,320 stood.\n\n  (See §4.2, “Offshore”.)",
     "def area(r: float) -> float:\n    return 3.14159 * r**2  # πr²\n\n\nprint(area(2))\n",
-    "L'été, là-bas: ça coûte 12,50 €. Привет, мир! 你好，世界 👋🏽\ttab\r\n   three spaces",
+    "L'été, là-bas: ça coûte 12,50 €. Привет, мир! 你好。世界 👋🏽\ttab\r\n   three spaces",
     "I'd've said it's the dogs' fault, wouldn't you?  NO!!! ...1234567890",
 ]
 
-# Mean over positions, in nats. What is left with float16 weights is llama.cpp's own arithmetic; with
-# Q8_0 it also rounds to eight bits what flows into a linear, 0.006 with the rounding of the weights.
+# Mean over positions, in nats. With float16 weights what is left is llama.cpp's own arithmetic;
+# with Q8_0 what flows into a linear is rounded to eight bits as well as the weights: 0.006.
 _KL = {"f16": 2e-4, "q8_0": 1e-2}
 
 

@@ -17,7 +17,7 @@ from birdbone.errors import ModelError
 from birdbone.formats.gguf import write_gguf
 
 TEXTS = [
-    "the thing and anything in the land",
+    "the thing and(the qq) anything in the land",
     "The\tinning, 1234567 and 12 of 120!\n\n  indented   twice\r\n",
     "  it's the thing's 'thing' they'LL  and I'd",
     "naïve Ünïcödé — “quoted”… 漢字と仮名 русский العربية 🙂👍🏽",

@@ -4,6 +4,7 @@ llama.cpp keeps the rules in its code and the file only names one. The name is l
 itself, as the tokenizer's definition states it: normaliser, patterns in their order, and whether a
 word that is a token is taken whole (``ignore_merges``). A rule that is not in the table is refused,
 never guessed: text would be split differently, and the model would answer worse with no error.
+The other way, a tokenizer read from a GGUF file is made to split as the file says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
+
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from ..errors import ModelError
 
@@ -46,6 +49,20 @@ _NAMES: Mapping[_Rule, str] = MappingProxyType(
     }
 )
 
+# Other names of the same rules, found in files.
+_ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "starcoder": "smollm",
+        "refact": "smollm",
+        "command-r": "smollm",
+        "codeshell": "smollm",
+        "llama3": "llama-bpe",
+        "llama-v3": "llama-bpe",
+        "smaug-bpe": "dbrx",
+        "deepseek-r1-qwen": "qwen2",
+    }
+)
+
 _PREFIXED: Mapping[tuple[tuple[str, ...], tuple[str, ...]], bool] = MappingProxyType(
     {
         (("prepend ▁", "replace   by ▁"), ()): True,
@@ -73,6 +90,31 @@ def splitting_name(definition: Mapping[str, Any], source: str) -> str:
     if affixes or rule not in _NAMES:
         raise _unknown(rule[0], rule[1], source)
     return _NAMES[rule]
+
+
+def split_as(tokenizer: Tokenizer, name: str) -> bool:
+    """Make a byte-level BPE tokenizer split text by the rule llama.cpp calls that.
+
+    Returns:
+        Whether the rule is known; where it is not, nothing is changed.
+    """
+    called = _ALIASES.get(name, name)
+    rule = next((rule for rule, known in _NAMES.items() if known == called), None)
+    if rule is None:
+        return False
+    normalizer, steps, whole_words = rule
+    tokenizer.normalizer = normalizers.NFC() if normalizer else None
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([_pre_tokenizer(step) for step in steps])
+    tokenizer.model.ignore_merges = whole_words
+    return True
+
+
+def _pre_tokenizer(step: str) -> Any:
+    if step == "digits":
+        return pre_tokenizers.Digits(individual_digits=True)
+    if step.startswith("split "):
+        return pre_tokenizers.Split(Regex(step.removeprefix("split ")), "isolated")
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=step == "words and bytes")
 
 
 def prefix_space(definition: Mapping[str, Any], source: str) -> bool:
