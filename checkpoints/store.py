@@ -163,17 +163,9 @@ class ObjectStore:
         return _damaged(self._object(key), "its content does not match its name")
 
     def _keep(self, ref: TensorRef) -> dict[str, Any]:
-        entry: dict[str, Any] = {"digest": ref.digest, "kind": "plain"}
-        if isinstance(ref, Quantized):
-            entry.update(kind="quantized", bits=ref.bits)
-        elif isinstance(ref, BitsAndBytes):
-            entry.update(kind="bitsandbytes", format=ref.kind)
-        elif isinstance(ref, GgmlBlocks):
-            entry.update(kind="ggml", format=ref.kind, transposed=ref.transposed)
-        else:
-            entry.update(dtype=str(ref.dtype).removeprefix("torch."), shape=list(ref.shape))
+        entry = {**entry_of(ref), "digest": ref.digest}
         if not self._holds(entry):
-            self._write_object(ref.digest, _parts(ref))
+            self._write_object(ref.digest, parts_of(ref))
             self._sound.add(ref.digest)
         return entry
 
@@ -196,7 +188,7 @@ class ObjectStore:
             return Stored(self, _key(key), _DTYPES[entry["dtype"]], tuple(entry["shape"]))
         parts = self.read(key)
         try:
-            ref = _assembled(kind, entry, parts)
+            ref = put_together(entry, parts)
         except (KeyError, CheckpointError) as error:
             raise _damaged(self._object(key), repr(error)) from error
         if ref.digest != key:
@@ -246,13 +238,36 @@ def _key(text: object) -> str:
     return text
 
 
-def _parts(ref: TensorRef) -> Mapping[str, Tensor]:
+def entry_of(ref: TensorRef) -> dict[str, Any]:
+    """What a reference is beside its parts, in types JSON knows; see `put_together`."""
+    entry: dict[str, Any] = {"kind": "plain"}
+    if isinstance(ref, Quantized):
+        entry.update(kind="quantized", bits=ref.bits)
+    elif isinstance(ref, BitsAndBytes):
+        entry.update(kind="bitsandbytes", format=ref.kind)
+    elif isinstance(ref, GgmlBlocks):
+        entry.update(kind="ggml", format=ref.kind, transposed=ref.transposed)
+    else:
+        entry.update(dtype=str(ref.dtype).removeprefix("torch."), shape=list(ref.shape))
+    return entry
+
+
+def parts_of(ref: TensorRef) -> Mapping[str, Tensor]:
+    """The tensors a reference is made of, by name."""
     if isinstance(ref, Quantized | BitsAndBytes | GgmlBlocks):
         return ref.parts()
     return {"values": ref.load()}
 
 
-def _assembled(kind: str, entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRef:
+def put_together(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRef:
+    """The reference that `entry_of` and `parts_of` describe.
+
+    Raises:
+        KeyError, CheckpointError: the parts are not those of such a reference.
+    """
+    kind = entry["kind"]
+    if kind == "plain":
+        return InMemory(parts["values"])
     if kind == "quantized":
         return Quantized(
             parts["codes"],

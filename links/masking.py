@@ -10,10 +10,11 @@ from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Pruned, Scored
 from ..contexts.plan import LinearPlan, Plan
 from ..contexts.scores import Scores
-from ..engine import announce, in_thread
+from ..engine import announce, in_thread, unfinished
 from ..errors import SettingError
 from ..models.linears import all_linears, named
 from ..models.memory import pass_bytes
+from ..models.resuming import Resuming
 from ..models.rewriting import rewrite_blocks
 from ..solvers.masks import Pattern, require_groups_of, require_sparsity
 from ..texts import Windows
@@ -70,6 +71,7 @@ async def mask(
         thinning,
         batch_size=batch_size,
         paired=matched > 0,
+        resuming=Resuming(unfinished(), thinning),
         announce=lambda done, total: announce("pruning blocks", done, total),
     )
     return {

@@ -11,12 +11,13 @@ from pydantic import Field
 
 from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Changed, Standing
-from ..engine import announce, in_thread, link
+from ..engine import announce, in_thread, link, unfinished
 from ..errors import SettingError
 from ..formats.ggml_blocks import kind_of
 from ..models.bitsandbytes import check_nf4_shape, nf4_values
 from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
+from ..models.resuming import Resuming
 from ..models.rewriting import rewrite_blocks
 from ..models.tuning import Tuning
 from ..solvers.gptq import Order
@@ -127,6 +128,7 @@ async def quantize(
             batch_size=batch_size,
             paired=_matching(matching) > 0 or tuning is not None,
             refine=tuning,
+            resuming=Resuming(unfinished(), rounding, *([] if tuning is None else [tuning])),
             announce=lambda done, total: announce("quantising blocks", done, total),
         )
         errors = rounding.errors.values()

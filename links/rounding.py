@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,14 @@ class Rounding:
     matching: float
     errors: dict[str, float] = field(default_factory=dict)
 
+    def facts(self) -> Any:
+        """The errors so far, for a pass that may be stopped."""
+        return self.errors
+
+    def recall(self, facts: Any) -> None:
+        """Take up the errors of a pass that was stopped."""
+        self.errors.update(facts)
+
     def __call__(
         self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
     ) -> Mapping[Linear, Solution]:
@@ -88,6 +97,17 @@ class BlockTuning:
 
     tuning: Tuning
     tuned: list[Tuned] = field(default_factory=list)
+
+    def facts(self) -> Any:
+        """What became of the blocks so far, but for their codes, which the pass keeps."""
+        return [
+            [each.loss_before, each.loss_after, each.iteration, each.changed_share]
+            for each in self.tuned
+        ]
+
+    def recall(self, facts: Any) -> None:
+        """Take up what became of the blocks of a pass that was stopped."""
+        self.tuned.extend(Tuned({}, *each) for each in facts)
 
     def __call__(self, solved: Solved) -> Mapping[Linear, Solution]:
         found = tune_block(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -45,6 +45,14 @@ class Thinning:
     polish: int
     matching: float
     plans: dict[str, LinearPlan] = field(default_factory=dict)
+
+    def facts(self) -> Any:
+        """The plans so far, for a pass that may be stopped."""
+        return {name: asdict(plan) for name, plan in self.plans.items()}
+
+    def recall(self, facts: Any) -> None:
+        """Take up the plans of a pass that was stopped."""
+        self.plans.update({name: LinearPlan(**plan) for name, plan in facts.items()})
 
     def __call__(
         self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram

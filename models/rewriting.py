@@ -21,6 +21,7 @@ from .experts import Fellows
 from .inputs import Group, sum_inputs
 from .linears import Linear, find_linears
 from .replay import Call, capture, replay
+from .resuming import Resuming, Standing
 from .skeleton import Skeleton
 
 Solution = Tensor | Quantized | GgmlBlocks
@@ -66,6 +67,7 @@ def rewrite_blocks(
     batch_size: int,
     paired: bool = False,
     refine: Refine | None = None,
+    resuming: Resuming | None = None,
     announce: Callable[[int, int], None],
 ) -> dict[str, Tensor | TensorRef]:
     """Solve every chosen linear of every block in turn; returns what to `evolve` with.
@@ -78,6 +80,8 @@ def rewrite_blocks(
             costs a third run of every block, and hidden states twice.
         refine: looks at each block as a whole once all of it is solved; returns the solutions
             that are to be exchanged.
+        resuming: keeps how far the pass is, and says where to go on; what ``solve`` and
+            ``refine`` gather must be among its notes.
         announce: told blocks done and their count.
 
     Raises:
@@ -87,10 +91,12 @@ def rewrite_blocks(
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
-    given = list(hidden) if paired else None
-    rewritten: dict[str, Tensor | TensorRef] = {}
+    begin = Standing(0, hidden, list(hidden) if paired else None, {})
+    begin = (resuming and resuming.load(skeleton.device)) or begin
+    hidden, rewritten = list(begin.hidden), dict(begin.rewritten)
+    given = None if begin.given is None else list(begin.given)
     last = len(skeleton.blocks) - 1
-    for index, block in skeleton.each_block():
+    for index, block in skeleton.each_block(begin.index):
         prefix = f"{skeleton.path}.{index}."
         linears = [linear for linear in find_linears(block, prefix) if chosen(linear)]
         calls = [batch.calls[index] for batch in batches]
@@ -108,6 +114,8 @@ def rewrite_blocks(
             with torch.no_grad():
                 hidden_out = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         hidden = hidden_out
+        if resuming is not None and index < last:
+            resuming.save(Standing(index + 1, hidden, given, rewritten))
         announce(index + 1, len(skeleton.blocks))
     return rewritten
 

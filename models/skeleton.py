@@ -70,11 +70,11 @@ class Skeleton:
         finally:
             self._release(index)
 
-    def each_block(self) -> Iterator[tuple[int, nn.Module]]:
-        """Every block in turn, one materialised at a time, the next one read ahead."""
+    def each_block(self, start: int = 0) -> Iterator[tuple[int, nn.Module]]:
+        """Every block from ``start`` on, one materialised at a time, the next one read ahead."""
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-            ahead = reader.submit(self._read, self.block_names(0))
-            for index in range(len(self.blocks)):
+            ahead = reader.submit(self._read, self.block_names(start))
+            for index in range(start, len(self.blocks)):
                 tensors = ahead.result()
                 if index + 1 < len(self.blocks):
                     ahead = reader.submit(self._read, self.block_names(index + 1))

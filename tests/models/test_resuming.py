@@ -1,0 +1,161 @@
+"""A pass over the blocks that is stopped goes on and ends in the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_checkpoint
+from tiny_contexts import calibrated, digests, scored
+from torch import Tensor
+
+from birdbone.checkpoints import InMemory, Quantized
+from birdbone.engine import Progress, run
+from birdbone.errors import LinkError
+from birdbone.journal import RunFolder
+from birdbone.links import prune, quantize
+from birdbone.models import resuming
+from birdbone.models.resuming import Resuming, Standing
+
+PASSES = {
+    "admm": prune(sparsity=0.5),
+    "2:4": prune(pattern="2:4", method="sparsegpt", matching=0),
+    "gptq": quantize(group_size=32),
+    "values": quantize(group_size=32, symmetric=False),
+    "signround": quantize(group_size=32, method="signround", iterations=4, batch_size=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save after every block, however little time it took."""
+    monkeypatch.setattr(resuming, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "_PAUSE_SHARE", 0.0)
+
+
+class StopAfter:
+    """Middleware that ends a link when it has done so many blocks, and counts what it sees."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.seen: list[int] = []
+
+    async def before(self, link: Any, ctx: Any, mwctx: Any) -> None: ...
+
+    def progress(self, link: Any, event: Progress, mwctx: Any) -> None:
+        if not event.label.endswith("ing blocks"):
+            return
+        self.seen.append(event.done)
+        if event.done == self.blocks:
+            raise KeyboardInterrupt
+
+
+async def stopped(link: Any, ctx: Mapping[str, Any], folder: Path, blocks: int) -> list[int]:
+    """Run until so many blocks are done; which were worked on."""
+    from birdbone.engine import Chain
+
+    chain, eyes = Chain(link), StopAfter(blocks)
+    chain.use(eyes)
+    with RunFolder(folder) as store, pytest.raises(KeyboardInterrupt):
+        await chain.run(ctx, store=store)
+    return eyes.seen
+
+
+@pytest.mark.filterwarnings("ignore:quantize stores the values:UserWarning")
+@pytest.mark.parametrize("kind", PASSES)
+async def test_a_stopped_pass_ends_in_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    link, ctx = PASSES[kind], await scored("llama")
+    whole = await run(link, ctx)
+    assert await stopped(link, ctx, tmp_path, 1) == [1]
+    assert await stopped(link, ctx, tmp_path, 2) == [2]
+    with RunFolder(tmp_path) as store:
+        resumed = await run(link, ctx, store=store)
+    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
+    assert resumed["checkpoint"].id == whole["checkpoint"].id
+    assert resumed.get("plan") == whole.get("plan")
+    assert resumed["history"][-1].metrics == whole["history"][-1].metrics
+    assert not list((tmp_path / "unfinished").iterdir())
+
+
+async def test_experts_are_kept_as_they_stand(tmp_path: Path) -> None:
+    link, ctx = prune(sparsity=0.5), await scored("mixtral")
+    whole = await run(link, ctx)
+    await stopped(link, ctx, tmp_path, 2)
+    with RunFolder(tmp_path) as store:
+        resumed = await run(link, ctx, store=store)
+    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
+
+
+async def test_other_settings_do_not_go_on_from_it(tmp_path: Path) -> None:
+    ctx = await scored("llama")
+    await stopped(prune(sparsity=0.5), ctx, tmp_path, 2)
+    assert await stopped(prune(sparsity=0.25), ctx, tmp_path, 2) == [1, 2]
+
+
+async def test_a_pass_that_fails_for_a_reason_leaves_what_it_did(tmp_path: Path) -> None:
+    ctx = calibrated(tiny_checkpoint())
+    bad = dict(ctx["checkpoint"].tensors)
+    name = "model.layers.2.mlp.down_proj.weight"
+    spoiled = ctx["checkpoint"].evolve({name: torch.full_like(bad[name], 1e38)})
+    with RunFolder(tmp_path) as store, pytest.raises(LinkError):
+        await run(quantize(group_size=32), {**ctx, "checkpoint": spoiled}, store=store)
+    assert len(list((tmp_path / "unfinished").iterdir())) == 1
+
+
+class Kept:
+    """A place in memory."""
+
+    def __init__(self) -> None:
+        self.held: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self.saves = 0
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.held
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        self.held, self.saves = (dict(tensors), dict(facts)), self.saves + 1
+
+
+def standing(index: int = 1) -> Standing:
+    codes = torch.ones(2, 4, dtype=torch.int8)
+    quantized = Quantized(codes, torch.ones(2, 1), bits=4, zero_points=torch.zeros(2, 1).char())
+    rewritten = {"a.weight": torch.ones(2), "a.w": quantized, "a": InMemory(torch.zeros(1))}
+    return Standing(index, [torch.ones(1), torch.zeros(1)], None, rewritten)
+
+
+def test_every_kind_of_tensor_comes_back_in_its_order() -> None:
+    place = Kept()
+    Resuming(place).save(standing())
+    found = Resuming(place).load(torch.device("cpu"))
+    assert found is not None
+    assert (found.index, found.given) == (1, None)
+    assert list(found.rewritten) == ["a.weight", "a.w", "a"]
+    for name, value in standing().rewritten.items():
+        assert type(found.rewritten[name]) is type(value)
+    quantized = found.rewritten["a.w"]
+    assert isinstance(quantized, Quantized)
+    assert quantized.digest == standing().rewritten["a.w"].digest  # type: ignore[union-attr]
+
+
+def test_saving_is_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    class Slow(Kept):
+        def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+            super().save(tensors, facts)
+            now[0] += 2.0
+
+    monkeypatch.setattr(resuming, "_PAUSE_SECONDS", 30.0)
+    monkeypatch.setattr(resuming, "_PAUSE_SHARE", 30.0)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    place = Slow()
+    keeper = Resuming(place)
+    saves = []
+    for second in (29.0, 31.0, 60.0, 92.0, 94.0):
+        now[0] = second
+        keeper.save(standing())
+        saves.append(place.saves)
+    assert saves == [0, 1, 1, 1, 2]  # 31 + 2 s, and then 30 times those 2 s must go by
