@@ -19,9 +19,13 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands.bench import bench
+from .commands.diff import diff
 from .commands.export import export
+from .commands.gc import gc
+from .commands.log import log as log_steps
 from .commands.plot import plot
 from .commands.prove import prove
+from .commands.revert import revert
 from .errors import BirdboneError, LinkError, SettingError, did_you_mean
 
 if TYPE_CHECKING:
@@ -285,3 +289,9 @@ def doctor(as_json: _AsJson = False) -> None:
     _write_json([each.as_dict() for each in checks]) if as_json else show(doctor_report(checks))
     if any(check.breaks for check in checks):
         raise typer.Exit(1)
+
+
+app.command("log")(log_steps)
+app.command()(diff)
+app.command()(revert)
+app.command()(gc)

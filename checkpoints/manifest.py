@@ -15,10 +15,10 @@ _VERSION = 1
 
 
 def sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest's file."""
+    """The bytes of a manifest's file; what is in it keeps its order, which saved files show."""
     versioned = {**manifest, "version": _VERSION}
     whole = {"sha256": _checksum(versioned), "manifest": versioned}
-    return json.dumps(whole, indent=1, sort_keys=True).encode()
+    return json.dumps(whole, indent=1).encode()
 
 
 def unsealed(data: bytes) -> Mapping[str, Any]:

@@ -127,10 +127,28 @@ class Journal:
 
     def last(self) -> list[str]:
         """Keys of the links the last run came to, in order; empty where that is not known."""
+        return self._of_last_run("keys")
+
+    def in_progress(self) -> list[str]:
+        """Keys of the links the last run was at when it ended."""
+        return self._of_last_run("open")
+
+    def _of_last_run(self, what: str) -> list[str]:
         try:
-            return [str(key) for key in unsealed((self.path / "last.json").read_bytes())["keys"]]
+            return [str(key) for key in unsealed((self.path / "last.json").read_bytes())[what]]
         except UNREADABLE:
             return []
+
+    def leading_to(self, kept: Kept) -> list[Kept]:
+        """The steps of the run that a step belongs to, up to and with it.
+
+        Those of the last run where it came to the step; else all that were first done before it.
+        """
+        every = {each.key: each for each in self.steps()}
+        last = [every[key] for key in dict.fromkeys(self.last()) if key in every]
+        if kept.key in {each.key for each in last}:
+            return last[: [each.key for each in last].index(kept.key) + 1]
+        return [each for each in every.values() if each.number <= kept.number]
 
     def value(self, kept: Kept, key: str) -> Any:
         """What a step added to the context under a key.

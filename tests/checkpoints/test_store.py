@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,12 @@ def test_round_trip_of_anything(
     assert found.refs.keys() == values.keys()
     assert all(_same(found.tensors[name], value) for name, value in values.items())
     assert found.files == files
+
+
+def test_tensors_and_config_come_back_in_their_order(tmp_path: Path) -> None:
+    refs = {name: InMemory(torch.ones(1)) for name in ("b", "a", "c")}
+    kept = Checkpoint({"z": 1, "a": {"y": 1, "b": 2}}, refs, {"t": b"", "a": b""})
+    found = ObjectStore(tmp_path).load(ObjectStore(tmp_path).save(kept))
+    assert list(found.refs) == ["b", "a", "c"]
+    assert json.dumps(dict(found.config)) == json.dumps(dict(kept.config))
+    assert list(found.files) == ["t", "a"]

@@ -1,0 +1,68 @@
+"""``birdbone revert RUN STEP --out DIR``: the model as it stood after a step, as a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import AsJson, answer
+
+if TYPE_CHECKING:
+    from ..journal import Journal, Kept
+
+_SHARD_BYTES = 5_000_000_000
+
+
+def revert(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    step: Annotated[int, typer.Argument(help="Its number, as birdbone log lists it.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the folder even if birdbone did not make it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the model as it stood after a step; the run folder stays as it is."""
+    from rich.text import Text
+
+    from ..journal.journal import Journal
+    from ..reports.terminal import quiet_libraries, warnings_as_notes
+
+    journal = Journal(run)
+    kept = journal.step(step)
+    with warnings_as_notes(), quiet_libraries():
+        document = _written(journal, kept, out, force)
+    told = f"{document['path']}: the model after step {step} ({kept.step.link}), not measured"
+    answer(document, lambda: Text(told, overflow="fold"), as_json=as_json)
+
+
+def _written(journal: Journal, kept: Kept, out: str, force: bool) -> dict[str, Any]:
+    """Write the folder and its record, and publish both in one step."""
+    from ..models.publishing import PROVENANCE, check_disk, check_target, private_folder, publish
+    from ..models.writing import write_model
+    from ..reports.provenance import provenance
+
+    checkpoint = journal.checkpoint(kept)
+    target = check_target(out, force)
+    check_disk(target, checkpoint.num_bytes)
+    steps = journal.leading_to(kept)
+    held = set(journal.objects.ids())
+    dense = next(each for each in steps if each.step.checkpoint in held)
+    with private_folder(target, "partial") as folder:
+        write_model(checkpoint, folder, max_shard_bytes=_SHARD_BYTES)
+        record = provenance(
+            checkpoint=checkpoint,
+            dense=journal.checkpoint(dense),
+            history=[each.step for each in steps],
+            texts={},
+            figures={},
+            measured_on={},
+            files=[path for path in folder.iterdir() if path.is_file()],
+        )
+        text = json.dumps(record, indent=2) + "\n"
+        (folder / PROVENANCE).write_text(text, encoding="utf-8")
+        publish(folder, target)
+    return {"path": str(target), "step": kept.number, "checkpoint": checkpoint.id}

@@ -1,0 +1,134 @@
+"""What a run folder takes on the disk, and letting go of what nothing in it refers to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.manifest import unsealed
+from ..errors import RunFolderError
+from .folder import RunFolder
+from .journal import UNREADABLE, Journal
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was, or would be, let go.
+
+    Attributes:
+        steps: numbers of the outcomes.
+        files: how many files.
+        freed_bytes, kept_bytes: bytes on disk of what goes and of what stays.
+    """
+
+    steps: tuple[int, ...]
+    files: int
+    freed_bytes: int
+    kept_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """In types JSON knows."""
+        return asdict(self)
+
+
+def num_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(_size(path) for path in folder.rglob("*"))
+
+
+def _size(path: Path) -> int:
+    """Zero for a folder, and for a file that went away while we looked."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
+def collect(folder: RunFolder, *, superseded: bool = False, dry: bool = False) -> Collected:
+    """Let go of objects no step refers to, of what a crash left, and of abandoned work in progress.
+
+    Args:
+        folder: locked, so that nothing is written meanwhile.
+        superseded: let go also of steps that the last run did not come to.
+        dry: only say what would go.
+
+    Raises:
+        RunFolderError: a step is damaged, so that what it refers to cannot be told.
+    """
+    last = set(folder.last())
+    gone = [each for each in folder.steps() if superseded and each.key not in last]
+    going = [folder.outcome_path(each.key) for each in gone]
+    held = set(_referred(folder, {each.key for each in gone}))
+    for kind in ("objects/*/*", "manifests/*", "files/*", "outcomes/*.part", "*.part"):
+        going += [path for path in folder.path.glob(kind) if path not in held]
+    in_progress = folder.in_progress()
+    for place in (folder.path / "unfinished").glob("*"):
+        if place.name not in in_progress:
+            going += [path for path in place.rglob("*") if path.is_file()]
+    found = Collected(
+        steps=tuple(each.number for each in gone),
+        files=len(going),
+        freed_bytes=sum(map(_size, going)),
+        kept_bytes=num_bytes(folder.path) - sum(map(_size, going)),
+    )
+    if not dry:
+        for path in going:  # outcomes first: nothing that stays ever names what is gone
+            path.unlink(missing_ok=True)
+        _sweep(folder.path, in_progress)
+    return found
+
+
+def _sweep(path: Path, in_progress: Iterable[str]) -> None:
+    for place in (path / "unfinished").glob("*"):
+        if place.name not in in_progress:
+            shutil.rmtree(place, ignore_errors=True)
+    for group in (path / "objects").glob("*"):
+        if not any(group.iterdir()):
+            group.rmdir()
+
+
+def _referred(journal: Journal, gone: set[str]) -> Iterator[Path]:
+    """Every file that an outcome which stays refers to."""
+    for kept in journal.steps():
+        if kept.key in gone:
+            continue
+        for tree in _inside([kept.steps, *kept.added.values()]):
+            if "tensor" in tree:
+                yield _object(journal, tree["tensor"]["digest"])
+            elif "checkpoint" in tree:
+                yield from _of_checkpoint(journal, tree["checkpoint"])
+
+
+def _inside(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a tree, itself among them."""
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _inside(part)
+
+
+def _of_checkpoint(journal: Journal, identity: str) -> Iterator[Path]:
+    path = journal.path / "manifests" / f"{identity}.json"
+    yield path
+    try:
+        manifest = unsealed(path.read_bytes())
+        for entry in manifest["tensors"].values():
+            yield _object(journal, entry["digest"])
+        for key in manifest["files"].values():
+            yield journal.path / "files" / key
+    except FileNotFoundError:
+        return  # the step is incomplete already, and the same run makes it again
+    except UNREADABLE as error:
+        raise RunFolderError(
+            f"{path} is damaged ({error}), so what it refers to cannot be told; run the same "
+            f"command again, which makes it anew, and then collect"
+        ) from error
+
+
+def _object(journal: Journal, digest: str) -> Path:
+    return journal.path / "objects" / digest[:2] / f"{digest}.safetensors"
