@@ -38,15 +38,15 @@ class Course:
         """Whether there is a target and the model is at it."""
         return self.target is not None and self.left(weight) <= self.target + _NEAR
 
-    def cut(self, cutter: Cutter, share: float) -> tuple[float, Cut] | None:
-        """The next wave's share and cut: as much as given, or less if that overshoots the target.
+    def cut(self, cutter: Cutter, share: float) -> Cut | None:
+        """The next wave's cut: as much as given, or less if that overshoots the target.
 
         The target is hit exactly by masks, and by units with the first size at or below it. None
         where no smaller size can be had.
         """
         cut = cutter.cut(share)
         if cut is None or self.target is None or self.left(cut.weight) >= self.target:
-            return None if cut is None else (share, cut)
+            return cut
         low, high = 0.0, share
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -55,7 +55,7 @@ class Course:
                 high, cut = middle, tried
             else:
                 low = middle
-        return high, cut
+        return cut
 
     def require_reachable(self, cutter: Cutter, weight: Footprint) -> None:
         """Refuse a target that no wave leads to.

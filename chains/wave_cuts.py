@@ -26,10 +26,12 @@ class Cut:
     Attributes:
         sparsities: a mask's is the absolute share of zeros, that of units the share of those
             there now are.
+        taken: the largest share that a prune takes of what remains.
     """
 
     sparsities: tuple[float, ...]
     weight: Footprint
+    taken: float
 
 
 class Cutter:
@@ -53,7 +55,7 @@ class Cutter:
         """
         if not takes_units(self._prunes[0]["pattern"]):
             zeros = 1 - (1 - self._weight.zero_share) * (1 - share)
-            return Cut((zeros,) * len(self._prunes), self._forecast({}, zeros))
+            return Cut((zeros,) * len(self._prunes), self._forecast({}, zeros), share)
         config: dict[str, Any] = {}
         sparsities = []
         for settings in self._prunes:
@@ -62,7 +64,8 @@ class Cutter:
                 return None
             sparsities.append(found[0])
             config = _merged(config, found[1])
-        return Cut(tuple(sparsities), self._forecast(config, self._weight.zero_share))
+        weight = self._forecast(config, self._weight.zero_share)
+        return Cut(tuple(sparsities), weight, max(sparsities))
 
     def _units(
         self, pattern: UnitPattern, multiple: int | None, share: float

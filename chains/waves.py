@@ -66,22 +66,23 @@ async def waves(
     tried, failures, pace = [best], 0, Pace(step)
     while len(tried) <= max_waves and failures < patience and not course.reached(best.weight):
         announce("waves", len(tried) - 1, max_waves)
-        found = await in_thread(_next_cut, course, best, body, pace.share)
-        if found is None:
+        cut = await in_thread(_next_cut, course, best, body, pace.share)
+        if cut is None:
             break
-        pace = replace(pace, share=found[0])
-        wave = await run_wave(len(tried), best, body, course, found[1], pace, stop_loss)
+        taking = replace(pace, share=cut.taken)
+        wave = await run_wave(len(tried), best, body, course, cut, taking, stop_loss)
         tried.append(wave)
         if wave.kept:
             best, failures = wave, 0
         else:
-            pace, failures = pace.gentler(), failures + 1
+            pace = Pace(min(pace.share, cut.taken), pace.healing).gentler()
+            failures += 1
     ended = _ended(course, best, failures == patience, len(tried) > max_waves)
     _warn(course, best, ended)
     return _result(ctx, best, tried, ended)
 
 
-def _next_cut(course: Course, best: Wave, body: Chain, share: float) -> tuple[float, Cut] | None:
+def _next_cut(course: Course, best: Wave, body: Chain, share: float) -> Cut | None:
     cutter = Cutter(best.context["checkpoint"], best.weight, prunes_of(body))
     return course.cut(cutter, share)
 

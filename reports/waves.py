@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ..contexts.steps import Step
 
 _MISSING = "–"
-_HEAD = ("wave", "took", "healing", "parameters", "bytes", "perplexity", "rise", "time", "")
+_HEAD = ("wave", "took", "healing", "parameters", "bytes", "perplexity", "rise", "time")
 
 
 @dataclass(frozen=True)
@@ -76,33 +78,42 @@ def _row(step: Mapping[str, Any]) -> WaveRow:
     )
 
 
-def waves_table(rows: Sequence[WaveRow]) -> Table:
-    """All waves for a person to read, reverted ones with their reason."""
-    table = Table(title="Waves, judged on held-out text in memory", title_justify="left")
+def waves_table(rows: Sequence[WaveRow]) -> RenderableType:
+    """All waves for a person to read, within 80 columns; below, why some were reverted."""
+    table = Table(
+        title="Waves, judged on held-out text in memory",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for name in _HEAD:
-        table.add_column(name, justify="left" if name in ("", "wave") else "right")
+        table.add_column(name, justify="left" if name == "wave" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in _cells(row)))
-    return table
+    reasons = [f"Wave {row.number} was reverted: {row.reason}" for row in rows if not row.kept]
+    return Group(table, *map(Text, reasons))
 
 
 def waves_markdown(rows: Sequence[WaveRow]) -> str:
-    """The same as Markdown."""
-    lines = [f"| {' | '.join(_HEAD)} |", f"|---|{'---:|' * (len(_HEAD) - 2)}---|"]
-    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in _cells(row))} |" for row in rows]
+    """The same as Markdown, every reason in its row."""
+    head = (*_HEAD, "")
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(_HEAD) - 1)}---|"]
+    for row in rows:
+        reason = row.reason if row.kept else f"reverted: {row.reason}"
+        lines.append(f"| {' | '.join((*_cells(row), reason.replace('|', '/')))} |")
     return "\n".join(lines)
 
 
 def _cells(row: WaveRow) -> tuple[str, ...]:
     return (
-        str(row.number),
+        f"{row.number}" if row.kept else f"{row.number} ×",
         f"{row.share:.1%}" if row.number else _MISSING,
         f"× {row.healing}" if row.number else _MISSING,
         *(f"{row.left[name]:.1%}" if name in row.left else _MISSING for name in _HEAD[3:5]),
-        _with_error(row.perplexity, row.perplexity_error, "{:.3f}"),
+        _MISSING if row.perplexity is None else f"{row.perplexity:.3f}",
         _with_error(row.rise, row.rise_error, "{:.1%}"),
         f"{row.seconds / 60:.2f} min",
-        row.reason if row.kept else f"reverted: {row.reason}",
     )
 
 

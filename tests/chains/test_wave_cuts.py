@@ -32,8 +32,9 @@ def cut(checkpoint: Checkpoint, pattern: str, share: float, multiple: int | None
     ("share", "left"), [(0.05, 56), (0.125, 56), (0.2, 56), (0.25, 48), (0.5, 32), (0.99, 8)]
 )
 def test_a_cut_takes_at_most_its_share_or_else_one_size(share: float, left: int) -> None:
-    [sparsity] = cut(tiny_checkpoint(), "neurons", share).sparsities
-    assert round(64 * (1 - sparsity)) == left
+    found = cut(tiny_checkpoint(), "neurons", share)
+    assert round(64 * (1 - found.sparsities[0])) == left
+    assert found.taken == 1 - left / 64
 
 
 def test_the_multiple_asked_for_is_kept() -> None:
@@ -81,9 +82,8 @@ def test_units_hit_a_target_with_the_first_size_at_or_below_it(measure: Any) -> 
     course = Course(dense, measure, 0.75)
     found = course.cut(cutter(checkpoint, "neurons"), 0.9)
     assert found is not None
-    share, chosen = found
-    above = cut(checkpoint, "neurons", share - 0.13)
-    assert course.left(chosen.weight) <= 0.75 < course.left(above.weight)
+    above = cut(checkpoint, "neurons", found.taken - 0.125)
+    assert course.left(found.weight) <= 0.75 < course.left(above.weight)
 
 
 def test_masks_hit_a_target_exactly() -> None:
@@ -91,7 +91,7 @@ def test_masks_hit_a_target_exactly() -> None:
     course = Course(footprint(checkpoint), "parameters", 0.75)
     found = course.cut(cutter(checkpoint, "unstructured"), 0.9)
     assert found is not None
-    assert course.left(found[1].weight) == pytest.approx(0.75, abs=1e-4)
+    assert course.left(found.weight) == pytest.approx(0.75, abs=1e-4)
 
 
 def test_a_share_that_does_not_overshoot_is_taken_whole() -> None:
@@ -100,7 +100,7 @@ def test_a_share_that_does_not_overshoot_is_taken_whole() -> None:
         course = Course(footprint(checkpoint), "parameters", target)
         found = course.cut(cutter(checkpoint, "unstructured"), 0.1)
         assert found is not None
-        assert found[0] == 0.1
+        assert found.taken == 0.1
 
 
 def test_zeros_that_are_there_count_as_taken() -> None:

@@ -372,6 +372,8 @@ async def test_waves_of_whole_units_leave_a_smaller_model(ctx: dict[str, Any]) -
     widths = [step.metrics["neurons_after"] for step in after["history"] if step.link == "prune"]
     # Of 64, 56 and 48 multiples of 8 are taken, one size down where 15 % is less; then of 4.
     assert widths == [56, 48, 44, 40, 36]
+    shares = [step.settings["share"] for step in records(after)[1:]]
+    assert shares == pytest.approx([1 / 8, 1 / 7, 1 / 12, 1 / 11, 1 / 10])
     left = after["checkpoint"].num_bytes / ctx["dense"].num_bytes
     assert left == pytest.approx(records(after)[-1].metrics["bytes_left"])
     assert 0.75 < left <= 0.8

@@ -61,7 +61,7 @@ def test_waves_have_a_table_of_their_own_and_their_links_no_minutes_twice() -> N
     history = (step("load"), inner, wave, step("waves", 120.0))
     text = read(result_report({**found, "history": history}))
     assert "Waves, judged on held-out text" in text
-    assert "held" in text
+    assert "90.0%" in text
     assert step_rows(history) == [
         ("load", "0.50 min"),
         ("waves", "2.00 min"),
