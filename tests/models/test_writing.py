@@ -23,6 +23,8 @@ from birdbone.checkpoints import BitsAndBytes, GgmlBlocks, InMemory, Quantized, 
 from birdbone.errors import Cancelled, CheckpointError, MissingExtraError
 from birdbone.models import bitsandbytes as bitsandbytes_room
 from birdbone.models.bitsandbytes import int8_values, nf4_values
+from birdbone.models.opening import open_checkpoint
+from birdbone.models.sources import find_model
 from birdbone.models.writing import weight_format, write_model
 from birdbone.solvers.grid import Grid
 
@@ -264,3 +266,24 @@ def test_ggml_blocks_are_written_as_the_values_they_stand_for(tmp_path: Path) ->
     found = open_folder(tmp_path)[name]
     assert found.dtype == torch.bfloat16
     assert torch.equal(found.load().float(), blocks.load())
+
+
+@pytest.mark.parametrize("kind", ["nf4", "nf4.single", "llm.int8"])
+def test_a_bitsandbytes_folder_is_written_before_any_forward(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AVX512-BF16 a forward repacks 4-bit weights in place, and what is saved is garbage."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    def forward(module: Any, *args: Any) -> Any:
+        raise AssertionError("a forward before the folder was saved")
+
+    for layer in (Linear4bit, Linear8bitLt):
+        monkeypatch.setattr(layer, "forward", forward)
+    checkpoint = for_bitsandbytes(tiny_checkpoint(hidden_size=64), kind)
+    folder = written(checkpoint, tmp_path / "light")
+    with pytest.raises(AssertionError, match="a forward before"):
+        plain_logits(folder)
+    again = open_checkpoint(find_model(str(folder)))
+    for name, ref in checkpoint.refs.items():
+        assert torch.equal(again.tensors[name], ref.load().float()), name
