@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from birdbone.errors import NumericsError, SettingError
+from birdbone.models import keeping
 from birdbone.models import training as module
 from birdbone.models.distillation import Lesson, Teacher
 from birdbone.models.skeleton import Skeleton, find_blocks
@@ -151,7 +152,10 @@ def test_narrow_products_learn_as_well_and_are_judged_in_float32() -> None:
 
 
 @pytest.mark.parametrize("done", [1, 3, 4, 8])
-def test_broken_off_it_goes_on_to_the_same_bytes(done: int) -> None:
+def test_broken_off_it_goes_on_to_the_same_bytes(
+    done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_SHARE", math.inf)  # after every step, however slow the machine
     unbroken, model = _model(), _model()
     whole = _train(unbroken)
     place = Place()
