@@ -104,45 +104,36 @@ def _describe_sizes(writer: GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
-def _describe_head_size(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+def _describe_attention(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    """What architectures with heads of any size and a rotary embedding have in common."""
+    _describe_sizes(writer, config)
     size = getattr(config, "head_dim", None)
     if size is not None:
         writer.add_key_length(size)
         writer.add_value_length(size)
+    describe_rope(writer, config)
 
 
 def _describe_llama(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    _describe_sizes(writer, config)
-    _describe_head_size(writer, config)
-    describe_rope(writer, config)
+    _describe_attention(writer, config)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_dimension_count(rotary_size(config))
 
 
-def _describe_qwen(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    _describe_sizes(writer, config)
-    _describe_head_size(writer, config)
-    describe_rope(writer, config)
-
-
 def _describe_gemma2(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    _describe_sizes(writer, config)
-    _describe_head_size(writer, config)
+    _describe_attention(writer, config)
     _describe_sliding(writer, config, period=2)
     if config.attn_logit_softcapping is not None:
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     if config.final_logit_softcapping is not None:
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    describe_rope(writer, config)
 
 
 def _describe_gemma3(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    _describe_sizes(writer, config)
-    _describe_head_size(writer, config)
+    _describe_attention(writer, config)
     _describe_sliding(writer, config, period=6)
     if config.final_logit_softcapping is not None:
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    describe_rope(writer, config)
     writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
 
 
@@ -229,13 +220,13 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
         "qwen2": Architecture(
             MODEL_ARCH.QWEN2,
-            _describe_qwen,
+            _describe_attention,
             {**_SILU, "use_sliding_window": False},
             _nothing_more,
         ),
         "qwen3": Architecture(
             MODEL_ARCH.QWEN3,
-            _describe_qwen,
+            _describe_attention,
             {**_SILU, "use_sliding_window": False},
             _nothing_more,
         ),
