@@ -153,13 +153,23 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
         )
 
 
-def _check_linears(checkpoint: Checkpoint, m: int) -> None:
+def require_floats(checkpoint: Checkpoint) -> None:
+    """Refuse a model that is quantised already.
+
+    Raises:
+        SettingError: it is, naming the layer.
+    """
     for linear in all_linears(checkpoint):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and pruning would store it as floats "
                 f"again; put prune before quantize"
             )
+
+
+def _check_linears(checkpoint: Checkpoint, m: int) -> None:
+    require_floats(checkpoint)
+    for linear in all_linears(checkpoint):
         try:
             require_groups_of(m, linear.shape[1])
         except SettingError as error:

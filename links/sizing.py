@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeGuard, get_args
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from ..checkpoints import Checkpoint
 from ..errors import ModelError, SettingError
-from ..models.linears import all_linears
 from ..models.narrowing import Resizing, resizing, units_of
 from ..models.shortening import require_alike
 from ..models.sizes import Kind
+from .masking import require_floats
 
 UnitPattern = Literal["neurons", "groups", "experts", "layers"]
 
@@ -125,12 +125,7 @@ def check_units(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
     if checkpoint is None:
         return
-    for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
-            raise SettingError(
-                f"layer '{linear.name}' is quantised, and pruning would store it as floats "
-                f"again; put prune before quantize"
-            )
+    require_floats(checkpoint)
     if pattern == "layers":
         layers_left(checkpoint, settings["sparsity"], settings["multiple"])
     else:
