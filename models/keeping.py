@@ -23,14 +23,25 @@ class Unfinished(Protocol):
 
 
 class Keeping:
-    """Work in progress kept in a place, or nowhere; saving takes a twentieth of the time at most.
+    """Work in progress kept in a place, or nowhere; saving takes a share of the time at most.
 
     How often that is depends on the machine, so what is saved must lead to the same bytes wherever
     the work was broken off.
+
+    Args:
+        share: a twentieth where none is given.
+        pause_seconds: at least this long lies between two saves.
     """
 
-    def __init__(self, place: Unfinished | None = None) -> None:
+    def __init__(
+        self,
+        place: Unfinished | None = None,
+        *,
+        share: float | None = None,
+        pause_seconds: float = 0.0,
+    ) -> None:
         self._place = place
+        self._share, self._pause_seconds = _SHARE if share is None else share, pause_seconds
         self._saved_at, self._took = time.monotonic(), 0.0
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -40,7 +51,8 @@ class Keeping:
     def save(self, made: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]) -> None:
         """Keep what ``made`` gives, tensors and facts, if enough was done since the last time."""
         start = time.monotonic()
-        if self._place is None or (start - self._saved_at) * _SHARE < self._took:
+        worked = start - self._saved_at
+        if self._place is None or worked < self._pause_seconds or worked * self._share < self._took:
             return
         self._place.save(*made())
         self._saved_at = time.monotonic()

@@ -8,7 +8,6 @@ more than a thirtieth of its time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,19 +17,10 @@ from torch import Tensor
 
 from ..checkpoints import InMemory, TensorRef
 from ..checkpoints.store import entry_of, parts_of, put_together
+from .keeping import Keeping, Unfinished
 
 _PAUSE_SECONDS = 30.0
-_PAUSE_SHARE = 30.0  # times what the last save took
-
-
-class Place(Protocol):
-    """Where work in progress is kept, as `birdbone.engine.unfinished` gives it."""
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved last."""
-
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep tensors and facts that JSON knows instead of the last."""
+_SHARE = 1 / 30  # of the time that is worked
 
 
 class Notes(Protocol):
@@ -68,13 +58,13 @@ class Resuming:
         notes: whose facts belong to the pass, always in the same order.
     """
 
-    def __init__(self, place: Place, *notes: Notes) -> None:
-        self._place, self._notes = place, notes
-        self._saved, self._took = time.monotonic(), 0.0
+    def __init__(self, place: Unfinished, *notes: Notes) -> None:
+        self._keeping = Keeping(place, share=_SHARE, pause_seconds=_PAUSE_SECONDS)
+        self._notes = notes
 
     def load(self, device: torch.device) -> Standing | None:
         """Where the pass was stopped, on ``device``; None where it is to begin."""
-        found = self._place.load()
+        found = self._keeping.load()
         if found is None:
             return None
         tensors, facts = found
@@ -90,9 +80,9 @@ class Resuming:
 
     def save(self, standing: Standing) -> None:
         """Keep how far the pass is, if the last time is long enough ago."""
-        start = time.monotonic()
-        if start - self._saved < max(_PAUSE_SECONDS, _PAUSE_SHARE * self._took):
-            return
+        self._keeping.save(lambda: self._told(standing))
+
+    def _told(self, standing: Standing) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"hidden.{n}": states for n, states in enumerate(standing.hidden)}
         tensors |= {f"given.{n}": states for n, states in enumerate(standing.given or ())}
         entries = []
@@ -100,16 +90,13 @@ class Resuming:
             ref = InMemory(value) if isinstance(value, Tensor) else value
             entries.append([name, {**entry_of(ref), "bare": isinstance(value, Tensor)}])
             tensors |= {f"rewritten.{name}/{part}": t for part, t in parts_of(ref).items()}
-        facts = {
+        return tensors, {
             "index": standing.index,
             "batches": len(standing.hidden),
             "given": standing.given is not None,
             "rewritten": entries,
             "notes": [notes.facts() for notes in self._notes],
         }
-        self._place.save(tensors, facts)
-        self._saved = time.monotonic()
-        self._took = self._saved - start
 
 
 def _restored(

@@ -33,7 +33,7 @@ PASSES = {
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save after every block, however little time it took."""
     monkeypatch.setattr(resuming, "_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(resuming, "_PAUSE_SHARE", 0.0)
+    monkeypatch.setattr(resuming, "_SHARE", float("inf"))
 
 
 class StopAfter:
@@ -149,7 +149,7 @@ def test_saving_is_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
             now[0] += 2.0
 
     monkeypatch.setattr(resuming, "_PAUSE_SECONDS", 30.0)
-    monkeypatch.setattr(resuming, "_PAUSE_SHARE", 30.0)
+    monkeypatch.setattr(resuming, "_SHARE", 1 / 30)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     place = Slow()
     keeper = Resuming(place)
