@@ -29,7 +29,7 @@ def chain(sparsity: float) -> Chain:
         profile(),
         score(),
         prune(sparsity=sparsity),
-        heal(rank=2, epochs=1, learning_rate=1e-6),
+        heal(method="lora", rank=2, epochs=1, learning_rate=1e-6),
         quantize(group_size=32),
     )
 

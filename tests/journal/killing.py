@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def chain() -> Chain:
         profile(),
         score(),
         prune(sparsity=0.5, batch_size=1),
-        heal(rank=2, epochs=1, batch_size=2),
+        heal(epochs=1),
+        heal(method="lora", rank=2, epochs=1, batch_size=2),
         quantize(group_size=32, batch_size=1),
         validate(),
     )
@@ -122,8 +124,11 @@ def attempt(folder: Path | None, deadly: Deadly | None, seconds: float | None) -
     return json.loads(answer)
 
 
-def moments(kind: str, seed: int) -> Iterator[tuple[Deadly | None, float | None]]:
-    """When each attempt is killed: at an event of its own, or at a time from outside."""
+def moments(kind: str, seed: int, whole: float) -> Iterator[tuple[Deadly | None, float | None]]:
+    """When each attempt is killed: at an event of its own, or from outside.
+
+    From outside it is after a part of the ``whole`` seconds that an unbroken run takes here.
+    """
     chance = random.Random(seed)
     for number in range(1, ATTEMPTS):
         if kind == "boundaries":
@@ -131,13 +136,13 @@ def moments(kind: str, seed: int) -> Iterator[tuple[Deadly | None, float | None]
         elif kind == "events":
             yield Deadly(chance.randint(5, 150), boundary=False), None
         else:
-            yield None, chance.uniform(0.02, 0.6) * (1 + number / 20)
+            yield None, whole * chance.uniform(0.02, 0.12) * (1 + number / 20)
     yield None, None
 
 
-def killed_until_done(kind: str, seed: int, folder: Path) -> dict[str, Any]:
+def killed_until_done(kind: str, seed: int, folder: Path, whole: float) -> dict[str, Any]:
     """Attempts in one folder until one is not killed: how many were, and what it ended in."""
-    for kills, (deadly, seconds) in enumerate(moments(kind, seed)):
+    for kills, (deadly, seconds) in enumerate(moments(kind, seed, whole)):
         found = attempt(folder, deadly, seconds)
         if found is not None:
             return {"kills": kills, "found": found}
@@ -146,11 +151,13 @@ def killed_until_done(kind: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def main(parent: Path, kinds: list[str]) -> dict[str, Any]:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    outcomes = {}
+    start = time.monotonic()
+    outcomes = {"unbroken": attempt(None, None, None)}
+    whole = time.monotonic() - start
     for name in kinds:
         kind, seed = name.split("-")
-        outcomes[name] = killed_until_done(kind, int(seed), parent / name)
-    return {"unbroken": attempt(None, None, None), **outcomes}
+        outcomes[name] = killed_until_done(kind, int(seed), parent / name, whole)
+    return outcomes
 
 
 if __name__ == "__main__":
