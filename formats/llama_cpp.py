@@ -65,7 +65,7 @@ class _Llama:
     """The file, opened by llama.cpp."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        import xllamacpp  # type: ignore[import-untyped]
+        import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = request["file"]

@@ -136,7 +136,7 @@ def moments(kind: str, seed: int, whole: float) -> Iterator[tuple[Deadly | None,
         elif kind == "events":
             yield Deadly(chance.randint(5, 150), boundary=False), None
         else:
-            yield None, whole * chance.uniform(0.02, 0.12) * (1 + number / 20)
+            yield None, whole * chance.uniform(0.02, 0.12) * (1 + number / 4)
     yield None, None
 
 
