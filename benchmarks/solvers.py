@@ -1,15 +1,16 @@
 """Every solver on single layers: output error on inputs it has not seen, and CPU seconds.
 
-python benchmarks/solvers.py [--shapes 576x576 576x1536] [--tokens 8192] [--json FILE]
-python benchmarks/solvers.py --model MODEL --data TEXT --heldout TEXT [--blocks 4 15] [--json FILE]
+python benchmarks/solvers.py [--shapes 576x576 576x1536] [--tokens 8192]
+python benchmarks/solvers.py --model MODEL --data TEXT --heldout TEXT [--blocks 4 15]
 
 Without a model, weights and inputs are drawn: inputs are correlated Gaussians whose channels
 differ in scale by a log-normal factor, as a model's do. With one, each linear of the blocks named
 is solved on 64 windows of 512 tokens of the one text and judged on 32 of the other, both fed by the
-model as it is. Errors are ||X(W - V)'||^2 / ||XW'||^2 on tokens not solved on, and ratios geometric
-means over layers and seeds to the first row of a table; "below" is the share of layers and seeds
-with less error than that row's. Methods take turns on each layer, so that a noisy machine is noisy
-for all.
+model as it is; each of three seeds chooses other windows. Errors are ||X(W - V)'||^2 / ||XW'||^2 on
+tokens not solved on, and ratios geometric means over layers to the first row of a table, with their
+spread over the seeds; "below" is the share of layers and seeds with less error than that row's. A
+column for each shape gives the ratio there and CPU seconds a layer. Methods take turns on each
+layer, so that a noisy machine is noisy for all. The same goes to a JSON file, layer by layer.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,19 +45,21 @@ from birdbone.solvers.masks import Pattern
 from birdbone.solvers.output_error import relative_output_error
 from birdbone.solvers.table import PREPARE, PRUNERS, QUANTIZERS
 
-SEEDS = (0, 1, 2)
 PRUNED = {"50 %": (0.5, "unstructured"), "70 %": (0.7, "unstructured"), "2:4": (None, "2:4")}
 QUANTIZED = {"int4 g64": Grid(4, 64), "int3 g64": Grid(3, 64), "int8 g64": Grid(8, 64)}
 BATCH_SIZE = 4
+LENGTH = 512
+WINDOWS, HELDOUT_WINDOWS = 64, 32
 
 Solve = Callable[[Tensor, Gram], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A weight, the Gram it is solved on and the Gram it is judged on."""
+    """A weight, the Gram it is solved on and the Gram it is judged on, and the seed of both."""
 
     name: str
+    seed: int
     weight: Tensor
     seen: Gram
     unseen: Gram
@@ -106,12 +109,19 @@ def drawn(rows: int, cols: int, tokens: int, seed: int) -> Layer:
     inputs = (torch.randn(2 * tokens, cols, generator=draw) @ mix) * scale
     seen, unseen = inputs[:tokens], inputs[tokens:]
     name = f"{rows}x{cols}"
-    return Layer(name, weight, Gram(seen.T @ seen, tokens), Gram(unseen.T @ unseen, tokens))
+    return Layer(name, seed, weight, Gram(seen.T @ seen, tokens), Gram(unseen.T @ unseen, tokens))
 
 
-def of_model(asked: argparse.Namespace) -> Iterator[Layer]:
+def of_model(asked: argparse.Namespace, seed: int) -> Iterator[Layer]:
     """Every linear of the blocks named, with the Grams of both texts."""
-    text = calibrate(data=asked.data, heldout_data=asked.heldout, windows=64, heldout_windows=32)
+    text = calibrate(
+        data=asked.data,
+        heldout_data=asked.heldout,
+        windows=WINDOWS,
+        heldout_windows=HELDOUT_WINDOWS,
+        length=LENGTH,
+        seed=seed,
+    )
     ctx: Any = asyncio.run(run(Chain(load(model=asked.model, dtype="float32"), text)))
     skeleton = Skeleton(ctx["checkpoint"])
     both = [capture(skeleton, ctx[k].tokens.split(BATCH_SIZE)) for k in ("calibration", "heldout")]
@@ -136,12 +146,23 @@ def of_model(asked: argparse.Namespace) -> Iterator[Layer]:
                     states[place] = [replay(block, hidden, call) for hidden, call in pairs]
         for linear in linears:
             weight = linear.view(skeleton.model.get_parameter(linear.tensor).detach()).clone()
-            yield Layer(linear.name, weight, grams[0][linear], grams[1][linear])
+            yield Layer(linear.name, seed, weight, grams[0][linear], grams[1][linear])
 
 
-def measure(layers: Iterator[Layer]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Run:
+    """One method on one layer."""
+
+    name: str
+    shape: str
+    seed: int
+    error: float
+    cpu_seconds: float
+
+
+def measure(layers: Iterable[Layer]) -> list[dict[str, Any]]:
     """Every method of every table over all layers."""
-    found: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+    found: dict[tuple[str, str], list[Run]] = {}
     for layer in layers:
         for label, methods in solvers().items():
             for name, solve in methods.items():
@@ -149,40 +170,62 @@ def measure(layers: Iterator[Layer]) -> list[dict[str, Any]]:
                 solved = solve(layer.weight, layer.seen)
                 seconds = time.process_time() - start
                 error = relative_output_error(layer.weight, solved, layer.unseen)
-                found.setdefault((label, name), []).append((layer.name, error, seconds))
+                shape = "x".join(str(side) for side in layer.weight.shape)
+                each = Run(layer.name, shape, layer.seed, error, seconds)
+                found.setdefault((label, name), []).append(each)
     bases = {label: found[label, next(iter(methods))] for label, methods in solvers().items()}
     return [summary(label, name, runs, bases[label]) for (label, name), runs in found.items()]
 
 
-def summary(
-    label: str,
-    name: str,
-    runs: list[tuple[str, float, float]],
-    base: list[tuple[str, float, float]],
-) -> dict[str, Any]:
-    ratios = [run[1] / first[1] for run, first in zip(runs, base, strict=True)]
+def summary(label: str, name: str, runs: list[Run], base: list[Run]) -> dict[str, Any]:
+    ratios = [run.error / first.error for run, first in zip(runs, base, strict=True)]
+    pairs = list(zip(runs, ratios, strict=True))
+    by_seed = [
+        geometric_mean([ratio for run, ratio in pairs if run.seed == seed])
+        for seed in sorted({run.seed for run in runs})
+    ]
     return {
         "asked": label,
         "method": name,
-        "error": statistics.fmean(error for _, error, _ in runs),
-        "ratio": math.exp(statistics.fmean(math.log(ratio) for ratio in ratios)),
+        "error": statistics.fmean(run.error for run in runs),
+        "ratio": geometric_mean(ratios),
+        "spread": statistics.stdev(by_seed) if len(by_seed) > 1 else 0.0,
         "worst_ratio": max(ratios),
         "below": sum(ratio < 1 for ratio in ratios) / len(ratios),
-        "cpu_seconds": sum(seconds for *_, seconds in runs),
-        "layers": [
-            {"name": run[0], "ratio": ratio, "cpu_seconds": run[2]}
-            for run, ratio in zip(runs, ratios, strict=True)
-        ],
+        "cpu_seconds": sum(run.cpu_seconds for run in runs),
+        "shapes": {
+            shape: {
+                "ratio": geometric_mean([ratio for run, ratio in pairs if run.shape == shape]),
+                "cpu_seconds": statistics.fmean(
+                    run.cpu_seconds for run in runs if run.shape == shape
+                ),
+            }
+            for shape in sorted({run.shape for run in runs})
+        },
+        "layers": [{**asdict(run), "ratio": ratio} for run, ratio in pairs],
     }
 
 
+def geometric_mean(ratios: list[float]) -> float:
+    return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
+
+
 def show(results: list[dict[str, Any]]) -> None:
-    head = ("asked", "method", "error", "ratio", "worst", "below", "CPU s")
-    print("{:<10}{:<20}{:>9}{:>8}{:>8}{:>8}{:>8}".format(*head))
+    shapes = list(results[0]["shapes"])
+    head = ("asked", "method", "error", "ratio", "spread", "worst", "below", "CPU s")
+    print(
+        "{:<10}{:<20}{:>9}{:>8}{:>8}{:>8}{:>8}{:>8}".format(*head)
+        + "".join(f"{shape:>16}" for shape in shapes)
+    )
     for row in results:
         print(
             f"{row['asked']:<10}{row['method']:<20}{row['error']:>9.5f}{row['ratio']:>8.3f}"
-            f"{row['worst_ratio']:>8.3f}{row['below']:>8.0%}{row['cpu_seconds']:>8.2f}"
+            f"{row['spread']:>8.3f}{row['worst_ratio']:>8.3f}{row['below']:>8.0%}"
+            f"{row['cpu_seconds']:>8.2f}"
+            + "".join(
+                f"{row['shapes'][shape]['ratio']:>8.3f}{row['shapes'][shape]['cpu_seconds']:>8.3f}"
+                for shape in shapes
+            )
         )
 
 
@@ -194,7 +237,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="text to solve on")
     parser.add_argument("--heldout", help="text to judge by")
     parser.add_argument("--blocks", nargs="+", type=int, default=[4, 15])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--json", type=Path, default=Path("solvers.json"), help="where to write")
     return parser.parse_args()
 
 
@@ -202,20 +246,22 @@ def main() -> None:
     asked = arguments()
     if asked.model is None:
         shapes = [[int(side) for side in shape.split("x")] for shape in asked.shapes]
-        layers = (drawn(*shape, asked.tokens, seed) for shape in shapes for seed in SEEDS)
-        what = f"drawn weights {asked.shapes}, {asked.tokens} tokens each, seeds {SEEDS}"
+        layers = (drawn(*shape, asked.tokens, seed) for seed in asked.seeds for shape in shapes)
+        what = f"drawn weights {asked.shapes}, {asked.tokens} tokens each"
     else:
-        layers = of_model(asked)
-        what = f"{asked.model}, blocks {asked.blocks}, solved on {asked.data}, 64 x 512 tokens"
+        layers = (layer for seed in asked.seeds for layer in of_model(asked, seed))
+        what = (
+            f"{asked.model}, blocks {asked.blocks}; solved on {WINDOWS} windows of {LENGTH} tokens "
+            f"of {asked.data}, judged on {HELDOUT_WINDOWS} of {asked.heldout}"
+        )
     results = measure(layers)
     setting = (
-        f"{what}; float32, torch {torch.__version__}, {platform.machine()}, "
+        f"{what}; seeds {asked.seeds}; float32, torch {torch.__version__}, {platform.machine()}, "
         f"{torch.get_num_threads()} threads"
     )
     print(setting)
     show(results)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps({"setting": setting, "results": results}, indent=2))
+    asked.json.write_text(json.dumps({"setting": setting, "results": results}, indent=2))
 
 
 if __name__ == "__main__":

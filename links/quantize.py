@@ -59,11 +59,16 @@ async def quantize(
     """Store block linears as integer codes with one scale per group of input columns.
 
     Embeddings, head, norms and routers stay as they are; so do expert and Conv1D weights where the
-    codes are to be packed, which no plainly loading format does for them. Zeros stay exactly zero
-    where they are at least a hundredth of a matrix, which is then taken to be pruned. Codes with
-    zero points are not packed either: the values they stand for are stored, with a warning. Those
-    on ggml's grids are its blocks, which a GGUF file takes as they are; any other folder is given
-    their values.
+    codes are to be packed, which no plainly loading format does for them. Codes with zero points
+    are not packed either: the values they stand for are stored, with a warning. Those on ggml's
+    grids are its blocks, which a GGUF file takes as they are; any other folder is given their
+    values.
+
+    After prune it is the joint setting: where at least a hundredth of a matrix is zero it is taken
+    to be pruned, its zeros stay exactly zero whatever the method, and gptq rounds the survivors
+    alone, on scales fitted to them, and lets them make up for each other's rounding. Given the
+    mask, that is the joint problem: prune leaves nearly the best values on it, and what rounding
+    adds to the error then adds up with what pruning cost (docs/log.md).
 
     Settings:
         bits: width of a code.
