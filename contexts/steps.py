@@ -18,7 +18,8 @@ class Step:
         link: the link's name.
         settings: every setting it ran with, defaults included.
         cost: wall seconds and peak memory.
-        metrics: what the link measured, by name; plain numbers, words and flags.
+        metrics: what the link measured, by name; plain numbers, words and flags, and lists of
+            numbers for what it measured again and again.
         checkpoint: id of the model as the link left it, None before there is one.
         within: name of the link that ran this one and whose cost holds its cost too; None for a
             link of the chain itself.
@@ -27,7 +28,9 @@ class Step:
     link: str
     settings: Mapping[str, Any]
     cost: Cost
-    metrics: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
+    metrics: Mapping[str, float | int | str | bool | list[float] | None] = field(
+        default_factory=dict
+    )
     checkpoint: str | None = None
     within: str | None = None
 

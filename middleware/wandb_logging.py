@@ -92,8 +92,10 @@ class WandbLogging:
         """Log what the link cost and measured, and the figures of what it saved."""
         record, run = await self._opened(mwctx)
         figures = _measured(link, ctx, result, record.links.close(link))
-        if figures:
-            run.log({f"{name_of(link)}/{key}": value for key, value in figures.items()})
+        _log_curves(run, name_of(link), figures)
+        single = {key: value for key, value in figures.items() if not isinstance(value, list)}
+        if single:
+            run.log({f"{name_of(link)}/{key}": value for key, value in single.items()})
         saved = result.get("saved") if isinstance(result, Mapping) else None
         if saved is not ctx.get("saved") and saved is not record.saved:
             record.saved = saved
@@ -197,12 +199,22 @@ def _free_name(name: str, settings: Mapping[str, Any], known: Mapping[str, Any])
 
 def _measured(
     link: Any, ctx: Mapping[str, Any], result: Any, start: float | None
-) -> dict[str, float | int | str | bool]:
+) -> dict[str, float | int | str | bool | list[float]]:
     step = newest_step(link, ctx, result)
     if step is None:
         return {} if start is None else {"seconds": time.perf_counter() - start}
     metrics = {key: value for key, value in step.metrics.items() if value is not None}
     return {**metrics, "seconds": step.cost.seconds, "peak_bytes": step.cost.peak_bytes}
+
+
+def _log_curves(run: wandb.Run, name: str, figures: Mapping[str, Any]) -> None:
+    """Draw what a link measured again and again, each curve over its own count from 0."""
+    for key, values in figures.items():
+        if isinstance(values, list):
+            curve, place = f"{name}/{key}", f"{name}/{key}/place"
+            run.define_metric(curve, step_metric=place)
+            for at, value in enumerate(values):
+                run.log({place: at, curve: value})
 
 
 def _log_figures(run: wandb.Run, figures: Mapping[str, Mapping[str, float]]) -> None:

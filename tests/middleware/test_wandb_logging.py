@@ -7,7 +7,8 @@ import sys
 import modulink
 import pytest
 
-from birdbone.engine import Chain, run
+from birdbone.contexts.flow import Empty
+from birdbone.engine import Chain, link, run
 from birdbone.errors import LinkError, ResourceError, SettingError
 from birdbone.middleware import GpuMemory, WandbLogging
 
@@ -51,6 +52,21 @@ async def test_a_run_is_written_with_settings_metrics_cost_and_figures(
     written = json.loads(path.read_text())
     assert written["columns"] == ["figure", "dense", "light"]
     assert written["data"] == [["bytes", 4.0, 1.0], ["perplexity", 10.0, None]]
+
+
+async def test_what_was_measured_again_and_again_is_a_curve(make, read_wandb):
+    @link
+    async def train(ctx: Empty) -> Empty:
+        return {"metrics": {"loss": [3.0, 2.0, 1.5], "steps": 3}}
+
+    chain = Chain(train())
+    chain.use(make())
+    await run(chain)
+    (found,) = read_wandb()
+    assert columns(found, "train/loss") == [3.0, 2.0, 1.5]
+    assert columns(found, "train/loss/place") == [0, 1, 2]
+    assert columns(found, "train/steps") == [3]
+    assert "metric" in found.kinds  # drawn over its own count, not over that of the links
 
 
 async def test_no_secret_and_nothing_of_the_machine_is_written(
