@@ -86,18 +86,20 @@ def _shorten(ctx: Scored, wanted: Hollowing) -> Pruned:
         keep,
         lambda done, total: announce("leaving blocks out", done, total),
     )
-    bridging = Bridging(wanted.damping, _BRIDGED)
+    share = _MATCHING if wanted.matching is None else wanted.matching
+    bridging, mending = Bridging(wanted.damping, _BRIDGED), Bridging(wanted.damping, share)
     shorter = keep_layers(
         checkpoint,
         windows,
         kept,
         bridging,
+        mending if share > 0 else None,
         batch_size=wanted.batch_size,
         announce=lambda done, total: announce("bridging gaps", done, total),
     )
     earlier = kept_layers(ctx)
     places = kept if earlier is None else tuple(earlier[place] for place in kept)
-    plans = _renamed(bridging.plans, skeleton.path, kept)
+    plans = _renamed({**bridging.plans, **mending.plans}, skeleton.path, kept)
     plan = Plan("kl", "layers", plans, (len(skeleton.blocks), keep), places)
     return _pruned(checkpoint, shorter, plan)
 

@@ -2,8 +2,9 @@
 
 The last block before a gap has its output linear refitted, so that it also gives what the blocks
 gone would have added: least squares toward the hidden states that entered the next block of the
-model as given. That folds into weights that are there anyway; where a norm or a router follows the
-linear it does not, and the gap is left as it is.
+model as given. Blocks behind a gap are refitted too, to make up for what is still missing. That
+folds into weights that are there anyway; where a norm or a router follows the linear it does not,
+and the gap is left as it is.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def keep_layers(
     windows: Windows,
     kept: Sequence[int],
     bridge: Bridge,
+    mend: Bridge | None,
     *,
     batch_size: int,
     announce: Callable[[int, int], None],
@@ -58,6 +60,7 @@ def keep_layers(
 
     Args:
         bridge: gives the new weight of the output linear before a gap.
+        mend: gives those of the linears behind a gap that none follows; None leaves them.
         announce: told blocks done and their count.
 
     Raises:
@@ -67,7 +70,7 @@ def keep_layers(
     """
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
-    span = _Span(skeleton, batches, plain_output(skeleton), bridge)
+    span = _Span(skeleton, batches, plain_output(skeleton), bridge, mend)
     span.lead(range(kept[0]))
     for index, end in zip(kept, (*kept[1:], len(skeleton.blocks)), strict=True):
         span.cross(index, end)
@@ -82,10 +85,16 @@ class _Span:
     """The model as given and the shorter one, side by side as far as they have been run."""
 
     def __init__(
-        self, skeleton: Skeleton, batches: Sequence[Batch], output: str | None, bridge: Bridge
+        self,
+        skeleton: Skeleton,
+        batches: Sequence[Batch],
+        output: str | None,
+        bridge: Bridge,
+        mend: Bridge | None,
     ) -> None:
         self._skeleton, self._batches = skeleton, batches
-        self._output, self._bridge = output, bridge
+        self._output, self._bridge, self._mend = output, bridge, mend
+        self._done = 0
         self.given = [batch.hidden for batch in batches]
         self.hidden = list(self.given)
         self.bridged: dict[str, Tensor] = {}
@@ -106,18 +115,20 @@ class _Span:
         """Run the shorter model through one block, the other one as far as ``end``."""
         self.lead(range(index, end))
         prefix = f"{self._skeleton.path}.{index}."
+        refit = self._bridge if end > index + 1 else self._mend if index > self._done else None
+        self._done += 1
         with self._skeleton.block(index) as block:
-            if end > index + 1 and self._output is not None:
+            if refit is not None and self._output is not None:
                 name = f"{prefix}{self._output}"
                 (linear,) = (each for each in find_linears(block, prefix) if each.tensor == name)
-                self._refit(index, linear)
+                self._refit(index, linear, refit)
             self.hidden = [
                 replay(block, states, batch.calls[index])
                 for states, batch in zip(self.hidden, self._batches, strict=True)
             ]
         check_finite(self.hidden, prefix.removesuffix("."))
 
-    def _refit(self, index: int, linear: Linear) -> None:
+    def _refit(self, index: int, linear: Linear, refit: Bridge) -> None:
         skeleton = self._skeleton
         parameter = skeleton.model.get_parameter(linear.tensor).detach()
         fed = lacking(
@@ -130,7 +141,7 @@ class _Span:
             self.given,
         )
         stored = skeleton.checkpoint.tensors[linear.tensor].clone()
-        linear.view(stored).copy_(self._bridge(fed))
+        linear.view(stored).copy_(refit(fed))
         skeleton.put(linear.tensor, stored)
         self.bridged[linear.tensor] = stored
 

@@ -175,14 +175,17 @@ async def test_the_block_before_a_gap_is_refitted_to_bridge_it() -> None:
     faint = f"{LAYERS}.1.mlp.down_proj.weight"  # so that it is the second block that goes
     dense = ctx["checkpoint"]
     dense = dense.evolve({faint: dense.tensors[faint] / 4})
-    chain = prune(pattern="layers", sparsity=0.3)
-    after = await run(chain, {**ctx, "checkpoint": dense, "calibration": TEXT})
+    ctx = {**ctx, "checkpoint": dense, "calibration": TEXT}
+    after = await run(prune(pattern="layers", sparsity=0.3, matching=0.0), ctx)
     light, bridged = after["checkpoint"], f"{LAYERS}.0.mlp.down_proj"
     assert after["plan"].kept_layers == (0, 2)
     assert after["plan"].linears.keys() == {bridged}
     as_it_was = light.evolve({f"{bridged}.weight": dense.tensors[f"{bridged}.weight"]})
     wanted = last_states(dense)
     assert error(last_states(light), wanted) < 0.9 * error(last_states(as_it_was), wanted)
+    mended = await run(prune(pattern="layers", sparsity=0.3), ctx)
+    assert mended["plan"].linears.keys() == {bridged, f"{LAYERS}.1.mlp.down_proj"}
+    assert error(last_states(mended["checkpoint"]), wanted) < error(last_states(light), wanted)
 
 
 async def test_the_last_block_left_gives_what_those_after_it_gave() -> None:
