@@ -23,6 +23,7 @@ from .commands.diff import diff
 from .commands.export import export
 from .commands.gc import gc
 from .commands.log import log as log_steps
+from .commands.look_ahead import look_ahead, tell_after, tell_ahead
 from .commands.plot import plot
 from .commands.prove import prove
 from .commands.revert import revert
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .journal import RunFolder
 
 _CHAIN = "One that `birdbone chains` lists; may be left out with --recipe."
+_DRY = "Say what the run would cost and write, from its config and one block; run nothing."
 _FORCE = "Replace the folder even if birdbone did not make it."
 _RUN = "Keep what finished links leave in this folder, and go on from what it holds."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
@@ -108,6 +110,7 @@ def run(
     run_folder: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help=_RUN, show_default=False)
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY)] = False,
     as_json: _AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no timing.")] = False,
     log: Annotated[
@@ -118,9 +121,7 @@ def run(
 ) -> None:
     """Run a chain on a model and show what was won and what it cost."""
     _use_threads(threads)
-    from .reports.stopping import Stopped, run_until_stopped
-    from .reports.table import result_document, result_report
-    from .reports.terminal import quiet_libraries, say, show, warnings_as_notes
+    from .reports.terminal import quiet_libraries, warnings_as_notes
 
     with ExitStack() as stack:
         stack.enter_context(warnings_as_notes())
@@ -129,17 +130,29 @@ def run(
         assembled = _assemble(chain, recipe, model=model, out=out, data=data)
         shortcuts = {"target": target, "stop-loss": stop_loss, "bits": bits}
         assembled = _configured(assembled, assignments or [], shortcuts, force=force)
-        for each in _middleware(quiet=quiet, as_json=as_json, log=log, wandb=wandb):
-            assembled.use(each)
-        try:
+        silent = quiet or as_json or log is not None
+        expected = look_ahead(assembled, run_folder, dry_run=dry_run, quiet=silent)
+        result: dict[str, Any] = {}
+        if not dry_run:
+            for each in _middleware(quiet=quiet, as_json=as_json, log=log, wandb=wandb):
+                assembled.use(each)
             store = None if run_folder is None else stack.enter_context(_opened(run_folder))
-            result = run_until_stopped(
-                assembled, tell=lambda words: say("birdbone", words), store=store
-            )
-        except Stopped as stopped:
-            say("birdbone", str(stopped))
-            raise typer.Exit(128 + stopped.number) from None
-    _write_json(result_document(result)) if as_json else show(result_report(result))
+            result = _run(assembled, store)
+    if dry_run:
+        tell_ahead(expected, as_json=as_json)
+    else:
+        tell_after(expected, result, as_json=as_json)
+
+
+def _run(chain: Chain, store: RunFolder | None) -> dict[str, Any]:
+    from .reports.stopping import Stopped, run_until_stopped
+    from .reports.terminal import say
+
+    try:
+        return run_until_stopped(chain, tell=lambda words: say("birdbone", words), store=store)
+    except Stopped as stopped:
+        say("birdbone", str(stopped))
+        raise typer.Exit(128 + stopped.number) from None
 
 
 def _opened(folder: Path) -> RunFolder:

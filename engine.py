@@ -51,6 +51,7 @@ from modulink import Context
 from torch import Tensor
 
 from .contexts.cost import Meter
+from .contexts.forecast import Forecast
 from .contexts.steps import Step
 from .errors import Cancelled, ChainError, LinkError, SettingError, did_you_mean
 
@@ -59,6 +60,7 @@ R = TypeVar("R")
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 Foresee = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+Foretell = Callable[[Mapping[str, Any], Mapping[str, Any]], Forecast]
 Outside = Callable[[Mapping[str, Any]], Any]
 Stands = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 
@@ -105,6 +107,7 @@ class LinkFactory(Generic[P]):
         self.schema = _schema(self.name, rest, hints)
         self.need_bytes: Callable[[Mapping[str, Any], Mapping[str, Any]], int] | None = None
         self.check: Foresee | None = None
+        self.foretell: Foretell | None = None
         self.outside: Outside | None = None
         self.stands: Stands | None = None
         for key in self.gives - self.needs:
@@ -129,6 +132,15 @@ class LinkFactory(Generic[P]):
         """
         self.check = check
         return check
+
+    def forecast(self, foretell: Foretell) -> Foretell:
+        """Decorator: say what the link would add, in outline, and how much work that is.
+
+        ``foretell(ctx, settings)`` is asked before a run, of a context without values: what it
+        reads there are shapes.
+        """
+        self.foretell = foretell
+        return foretell
 
     def reading(self, outside: Outside) -> Outside:
         """Decorator: name what the link reads beside its context, such as the files of a model.

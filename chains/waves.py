@@ -21,6 +21,7 @@ from .wave import Pace, Wave, first_wave, run_wave
 from .wave_body import Body, prunes_of
 from .wave_course import Course
 from .wave_cuts import Cut, Cutter
+from .wave_forecast import waves_bytes, waves_forecast
 
 
 @link
@@ -153,3 +154,7 @@ def _check_text(heldout: Windows, ctx: Mapping[str, Any]) -> None:
             f"stand in healing text '{healing.text}' too, the first of them window {copied[0]}; "
             f"judge by text that is not trained on"
         )
+
+
+waves.memory(waves_bytes)
+waves.forecast(waves_forecast)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..checkpoints import Checkpoint
 from ..contexts.flow import Loaded, Texts
+from ..contexts.forecast import Forecast
 from ..engine import in_thread, link
 from ..errors import DataError, SettingError
 from ..models.opening import load_tokenizer
@@ -23,8 +24,10 @@ from ..texts import (
     shared_documents,
     split,
 )
+from .effort import outlined_windows
 
 _KEYS = ("calibration", "healing", "heldout")
+_READ_SECONDS = 2.0  # reading, dividing and tokenising a text of some megabytes
 _SETTING = {"calibration": "windows", "healing": "healing_windows", "heldout": "heldout_windows"}
 
 
@@ -134,3 +137,14 @@ def _divide(
         "healing": (corpus.name, healing),
         "heldout": (judged, heldout),
     }
+
+
+@calibrate.forecast
+def _foretell(ctx: Any, settings: Any) -> Forecast:
+    """As many windows as asked for, read or not."""
+    first, adds = 0, {}
+    for key in _KEYS:
+        count = settings[_SETTING[key]]
+        adds[key] = outlined_windows(count, settings["length"], f"{settings['data']}, {key}", first)
+        first += adds[key].num_tokens
+    return Forecast(adds=adds, seconds=_READ_SECONDS)

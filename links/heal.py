@@ -18,6 +18,7 @@ from ..models.block_healing import Target
 from ..models.gain import standings
 from ..models.linears import all_linears
 from ..texts import Windows
+from .heal_forecast import heal_forecast
 from .healers import by_blocks, need_bytes, on_text
 from .healing import Method, Precision, chosen, num_heldout, warn_of_unused
 
@@ -135,3 +136,6 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 @heal.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     return need_bytes(ctx["dense"], ctx["checkpoint"], ctx["healing"], settings)
+
+
+heal.forecast(heal_forecast)

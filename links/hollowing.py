@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checkpoints import Checkpoint
 from ..contexts.flow import Pruned, Scored
+from ..contexts.forecast import Forecast
 from ..contexts.plan import LinearPlan, Plan
 from ..engine import announce, in_thread
 from ..models.expert_choice import choose_experts, keep_experts
@@ -17,10 +18,12 @@ from ..models.hollowing import hollow_blocks
 from ..models.layer_choice import choose_layers
 from ..models.memory import pass_bytes
 from ..models.narrowing import narrowing
+from ..models.outline import outlined
 from ..models.shortening import keep_layers
 from ..models.sizes import Kind
 from ..models.skeleton import Skeleton
 from ..texts import Windows
+from .effort import num_blocks, rewriting
 from .masking import kept_layers
 from .removal import Bridging, Removal
 from .sizing import UnitPattern, layers_left, wanted_size
@@ -170,3 +173,34 @@ def hollow_bytes(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     paired = settings["matching"] != 0
     passed = pass_bytes(checkpoint, windows, settings["batch_size"], grams=True, paired=paired)
     return checkpoint.num_bytes + passed
+
+
+_SOLVES = 3.0  # of one block, in factorisations of its Hessians
+
+
+def hollow_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    """One pass, and a model of the smaller config; choosing layers or experts tries each once."""
+    checkpoint: Checkpoint = ctx["checkpoint"]
+    pattern: UnitPattern = settings["pattern"]
+    blocks = num_blocks(checkpoint)
+    tried = 0.0
+    if pattern == "layers":
+        keep = layers_left(checkpoint, settings["sparsity"], settings["multiple"])
+        config: Mapping[str, Any] = {"num_hidden_layers": keep}
+        tried = (blocks - keep) * blocks**2 / 2
+    else:
+        size = wanted_size(checkpoint, pattern, settings["sparsity"], settings["multiple"])
+        config = size.config
+        tried = size.before * blocks if pattern == "experts" else 0
+    dtype = next(iter(checkpoint.refs.values())).dtype
+    work = rewriting(
+        checkpoint, ctx["calibration"], paired=settings["matching"] != 0, solves=_SOLVES
+    )
+    few = len(_few(ctx["calibration"]))
+    return Forecast(
+        adds={
+            "checkpoint": outlined(checkpoint, dtype, held=True, config=config),
+            "plan": Plan("obs", pattern, {}),
+        },
+        **{**work, "block_passes": work["block_passes"] + tried * few},
+    )

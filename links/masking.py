@@ -8,21 +8,27 @@ from typing import Any, Literal
 
 from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Pruned, Scored
+from ..contexts.forecast import Forecast
 from ..contexts.plan import LinearPlan, Plan
 from ..contexts.scores import Scores
 from ..engine import announce, in_thread, unfinished
 from ..errors import SettingError
 from ..models.linears import all_linears, named
 from ..models.memory import pass_bytes
+from ..models.outline import exchanged
 from ..models.resuming import Resuming
 from ..models.rewriting import rewrite_blocks
 from ..solvers.masks import Pattern, require_groups_of, require_sparsity
 from ..texts import Windows
 from .allocation import Allocate, by_load, uniform
+from .effort import remade, rewriting
 from .thinning import Method, Thinning
 
 # Measured best of 0 and 0.5 on whole models; sparsegpt is left as published.
 _MATCHING = 0.5
+
+# What a solver takes of a block, in factorisations of its Hessians.
+_SOLVES = {"admm": 6.0, "alps": 45.0, "sparsegpt": 4.0}
 
 
 async def mask(
@@ -184,3 +190,15 @@ def mask_bytes(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     kept = thinned * checkpoint.num_bytes // checkpoint.num_parameters
     paired = _matching(settings["method"], settings["matching"]) > 0
     return kept + pass_bytes(checkpoint, windows, settings["batch_size"], grams=True, paired=paired)
+
+
+def mask_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    """One pass, its solver's work in factorisations, and every linear new."""
+    checkpoint: Checkpoint = ctx["checkpoint"]
+    paired = _matching(settings["method"], settings["matching"]) > 0
+    solves = _SOLVES.get(settings["method"], 0.5)
+    light = exchanged(checkpoint, remade(checkpoint, all_linears(checkpoint)))
+    return Forecast(
+        adds={"checkpoint": light, "plan": Plan(settings["method"], settings["pattern"], {})},
+        **rewriting(checkpoint, ctx["calibration"], paired=paired, solves=solves),
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -11,15 +11,18 @@ from torch import Tensor
 
 from ..checkpoints import Checkpoint
 from ..contexts.flow import Calibrated, Profiling
+from ..contexts.forecast import Forecast
 from ..contexts.profile import BlockProfile, LinearProfile, Profile
 from ..engine import announce, in_thread, link
 from ..models.experts import no_tokens
 from ..models.inputs import Group, SquareSum, sum_inputs
-from ..models.linears import Linear, expert_kind, find_linears
+from ..models.linears import Linear, all_linears, expert_kind, find_linears
+from ..models.memory import pass_bytes
 from ..models.replay import capture
 from ..models.skeleton import Skeleton
 from ..solvers.gram import GramAccumulator
 from ..texts import Windows
+from .effort import num_blocks
 
 _OUTLIER = 6.0  # root mean square over the layer's median; LLM.int8 (2208.07339) uses 6 too
 
@@ -131,3 +134,31 @@ def _influence(entered: Sequence[Tensor], left: Sequence[Tensor]) -> float:
         for a, b in zip(entered, left, strict=True)
     ]
     return 1.0 - float(torch.cat(cosines).mean())
+
+
+@profile.memory
+def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    full = settings["moments"] == "full"
+    return pass_bytes(ctx["checkpoint"], ctx["calibration"], settings["batch_size"], grams=full)
+
+
+@profile.forecast
+def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    """Every window through every block once."""
+    checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
+    runs, full = num_blocks(checkpoint) * windows.num_windows, settings["moments"] == "full"
+    linears = {
+        each.name: LinearProfile(each.shape, 0, _outline(each, full), 0.0, (), ())
+        for each in all_linears(checkpoint)
+    }
+    return Forecast(
+        adds={"profile": Profile(linears, (), windows.text, windows.num_tokens)},
+        block_passes=runs,
+        gram_passes=runs if full else 0,
+        head_passes=min(settings["batch_size"], windows.num_windows),
+    )
+
+
+def _outline(linear: Linear, full: bool) -> Tensor:
+    width = linear.shape[1]
+    return torch.empty((width, width) if full else (width,), device="meta")

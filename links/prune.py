@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..contexts.flow import Pruned, Scored
+from ..contexts.forecast import Forecast
 from ..engine import link
-from .hollowing import Hollowing, hollow, hollow_bytes
-from .masking import check_mask, mask, mask_bytes
+from .hollowing import Hollowing, hollow, hollow_bytes, hollow_forecast
+from .masking import check_mask, mask, mask_bytes, mask_forecast
 from .sizing import check_units, takes_units
 from .thinning import Method
 
@@ -93,3 +94,9 @@ def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     """The pass, and the weights it changes, which stay in memory until the last block is done."""
     need = hollow_bytes if takes_units(settings["pattern"]) else mask_bytes
     return need(ctx, settings)
+
+
+@prune.forecast
+def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    foretell = hollow_forecast if takes_units(settings["pattern"]) else mask_forecast
+    return foretell(ctx, settings)

@@ -9,20 +9,24 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ..contexts.flow import Changed, Standing
+from ..contexts.forecast import Forecast
 from ..engine import announce, in_thread, link, unfinished
 from ..errors import SettingError
 from ..formats.ggml_blocks import kind_of
 from ..models.bitsandbytes import check_nf4_shape, nf4_values
 from ..models.linears import Linear, all_linears, named
 from ..models.memory import pass_bytes
+from ..models.outline import exchanged
 from ..models.resuming import Resuming
 from ..models.rewriting import rewrite_blocks
 from ..models.tuning import Tuning
 from ..solvers.gptq import Order
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
+from .effort import num_blocks, rewriting
+from .quantized_outline import handed_over, on_grid
 from .rounding import BlockTuning, Rounding, fitting_grid
 from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one
 
@@ -34,6 +38,9 @@ _CALIBRATED = ("gptq", "signround")
 
 # What they make up for of earlier blocks' changes; measured best of 0 and 0.5 on whole models.
 _MATCHING = 0.5
+
+# What gptq takes of a block, in factorisations of its Hessians.
+_SOLVES = 4.0
 
 
 @link
@@ -269,3 +276,37 @@ def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
         return 0
     paired = _matching(settings["matching"]) > 0 or settings["method"] == "signround"
     return pass_bytes(ctx["checkpoint"], windows, settings["batch_size"], grams=True, paired=paired)
+
+
+@quantize.forecast
+def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    """Codes in place of weights; one pass where text is looked at, and for signround its training.
+
+    Each of its iterations takes a forward and two backward of batch_size windows.
+    """
+    checkpoint: Checkpoint = ctx["checkpoint"]
+    method = _resolve(settings["method"], "calibration" in ctx)
+    light = exchanged(checkpoint, _outline(checkpoint, settings, method))
+    if method not in _CALIBRATED:
+        return Forecast(adds={"checkpoint": light}, moved_bytes=8 * checkpoint.num_parameters)
+    tuned = method == "signround"
+    work = rewriting(
+        checkpoint,
+        ctx["calibration"],
+        paired=_matching(settings["matching"]) > 0 or tuned,
+        solves=_SOLVES * (1 + settings["sweeps"]),
+    )
+    if tuned:
+        steps = 3 * settings["iterations"] * settings["batch_size"]
+        work["block_passes"] += num_blocks(checkpoint) * steps
+    return Forecast(adds={"checkpoint": light}, **work)
+
+
+def _outline(
+    checkpoint: Checkpoint, settings: Mapping[str, Any], method: Method
+) -> Mapping[str, TensorRef]:
+    """What would stand in the place of each weight."""
+    if method in ("nf4", "nf4.single", "llm.int8"):
+        return handed_over(checkpoint, method)
+    grid = _grid(*(settings[key] for key in ("bits", "group_size", "symmetric", "signed", "grid")))
+    return on_grid(checkpoint, grid, packable=_packable(settings))

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from ..checkpoints import BitsAndBytes, Checkpoint
 from ..contexts.flow import Savable, Written
+from ..contexts.forecast import Forecast
 from ..contexts.saved import Saved
 from ..engine import announce, in_thread, link
 from ..errors import BirdboneError, GateError, NumericsError, ProofError
@@ -38,11 +39,14 @@ from ..reports.card import model_card
 from ..reports.provenance import provenance, stands, without_paths
 from ..texts import Windows
 from .acceptance import check_accepted, logits_tolerance
+from .effort import num_blocks
 from .forms import Format, check_settings, chosen_form
 from .gguf_files import judge_file, write_file
 
 __all__ = ["check_disk", "check_target", "save"]
 
+_FILES_BYTES = 4 << 20  # tokenizer, card and records
+_PROCESS_BYTES = 512 << 20  # an interpreter with its libraries, and one batch of logits
 _SPARE_BYTES = 64 << 20  # tokenizer, card and what safetensors adds
 
 
@@ -268,3 +272,33 @@ def _texts(ctx: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for name, part in parts.items()
         if part is not None
     }
+
+
+@save.forecast
+def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    """Two folders written, three fresh processes that open them, held-out windows read by both."""
+    light, dense = ctx["checkpoint"], ctx["dense"]
+    models = 2 if settings["compare"] else 1
+    windows: Windows | None = ctx.get("heldout")
+    read = 0 if windows is None else windows.num_windows
+    here = 0 if "verdict" in ctx else read  # scored in memory, where nobody did
+    runs = models * (read + 2) + here
+    beside = dense.num_bytes if settings["compare"] else 0
+    return Forecast(
+        adds={"saved": None},
+        block_passes=num_blocks(light) * runs,
+        head_passes=runs,
+        decoded_tokens=models * 24 * 6,
+        starts=models + 1,
+        moved_bytes=6 * (light.num_bytes + beside),
+        process_bytes=models * 4 * dense.num_parameters + _PROCESS_BYTES,
+        disk_bytes=light.num_bytes + _FILES_BYTES,
+        passing_disk_bytes=beside,
+    )
+
+
+@save.memory
+def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    """A shard before it is written; the fresh processes' memory is theirs."""
+    dense: Checkpoint = ctx["dense"]
+    return min(int(settings["max_shard_gb"] * 1e9), dense.num_bytes)

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from ..checkpoints import Checkpoint
 from ..contexts.flow import Profiled, Scoring
+from ..contexts.forecast import Forecast
 from ..contexts.profile import LinearProfile, Profile
 from ..contexts.scores import LinearScore, Scores
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
-from ..models.linears import Linear, find_linears, named
+from ..models.linears import Linear, all_linears, find_linears, named
 from ..models.skeleton import Skeleton
 from ..models.taylor import taylor_scores
 from ..solvers.factor import factorize
 from ..solvers.gram import Gram
 from ..solvers.saliency import magnitude_saliency, obs_saliency
 from ..texts import Windows
+from .effort import num_blocks
 
 _OUTLIER = 5.0  # times the linear's mean score, as OWL (2310.05175) counts outliers
 
@@ -149,3 +151,27 @@ def _has_moments(ctx: Any, settings: Any) -> None:
         raise SettingError(
             "score(method='sparsegpt') needs whole second moments; use profile(moments='full')"
         )
+
+
+@score.forecast
+def _foretell(ctx: Any, settings: Any) -> Forecast:
+    """Reading every weight; gradients, which take three passes, for taylor."""
+    checkpoint: Checkpoint = ctx["checkpoint"]
+    linears = all_linears(checkpoint)
+    sizes = {each.name: each.shape[0] * each.shape[1] for each in linears}
+    kept = {each.name: torch.empty(each.shape, device="meta") for each in linears}
+    found = Scores(
+        settings["method"],
+        {name: LinearScore(1.0, 0.0, size) for name, size in sizes.items()},
+        (1.0,) * num_blocks(checkpoint),
+        kept if settings["per_weight"] else {},
+    )
+    windows = min(settings["windows"], ctx["calibration"].num_windows)
+    passes = 3 * windows if settings["method"] == "taylor" else 0
+    return Forecast(
+        adds={"scores": found},
+        block_passes=passes * num_blocks(checkpoint),
+        head_passes=passes,
+        solves=num_blocks(checkpoint) if settings["method"] == "sparsegpt" else 0,
+        moved_bytes=8 * checkpoint.num_parameters,
+    )

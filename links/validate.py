@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
 from ..checkpoints import Checkpoint
 from ..contexts.flow import Validatable, Validated
+from ..contexts.forecast import Forecast
 from ..contexts.verdict import Perplexity, Reference, Verdict
 from ..engine import announce, in_thread, link
 from ..errors import GateError
+from ..models.memory import pass_bytes
 from ..models.scoring import compare, last_hidden, perplexity, rise, skeleton_pair
+from ..models.skeleton import compute_dtype, default_device, text_config
 from ..texts import Windows
+from .effort import num_blocks
 
 
 @link
@@ -99,3 +106,54 @@ def _judge(
         windows=windows.digest,
     )
     return verdict, reference
+
+
+# Of one window: logits of both models, their log-probabilities, and what KL makes of them.
+_LOGITS_HELD = 6
+
+
+@validate.memory
+def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    """The greater of a pass and of one window's logits; two models' outsides and states."""
+    light: Checkpoint = ctx["checkpoint"]
+    windows: Windows = ctx["heldout"]
+    config = text_config(light)
+    width = compute_dtype(light, default_device()).itemsize
+    outside = 2 * int(config.vocab_size) * int(config.hidden_size) * width
+    states = 2 * windows.num_tokens * int(config.hidden_size) * width
+    logits = _LOGITS_HELD * windows.length * int(config.vocab_size) * 4
+    passed = pass_bytes(light, windows, settings["batch_size"], grams=False)
+    return max(passed + outside // 2, outside + states + logits)
+
+
+@validate.forecast
+def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    """Both models through their blocks and to logits, the dense one's only where it is new."""
+    light, windows = ctx["checkpoint"], ctx["heldout"]
+    models = 1 if "reference" in ctx else 2
+    runs = windows.num_windows * num_blocks(light)
+    hidden = torch.empty(
+        windows.num_windows, windows.length, text_config(light).hidden_size, device="meta"
+    )
+    unknown = Perplexity(math.nan, math.nan, windows.num_tokens)
+    return Forecast(
+        adds={
+            "reference": Reference("", "", hidden),
+            "verdict": Verdict(
+                dense=unknown,
+                light=unknown,
+                rise=math.nan,
+                rise_error=math.nan,
+                mean_kl=math.nan,
+                agreement=math.nan,
+                text=windows.text,
+                window=windows.length,
+                num_windows=windows.num_windows,
+                dtype="",
+                checkpoint="",
+                windows="",
+            ),
+        },
+        block_passes=models * runs,
+        head_passes=2 * windows.num_windows + 2 * settings["batch_size"],
+    )

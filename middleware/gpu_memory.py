@@ -14,7 +14,7 @@ import torch
 
 from ..contexts.cost import Meter
 from ..errors import ResourceError, SettingError
-from .open_links import Notes, OpenLinks, name_of, of_run, settings_of
+from .open_links import Notes, OpenLinks, name_of, of_run
 from .timing import to_stderr
 
 _KINDS = {
@@ -102,7 +102,7 @@ class GpuMemory:
         estimate = getattr(getattr(link, "factory", None), "need_bytes", None)
         if estimate is None:
             return
-        needed = estimate(ctx, settings_of(link))
+        needed = estimate(ctx, link.settings)
         free, where = _free_bytes()
         if needed + self.reserve_bytes > free:
             raise ResourceError(

@@ -367,3 +367,51 @@ def test_what_holds_no_waves_is_refused(tmp_path: Path, content: str | None, mes
     result = birdbone("plot", tmp_path, "--out", tmp_path / "curve.svg")
     assert result.exit_code == 1
     assert message in said(result)
+
+
+def test_a_dry_run_says_what_a_run_would_cost_and_does_nothing(
+    model: Path, tmp_path: Path, words: Path
+) -> None:
+    rules = FAST.replace("- validate", "- quantize: {group_size: 16}") + "  - save\n"
+    args = ("run", "--recipe", recipe(tmp_path, rules), "--model", model, "--data", words)
+    before = sorted(tmp_path.rglob("*"))
+    done = birdbone(*args, "--out", tmp_path / "light", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert f"Will write {tmp_path / 'light'}" in done.stdout.replace("\n", "")
+    assert "quantize" in done.stdout
+    done = birdbone(*args, "--out", tmp_path / "light", "--dry-run", "--json")
+    document = json.loads(done.stdout)
+    links = ["load", "calibrate", "quantize", "save"]
+    assert [each["link"] for each in document["links"]] == links
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_what_cannot_work(model: Path, tmp_path: Path, words: Path) -> None:
+    rules = FAST.replace("length: 16", "length: 512")
+    args = ("run", "--recipe", recipe(tmp_path, rules), "--model", model, "--data", words)
+    done = birdbone(*args, "--dry-run")
+    assert done.exit_code == 1
+    assert "the model has 64 positions" in said(done)
+
+
+def test_a_run_ends_with_its_estimates_beside_what_happened(
+    model: Path, tmp_path: Path, words: Path
+) -> None:
+    args = ("run", "--recipe", recipe(tmp_path, FAST), "--model", model, "--data", words)
+    done = birdbone(*args)
+    assert done.exit_code == 0, done.stderr
+    assert "birdbone: expected: " in done.stderr
+    assert "Estimates beside what happened:" in done.stdout
+    document = json.loads(birdbone(*args, "--json").stdout)
+    links = ["load", "calibrate", "validate"]
+    assert [each["link"] for each in document["estimates"]] == links
+
+
+def test_a_run_that_goes_on_is_not_looked_at_again(
+    model: Path, tmp_path: Path, words: Path
+) -> None:
+    args = ("run", "--recipe", recipe(tmp_path, FAST), "--model", model, "--data", words)
+    assert "expected: " in birdbone(*args, "--run", tmp_path / "kept").stderr
+    again = birdbone(*args, "--run", tmp_path / "kept")
+    assert again.exit_code == 0, again.stderr
+    assert "expected: " not in again.stderr

@@ -1,0 +1,37 @@
+"""What heal expects to cost: training in block passes, by method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from ..contexts.forecast import Forecast
+from ..models.linears import all_linears
+from ..models.outline import exchanged
+from ..texts import Windows
+from .effort import num_blocks, remade
+from .healing import chosen, num_heldout
+
+
+def heal_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
+    """Per epoch a pass forward and two back; what dense gives; three models judged at the end."""
+    epochs = chosen(settings)["epochs"]
+    light: Checkpoint = ctx["checkpoint"]
+    windows: Windows = ctx["healing"]
+    judged = num_heldout(windows, settings["heldout_share"])
+    trained = windows.num_windows - judged
+    runs = epochs * (3 * trained + judged) + 2 * windows.num_windows
+    whole = settings["method"] != "blocks"  # the other methods run the model to its logits
+    heads = epochs * (3 * trained + judged) + windows.num_windows if whole else 0
+    plain = [
+        each
+        for each in all_linears(light)
+        if not isinstance(light.refs[each.tensor], Quantized | BitsAndBytes | GgmlBlocks)
+    ]
+    return Forecast(
+        adds={"checkpoint": exchanged(light, remade(light, plain))},
+        block_passes=num_blocks(light) * (runs + 3 * judged),
+        head_passes=heads + 3 * judged,
+        moved_bytes=4 * light.num_bytes,
+    )

@@ -1,0 +1,148 @@
+"""A model without its values: what a run can be planned on before anything is loaded.
+
+Shapes and dtypes come from the config alone, as transformers builds it. A tensor asked for is drawn
+at random, which is as good as the real one for timing a block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from torch import Tensor
+from transformers import AutoConfig
+
+from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ..errors import ModelError
+from .refusals import REFUSED, reason
+from .skeleton import empty_model
+from .sources import Source
+
+_SPREAD = 0.02  # of drawn weights: activations stay finite through a block
+
+
+class Outlined(TensorRef):
+    """A tensor nobody has made yet.
+
+    Attributes:
+        held: whether it will lie in memory, rather than on disk until it is asked for.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, *, held: bool) -> None:
+        self.shape, self.dtype, self.held = shape, dtype, held
+
+    def load(self) -> Tensor:
+        if not self.dtype.is_floating_point:
+            return torch.zeros(self.shape, dtype=self.dtype)
+        generator = torch.Generator().manual_seed(0)
+        return (torch.randn(self.shape, generator=generator) * _SPREAD).to(self.dtype)
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(f"outline {self.dtype} {self.shape}".encode()).hexdigest()
+
+
+def outlined_model(source: Source, dtype: torch.dtype | None) -> Checkpoint:
+    """The model at ``source`` in outline.
+
+    Args:
+        dtype: what its floating-point tensors would be stored in; None for what the config says,
+            or float32 where its codes are to be multiplied out.
+
+    Raises:
+        ModelError: its config cannot be read or built.
+    """
+    config = _config(source)
+    multiplied = source.gguf is not None or bool(config.pop("quantization_config", None))
+    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+    chosen = dtype or (torch.float32 if multiplied else stored)
+    # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
+    return outlined(
+        Checkpoint(
+            {**config, "dtype": str(chosen).removeprefix("torch.")}, {}, source=source.label
+        ),
+        chosen,
+        held=multiplied,
+    )
+
+
+def _config(source: Source) -> dict[str, Any]:
+    try:
+        if source.gguf is not None:
+            found = AutoConfig.from_pretrained(source.folder, gguf_file=source.gguf)
+            config = json.loads(found.to_json_string(use_diff=False))
+        else:
+            config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    except (*REFUSED, RecursionError) as error:
+        raise ModelError(f"config of '{source.label}' cannot be read: {reason(error)}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
+    config.pop("auto_map", None)
+    return config
+
+
+def outlined(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    *,
+    held: bool,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """A checkpoint's config, some keys changed, with the tensors a model of it has."""
+    changed = replace(checkpoint, config={**checkpoint.config, **(config or {})}, refs={})
+    model = empty_model(changed)
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    refs = {
+        name: Outlined(
+            tuple(tensor.shape),
+            dtype if tensor.is_floating_point() else tensor.dtype,
+            held=held,
+        )
+        for name, tensor in model.state_dict().items()
+        if name not in tied
+    }
+    return replace(changed, refs=refs)
+
+
+def exchanged(checkpoint: Checkpoint, refs: Mapping[str, TensorRef]) -> Checkpoint:
+    """The checkpoint with some references exchanged; no value is hashed, unlike in `evolve`."""
+    return replace(checkpoint, refs={**checkpoint.refs, **refs})
+
+
+def outlined_codes(ref: TensorRef, bits: int, groups: int, dtype: torch.dtype) -> Quantized:
+    """Codes that would stand for a weight, on the meta device."""
+    codes = torch.empty(ref.shape, dtype=torch.int8, device="meta")
+    scales = torch.empty(ref.shape[0], groups, dtype=dtype, device="meta")
+    return Quantized(codes, scales, bits=bits)
+
+
+def outlined_blocks(shape: tuple[int, int], kind: str, *, transposed: bool) -> GgmlBlocks:
+    """The blocks of a ggml type that would stand for a weight, on the meta device.
+
+    Args:
+        shape: ``[out_features, in_features]``.
+    """
+    values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    blocks = torch.empty(shape[0], shape[1] // values * size, dtype=torch.uint8, device="meta")
+    return GgmlBlocks(blocks, kind=kind, transposed=transposed)
+
+
+def held_bytes(*checkpoints: Checkpoint) -> int:
+    """Bytes in memory of everything several checkpoints hold, what they share counted once."""
+    refs = {id(ref): ref for each in checkpoints for ref in each.refs.values()}
+    return sum(_held(ref) for ref in refs.values())
+
+
+def _held(ref: TensorRef) -> int:
+    if isinstance(ref, Quantized | GgmlBlocks):
+        return sum(part.numel() * part.itemsize for part in ref.parts().values())
+    if isinstance(ref, BitsAndBytes):
+        return ref.num_values * ref.dtype.itemsize + _held(ref.source)
+    in_memory = not isinstance(ref, Outlined) or ref.held
+    return ref.num_bytes if in_memory else 0

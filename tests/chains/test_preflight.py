@@ -1,0 +1,223 @@
+"""A chain is looked at in outline: what it says of itself is what it does, or it is refused."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_checkpoint, tiny_windows
+
+from birdbone.chains import CHAINS, LINKS, configure
+from birdbone.chains import preflight as looking
+from birdbone.chains.preflight import preflight
+from birdbone.checkpoints import Checkpoint, Quantized
+from birdbone.contexts.forecast import Forecast, Speed
+from birdbone.engine import Chain, run
+from birdbone.errors import LinkError, ResourceError
+from birdbone.links import calibrate, heal, load, profile, prune, quantize, save, score, validate
+from birdbone.models.outline import held_bytes
+from birdbone.models.writing import write_model
+
+SPEED = Speed(block=1.0, head=10.0, gram=0.1, solve=5.0, token=2.0, start=3.0, byte=0.5, window=16)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("heavy") / "tiny"
+    folder.mkdir()
+    write_model(tiny_checkpoint(), folder, max_shard_bytes=1 << 30)
+    return str(folder)
+
+
+def texts() -> dict[str, Any]:
+    """What calibrate would leave, for links that are run for real."""
+    return {
+        "calibration": tiny_windows(24),
+        "healing": tiny_windows(4, seed=1),
+        "heldout": tiny_windows(3, seed=2),
+    }
+
+
+def test_every_link_says_what_it_costs() -> None:
+    assert [name for name, each in LINKS.items() if each.foretell is None] == []
+
+
+def shapes(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """What a checkpoint is made of: kind, shape, dtype and bytes of every tensor."""
+    return {
+        name: (isinstance(ref, Quantized), ref.shape, ref.dtype, ref.num_bytes)
+        for name, ref in checkpoint.refs.items()
+    }
+
+
+REAL = {
+    "mask": prune(sparsity=0.5),
+    "neurons": prune(pattern="neurons", sparsity=0.5, multiple=8),
+    "groups": prune(pattern="groups", sparsity=0.5),
+    "layers": prune(pattern="layers", sparsity=0.34),
+    "codes": quantize(group_size=16),
+    "codes with a scale a row": quantize(group_size=None, bits=8, method="rtn"),
+    "values on a grid": quantize(group_size=16, symmetric=False),
+    "blocks of ggml's": quantize(grid="q8_0"),
+    "handed to bitsandbytes": quantize(method="llm.int8"),
+    "healed": heal(epochs=1),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.filterwarnings("ignore:quantize stores the values")
+async def test_the_outline_a_link_leaves_is_of_the_model_it_leaves(name: str) -> None:
+    link, dense = REAL[name], tiny_checkpoint()
+    ctx = {"checkpoint": dense, "dense": dense, **texts()}
+    ctx = await run(Chain(profile(), score()), ctx)
+    told = link.factory.foretell(ctx, link.settings)
+    left = (await run(link, ctx))["checkpoint"]
+    assert shapes(told.adds["checkpoint"]) == shapes(left)
+    assert held_bytes(told.adds["checkpoint"]) == held_bytes(left)
+    assert told.adds["checkpoint"].config == left.config
+    assert told.block_passes >= (0 if "scale a row" in name or "handed" in name else 3)
+
+
+@pytest.mark.parametrize("link", [calibrate(windows=3, length=8), profile(), score(), validate()])
+def test_what_is_told_to_be_added_is_what_the_link_gives(link: Any) -> None:
+    dense = tiny_checkpoint()
+    ctx = {"checkpoint": dense, "dense": dense, **texts()}
+    if link.__name__ == "score":
+        ctx.update(profile().factory.foretell(ctx, profile().settings).adds)
+    told = link.factory.foretell(ctx, link.settings)
+    assert told.adds.keys() >= link.gives - {"checkpoint"}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_predefined_chain_is_seen_to_its_end(name: str, model: str, tmp_path: Path) -> None:
+    chain = CHAINS[name](model=model, out=str(tmp_path / "light"))
+    small = {"calibrate.windows": 8, "calibrate.length": 16, "quantize.group_size": 8}
+    found = preflight(configure(chain, small))
+    assert found.blind_from is None
+    assert [each.link for each in found.links] == [each.__name__ for each in chain.links]
+    assert found.links[-1].writes == str(tmp_path / "light")
+    assert found.links[-1].disk_bytes > tiny_checkpoint().num_bytes / 2
+    assert all(each.seconds >= 0 and each.peak_bytes > 0 for each in found.links)
+    assert found.peak_bytes >= found.links[-1].peak_bytes + found.links[-1].process_bytes
+    assert found.speed.block > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calibrate.length": 512}, r"'calibrate' .*the model has 64 positions"),
+        ({"quantize.group_size": 48}, r"'quantize' .*group_size 48 does not divide width 32"),
+        ({"load.model": "no/such/model"}, r"'load' .*not found"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    changes: dict[str, Any], message: str, model: str, tmp_path: Path
+) -> None:
+    chain = CHAINS["quantize-only"](model=model, out=str(tmp_path / "light"))
+    small = {"calibrate.length": 16, "quantize.group_size": 16}
+    with pytest.raises(LinkError, match=message):
+        preflight(configure(chain, {**small, **changes}))
+
+
+def test_settings_are_checked_on_what_the_links_before_would_leave(model: str) -> None:
+    """Seven neurons would be left of 64, and the codes' groups are of 16."""
+    chain = Chain(
+        load(model=model),
+        calibrate(length=16),
+        profile(),
+        score(),
+        prune(pattern="neurons", sparsity=0.9, multiple=1),
+        quantize(group_size=16),
+    )
+    with pytest.raises(LinkError, match=r"'quantize' .*does not divide width 6"):
+        preflight(chain)
+
+
+def chain_of(model: str, tmp_path: Path) -> Chain:
+    return Chain(
+        load(model=model),
+        calibrate(windows=64, length=64),
+        quantize(group_size=16, batch_size=4),
+        save(path=str(tmp_path / "light")),
+    )
+
+
+def test_what_cannot_fit_is_refused_with_the_setting_that_would(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = chain_of(model, tmp_path)
+    monkeypatch.setattr(looking, "_resident_bytes", lambda: 0)
+    monkeypatch.setattr(looking, "_free_bytes", lambda: 1 << 40)
+    needs = preflight(chain).peak_bytes
+    monkeypatch.setattr(looking, "_free_bytes", lambda: needs - 70_000)
+    with pytest.raises(ResourceError, match=r"link 'save' .* had; with save.compare=False it"):
+        preflight(chain)
+    monkeypatch.setattr(looking, "_free_bytes", lambda: 0)
+    with pytest.raises(ResourceError, match="no setting known here makes it fit"):
+        preflight(chain)
+
+
+def test_fewer_windows_are_advised_where_windows_are_what_does_not_fit(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(load(model=model), calibrate(windows=4096, length=64), quantize(group_size=16))
+    monkeypatch.setattr(looking, "_resident_bytes", lambda: 0)
+    monkeypatch.setattr(looking, "_free_bytes", lambda: 20 << 20)
+    with pytest.raises(ResourceError, match=r"link 'quantize' .* and calibrate.windows=512 it "):
+        preflight(chain)
+
+
+def test_after_a_link_that_says_nothing_there_is_nothing_to_see(model: str, tmp_path: Path) -> None:
+    async def unknown(ctx: Mapping[str, Any]) -> Mapping[str, Any]:
+        return ctx
+
+    found = preflight(Chain(load(model=model), unknown, save(path=str(tmp_path / "light"))))
+    assert [each.link for each in found.links] == ["load"]
+    assert found.blind_from == "unknown"
+
+
+def test_work_becomes_seconds() -> None:
+    told = Forecast(
+        block_passes=1,
+        head_passes=1,
+        gram_passes=1,
+        solves=1,
+        decoded_tokens=1,
+        starts=1,
+        moved_bytes=1,
+        seconds=100,
+    )
+    assert SPEED.seconds(told) == pytest.approx(121.6)
+    twice = told.then(told)
+    assert SPEED.seconds(twice) == pytest.approx(2 * 121.6)
+
+
+def test_one_after_the_other_needs_the_greater_memory_and_leaves_both_on_disk() -> None:
+    first = Forecast(adds={"a": 1}, process_bytes=5, disk_bytes=1, passing_disk_bytes=9)
+    second = Forecast(adds={"b": 2}, process_bytes=7, disk_bytes=2)
+    both = first.then(second)
+    assert (both.process_bytes, both.disk_bytes, both.passing_disk_bytes) == (7, 3, 9)
+    assert both.adds == {"a": 1, "b": 2}
+
+
+def test_what_the_allocator_keeps_counts_from_there_on(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantised model is multiplied out in float32, whatever it is stored in after."""
+    monkeypatch.setattr(looking, "_resident_bytes", lambda: 0)
+    folder = Path(model).parent / "quantised"
+    if not folder.exists():
+        shutil.copytree(model, folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "any"}
+        (folder / "config.json").write_text(json.dumps(config))
+    narrow, wide = (
+        preflight(Chain(load(model=str(folder), dtype=dtype), calibrate(length=16))).links
+        for dtype in ("bfloat16", "float32")
+    )
+    size = 4 * tiny_checkpoint().num_parameters
+    assert [each.peak_bytes for each in narrow] == [size + size // 2] * 2
+    assert [each.peak_bytes for each in wide] == [size] * 2

@@ -1,0 +1,86 @@
+"""A model in outline is the model but for its values."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_configs
+
+from birdbone.checkpoints import BitsAndBytes
+from birdbone.errors import ModelError
+from birdbone.models.block_times import time_block
+from birdbone.models.opening import open_checkpoint
+from birdbone.models.outline import Outlined, exchanged, held_bytes, outlined_codes, outlined_model
+from birdbone.models.sources import Source
+from birdbone.models.writing import write_model
+
+
+@pytest.mark.parametrize("arch", tiny_configs)
+def test_it_has_the_tensors_the_opened_model_has(arch: str, tmp_path: Path) -> None:
+    write_model(tiny_checkpoint(arch), tmp_path, max_shard_bytes=1 << 30)
+    source = Source("tiny", tmp_path)
+    opened = open_checkpoint(source, dtype=torch.bfloat16)
+    outline = outlined_model(source, torch.bfloat16)
+    assert {name: (ref.shape, ref.dtype) for name, ref in outline.refs.items()} == {
+        name: (ref.shape, ref.dtype) for name, ref in opened.refs.items()
+    }
+    assert outline.config == opened.config
+    assert held_bytes(outline) == 0  # weights in safetensors stay on disk
+
+
+def test_what_is_held_is_counted_once() -> None:
+    outline = Outlined((8, 4), torch.float32, held=True)
+    checkpoint = tiny_checkpoint()
+    assert held_bytes(checkpoint, checkpoint) == checkpoint.num_bytes
+    name = next(iter(checkpoint.refs))
+    size = checkpoint.refs[name].num_bytes
+    light = exchanged(checkpoint, {name: outline})
+    assert held_bytes(checkpoint, light) == checkpoint.num_bytes + 128
+    assert held_bytes(light) == checkpoint.num_bytes - size + 128
+
+
+def test_codes_are_held_a_byte_each_and_stored_in_fewer() -> None:
+    codes = outlined_codes(Outlined((8, 64), torch.float32, held=False), 4, 2, torch.float16)
+    checkpoint = tiny_checkpoint()
+    name = next(iter(checkpoint.refs))
+    only = exchanged(checkpoint, {name: codes})
+    rest = checkpoint.num_bytes - checkpoint.refs[name].num_bytes
+    assert held_bytes(only) - rest == 8 * 64 + 8 * 2 * 2
+    assert codes.num_bytes == 8 * 64 // 2 + 8 * 2 * 2
+    handed = BitsAndBytes(
+        Outlined((8, 64), torch.float32, held=True), torch.empty(8, 64, device="meta"), kind="nf4"
+    )
+    assert held_bytes(exchanged(checkpoint, {name: handed})) - rest == 2 * 8 * 64 * 4
+
+
+def test_drawn_values_are_the_same_each_time_and_finite() -> None:
+    outline = Outlined((8, 4), torch.bfloat16, held=False)
+    assert torch.equal(outline.load(), outline.load())
+    assert outline.load().dtype == torch.bfloat16
+    assert Outlined((3,), torch.int64, held=False).load().tolist() == [0, 0, 0]
+    assert outline.digest != Outlined((4, 8), torch.bfloat16, held=False).digest
+
+
+@pytest.mark.parametrize("arch", ["llama_tied", "gpt2", "mixtral", "gemma3"])
+def test_a_block_of_it_can_be_timed(arch: str, tmp_path: Path) -> None:
+    write_model(tiny_checkpoint(arch), tmp_path, max_shard_bytes=1 << 30)
+    times = time_block(outlined_model(Source("tiny", tmp_path), None), 32)
+    assert min(times.block, times.head, times.solve, times.token) > 0
+    assert times.token > times.block / 32
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"model_type": "none"}'])
+def test_a_config_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError):
+        outlined_model(Source("tiny", tmp_path), None)
+
+
+def test_a_quantised_folder_is_multiplied_out_and_held(tmp_path: Path) -> None:
+    write_model(tiny_checkpoint(), tmp_path, max_shard_bytes=1 << 30)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.update({"quantization_config": {"quant_method": "any"}, "dtype": "bfloat16"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    outline = outlined_model(Source("tiny", tmp_path), None)
+    assert held_bytes(outline) == outline.num_bytes == 4 * outline.num_parameters
