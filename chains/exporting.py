@@ -47,7 +47,7 @@ def export_chain(
 
     Args:
         type: one of `TYPES`; None for int4, nf4 or f16, and for what the model has where the format
-            is safetensors, or where it has codes of compressed-tensors and is to keep them.
+            is safetensors, or where it has codes of compressed-tensors that the format holds.
         dtype: of what is not on a grid.
         windows: of held-out text that the result is scored on, as it was in memory; 0 for none.
 
@@ -62,7 +62,8 @@ def export_chain(
             f"format '{format}' has no type '{type}'; it has {', '.join(TYPES[format])}"
         )
     source = find_model(model)
-    kept = format == "compressed-tensors" and type is None and quantized_by(source) == format
+    keeps_codes = format in ("compressed-tensors", "gguf") and type is None
+    kept = keeps_codes and quantized_by(source) == "compressed-tensors"
     chosen = None if kept else type or _USUAL.get(format)
     stored = chosen if format == "safetensors" and chosen is not None else dtype
     loading: dict[str, Any] = {"dtype": stored, "trust_remote_code": trust_remote_code}

@@ -35,7 +35,8 @@ def export(
     """Write a model that is saved already in another format, and prove it as save does.
 
     Codes are chosen to the nearest, without looking at text; birdbone run with quantize() chooses
-    better. Codes of compressed-tensors stay as they are where no --type is given.
+    better. Codes of compressed-tensors stay as they are where no --type is given, in a GGUF file
+    too where one of its types holds them.
     """
     from ..chains.exporting import export_chain
     from ..middleware import GpuMemory, Progress, Timing

@@ -1,4 +1,4 @@
-"""Solved codes as ggml's blocks, to the bit: what a reader computes is what was solved for.
+"""Codes as ggml's blocks, to the bit: what a reader computes is what was solved for.
 
 All functions return uint8 [rows, bytes of a row]. Layouts are ggml's: a block of 32 columns opens
 with a float16 scale; a super-block of 256 with one or two float16 that its smaller scales are
@@ -14,10 +14,15 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from .. import checkpoints
+from ..checkpoints import GgmlBlocks, TensorRef
 from ..errors import SettingError
 from ..solvers.grid import Grid
 from ..solvers.results import Quantized
-from .ggml_types import Kind
+from .ggml_types import Kind, smallest_kind
+
+_COLUMNS = 32  # of a block that is no super-block
+_BY_BITS: Mapping[int, Kind] = MappingProxyType({4: "q4_0", 8: "q8_0"})
 
 
 def kind_of(grid: Grid) -> Kind | None:
@@ -40,12 +45,38 @@ def pack(codes: Quantized) -> Tensor:
     return _PACKERS[kind](codes)
 
 
+def held_kind(ref: TensorRef) -> Kind | None:
+    """The ggml type whose blocks hold a stored weight exactly as it is, if any.
+
+    That is what it has already, or Q4_0 and Q8_0 for codes of 4 and 8 bits without zero points
+    whose groups are made of whole blocks and whose scales float16 holds.
+    """
+    if isinstance(ref, GgmlBlocks):
+        return smallest_kind([ref.kind])
+    if not isinstance(ref, checkpoints.Quantized) or not ref.symmetric:
+        return None
+    fits = ref.group_size % _COLUMNS == 0 and torch.equal(
+        ref.scales, ref.scales.to(torch.float16).to(ref.scales.dtype)
+    )
+    return _BY_BITS.get(ref.bits) if fits else None
+
+
+def held_blocks(ref: TensorRef) -> Tensor:
+    """The blocks of a weight that has a `held_kind`."""
+    if isinstance(ref, GgmlBlocks):
+        return ref.blocks.cpu()
+    kind = held_kind(ref)
+    assert isinstance(ref, checkpoints.Quantized)
+    assert kind is not None
+    scales = ref.scales.repeat_interleave(ref.group_size // _COLUMNS, dim=1)
+    return pack(Quantized(ref.codes, scales, None, Grid.named(kind))).cpu()
+
+
 def _in_blocks(codes: Quantized) -> Tensor:
     """Codes [rows, blocks, 32], counted from the least."""
     rows, groups = codes.scales.shape
-    return (
-        (codes.codes.to(torch.int16) - codes.grid.smallest).to(torch.uint8).view(rows, groups, 32)
-    )
+    counted = (codes.codes.to(torch.int16) - codes.grid.smallest).to(torch.uint8)
+    return counted.view(rows, groups, _COLUMNS)
 
 
 def _halves(values: Tensor) -> Tensor:
@@ -78,7 +109,7 @@ def _q5_0(codes: Quantized) -> Tensor:
 
 def _q8_0(codes: Quantized) -> Tensor:
     rows, groups = codes.scales.shape
-    return _rows(_halves(codes.scales), codes.codes.view(rows, groups, 32).view(torch.uint8))
+    return _rows(_halves(codes.scales), codes.codes.view(rows, groups, _COLUMNS).view(torch.uint8))
 
 
 def _q4_k(codes: Quantized) -> Tensor:

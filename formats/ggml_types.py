@@ -35,7 +35,9 @@ FILE_TYPES: Mapping[Kind, LlamaFileType] = MappingProxyType(
 )
 """What a whole file is called whose linears are of a type."""
 
-_UNBLOCKED: tuple[Kind, ...] = ("f32", "f16", "bf16")
+UNBLOCKED: tuple[Kind, ...] = ("f32", "f16", "bf16")
+"""Types that hold values one by one, so that any code is multiplied out and none chosen anew."""
+
 _STAND_INS: Mapping[Kind, Kind] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0"})
 _UNQUANTIZED = ("position_embd.weight", "rope_freqs.weight")
 
@@ -60,7 +62,7 @@ def chosen_kind(kind: Kind, name: str, shape: tuple[int, ...], *, is_head: bool)
     """
     if len(shape) == 1 or name in _UNQUANTIZED:
         return "f32"
-    if kind in _UNBLOCKED:
+    if kind in UNBLOCKED:
         return kind
     if is_head and kind != "q8_0":
         return fitting_kind("q6_k", shape[-1])

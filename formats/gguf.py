@@ -21,13 +21,15 @@ from gguf import GGUFWriter
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..checkpoints import Checkpoint, GgmlBlocks, InMemory, TensorRef
+from ..checkpoints import Checkpoint, InMemory, Quantized, TensorRef
 from ..errors import ModelError, SettingError
 from ..models.publishing import check_disk
 from ..models.skeleton import empty_model
+from .ggml_blocks import held_blocks, held_kind
 from .ggml_encoding import encode
 from .ggml_types import (
     FILE_TYPES,
+    UNBLOCKED,
     Kind,
     chosen_kind,
     fitting_kind,
@@ -82,8 +84,9 @@ def write_gguf(
 
     Args:
         kind: ggml's type for the linears; which other tensors get it is said in `ggml_types`.
-            None for the smallest type among the weights that lie on ggml's blocks already, or f16
-            where none does. Those are written as they are, whatever the kind.
+            None for the smallest type among the weights that ggml's blocks hold as they are, or f16
+            where none is. Those are written as they are, whatever the kind; but codes of no
+            type of ggml's are values where f32, f16 or bf16 is asked for.
         force: replace a file that birdbone did not write.
         announce: told how many of how many tensors are written; may raise to stop.
 
@@ -94,7 +97,7 @@ def write_gguf(
         CheckpointError: a value that the type does not hold.
     """
     target = check_file(path, force)
-    kind = kind or smallest_kind(_blocks_in(checkpoint)) or "f16"
+    kind = file_kind(checkpoint, kind)
     if kind not in FILE_TYPES:
         raise SettingError(f"kind '{kind}' is not known; take one of {', '.join(FILE_TYPES)}")
     model = empty_model(checkpoint)
@@ -124,6 +127,18 @@ def write_gguf(
     )
 
 
+def file_kind(checkpoint: Checkpoint, kind: Kind | None) -> Kind:
+    """The kind that was asked for, or what `write_gguf` takes where none was."""
+    held = filter(None, map(held_kind, checkpoint.refs.values()))
+    return kind or smallest_kind(held) or "f16"
+
+
+def kept_kind(ref: TensorRef, kind: Kind) -> Kind | None:
+    """The type whose blocks a weight is written as unchanged in a file of ``kind``, if any."""
+    wants_values = kind in UNBLOCKED and isinstance(ref, Quantized)
+    return None if wants_values else held_kind(ref)
+
+
 def tensor_kinds(
     checkpoint: Checkpoint, *, kind: Kind | None = None
 ) -> dict[str, tuple[Kind, bool]]:
@@ -132,7 +147,7 @@ def tensor_kinds(
     Raises:
         ModelError: an architecture that GGUF has not.
     """
-    kind = kind or smallest_kind(_blocks_in(checkpoint)) or "f16"
+    kind = file_kind(checkpoint, kind)
     model = empty_model(checkpoint)
     architecture, _ = architecture_of(model.config)
     entries = _entries(checkpoint, model, architecture, kind)
@@ -191,10 +206,6 @@ class _Entry:
         return found.numpy() if self.is_encoded else encode(self.kind, found, self.name)
 
 
-def _blocks_in(checkpoint: Checkpoint) -> Iterator[str]:
-    return (ref.kind for ref in checkpoint.refs.values() if isinstance(ref, GgmlBlocks))
-
-
 def _entries(
     checkpoint: Checkpoint, model: PreTrainedModel, architecture: Architecture, kind: Kind
 ) -> list[_Entry]:
@@ -211,7 +222,7 @@ def _entries(
             )
         shape = ref.shape[::-1] if architecture.is_transposed(name) else ref.shape
         is_head = gguf_name == ("token_embd.weight" if tied else "output.weight")
-        held = smallest_kind([ref.kind]) if isinstance(ref, GgmlBlocks) else None
+        held = kept_kind(ref, kind)
         found = held or chosen_kind(kind, gguf_name, shape, is_head=is_head)
         source = _Reordered(name, gguf_name, ref, architecture, config, bool(held))
         stands_in = found == fitting_kind(kind, shape[-1]) != kind and not is_head
@@ -254,8 +265,8 @@ class _Reordered:
 
     def _stored(self) -> Tensor:
         """A row for each output: values, or blocks where it is made of them."""
-        if self.as_blocks and isinstance(self.ref, GgmlBlocks):
-            return self.ref.blocks.cpu()
+        if self.as_blocks:
+            return held_blocks(self.ref)
         tensor = self.ref.load()
         return tensor.T if self.architecture.is_transposed(self.name) else tensor
 

@@ -11,10 +11,10 @@ import torch
 from gguf.quants import dequantize
 from torch import Tensor
 
-from ..checkpoints import Checkpoint, GgmlBlocks, TensorRef
+from ..checkpoints import Checkpoint, TensorRef
 from .ggml_encoding import encode
 from .ggml_types import Kind, ggml_type
-from .gguf import tensor_kinds
+from .gguf import file_kind, kept_kind, tensor_kinds
 
 
 class Rounded(TensorRef):
@@ -40,8 +40,9 @@ def stored_values(checkpoint: Checkpoint, *, kind: Kind | None = None) -> Checkp
         ModelError: an architecture that GGUF has not.
     """
     refs: dict[str, TensorRef] = {}
+    chosen = file_kind(checkpoint, kind)
     for name, (found, transposed) in tensor_kinds(checkpoint, kind=kind).items():
         ref = checkpoint.refs[name]
-        held = isinstance(ref, GgmlBlocks)
-        refs[name] = ref if held else Rounded(name, ref, found, transposed=transposed)
+        kept = kept_kind(ref, chosen) is not None
+        refs[name] = ref if kept else Rounded(name, ref, found, transposed=transposed)
     return replace(checkpoint, refs=refs)

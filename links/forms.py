@@ -7,15 +7,15 @@ from typing import Literal
 from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ..errors import SettingError
 from ..formats.contest import require_llama_cpp
-from ..formats.ggml_types import Kind
+from ..formats.ggml_blocks import held_kind
+from ..formats.ggml_types import UNBLOCKED, Kind
+from ..formats.gguf import file_kind
 from ..formats.gguf_architectures import architecture_of
 from ..models.linears import all_linears
 from ..models.skeleton import empty_model
 
 Format = Literal["auto", "safetensors", "compressed-tensors", "bitsandbytes", "gguf"]
 
-# ggml types that multiply any code out without choosing another.
-_EXACT: tuple[Kind, ...] = ("f32", "f16", "bf16")
 _MENDS = {
     "safetensors": "load(dequantize=True) reads a saved model as values",
     "compressed-tensors": "quantize(bits=4) makes codes that it holds",
@@ -38,7 +38,7 @@ def chosen_form(checkpoint: Checkpoint, format: Format, kind: Kind | None) -> Fo
     if format == "auto" or format == made_for:
         return made_for
     if format == "gguf":
-        _check_gguf(made_for, kind)
+        _check_gguf(checkpoint, made_for, kind)
         return format
     raise SettingError(
         f"save(format='{format}') does not hold this model: its weights are "
@@ -76,12 +76,17 @@ def _made_for(
     return "safetensors"
 
 
-def _check_gguf(made_for: Format, kind: Kind | None) -> None:
-    if made_for != "safetensors" and (kind or "f16") not in _EXACT:
-        raise SettingError(
-            f"save(format='gguf', kind='{kind}') would round once more what is rounded already; "
-            f"'{made_for}' holds the weights as they are, and kind {', '.join(_EXACT)} their values"
-        )
+def _check_gguf(checkpoint: Checkpoint, made_for: Format, kind: Kind | None) -> None:
+    if file_kind(checkpoint, kind) in UNBLOCKED:
+        return
+    for name, ref in checkpoint.refs.items():
+        if isinstance(ref, Quantized | BitsAndBytes) and held_kind(ref) is None:
+            given = "" if kind is None else f", kind='{kind}'"
+            raise SettingError(
+                f"save(format='gguf'{given}) would round '{name}' once more, which is rounded "
+                f"already; '{made_for}' holds the weights as they are, and kind "
+                f"{', '.join(UNBLOCKED)} their values"
+            )
 
 
 def _check_linears(checkpoint: Checkpoint, format: Format) -> None:

@@ -10,8 +10,8 @@ from ..checkpoints import Checkpoint
 from ..contexts.flow import Savable
 from ..engine import announce, in_thread
 from ..formats.contest import measure_gguf
-from ..formats.ggml_types import Kind
-from ..formats.gguf import write_gguf
+from ..formats.ggml_types import UNBLOCKED, Kind
+from ..formats.gguf import file_kind, write_gguf
 from ..formats.gguf_values import stored_values
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.skeleton import text_config
@@ -21,7 +21,6 @@ FILE_NAME = "model.gguf"
 
 # Of the mean NLL. llama.cpp rounds activations too, to 8 bits where weights have few.
 _NLL_OFF, _NLL_OFF_PLAIN = 1e-2, 3e-3
-_PLAIN = ("f32", "f16", "bf16")
 
 
 async def write_file(checkpoint: Checkpoint, folder: Path, kind: Kind | None) -> None:
@@ -66,7 +65,7 @@ async def judge_file(
         figures["dense"] = dense.figures["light"]
         environment = {**dense.environment, **environment}
     measured = Measurement(figures, environment)
-    bound = _NLL_OFF_PLAIN if (kind or "f16") in _PLAIN else _NLL_OFF
+    bound = _NLL_OFF_PLAIN if file_kind(checkpoint, kind) in UNBLOCKED else _NLL_OFF
     judged = cast("Savable", {**cast("dict[str, Any]", ctx), "checkpoint": stored})
     await check_accepted(judged, measured, dtype=probe.dtype, tolerance=tolerance or bound)
     return measured

@@ -17,9 +17,10 @@ from tiny_gguf import VARIANTS, checkpoint_with, gguf_checkpoint
 from tiny_tokenizers import byte_level
 from torch import Tensor
 
-from birdbone.checkpoints import Checkpoint, GgmlBlocks, InMemory, TensorRef
+from birdbone.checkpoints import Checkpoint, GgmlBlocks, InMemory, Quantized, TensorRef
 from birdbone.engine import run
 from birdbone.errors import CheckpointError, ModelError, ResourceError, SettingError
+from birdbone.formats.ggml_blocks import held_kind
 from birdbone.formats.gguf import write_gguf
 from birdbone.links import quantize
 from birdbone.models.opening import open_checkpoint
@@ -231,6 +232,50 @@ async def test_solved_codes_are_written_as_they_are(variant: str, tmp_path: Path
         if found.tensor_type.name == "Q4_0" and "embd" not in tensor.name:
             values = dequantize(found.data, found.tensor_type)
             assert np.array_equal(values, tensor.data), tensor.name
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(4, "Q4_0"), (8, "Q8_0")])
+async def test_packed_codes_are_blocks_of_the_same_values(
+    bits: int, kind: str, tmp_path: Path
+) -> None:
+    """Scales in bfloat16, one for two blocks of 32."""
+    given = gguf_checkpoint("llama", hidden_size=64, intermediate_size=128)
+    given = replace(
+        given, refs={n: InMemory(each.to(torch.bfloat16)) for n, each in given.tensors.items()}
+    )
+    chain = quantize(method="rtn", bits=bits, group_size=64)
+    light = (await run(chain, {"checkpoint": given}))["checkpoint"]
+    written = write_gguf(light, tmp_path / "model.gguf")
+    exact = write_gguf(light, tmp_path / "exact.gguf", kind="f32")
+    assert set(exact.kinds) == {"f32"}
+    values = {tensor.name: tensor.data for tensor in GGUFReader(exact.path).tensors}
+    blocks = [each for each in GGUFReader(written.path).tensors if each.tensor_type.name == kind]
+    linears = [each for each in blocks if "embd" not in each.name and each.name != "output.weight"]
+    assert len(linears) == 7 * light.config["num_hidden_layers"]
+    for each in linears:
+        products = torch.from_numpy(dequantize(each.data, each.tensor_type))
+        rounded = products.to(torch.bfloat16).float().numpy()  # as a reader in bfloat16 has them
+        assert np.array_equal(rounded, values[each.name])
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 4), bits=4),
+        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.full((2, 1), 0.1), bits=4),
+        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.full((2, 1), 1e6), bits=8),
+        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1), bits=3),
+        Quantized(
+            torch.ones(2, 64, dtype=torch.int8),
+            torch.ones(2, 1),
+            bits=4,
+            zero_points=torch.ones(2, 1, dtype=torch.int8),
+        ),
+    ],
+    ids=["groups of 16", "a scale of 0.1", "a scale too large", "3 bits", "zero points"],
+)
+def test_codes_no_block_holds_exactly_are_on_no_type(codes: Quantized) -> None:
+    assert held_kind(codes) is None
 
 
 def as_values(checkpoint: Checkpoint) -> dict[str, TensorRef]:
