@@ -29,6 +29,7 @@ from .effort import num_blocks, rewriting
 from .quantized_outline import handed_over, on_grid
 from .rounding import BlockTuning, Rounding, fitting_grid
 from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one
+from .unused import warn_of_unused
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
 GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
@@ -109,12 +110,29 @@ async def quantize(
     """
     checkpoint = ctx["checkpoint"]
     resolved = _resolve(method, "calibration" in ctx)
+    settings = {
+        "bits": bits,
+        "group_size": group_size,
+        "symmetric": symmetric,
+        "signed": signed,
+        "grid": grid,
+        "scales": scales,
+        "order": order,
+        "refit": refit,
+        "sweeps": sweeps,
+        "matching": matching or None,
+        "damping": damping,
+        "iterations": iterations,
+        "seed": seed,
+    }
+    fields = quantize.schema.model_fields
+    given = {name: each for name, each in settings.items() if each != fields[name].default}
+    warn_of_unused(resolved, grid, given)
     if signed is None:
         signed = resolved in _CALIBRATED
     wanted = _grid(bits, group_size, symmetric, signed, grid)
     packable = (symmetric and grid == "int") or resolved in BITSANDBYTES
     _warn_of_left(checkpoint, packable, wanted)
-    _warn_of_unused(resolved, {"matching": matching, "refit": refit, "sweeps": sweeps})
     metrics: dict[str, Any] = {"method": resolved}
     if resolved in _CALIBRATED:
         rounding = Rounding(
@@ -181,17 +199,6 @@ def _resolve(method: Method, calibrated: bool) -> Method:
 
 def _matching(given: float | None) -> float:
     return _MATCHING if given is None else given
-
-
-def _warn_of_unused(method: Method, given: Mapping[str, Any]) -> None:
-    """Say what was set for nothing: a method that looks at no text has no errors to weigh."""
-    unused = ", ".join(f"{name}={value}" for name, value in given.items() if value)
-    if unused and method not in _CALIBRATED:
-        warnings.warn(
-            f"quantize({unused}) is not used: method '{method}' looks at no text; use "
-            f"method='gptq' or 'signround', with calibrate() before it",
-            stacklevel=2,
-        )
 
 
 def _warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid) -> None:

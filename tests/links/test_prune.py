@@ -246,10 +246,10 @@ async def test_scores_must_have_been_kept_for_the_method_that_goes_by_them() -> 
 
 
 @pytest.mark.filterwarnings("ignore:quantize leaves")
-@pytest.mark.parametrize("method", ["rtn", "nf4"])
-async def test_a_quantised_model_is_refused(method: Any) -> None:
+@pytest.mark.parametrize("asked", [{"method": "rtn", "group_size": 16}, {"method": "nf4"}])
+async def test_a_quantised_model_is_refused(asked: Any) -> None:
     wide = calibrated(tiny_checkpoint(hidden_size=64))
-    ctx = {**await scored("llama"), **await run(quantize(method=method, group_size=16), wide)}
+    ctx = {**await scored("llama"), **await run(quantize(**asked), wide)}
     with pytest.raises(LinkError, match=r"q_proj' is quantised.*put prune before quantize"):
         await run(prune(), ctx)
 

@@ -28,6 +28,8 @@ from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 
 WITH_EXPERTS = ("mixtral", "gpt_oss")
 PLAIN = tuple(arch for arch in tiny_configs if arch not in (*WITH_EXPERTS, "gpt2"))
+# What makes a method fit widths that 64 does not divide.
+FITTING: dict[str, Any] = {"rtn": {"group_size": 16}, "gptq": {"group_size": 16}}
 
 
 def codes_of(checkpoint: Checkpoint) -> dict[str, Quantized]:
@@ -77,7 +79,7 @@ async def test_experts_are_left_alone_with_a_warning(arch: str, method: Any) -> 
     nf4_values(torch.ones(32, 64))  # bitsandbytes' import has warnings of its own
     message = r"quantize leaves \d+ tensors as they are, such as '.*experts\..*'"
     with pytest.warns(UserWarning, match=message):
-        light = (await run(quantize(method=method, group_size=16), ctx))["checkpoint"]
+        light = (await run(quantize(method=method, **FITTING.get(method, {})), ctx))["checkpoint"]
     changed = {n for n, ref in light.refs.items() if ref is not ctx["checkpoint"].refs[n]}
     assert changed == {each.tensor for each in all_linears(light) if each.plain}
     assert not any("expert" in name or "router" in name for name in changed)
@@ -143,7 +145,7 @@ async def test_bitsandbytes_methods_hold_the_values_it_will_compute_with(
 async def test_pruned_weights_stay_exactly_zero(method: Any) -> None:
     chain = Chain(profile(), score(), prune(sparsity=0.5))
     thin = await run(chain, calibrated(tiny_checkpoint(hidden_size=64)))
-    light = (await run(quantize(method=method, group_size=16), thin))["checkpoint"]
+    light = (await run(quantize(method=method, **FITTING.get(method, {})), thin))["checkpoint"]
     for linear in all_linears(thin["checkpoint"]):
         pruned = weight_of(thin["checkpoint"], linear) == 0
         values = weight_of(light, linear)
@@ -197,9 +199,9 @@ async def test_a_group_size_that_does_not_divide_is_refused_as_soon_as_there_is_
 @pytest.mark.parametrize("first", ["rtn", "nf4"])
 async def test_quantising_twice_is_refused(first: Any, second: Any) -> None:
     dense = tiny_checkpoint(hidden_size=64)
-    once = await run(quantize(method=first, group_size=16), {"checkpoint": dense})
+    once = await run(quantize(method=first, **FITTING.get(first, {})), {"checkpoint": dense})
     with pytest.raises(LinkError, match=r"q_proj' is quantised already; quantise once"):
-        await run(quantize(method=second, group_size=16), once)
+        await run(quantize(method=second, **FITTING.get(second, {})), once)
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
@@ -357,14 +359,38 @@ async def test_experts_on_a_grid_of_ggml_are_stored_as_values_with_a_warning(met
         assert not torch.equal(weight_of(light, linear), weight_of(ctx["checkpoint"], linear))
 
 
-async def test_what_only_a_calibrated_method_uses_is_said_where_it_is_not() -> None:
+@pytest.mark.parametrize(
+    ("given", "unused"),
+    [
+        ({"method": "rtn", "matching": 0.25}, r"matching=0.25\) is not used by method 'rtn'"),
+        ({"method": "rtn", "refit": True}, r"refit=True\) .* only by 'gptq', 'signround'"),
+        ({"method": "rtn", "sweeps": 2}, r"sweeps=2\) is not used by method 'rtn'"),
+        ({"method": "rtn", "order": "natural"}, r"order='natural'\) is not used by method 'rtn'"),
+        ({"method": "rtn", "damping": 0.1}, r"damping=0.1\) is not used by method 'rtn'"),
+        ({"method": "rtn", "seed": 1}, r"seed=1\) .* 'rtn', only by 'signround'"),
+        ({"method": "gptq", "iterations": 9}, r"iterations=9\) is not used by method 'gptq'"),
+        (
+            {"method": "rtn", "bits": 3, "grid": "q8_0"},
+            r"bits=3\) .* with grid 'q8_0', which fixes",
+        ),
+    ],
+)
+async def test_what_is_set_for_nothing_is_said(given: Any, unused: str) -> None:
+    asked = {"group_size": 16, **given} if "grid" not in given else given
+    with pytest.warns(UserWarning, match=rf"quantize\({unused}"):
+        await run(quantize(**asked), calibrated(tiny_checkpoint()))
+
+
+@pytest.mark.parametrize("given", [{"bits": 8}, {"grid": "q4_0"}, {"scales": "searched"}])
+async def test_what_bitsandbytes_fixes_is_said_where_it_is_set(given: Any) -> None:
+    (name,) = given
+    with pytest.warns(UserWarning, match=rf"{name}=.* is not used by method 'llm.int8'"):
+        await run(quantize(method="llm.int8", **given), {"checkpoint": tiny_checkpoint()})
+
+
+async def test_no_matching_is_nothing_asked_for() -> None:
     ctx = calibrated(tiny_checkpoint())
-    message = (
-        r"quantize\(matching=0.25, refit=True, sweeps=2\) is not used: method 'rtn' looks at no"
-    )
-    with pytest.warns(UserWarning, match=message):
-        await run(quantize(method="rtn", group_size=16, matching=0.25, refit=True, sweeps=2), ctx)
-    await run(quantize(method="rtn", group_size=16, matching=0), ctx)  # nothing is asked for
+    await run(quantize(method="rtn", group_size=16, matching=0), ctx)  # warnings are errors
 
 
 async def test_matching_is_half_where_none_is_given() -> None:
