@@ -2,15 +2,17 @@
 
 python benchmarks/solvers.py [--shapes 576x576 576x1536] [--tokens 8192]
 python benchmarks/solvers.py --model MODEL --data TEXT --heldout TEXT [--blocks 4 15]
+python benchmarks/solvers.py --asked "50 %" --methods sparsegpt admm
 
 Without a model, weights and inputs are drawn: inputs are correlated Gaussians whose channels
 differ in scale by a log-normal factor, as a model's do. With one, each linear of the blocks named
-is solved on 64 windows of 512 tokens of the one text and judged on 32 of the other, both fed by the
-model as it is; each of three seeds chooses other windows. Errors are ||X(W - V)'||^2 / ||XW'||^2 on
-tokens not solved on, and ratios geometric means over layers to the first row of a table, with their
-spread over the seeds; "below" is the share of layers and seeds with less error than that row's. A
-column for each shape gives the ratio there and CPU seconds a layer. Methods take turns on each
-layer, so that a noisy machine is noisy for all. The same goes to a JSON file, layer by layer.
+is solved on windows of 512 tokens of the one text, 64 unless said, and judged on half as many of
+the other, both fed by the model as it is; each of three seeds chooses other windows. Errors are
+||X(W - V)'||^2 / ||XW'||^2 on tokens not solved on, and ratios geometric means over layers to the
+first row of a table, with their spread over the seeds; "below" is the share of layers and seeds
+with less error than that row's. A column for each shape gives the ratio there and CPU seconds a
+layer. Methods take turns on each layer, so that a noisy machine is noisy for all. The same goes to
+a JSON file, layer by layer.
 """
 
 from __future__ import annotations
@@ -49,7 +51,6 @@ PRUNED = {"50 %": (0.5, "unstructured"), "70 %": (0.7, "unstructured"), "2:4": (
 QUANTIZED = {"int4 g64": Grid(4, 64), "int3 g64": Grid(3, 64), "int8 g64": Grid(8, 64)}
 BATCH_SIZE = 4
 LENGTH = 512
-WINDOWS, HELDOUT_WINDOWS = 64, 32
 
 Solve = Callable[[Tensor, Gram], Tensor]
 
@@ -65,8 +66,19 @@ class Layer:
     unseen: Gram
 
 
-def solvers() -> dict[str, dict[str, Solve]]:
+def solvers(asked: argparse.Namespace) -> dict[str, dict[str, Solve]]:
     """Each table of methods by what it is asked for; the first of each is what others beat."""
+    tables = {label: every_solver()[label] for label in asked.asked}
+    if asked.methods is None:
+        return tables
+    return {
+        label: {name: solve for name, solve in methods.items() if name in asked.methods}
+        for label, methods in tables.items()
+    }
+
+
+def every_solver() -> dict[str, dict[str, Solve]]:
+    """All tables, whole."""
     tables: dict[str, dict[str, Solve]] = {}
     for label, (sparsity, pattern) in PRUNED.items():
         wanted = Pattern.parse(pattern)
@@ -117,8 +129,8 @@ def of_model(asked: argparse.Namespace, seed: int) -> Iterator[Layer]:
     text = calibrate(
         data=asked.data,
         heldout_data=asked.heldout,
-        windows=WINDOWS,
-        heldout_windows=HELDOUT_WINDOWS,
+        windows=asked.windows,
+        heldout_windows=max(asked.windows // 2, 1),
         length=LENGTH,
         seed=seed,
     )
@@ -160,11 +172,11 @@ class Run:
     cpu_seconds: float
 
 
-def measure(layers: Iterable[Layer]) -> list[dict[str, Any]]:
+def measure(layers: Iterable[Layer], tables: dict[str, dict[str, Solve]]) -> list[dict[str, Any]]:
     """Every method of every table over all layers."""
     found: dict[tuple[str, str], list[Run]] = {}
     for layer in layers:
-        for label, methods in solvers().items():
+        for label, methods in tables.items():
             for name, solve in methods.items():
                 start = time.process_time()
                 solved = solve(layer.weight, layer.seen)
@@ -173,7 +185,7 @@ def measure(layers: Iterable[Layer]) -> list[dict[str, Any]]:
                 shape = "x".join(str(side) for side in layer.weight.shape)
                 each = Run(layer.name, shape, layer.seed, error, seconds)
                 found.setdefault((label, name), []).append(each)
-    bases = {label: found[label, next(iter(methods))] for label, methods in solvers().items()}
+    bases = {label: found[label, next(iter(methods))] for label, methods in tables.items()}
     return [summary(label, name, runs, bases[label]) for (label, name), runs in found.items()]
 
 
@@ -237,6 +249,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="text to solve on")
     parser.add_argument("--heldout", help="text to judge by")
     parser.add_argument("--blocks", nargs="+", type=int, default=[4, 15])
+    every = every_solver()
+    parser.add_argument("--asked", nargs="+", choices=tuple(every), default=list(every))
+    parser.add_argument("--methods", nargs="+", help="some of a table's; the first is the base")
+    parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--json", type=Path, default=Path("solvers.json"), help="where to write")
     return parser.parse_args()
@@ -251,10 +267,10 @@ def main() -> None:
     else:
         layers = (layer for seed in asked.seeds for layer in of_model(asked, seed))
         what = (
-            f"{asked.model}, blocks {asked.blocks}; solved on {WINDOWS} windows of {LENGTH} tokens "
-            f"of {asked.data}, judged on {HELDOUT_WINDOWS} of {asked.heldout}"
+            f"{asked.model}, blocks {asked.blocks}; solved on {asked.windows} windows of {LENGTH} "
+            f"tokens of {asked.data}, judged on {max(asked.windows // 2, 1)} of {asked.heldout}"
         )
-    results = measure(layers)
+    results = measure(layers, solvers(asked))
     setting = (
         f"{what}; seeds {asked.seeds}; float32, torch {torch.__version__}, {platform.machine()}, "
         f"{torch.get_num_threads()} threads"
