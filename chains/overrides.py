@@ -11,6 +11,7 @@ from typing import Any
 from ..engine import Chain, Link
 from ..errors import SettingError, did_you_mean
 from .library import LINKS
+from .order import check_order
 from .plain_yaml import read_yaml
 from .rebuilding import links_with_settings, rebuilt
 
@@ -70,6 +71,7 @@ def configure(chain: Chain, changes: Mapping[str, Any]) -> Chain:
 
     Raises:
         SettingError: no such link or setting in this chain, or a value is refused.
+        ChainError: what is changed no longer goes with the order of the links.
     """
     wanted = {Address.parse(key): value for key, value in changes.items()}
     names = [each.__name__ for each in links_with_settings(chain)]
@@ -81,7 +83,7 @@ def configure(chain: Chain, changes: Mapping[str, Any]) -> Chain:
         seen[each.__name__] += 1
         return _changes_of(each.__name__, seen[each.__name__], wanted)
 
-    return rebuilt(chain, changes_of)
+    return check_order(rebuilt(chain, changes_of))
 
 
 def _check_present(address: Address, names: list[str], chain: Chain) -> None:

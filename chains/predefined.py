@@ -19,7 +19,7 @@ class ChainMaker(Protocol):
 
 
 def bird_bone(*, model: str, out: str, data: str = "pydoc") -> Chain:
-    """Thin in waves, heal after each, step back where it does not hold; then quantize and check."""
+    """Thin in waves, heal each, step back where it does not hold; then quantize, heal, check."""
     return Chain(
         load(model=model),
         calibrate(data=data),
@@ -27,6 +27,7 @@ def bird_bone(*, model: str, out: str, data: str = "pydoc") -> Chain:
         score(),
         waves(body=Chain(prune(pattern="neurons"), heal(), validate(), name=BODY)),
         quantize(),
+        heal(),
         validate(),
         save(path=out),
         name="bird-bone",

@@ -357,6 +357,33 @@ def test_waves_end_at_the_target_given_and_are_told_and_drawn(
     assert "perplexity, held-out text" in picture.read_text()
 
 
+@pytest.mark.slow
+def test_bird_bone_runs_as_it_reads_and_again_in_the_same_bytes(
+    tmp_path: Path, model: Path, words: Path
+) -> None:
+    out, kept = tmp_path / "out", tmp_path / "run"
+    texts = {"length": 16, "windows": 4, "healing_windows": 4, "heldout_windows": 4}
+    settings = [f"calibrate.{name}={value}" for name, value in texts.items()]
+    settings += ["heal.epochs=1", "heal#2.epochs=2", "quantize.group_size=null"]
+    settings += ["save.compare=false"]
+    args = ["--model", model, "--data", words, "--out", out, "--run", kept, "--quiet", "--json"]
+    args += ["--target", "0.85", "--stop-loss", "9", "--bits", "8"]
+    args += [word for each in settings for word in ("--set", each)]
+    result = birdbone("run", "bird-bone", *args)
+    assert result.exit_code == 0, result.stderr
+    steps = json.loads(result.stdout)["steps"]
+    assert [each["link"] for each in steps if each.get("within") is None] == [
+        *("load", "calibrate", "profile", "score", "waves", "quantize", "heal", "validate", "save")
+    ]
+    healed = [each for each in steps if each["link"] == "heal"]
+    assert [each["settings"]["epochs"] for each in healed] == [1] * (len(healed) - 1) + [2]
+    assert json.loads((out / "config.json").read_text())["quantization_config"]
+    first = {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+    again = birdbone("run", "bird-bone", *args)
+    assert again.exit_code == 0, again.stderr
+    assert {path.name: path.read_bytes() for path in out.glob("*.safetensors")} == first
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(None, "cannot be read"), ("{}", "is no record of a run"), ("[", "is no record of a run")],

@@ -67,7 +67,7 @@ def test_the_body_of_waves_is_reached_and_a_chain_unchanged_there_is_the_same() 
     assert new.settings["step"] == 0.2
     body = new.settings["body"]
     assert [each.settings.get("epochs") for each in body.links] == [None, 5, None]
-    assert [each.settings["batch_size"] for each in (body.links[2], changed.links[6])] == [4, 1]
+    assert [each.settings["batch_size"] for each in (body.links[2], changed.links[7])] == [4, 1]
     assert body.links[0] is old.settings["body"].links[0]
     assert old.settings["body"].links[1].settings["epochs"] != 5
     assert configure(chain, {"save.force": True}).links[4] is old

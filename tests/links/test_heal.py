@@ -6,6 +6,7 @@ import pytest
 import torch
 from interrupting import Stopped
 from tiny import tiny_checkpoint, tiny_model, tiny_windows
+from tiny_folders import quantized
 
 from birdbone.checkpoints import Checkpoint, Quantized, diff
 from birdbone.contexts.plan import Plan
@@ -165,7 +166,25 @@ async def test_the_seed_decides_and_global_random_state_does_not(method: str) ->
 async def test_broken_off_it_goes_on_to_the_same_bytes(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = _context(_pruned(_dense()), _dense())
+    light = _pruned(_dense())
+    await _broken_off(method, _context(light, _dense()), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("whole", ["blocks", "full"])
+async def test_broken_off_on_a_quantised_model_it_goes_on_to_the_same_bytes(
+    whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light = quantized(_dense())
+    healed = await _broken_off(whole, _context(light, _dense()), tmp_path, monkeypatch)
+    changed = diff(light, healed).changed
+    assert changed
+    assert all("norm" in name or "embed" in name for name in changed)
+
+
+async def _broken_off(
+    method: str, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Checkpoint:
+    """The model that a heal leaves which was broken off once, compared with an unbroken one."""
     unbroken = await run(_heal(method), context)
     heard: list[int] = []
 
@@ -185,6 +204,8 @@ async def test_broken_off_it_goes_on_to_the_same_bytes(
     after = heard[heard.index(2) + 1 :]
     # The first block, or the first step, at least was kept: how often more is for time to tell.
     assert min(after) >= (1 if method == "blocks" else 2)
+    healed: Checkpoint = again["checkpoint"]
+    return healed
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

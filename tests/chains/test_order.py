@@ -1,0 +1,57 @@
+"""An order of links that would fail late is refused by name before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from birdbone.chains import bird_bone, build, configure, load_recipe, waves
+from birdbone.chains.order import check_order
+from birdbone.engine import Chain
+from birdbone.errors import ChainError
+from birdbone.links import heal, prune, quantize, validate
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_for_every_heal_are_refused_where_one_follows_quantize(method: str) -> None:
+    chain = bird_bone(model="m", out="o")
+    mend = f"set heal#1.method={method} for those before it"
+    with pytest.raises(ChainError, match=rf"heal\(method='{method}'\) after quantize .*; {mend}"):
+        configure(chain, {"heal.method": method})
+    changed = configure(chain, {"heal#1.method": method})
+    assert changed.links[4].settings["body"].links[1].settings["method"] == method
+    assert changed.links[6].settings["method"] == "blocks"
+    assert configure(chain, {"heal.method": "full"}).links[6].settings["method"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        (lambda: Chain(quantize(), prune()), "prune after quantize .* put it before quantize"),
+        (
+            lambda: Chain(quantize(), heal(method="lora")),
+            r"heal\(method='lora'\) .*, or put it before quantize",
+        ),
+        (
+            lambda: Chain(Chain(quantize()), waves(body=Chain(prune(), validate()))),
+            "prune after quantize",
+        ),
+    ],
+)
+def test_what_would_store_codes_as_floats_is_refused(chain: Any, message: str) -> None:
+    with pytest.raises(ChainError, match=message):
+        check_order(chain())
+
+
+def test_before_quantize_everything_goes() -> None:
+    chain = Chain(prune(), heal(method="lora"), quantize(), heal(method="full"), validate())
+    assert check_order(chain) is chain
+
+
+def test_a_recipe_is_refused_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "late.yaml"
+    path.write_text("links: [load: {model: m}, quantize, prune]")
+    with pytest.raises(ChainError, match=r"late\.yaml': prune after quantize"):
+        build(load_recipe(path))
