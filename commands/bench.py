@@ -35,7 +35,7 @@ def bench(
     """Bytes, perplexity, speed and memory of saved models, measured in turns.
 
     Each run is a fresh process. Folders are run by transformers, in float32 on a CPU, and GGUF
-    files by llama.cpp, which the extra birdbone[llama] brings. Perplexities compare where the
+    files by llama.cpp, which birdbone's extra 'llama' brings. Perplexities compare where the
     tokenizers are the same.
     """
     from ..formats.contest import compete

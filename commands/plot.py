@@ -20,7 +20,7 @@ def plot(
     out: Annotated[Path, typer.Option(metavar="FILE", help="A .png or .svg file to write.")],
     of: Annotated[Literal["bytes", "parameters", "flops"] | None, typer.Option(help=_OF)] = None,
 ) -> None:
-    """Draw perplexity against size over the waves of a run; needs birdbone[plot]."""
+    """Draw perplexity against size over the waves of a run; needs the extra 'plot'."""
     from ..reports.curve import draw_curve
     from ..reports.waves import wave_rows
 

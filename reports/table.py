@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..checkpoints import GgmlBlocks, Quantized
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
 from .waves import wave_rows, waves_table
@@ -96,18 +97,32 @@ def step_rows(history: Sequence[Step]) -> list[tuple[str, str]]:
     return [(name, f"{seconds / 60:.2f} min") for name, seconds in rows]
 
 
-def remarks(figures: Figures, history: Sequence[Step], source: str) -> list[str]:
-    """Sentences without which the figures would say more than is true."""
+def remarks(
+    figures: Figures, history: Sequence[Step], source: str, *, has_codes: bool = False
+) -> list[str]:
+    """Sentences without which the figures would say more than is true.
+
+    Args:
+        has_codes: the model has codes, whoever chose them.
+    """
     said = []
     links = {step.link for step in history}
     share = _zero_share(figures.get("light", {}))
     # Rounding to few bits makes zeros too, and those are nobody's mask.
     masked = any(_leaves_a_mask(step) for step in history)
-    if share >= SHARE_WORTH_A_REMARK and (masked or "quantize" not in links):
+    rounded = has_codes or "quantize" in links
+    if share >= SHARE_WORTH_A_REMARK and (masked or not rounded):
         said.append(f"{share:.1%} of the parameters are zero. {_MASK_REMARK}")
     if "quantize" in links and is_on_a_grid(source):
         said.append(GRID_REMARK)
     return said
+
+
+def _remarks(saved: Saved, result: Mapping[str, Any]) -> list[str]:
+    source = str(getattr(result.get("dense"), "source", ""))
+    refs = getattr(result.get("checkpoint"), "refs", {}).values()
+    has_codes = any(isinstance(ref, Quantized | GgmlBlocks) for ref in refs)
+    return remarks(saved.figures, result.get("history", ()), source, has_codes=has_codes)
 
 
 def _leaves_a_mask(step: Step) -> bool:
@@ -133,22 +148,22 @@ def result_report(result: Mapping[str, Any]) -> RenderableType:
     rows = wave_rows(history)
     parts: list[RenderableType] = [waves_table(rows)] if rows else []
     parts.append(_table(saved.figures, history))
-    source = str(getattr(result.get("dense"), "source", ""))
-    parts += [Text(remark) for remark in remarks(saved.figures, history, source)]
+    parts += [Text(remark) for remark in _remarks(saved, result)]
     parts.append(_measured_on(saved.measured_on))
     parts.append(Text(f"Saved in {saved.path}", overflow="fold"))
     return Group(*parts)
 
 
 def _table(figures: Figures, history: Sequence[Step]) -> Table:
+    sides = [side for side in ("dense", "light") if side in figures]
     table = Table("")
-    for side in ("dense", "light"):
+    for side in sides:
         table.add_column(side, justify="right")
     for row in figure_rows(figures):
-        table.add_row(row.label, row.dense, row.light)
+        table.add_row(row.label, *(getattr(row, side) for side in sides))
     table.add_section()
     for name, minutes in step_rows(history):
-        table.add_row(Text(name), "", minutes)
+        table.add_row(Text(name), *("" for _ in sides[1:]), minutes)
     return table
 
 
@@ -187,8 +202,7 @@ def result_document(result: Mapping[str, Any]) -> dict[str, Any]:
         "steps": [step.as_dict() for step in result.get("history", ())],
     }
     if saved is not None:
-        source = str(getattr(result.get("dense"), "source", ""))
-        document["remarks"] = remarks(saved.figures, result.get("history", ()), source)
+        document["remarks"] = _remarks(saved, result)
     found: dict[str, Any] = _finite(document)
     return found
 

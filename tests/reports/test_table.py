@@ -4,8 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
+from birdbone.checkpoints import Quantized
 from birdbone.contexts.cost import Cost
 from birdbone.contexts.saved import Saved
 from birdbone.contexts.steps import Step
@@ -116,6 +118,23 @@ def test_zeros_that_rounding_made_after_neurons_went_are_not_called_a_mask() -> 
     assert remarks(FIGURES, [hollowed, step("quantize")], "some/model") == []
     [remark] = remarks(FIGURES, [hollowed, step("prune"), step("quantize")], "some/model")
     assert "are a mask" in remark
+
+
+def test_codes_that_came_with_the_model_are_not_called_a_mask() -> None:
+    assert remarks(FIGURES, [step("save")], "some/model", has_codes=True) == []
+    assert len(remarks(FIGURES, [step("save")], "some/model")) == 1
+    codes = Quantized(torch.ones(1, 8, dtype=torch.int8), torch.ones(1, 1), bits=4)
+    found = {**result("save"), "checkpoint": SimpleNamespace(refs={"a": codes})}
+    assert "are a mask" not in read(result_report(found))
+    assert "are a mask" in read(result_report(result("save")))
+
+
+def test_a_side_that_was_not_measured_has_no_column() -> None:
+    saved = Saved(Path("light"), 5, {"light": LIGHT}, {})
+    words = read(result_report({**result("save"), "saved": saved}))
+    assert "light" in words
+    assert "dense ┃" not in words
+    assert "0.50 min" in words
 
 
 def test_a_model_without_zeros_gets_no_remark_on_masks() -> None:
