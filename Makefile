@@ -4,7 +4,7 @@ PYTHON ?= python3
 MARKED ?= not slow
 BIN := .venv/bin
 
-PACKAGES := chains checkpoints commands contexts formats journal links middleware models reports solvers texts
+PACKAGES := chains checkpoints commands contexts engine formats journal links middleware models reports solvers texts
 SOURCES := $(sort $(wildcard *.py $(addsuffix /*.py,$(PACKAGES)) chains/*.yaml) py.typed)
 
 # Several threads on few cores spin against one another; nothing in a test needs the network.

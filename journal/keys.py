@@ -44,7 +44,17 @@ _LIBRARIES = (
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The rooms whose code decides what links leave.
-_ROOMS = ("chains", "checkpoints", "contexts", "formats", "links", "models", "solvers", "texts")
+_ROOMS = (
+    "chains",
+    "checkpoints",
+    "contexts",
+    "engine",
+    "formats",
+    "links",
+    "models",
+    "solvers",
+    "texts",
+)
 
 Ingredients = Mapping[str, Any]
 
@@ -165,9 +175,7 @@ def _versions() -> Mapping[str, str]:
 @cache
 def _own_code() -> str:
     """A hash of bird-bone's own code, which a checkout changes without changing its version."""
-    files = [_PACKAGE / "engine.py"]
-    for room in _ROOMS:
-        files += sorted((_PACKAGE / room).glob("*.py"))
+    files = [path for room in _ROOMS for path in sorted((_PACKAGE / room).glob("*.py"))]
     return hash_of([[path.name, file_hash(path)] for path in files])
 
 

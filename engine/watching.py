@@ -1,0 +1,127 @@
+"""Those who watch a run, what they are told from within a link, and the threads links work in."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from modulink import Context
+
+from ..errors import Cancelled
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a link is: ``done`` of ``total`` (None when unknown) things called ``label``."""
+
+    label: str
+    done: int
+    total: int | None
+
+
+@dataclass
+class Observer:
+    """A middleware object watching one run and those nested in it, with that run's shared notes.
+
+    ``on`` ties it to one link and ``hooks`` names what it hears of that one.
+    """
+
+    middleware: Any
+    notes: Context
+    on: Any = None
+    hooks: tuple[str, ...] = ()
+    dropped: bool = False
+
+    def call(self, hook: str, each: Any, *about: Any) -> Any:
+        """Call the hook, where there is one and this link concerns the observer."""
+        concerned = self.on is None or (self.on == each and hook in self.hooks)
+        method = getattr(self.middleware, hook, None)
+        if method is None or self.dropped or not concerned:
+            return None
+        return method(each, *about, self.notes)
+
+    async def before(self, each: Any, ctx: Mapping[str, Any]) -> None:
+        """Tell of a link about to run; an error here stops the link, naming the middleware."""
+        try:
+            await settled(self.call("before", each, ctx))
+        except Exception as error:
+            error.add_note(f"raised by middleware {type(self.middleware).__name__} before the link")
+            raise
+
+    async def tell(self, hook: str, each: Any, *about: Any) -> None:
+        """Tell what happened; an observer that breaks is dropped and the run goes on."""
+        try:
+            await settled(self.call(hook, each, *about))
+        except Exception as error:  # noqa: BLE001 - watching must not cost the work that is done
+            self.drop(hook, error)
+
+    def drop(self, hook: str, error: Exception) -> None:
+        """Listen no more, and say so."""
+        self.dropped = True
+        name = type(self.middleware).__name__
+        message = f"middleware {name} failed in '{hook}' and watches this run no more: {error!r}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+async def settled(result: Any) -> Any:
+    """The result itself, awaited if it can be."""
+    return await result if inspect.isawaitable(result) else result
+
+
+observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+running: ContextVar[Any] = ContextVar("running", default=None)
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+def announce(label: str, done: int, total: int | None = None) -> None:
+    """Tell whoever watches how far this link is; also the point where a cancelled link stops.
+
+    Call it once per block or batch, from the link's thread or its coroutine.
+
+    Raises:
+        Cancelled: the surrounding task was cancelled.
+    """
+    stop = _stop.get()
+    if stop is not None and stop.is_set():
+        raise Cancelled(f"stopped at {label} {done}")
+    for observer in observers.get():
+        try:
+            observer.call("progress", running.get(), Progress(label, done, total))
+        except Exception as error:  # noqa: BLE001 - see Observer.tell
+            observer.drop("progress", error)
+
+
+async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run heavy work in a worker thread so that the event loop stays responsive.
+
+    Cancelling the awaiting task stops the work at its next `announce` and waits for it to be
+    gone. Grad mode is per thread: set it inside ``function``.
+    """
+    stop, context = threading.Event(), copy_context()
+    context.run(_stop.set, stop)
+    call = partial(context.run, function, *args, **kwargs)
+    work = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        await asyncio.wait([work])
+        return work.result()
+    except asyncio.CancelledError:
+        stop.set()
+        while not work.done():
+            with suppress(asyncio.CancelledError):  # cancelled again: already on the way out
+                await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # retrieved, so that asyncio does not report it as lost
+        raise
+    finally:
+        del work  # its error's traceback holds this frame: a cycle that would keep tensors alive
