@@ -83,7 +83,7 @@ async def mask(
     return {
         "checkpoint": checkpoint.evolve(fresh),
         "plan": Plan(method, str(wanted), thinning.plans, kept_layers=kept_layers(ctx)),
-        "metrics": _summary(thinning.plans, checkpoint),
+        "metrics": _summary(thinning.plans, checkpoint, damping),
     }
 
 
@@ -113,7 +113,9 @@ def kept_layers(ctx: Scored) -> tuple[int, ...] | None:
     return None if earlier is None else earlier.kept_layers
 
 
-def _summary(plans: Mapping[str, LinearPlan], checkpoint: Checkpoint) -> dict[str, Any]:
+def _summary(
+    plans: Mapping[str, LinearPlan], checkpoint: Checkpoint, damping: float
+) -> dict[str, Any]:
     sizes = {each.name: each.shape[0] * each.shape[1] for each in all_linears(checkpoint)}
     removed = sum(plan.sparsity * sizes[name] for name, plan in plans.items())
     errors = {name: plan.relative_error for name, plan in plans.items()}
@@ -123,6 +125,7 @@ def _summary(plans: Mapping[str, LinearPlan], checkpoint: Checkpoint) -> dict[st
         "worst_layer": max(errors, key=errors.__getitem__),
         "worst_relative_error": max(errors.values()),
         "experts_topped_up": sum(plan.borrowed_tokens > 0 for plan in plans.values()),
+        "dampings_raised": sum((plan.damping or 0.0) > damping for plan in plans.values()),
     }
 
 

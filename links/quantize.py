@@ -161,8 +161,7 @@ async def quantize(
             resuming=Resuming(unfinished(), rounding, *([] if tuning is None else [tuning])),
             announce=lambda done, total: announce("quantising blocks", done, total),
         )
-        errors = rounding.errors.values()
-        metrics["mean_relative_error"] = sum(errors) / len(errors)
+        metrics.update(rounding.metrics())
         if tuning is not None:
             metrics.update(tuning.metrics())
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,21 @@ _MASKED = 0.01
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """How a linear was solved.
+
+    Attributes:
+        relative_error: of its output on the calibration inputs, squared.
+        escalations: tenfold raises the damping of its Hessian needed.
+        borrowed_tokens: tokens' worth of other experts' inputs in its Hessian.
+    """
+
+    relative_error: float
+    escalations: int
+    borrowed_tokens: int
+
+
+@dataclass(frozen=True)
 class Rounding:
     """What was asked of quantize(method="gptq"); called by the pass over the blocks.
 
@@ -37,7 +52,7 @@ class Rounding:
         packable: whether a format that loads plainly holds such codes; if not, the values they
             stand for are stored.
         matching: share of what earlier blocks changed that a linear makes up for.
-        errors: relative output error by linear, filled as they are done.
+        rounded: by linear, filled as they are done.
     """
 
     checkpoint: Checkpoint
@@ -49,15 +64,24 @@ class Rounding:
     refit: bool
     sweeps: int
     matching: float
-    errors: dict[str, float] = field(default_factory=dict)
+    rounded: dict[str, Rounded] = field(default_factory=dict)
 
     def facts(self) -> Any:
-        """The errors so far, for a pass that may be stopped."""
-        return self.errors
+        """What was solved so far, for a pass that may be stopped."""
+        return {name: asdict(each) for name, each in self.rounded.items()}
 
     def recall(self, facts: Any) -> None:
-        """Take up the errors of a pass that was stopped."""
-        self.errors.update(facts)
+        """Take up what was solved in a pass that was stopped."""
+        self.rounded.update({name: Rounded(**each) for name, each in facts.items()})
+
+    def metrics(self) -> Mapping[str, float]:
+        """The mean error, and what was out of the ordinary."""
+        every = self.rounded.values()
+        return {
+            "mean_relative_error": sum(each.relative_error for each in every) / len(every),
+            "experts_topped_up": sum(each.borrowed_tokens > 0 for each in every),
+            "dampings_raised": sum(each.escalations > 0 for each in every),
+        }
 
     def __call__(
         self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
@@ -83,7 +107,8 @@ class Rounding:
             )
         except SolverError as error:
             raise named(linears[0], error) from error
-        self.errors.update({linear.name: codes.relative_error or 0.0 for linear in linears})
+        how = Rounded(codes.relative_error or 0.0, codes.escalations, gram.num_borrowed)
+        self.rounded.update({linear.name: how for linear in linears})
         return dict(zip(linears, split(codes, linears, packable=self.packable), strict=True))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_checkpoint, tiny_configs
+from tiny import tiny_checkpoint, tiny_configs, tiny_windows
 from tiny_contexts import calibrated, scored, weight_of
 from tiny_folders import own_logits, plain_logits
 from transformers import AutoModelForCausalLM
@@ -391,6 +391,27 @@ async def test_what_bitsandbytes_fixes_is_said_where_it_is_set(given: Any) -> No
 async def test_no_matching_is_nothing_asked_for() -> None:
     ctx = calibrated(tiny_checkpoint())
     await run(quantize(method="rtn", group_size=16, matching=0), ctx)  # warnings are errors
+
+
+async def test_experts_that_saw_few_tokens_are_topped_up_and_counted() -> None:
+    checkpoint = tiny_checkpoint("mixtral")
+    few = {"checkpoint": checkpoint, "calibration": tiny_windows(1, 8)}
+    with pytest.warns(UserWarning, match="stores the values"):
+        after = await run(quantize(group_size=16, symmetric=False), few)
+    experts = [each for each in all_linears(checkpoint) if each.expert is not None]
+    assert after["history"][-1].metrics["experts_topped_up"] == len(experts) > 0
+
+
+@pytest.mark.parametrize(("damping", "raised"), [(1e-9, True), (0.01, False)])
+@pytest.mark.parametrize(
+    "step", [partial(quantize, group_size=16), partial(prune, method="sparsegpt")]
+)
+async def test_a_damping_that_had_to_be_raised_is_counted(
+    step: Any, damping: float, raised: bool
+) -> None:
+    ctx = {**await scored("llama"), "calibration": tiny_windows(1, 8)}  # fewer tokens than inputs
+    metrics = (await run(step(damping=damping), ctx))["history"][-1].metrics
+    assert (metrics["dampings_raised"] > 0) is raised
 
 
 async def test_matching_is_half_where_none_is_given() -> None:

@@ -72,6 +72,21 @@ def test_it_beats_rounding_to_nearest(make_layer, order) -> None:
     assert quantized.relative_error < 0.8 * nearest.relative_error
 
 
+@pytest.mark.parametrize(("refined", "median"), [({}, 1.4), ({"sweeps": 4}, 1.2)])
+def test_its_codes_come_near_the_best_of_all_for_their_scale(make_layer, refined, median) -> None:
+    every = torch.cartesian_prod(*[torch.arange(-2.0, 2.0)] * 8).double()
+    ratios = []
+    for seed in range(12):
+        layer = make_layer(1, 8, seed=seed)
+        quantized = quantize_gptq(layer.weight, layer.gram, grid=Grid(2, 8), damping=0.0, **refined)
+        left = every * quantized.scales.double() - layer.weight
+        errors = ((left @ layer.gram.matrix) * left).sum(1)
+        energy = layer.weight @ layer.gram.matrix @ layer.weight.T
+        ratios.append(quantized.relative_error * energy.item() / errors.min().item())
+    assert min(ratios) > 1 - 1e-6
+    assert sorted(ratios)[6] < median  # rounding's median on these is 2.1
+
+
 def test_static_order_holds_masked_weights_at_zero(make_layer) -> None:
     layer = make_layer(6, 32)
     mask = layer.weight.abs() > 0.5
