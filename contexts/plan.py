@@ -17,12 +17,16 @@ class LinearPlan:
             used no Hessian.
         borrowed_tokens: tokens' worth of its fellow experts' inputs it was solved on beside its
             own, because it saw fewer than it has inputs; 0 for all but such experts.
+        zeros_before: how many zeros it had; counted where a mask was made.
+        regrown: how many of these are weights again.
     """
 
     sparsity: float
     relative_error: float
     damping: float | None = None
     borrowed_tokens: int = 0
+    zeros_before: int = 0
+    regrown: int = 0
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ async def mask(
     damping: float,
     polish: int,
     matching: float | None,
+    regrow: float | None,
     batch_size: int,
 ) -> Pruned:
     """Zero the weights that carry least; the settings are prune's."""
@@ -69,6 +70,7 @@ async def mask(
         damping=damping,
         polish=polish,
         matching=matched,
+        regrow=1.0 if regrow is None else regrow,
     )
     fresh = await in_thread(
         rewrite_blocks,
@@ -126,6 +128,8 @@ def _summary(
         "worst_relative_error": max(errors.values()),
         "experts_topped_up": sum(plan.borrowed_tokens > 0 for plan in plans.values()),
         "dampings_raised": sum((plan.damping or 0.0) > damping for plan in plans.values()),
+        "zeros_before": sum(plan.zeros_before for plan in plans.values()),
+        "regrown": sum(plan.regrown for plan in plans.values()),
     }
 
 
@@ -138,6 +142,11 @@ def check_mask(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             raise SettingError(
                 f"prune(allocation='load') cannot vary sparsity, which pattern {pattern} fixes; "
                 f"use allocation='uniform'"
+            )
+        if settings["regrow"] is not None:
+            raise SettingError(
+                f"prune(regrow={settings['regrow']}) cannot say which zeros come back, where "
+                f"pattern {pattern} does; leave it out, or take pattern 'unstructured'"
             )
     scores: Scores | None = ctx.get("scores")
     if settings["method"] == "scores" and scores is not None and not scores.weights:

@@ -28,6 +28,7 @@ async def prune(
     damping: Annotated[float, Field(gt=0)] = 0.01,
     polish: Annotated[int, Field(ge=0)] = 0,
     matching: Annotated[float, Field(ge=0, le=1)] | None = None,
+    regrow: Annotated[float, Field(ge=0, le=1)] | None = None,
     multiple: Annotated[int, Field(ge=1)] | None = None,
     batch_size: Annotated[int, Field(ge=1)] = 4,
 ) -> Pruned:
@@ -60,6 +61,10 @@ async def prune(
             every block; less is taken where there are fewer than 20 tokens for every input. Where
             none is given 0.5 for admm, alps and smaller models, 0 for the other methods, of which
             only sparsegpt can.
+        regrow: of masks: the most of each linear's zeros that may become weights again
+            (1911.11134), those that then carry most, where the method finds values too; as many
+            as it likes where none is given. A model that has more zeros than are asked for keeps
+            them, so far as they may not come back.
         multiple: of smaller models: the count of units left is a multiple of this. Where none is
             given 64 neurons, fewer in narrow models, and single units of the other kinds.
         batch_size: windows per forward.
@@ -78,6 +83,7 @@ async def prune(
         damping=damping,
         polish=polish,
         matching=matching,
+        regrow=regrow,
         batch_size=batch_size,
     )
 

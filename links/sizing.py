@@ -20,7 +20,7 @@ SPARSITY = 0.5
 _MULTIPLE = 64
 _FEWEST_STEPS = 8
 # Settings of masks alone, with the values that say nobody set them.
-_OF_MASKS = {"method": "admm", "allocation": "uniform", "polish": 0}
+_OF_MASKS = {"method": "admm", "allocation": "uniform", "polish": 0, "regrow": None}
 
 
 def takes_units(pattern: str) -> TypeGuard[UnitPattern]:

@@ -15,8 +15,9 @@ from ..models.linears import Linear, named
 from ..solvers.gram import Gram
 from ..solvers.least_squares import refit
 from ..solvers.masks import Pattern, pattern_mask
-from ..solvers.normalized import Resolvent, Spectrum
+from ..solvers.normalized import Normalized, Resolvent, Spectrum
 from ..solvers.output_error import relative_output_errors
+from ..solvers.regrowth import limit_regrowth, num_regrown
 from ..solvers.results import Pruned
 from ..solvers.table import PREPARE, PRUNERS
 from ..solvers.target import pull_of
@@ -34,6 +35,7 @@ class Thinning:
         scores: every weight's score, for method "scores".
         polish: steps of least squares on the mask found.
         matching: share of what earlier blocks changed that a linear makes up for.
+        regrow: the most of a linear's zeros that may become weights again.
         plans: filled as linears are done.
     """
 
@@ -44,6 +46,7 @@ class Thinning:
     damping: float
     polish: int
     matching: float
+    regrow: float = 1.0
     plans: dict[str, LinearPlan] = field(default_factory=dict)
 
     def facts(self) -> Any:
@@ -101,11 +104,20 @@ class Thinning:
             )
         if self.polish:
             thinned = self._polished(whole, thinned, gram, heights, prepared)
-        found = zip(linears, thinned.mask.split(heights), thinned.relative_errors, strict=True)
-        for linear, mask, error in found:
-            zeros = 1 - float(mask.double().mean())
-            self.plans[linear.name] = LinearPlan(zeros, error, thinned.damping, gram.num_borrowed)
-        return dict(zip(linears, thinned.weight.split(heights), strict=True))
+        if self.regrow < 1:
+            thinned = self._limited(whole, thinned, gram, heights, prepared)
+        fresh = dict(zip(linears, thinned.weight.split(heights), strict=True))
+        found = zip(stack, thinned.mask.split(heights), thinned.relative_errors, strict=True)
+        for (linear, weight), mask, error in found:
+            self.plans[linear.name] = LinearPlan(
+                sparsity=1 - float(mask.double().mean()),
+                relative_error=error,
+                damping=thinned.damping,
+                borrowed_tokens=gram.num_borrowed,
+                zeros_before=int((weight == 0).sum()),
+                regrown=num_regrown(weight, fresh[linear]),
+            )
+        return fresh
 
     def _by_scores(self, linear: Linear, weight: Tensor, gram: Gram, share: float | None) -> Pruned:
         """Remove what the score link scored lowest; no remaining weight is changed."""
@@ -118,7 +130,6 @@ class Thinning:
     def _polished(
         self, weight: Tensor, thinned: Pruned, gram: Gram, heights: Sequence[int], prepared: Any
     ) -> Pruned:
-        known = isinstance(prepared, Resolvent | Spectrum)
         fitted = refit(
             weight,
             thinned.mask,
@@ -126,8 +137,27 @@ class Thinning:
             start=thinned.weight,
             pull=pull_of(weight, gram, share=self.matching),
             steps=self.polish,
-            normalized=prepared.normalized if known else None,
+            normalized=_normalized(prepared),
             damping=self.damping,
         )
         errors = relative_output_errors(weight, fitted, gram, heights=heights)
         return replace(thinned, weight=fitted, relative_errors=errors)
+
+    def _limited(
+        self, weight: Tensor, thinned: Pruned, gram: Gram, heights: Sequence[int], prepared: Any
+    ) -> Pruned:
+        return limit_regrowth(
+            weight,
+            thinned,
+            gram,
+            limit=self.regrow,
+            heights=heights,
+            pull=pull_of(weight, gram, share=self.matching),
+            normalized=_normalized(prepared),
+            damping=self.damping,
+        )
+
+
+def _normalized(prepared: Any) -> Normalized | None:
+    """What a method worked from in the units of least squares, where it did."""
+    return prepared.normalized if isinstance(prepared, Resolvent | Spectrum) else None

@@ -1,6 +1,7 @@
 """prune: exact sparsity in every linear of every architecture, and nothing else touched."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -210,6 +211,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"pattern": "4:4"}, r"pattern 4:4 keeps 4 of 4"),
     ({"pattern": "half"}, r"pattern 'half' is not known"),
     ({"pattern": "2:4", "allocation": "load"}, r"use allocation='uniform'"),
+    ({"pattern": "2:4", "regrow": 0.1}, r"prune\(regrow=0.1\) cannot say which .* 'unstructured'"),
+    ({"pattern": "neurons", "regrow": 0.1}, r"prune\(regrow=0.1\) is for masks and .* 'neurons'"),
     (
         {"pattern": "2:5"},
         r"layer 'model\.layers\.0\.self_attn\.q_proj': width 32 .* groups of 5; take a pattern",
@@ -331,6 +334,31 @@ async def test_the_memory_stated_counts_the_thinned_weights_too() -> None:
         checkpoint, ctx["calibration"], 4, grams=True, paired=True
     )
     assert beyond == sum(checkpoint.refs[name].num_bytes for name in block_matrices(checkpoint))
+
+
+@pytest.mark.parametrize("regrow", [None, 0.0, 0.001])
+async def test_no_more_zeros_come_back_than_regrow_says(regrow: float | None) -> None:
+    once = await run(prune(sparsity=0.4), await scored("llama"))
+    after = await run(prune(sparsity=0.5, matching=1.0, polish=2, regrow=regrow), once)
+    back, bounds, before = 0, [], 0
+    for linear in all_linears(once["checkpoint"]):
+        old, new = (weight_of(ctx["checkpoint"], linear) for ctx in (once, after))
+        zeros, woken = int((old == 0).sum()), int(((old == 0) & (new != 0)).sum())
+        assert after["plan"].linears[linear.name].zeros_before == zeros
+        assert after["plan"].linears[linear.name].regrown == woken
+        bounds.append(woken <= math.floor((1.0 if regrow is None else regrow) * zeros))
+        back, before = back + woken, before + zeros
+    assert all(bounds)
+    metrics = after["history"][-1].metrics
+    assert (metrics["zeros_before"], metrics["regrown"]) == (before, back)
+    assert metrics["linear_sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert (back > 0) == (regrow is None)
+
+
+@pytest.mark.parametrize("regrow", [-0.1, 1.5, float("nan")])
+def test_a_regrow_that_is_no_share_is_refused_at_once(regrow: float) -> None:
+    with pytest.raises(SettingError, match=r"prune\(regrow="):
+        prune(regrow=regrow)
 
 
 async def test_embeddings_stay_tied_and_counted_once() -> None:
