@@ -13,9 +13,8 @@ from ..contexts.verdict import Verdict
 from ..engine import Chain, in_thread
 from ..errors import DataError, GateError, LinkError, NumericsError, SolverError
 from ..models.footprint import MEASURES, Footprint, Measure, footprint
-from .wave_body import bound, judging
+from .wave_body import judging
 from .wave_course import Course
-from .wave_cuts import Cut
 
 # Faults of the model that a wave made: a gentler one may be without. All else ends the run.
 _STEPS_BACK = (GateError, NumericsError, SolverError)
@@ -84,16 +83,15 @@ async def first_wave(ctx: Mapping[str, Any], body: Chain, course: Course, stop_l
 
 
 async def run_wave(
-    number: int, start: Wave, body: Chain, course: Course, cut: Cut, pace: Pace, stop_loss: float
+    number: int, start: Wave, chain: Chain, course: Course, pace: Pace, stop_loss: float
 ) -> Wave:
-    """Run the body on what held; judge what comes out, and keep it or step back.
+    """Run a wave's own chain on what held; judge what comes out, and keep it or step back.
 
     Raises:
         DataError: nothing was kept yet, and the text cannot tell a rise of stop_loss from none.
         LinkError: a link failed for a reason that a gentler wave would not mend.
     """
     meter = Meter()
-    chain = bound(body, sparsities=cut.sparsities, healing=pace.healing)
     try:
         context = await chain.run(start.context)
     except LinkError as error:

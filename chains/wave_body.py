@@ -62,6 +62,11 @@ def _check_prune(settings: Mapping[str, Any]) -> None:
             f"prune(sparsity={settings['sparsity']}) in the body of waves: waves sets the share of "
             f"every wave; leave it out, and set the step or the target of waves"
         )
+    if settings.get("regrow") is not None:
+        raise ChainError(
+            f"prune(regrow={settings['regrow']}) in the body of waves: leave it out, and set "
+            f"regrow of waves"
+        )
     pattern = settings["pattern"]
     if pattern != "unstructured" and not takes_units(pattern):
         raise ChainError(
@@ -78,13 +83,15 @@ def prunes_of(body: Chain) -> list[Mapping[str, Any]]:
     return [each.settings for each in links_with_settings(body) if each.__name__ == "prune"]
 
 
-def bound(body: Chain, *, sparsities: Sequence[float], healing: int) -> Chain:
+def bound(
+    body: Chain, *, sparsities: Sequence[float], healing: int, regrow: float | None = None
+) -> Chain:
     """The body for one wave: each prune to its sparsity, every heal ``healing`` times as long."""
     asked = iter(sparsities)
 
     def changes(each: Link) -> Mapping[str, Any]:
         if each.__name__ == "prune":
-            return {"sparsity": next(asked)}
+            return {"sparsity": next(asked)} | ({} if regrow is None else {"regrow": regrow})
         if each.__name__ == "heal":
             given = each.settings["epochs"]
             return {"epochs": (given or chosen(each.settings)["epochs"]) * healing}

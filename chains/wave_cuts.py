@@ -37,15 +37,17 @@ class Cut:
 class Cutter:
     """The cuts one model can be given; remembers what it found out about sizes.
 
-    Args:
+    Attributes:
         weight: what the model weighs, zeros counted.
+
+    Args:
         prunes: the settings of the body's prune links, in running order: all masks, or none.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, weight: Footprint, prunes: Sequence[Settings]
     ) -> None:
-        self._checkpoint, self._weight, self._prunes = checkpoint, weight, prunes
+        self._checkpoint, self.weight, self._prunes = checkpoint, weight, prunes
         self._known: dict[tuple[Any, ...], Any] = {}
 
     def cut(self, share: float) -> Cut | None:
@@ -54,7 +56,7 @@ class Cutter:
         None where a prune finds no smaller size at all.
         """
         if not takes_units(self._prunes[0]["pattern"]):
-            zeros = 1 - (1 - self._weight.zero_share) * (1 - share)
+            zeros = 1 - (1 - self.weight.zero_share) * (1 - share)
             return Cut((zeros,) * len(self._prunes), self._forecast({}, zeros), share)
         config: dict[str, Any] = {}
         sparsities = []
@@ -64,7 +66,7 @@ class Cutter:
                 return None
             sparsities.append(found[0])
             config = _merged(config, found[1])
-        weight = self._forecast(config, self._weight.zero_share)
+        weight = self._forecast(config, self.weight.zero_share)
         return Cut(tuple(sparsities), weight, max(sparsities))
 
     def _units(

@@ -14,11 +14,12 @@ from pydantic import Field
 
 from ..contexts.flow import Held, Validatable
 from ..engine import Chain, announce, in_thread, link
-from ..errors import DataError
+from ..errors import DataError, SettingError
+from ..links.sizing import takes_units
 from ..models.footprint import Measure, by_shapes, footprint
 from ..texts import Windows, copied_windows
 from .wave import Pace, Wave, first_wave, run_wave
-from .wave_body import Body, prunes_of
+from .wave_body import Body, bound, prunes_of
 from .wave_course import Course
 from .wave_cuts import Cut, Cutter
 from .wave_forecast import waves_bytes, waves_forecast
@@ -34,6 +35,7 @@ async def waves(
     step: Annotated[float, Field(gt=0, lt=1)] = 0.10,
     stop_loss: Annotated[float, Field(gt=0)] = 0.03,
     patience: Annotated[int, Field(ge=1)] = 2,
+    regrow: Annotated[float, Field(ge=0, le=1)] | None = None,
     max_waves: Annotated[int, Field(ge=1)] = 20,
 ) -> Held:
     """Run the body again and again, each time on what held, and keep the lightest that holds.
@@ -49,13 +51,16 @@ async def waves(
             multiplies heal.epochs. Scores and profile stay those of the model as it came, unless
             the body makes them anew.
         target: share of the dense model that is to remain; the last wave is cut to hit it, with
-            whole units to the first size at or below it. As little as holds where none is given.
+            whole units to the size nearest to it. As little as holds where none is given.
         of: what target is a share of: parameters (those no mask made zero), bytes, or flops,
             operations a token.
         step: the most a wave takes of what remains; where units are coarser than that, one size
             down.
         stop_loss: the most perplexity may rise over dense, all waves together.
         patience: waves reverted in a row after which the best so far is the result.
+        regrow: the most of the zeros a wave starts from, of each linear, that may become weights
+            again; as many as the method of prune likes where none is given. Whole units that went
+            are gone.
         max_waves: the most waves, reverted ones counted.
 
     Raises:
@@ -65,39 +70,48 @@ async def waves(
     course = Course(await in_thread(footprint, ctx["dense"]), of, target)
     best = await first_wave(ctx, body, course, stop_loss)
     tried, failures, pace = [best], 0, Pace(step)
-    while len(tried) <= max_waves and failures < patience and not course.reached(best.weight):
+    while len(tried) <= max_waves and failures < patience:
         announce("waves", len(tried) - 1, max_waves)
         cut = await in_thread(_next_cut, course, best, body, pace.share)
         if cut is None:
             break
         taking = replace(pace, share=cut.taken)
-        wave = await run_wave(len(tried), best, body, course, cut, taking, stop_loss)
+        chain = bound(body, sparsities=cut.sparsities, healing=pace.healing, regrow=regrow)
+        wave = await run_wave(len(tried), best, chain, course, taking, stop_loss)
         tried.append(wave)
         if wave.kept:
             best, failures = wave, 0
         else:
             pace = Pace(min(pace.share, cut.taken), pace.healing).gentler()
             failures += 1
-    ended = _ended(course, best, failures == patience, len(tried) > max_waves)
-    _warn(course, best, ended)
+    reached = await in_thread(_reached, course, best, body)
+    ended = _ended(reached, failures == patience, len(tried) > max_waves)
+    _warn(course, best, reached, ended)
     return _result(ctx, best, tried, ended)
 
 
+def _cutter(best: Wave, body: Chain) -> Cutter:
+    return Cutter(best.context["checkpoint"], best.weight, prunes_of(body))
+
+
 def _next_cut(course: Course, best: Wave, body: Chain, share: float) -> Cut | None:
-    cutter = Cutter(best.context["checkpoint"], best.weight, prunes_of(body))
-    return course.cut(cutter, share)
+    return course.cut(_cutter(best, body), share)
 
 
-def _ended(course: Course, best: Wave, out_of_patience: bool, out_of_waves: bool) -> str:
-    if course.reached(best.weight):
+def _reached(course: Course, best: Wave, body: Chain) -> bool:
+    return course.reached(_cutter(best, body))
+
+
+def _ended(reached: bool, out_of_patience: bool, out_of_waves: bool) -> str:
+    if reached:
         return "the target is reached"
     if out_of_patience:
         return "as many waves in a row as patience allows did not hold"
     return "max_waves ran" if out_of_waves else "there is no smaller size to be had"
 
 
-def _warn(course: Course, best: Wave, ended: str) -> None:
-    if course.target is not None and not course.reached(best.weight):
+def _warn(course: Course, best: Wave, reached: bool, ended: str) -> None:
+    if course.target is not None and not reached:
         warnings.warn(
             f"waves ended at {course.left(best.weight):.1%} of the dense model's {course.measure}, "
             f"short of target={course.target:.1%}, because {ended}; allow more stop_loss, heal "
@@ -131,13 +145,23 @@ def _result(ctx: Mapping[str, Any], best: Wave, tried: Sequence[Wave], ended: st
 @waves.foresee
 def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Text that cannot judge, and targets out of reach, are refused before any work."""
+    _check_regrow(settings)
     heldout: Windows | None = ctx.get("heldout")
     if heldout is not None:
         _check_text(heldout, ctx)
     if "checkpoint" in ctx and settings["target"] is not None:
         start, dense = (by_shapes(ctx[key]) for key in ("checkpoint", "dense"))
         cutter = Cutter(ctx["checkpoint"], start, prunes_of(settings["body"]))
-        Course(dense, settings["of"], settings["target"]).require_reachable(cutter, start)
+        Course(dense, settings["of"], settings["target"]).require_reachable(cutter)
+
+
+def _check_regrow(settings: Mapping[str, Any]) -> None:
+    pattern = prunes_of(settings["body"])[0]["pattern"]
+    if settings["regrow"] is not None and takes_units(pattern):
+        raise SettingError(
+            f"waves(regrow={settings['regrow']}) is for masks: {pattern} that went are no longer "
+            f"in the model, and cannot come back; leave it out"
+        )
 
 
 def _check_text(heldout: Windows, ctx: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from birdbone.links import calibrate, heal, prune, quantize, save, validate
             "holds waves; put it beside waves",
         ),
         (lambda: Chain(prune(sparsity=0.3), validate()), r"prune\(sparsity=0.3\) in the body"),
+        (lambda: Chain(prune(regrow=0.3), validate()), r"prune\(regrow=0.3\) .* regrow of waves"),
         (lambda: Chain(prune(pattern="2:4"), validate()), r"prune\(pattern='2:4'\) in the body"),
         (
             lambda: Chain(prune(pattern="neurons"), prune(), validate()),

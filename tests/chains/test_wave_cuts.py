@@ -13,6 +13,7 @@ from birdbone.chains.wave_course import Course
 from birdbone.chains.wave_cuts import Cut, Cutter
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
+from birdbone.errors import SettingError
 from birdbone.links import prune
 from birdbone.models.footprint import MEASURES, Footprint, footprint
 
@@ -76,14 +77,42 @@ async def test_what_is_forecast_is_what_pruning_leaves(arch: str, patterns: list
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_units_hit_a_target_with_the_first_size_at_or_below_it(measure: Any) -> None:
+@pytest.mark.parametrize("target", [0.78, 0.75, 0.7])
+def test_units_hit_a_target_with_the_size_nearest_to_it(measure: Any, target: float) -> None:
     checkpoint = tiny_checkpoint()
     dense = footprint(checkpoint)
-    course = Course(dense, measure, 0.75)
+    course = Course(dense, measure, target)
     found = course.cut(cutter(checkpoint, "neurons"), 0.9)
     assert found is not None
-    above = cut(checkpoint, "neurons", found.taken - 0.125)
-    assert course.left(found.weight) <= 0.75 < course.left(above.weight)
+    every = [cut(checkpoint, "neurons", gone / 64) for gone in range(8, 64, 8)]
+    off = [abs(each.weight.of(measure) / dense.of(measure) - target) for each in every]
+    assert found == every[off.index(min(off))]
+    assert course.reached(Cutter(checkpoint, found.weight, [prune(pattern="neurons").settings]))
+
+
+def test_a_wave_takes_no_more_than_its_share_though_the_target_is_nearer_to_more() -> None:
+    checkpoint = tiny_checkpoint()
+    course = Course(footprint(checkpoint), "bytes", 0.6)
+    found = course.cut(cutter(checkpoint, "neurons"), 0.25)
+    assert found == cut(checkpoint, "neurons", 0.25)
+
+
+def test_a_model_nearer_to_the_target_than_its_next_size_is_at_it() -> None:
+    checkpoint = tiny_checkpoint()
+    one_down = cut(checkpoint, "neurons", 0.125).weight
+    dense = footprint(checkpoint)
+    step = 1 - one_down.of("bytes") / dense.of("bytes")
+    for part, reached in ((0.4, True), (0.6, False)):
+        course = Course(dense, "bytes", 1 - part * step)
+        whole = cutter(checkpoint, "neurons")
+        assert course.reached(whole) == reached
+        assert (course.cut(whole, 0.5) is None) == reached
+        if reached:
+            nearest = f"set target to {1 - step:.3f}"
+            with pytest.raises(SettingError, match=rf"nearer to the model as it is.*{nearest}"):
+                course.require_reachable(whole)
+        else:
+            course.require_reachable(whole)
 
 
 def test_masks_hit_a_target_exactly() -> None:
