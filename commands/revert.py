@@ -41,7 +41,14 @@ def revert(
 
 def _written(journal: Journal, kept: Kept, out: str, force: bool) -> dict[str, Any]:
     """Write the folder and its record, and publish both in one step."""
-    from ..models.publishing import PROVENANCE, check_disk, check_target, private_folder, publish
+    from ..models.publishing import (
+        PROVENANCE,
+        check_disk,
+        check_target,
+        files_of,
+        private_folder,
+        publish,
+    )
     from ..models.writing import write_model
     from ..reports.provenance import provenance
 
@@ -60,7 +67,7 @@ def _written(journal: Journal, kept: Kept, out: str, force: bool) -> dict[str, A
             texts={},
             figures={},
             measured_on={},
-            files=[path for path in folder.iterdir() if path.is_file()],
+            files=files_of(folder),
         )
         text = json.dumps(record, indent=2) + "\n"
         (folder / PROVENANCE).write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from ..formats.contest import measure_gguf
 from ..formats.ggml_types import UNBLOCKED, Kind
 from ..formats.gguf import file_kind, write_gguf
 from ..formats.gguf_values import stored_values
+from ..models.adapter import has_adapter
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.skeleton import text_config
 from .acceptance import check_accepted
@@ -29,6 +31,12 @@ async def write_file(checkpoint: Checkpoint, folder: Path, kind: Kind | None) ->
     def told(done: int, total: int) -> None:
         announce("tensors written", done, total)
 
+    if has_adapter(checkpoint):
+        warnings.warn(
+            "save(format='gguf') leaves out the adapter beside the weights, which PEFT reads; save "
+            "as safetensors too to keep it",
+            stacklevel=2,
+        )
     await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
 
 

@@ -25,6 +25,7 @@ from ..models.tuning import Tuning
 from ..solvers.gptq import Order
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
+from .correcting import Correcting, check_rank, with_adapter
 from .effort import num_blocks, rewriting
 from .quantized_outline import handed_over, on_grid
 from .rounding import BlockTuning, Rounding, fitting_grid
@@ -40,8 +41,8 @@ _CALIBRATED = ("gptq", "signround")
 # What they make up for of earlier blocks' changes; measured best of 0 and 0.5 on whole models.
 _MATCHING = 0.5
 
-# What gptq takes of a block, in factorisations of its Hessians.
-_SOLVES = 4.0
+# What gptq takes of a block, and a correction beside it, in factorisations of its Hessians.
+_SOLVES, _CORRECTION_SOLVES = 4.0, 7.0
 
 
 @link
@@ -60,6 +61,7 @@ async def quantize(
     sweeps: Annotated[int, Field(ge=0)] = 0,
     matching: Annotated[float, Field(ge=0, le=1)] | None = None,
     damping: Annotated[float, Field(gt=0)] = 0.01,
+    rank: Annotated[int, Field(ge=0)] = 0,
     iterations: Annotated[int, Field(ge=1)] = 200,
     seed: int = 0,
     batch_size: Annotated[int, Field(ge=1)] = 4,
@@ -104,6 +106,10 @@ async def quantize(
             every block; less is taken where there are fewer than 20 tokens for every input. Where
             none is given 0.5 for gptq and signround, which alone can.
         damping: what gptq adds to the Hessian, relative to its mean diagonal.
+        rank: of a correction found for each linear beside gptq's codes, which are as without it:
+            what they leave of its output, as far as the rank goes (2410.21271). It is saved as a
+            LoRA adapter in the folder adapter/ of the model, for PEFT to put on; the model loads,
+            and is measured, without. It lies over zeros too: with it on, no weight is pruned.
         iterations: of signround, per block, on batch_size windows each.
         seed: of the order signround takes the windows in.
         batch_size: windows per forward.
@@ -122,6 +128,7 @@ async def quantize(
         "sweeps": sweeps,
         "matching": matching or None,
         "damping": damping,
+        "rank": rank,
         "iterations": iterations,
         "seed": seed,
     }
@@ -135,6 +142,7 @@ async def quantize(
     _warn_of_left(checkpoint, packable, wanted)
     metrics: dict[str, Any] = {"method": resolved}
     if resolved in _CALIBRATED:
+        correcting = Correcting(rank, damping) if rank else None
         rounding = Rounding(
             checkpoint=checkpoint,
             grid=wanted,
@@ -145,6 +153,7 @@ async def quantize(
             refit=refit,
             sweeps=sweeps,
             matching=_matching(matching),
+            correcting=correcting,
         )
         tuning = None
         if resolved == "signround":
@@ -158,12 +167,20 @@ async def quantize(
             batch_size=batch_size,
             paired=_matching(matching) > 0 or tuning is not None,
             refine=tuning,
-            resuming=Resuming(unfinished(), rounding, *([] if tuning is None else [tuning])),
+            resuming=Resuming(
+                unfinished(),
+                rounding,
+                *([] if tuning is None else [tuning]),
+                beside=None if correcting is None else correcting.factors,
+            ),
             announce=lambda done, total: announce("quantising blocks", done, total),
         )
         metrics.update(rounding.metrics())
         if tuning is not None:
             metrics.update(tuning.metrics())
+        if correcting is not None:
+            checkpoint, told = with_adapter(checkpoint, correcting)
+            metrics.update(told)
     else:
         fresh = await in_thread(
             one_by_one, checkpoint, resolved, wanted, packable, scales or "minmax"
@@ -251,6 +268,11 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             "quantize(method='signround') tunes codes that can be packed; set symmetric=True and "
             "grid='int', or use method='gptq'"
         )
+    if settings["rank"] and (settings["method"] == "signround" or not _packable(settings)):
+        raise SettingError(
+            "quantize(rank=...) corrects codes that are packed and stay as gptq leaves them; set "
+            "method='gptq', symmetric=True and grid='int', or rank=0"
+        )
     given = settings["method"] in BITSANDBYTES
     if given:
         nf4_values(torch.ones(32, 64))  # is it usable here at all?
@@ -263,6 +285,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         _check_shape(linear, grid, settings["method"])
+        check_rank(linear, settings["rank"])
 
 
 def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:
@@ -300,7 +323,7 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
         checkpoint,
         ctx["calibration"],
         paired=_matching(settings["matching"]) > 0 or tuned,
-        solves=_SOLVES * (1 + settings["sweeps"]),
+        solves=_SOLVES * (1 + settings["sweeps"]) + _CORRECTION_SOLVES * bool(settings["rank"]),
     )
     if tuned:
         steps = 3 * settings["iterations"] * settings["batch_size"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,12 +16,14 @@ from ..formats.ggml_blocks import kind_of, pack
 from ..models.linears import Linear, named
 from ..models.rewriting import Solution, Solved
 from ..models.tuning import Tuned, Tuning, tune_block
-from ..solvers.factor import factorize
+from ..solvers.factor import Factor, factorize
 from ..solvers.gptq import Order, quantize_gptq
 from ..solvers.gram import Gram
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
 from ..solvers.results import Quantized as Codes
+from ..solvers.target import matched_weight
+from .correcting import Correcting
 from .stacking import stacked
 
 # From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
@@ -36,11 +38,13 @@ class Rounded:
         relative_error: of its output on the calibration inputs, squared.
         escalations: tenfold raises the damping of its Hessian needed.
         borrowed_tokens: tokens' worth of other experts' inputs in its Hessian.
+        corrected_error: the error with its correction put on; None where none was asked for.
     """
 
     relative_error: float
     escalations: int
     borrowed_tokens: int
+    corrected_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Rounding:
         packable: whether a format that loads plainly holds such codes; if not, the values they
             stand for are stored.
         matching: share of what earlier blocks changed that a linear makes up for.
+        correcting: what finds a correction beside the codes; None where none was asked for.
         rounded: by linear, filled as they are done.
     """
 
@@ -64,6 +69,7 @@ class Rounding:
     refit: bool
     sweeps: int
     matching: float
+    correcting: Correcting | None = None
     rounded: dict[str, Rounded] = field(default_factory=dict)
 
     def facts(self) -> Any:
@@ -77,7 +83,9 @@ class Rounding:
     def metrics(self) -> Mapping[str, float]:
         """The mean error, and what was out of the ordinary."""
         every = self.rounded.values()
+        left = [each.corrected_error for each in every if each.corrected_error is not None]
         return {
+            **({"mean_corrected_error": sum(left) / len(left)} if left else {}),
             "mean_relative_error": sum(each.relative_error for each in every) / len(every),
             "experts_topped_up": sum(each.borrowed_tokens > 0 for each in every),
             "dampings_raised": sum(each.escalations > 0 for each in every),
@@ -105,11 +113,27 @@ class Rounding:
                 refit=self.refit,
                 sweeps=self.sweeps,
             )
+            left = self._left(weights, whole, codes, gram, factor)
         except SolverError as error:
             raise named(linears[0], error) from error
         how = Rounded(codes.relative_error or 0.0, codes.escalations, gram.num_borrowed)
-        self.rounded.update({linear.name: how for linear in linears})
+        names = [linear.name for linear in linears]
+        self.rounded.update({name: replace(how, corrected_error=left.get(name)) for name in names})
         return dict(zip(linears, split(codes, linears, packable=self.packable), strict=True))
+
+    def _left(
+        self,
+        weights: Sequence[tuple[Linear, Tensor]],
+        whole: Tensor,
+        codes: Codes,
+        gram: Gram,
+        factor: Factor,
+    ) -> Mapping[str, float]:
+        """What corrections leave of each linear's error; empty where none are asked for."""
+        if self.correcting is None:
+            return {}
+        target = matched_weight(whole, gram, factor, share=self.matching)
+        return self.correcting(weights, target, codes.dequantize(), gram)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from ..models.publishing import (
     PROVENANCE,
     check_disk,
     check_target,
+    files_of,
     private_folder,
     publish,
     set_aside,
@@ -243,7 +244,7 @@ def _provenance(
     measured_on: Mapping[str, str],
     refused: str | None = None,
 ) -> dict[str, Any]:
-    held = [path for path in folder.iterdir() if path.is_file() and path.name != PROVENANCE]
+    held = {name: path for name, path in files_of(folder).items() if name != PROVENANCE}
     return provenance(
         checkpoint=ctx["checkpoint"],
         dense=ctx["dense"],

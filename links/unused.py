@@ -24,6 +24,7 @@ _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sweeps": _CALIBRATED,
         "matching": _CALIBRATED,
         "damping": _CALIBRATED,
+        "rank": ("gptq",),
         "iterations": _TUNED,
         "seed": _TUNED,
     }

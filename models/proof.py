@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..checkpoints.durable import file_hash
 from ..errors import CheckpointError, ProofError
 from .fresh_process import Announce, run_alone
-from .publishing import PROVENANCE
+from .publishing import PROVENANCE, files_of
 from .record import RECORD, Record, logits_off, mean_nll, read_record
 from .skeleton import default_device
 
@@ -163,9 +163,9 @@ def _files(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
     faults = [words for name, known in listed.items() if (words := _changed(folder, name, known))]
     known = {*listed, PROVENANCE}
     faults += [
-        f"{path.name} is there and was not saved"
-        for path in sorted(folder.iterdir())
-        if path.name not in known and not path.name.startswith(".") and path.suffix not in _PROSE
+        f"{name} is there and was not saved"
+        for name, path in files_of(folder).items()
+        if name not in known and not name.startswith(".") and path.suffix not in _PROSE
     ]
     if faults:
         return [Check("files", False, "; ".join(faults))]
@@ -174,9 +174,10 @@ def _files(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
 
 def _changed(folder: Path, name: str, known: object) -> str | None:
     """What is wrong with one file on the record, if anything."""
-    if Path(name).name != name or not isinstance(known, Mapping):
+    path = PurePosixPath(name)
+    if _leads_out(folder, path) or str(path) != name or not isinstance(known, Mapping):
         return f"{name!r} is no entry for a file of the folder"
-    if Path(name).suffix in _PROSE:
+    if path.suffix in _PROSE:
         return None
     try:
         size = (folder / name).stat().st_size
@@ -188,6 +189,13 @@ def _changed(folder: Path, name: str, known: object) -> str | None:
     if found != known.get("sha256"):
         return f"{name} has another checksum than recorded"
     return None
+
+
+def _leads_out(folder: Path, path: PurePosixPath) -> bool:
+    """Whether a file would lie elsewhere; the file itself may be a link, as a hub's cache has."""
+    above = path.parents[:-1]
+    plain = not path.is_absolute() and ".." not in path.parts and "\\" not in str(path)
+    return not plain or any((folder / each).is_symlink() for each in above)
 
 
 def _size(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:

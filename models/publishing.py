@@ -119,6 +119,15 @@ def set_aside(folder: Path, target: Path) -> Path | None:
     return aside
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """Every file of a folder, and of folders in it, by its name there: "adapter/x.json".
+
+    A link to a folder is not followed and counts as a file.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
+
+
 def _open_as_usual(folder: Path) -> None:
     """Let others read what others may read here; safetensors writes for the owner alone."""
     mode = folder.stat().st_mode & 0o666

@@ -21,6 +21,7 @@ from .keeping import Keeping, Unfinished
 
 _PAUSE_SECONDS = 30.0
 _SHARE = 1 / 30  # of the time that is worked
+_BESIDE = "beside."
 
 
 class Notes(Protocol):
@@ -56,11 +57,16 @@ class Resuming:
     Args:
         place: where.
         notes: whose facts belong to the pass, always in the same order.
+        beside: tensors by name that the pass gathers beside those it rewrites; `load` puts back
+            what there was.
     """
 
-    def __init__(self, place: Unfinished, *notes: Notes) -> None:
+    def __init__(
+        self, place: Unfinished, *notes: Notes, beside: dict[str, Tensor] | None = None
+    ) -> None:
         self._keeping = Keeping(place, share=_SHARE, pause_seconds=_PAUSE_SECONDS)
         self._notes = notes
+        self._beside = {} if beside is None else beside
 
     def load(self, device: torch.device) -> Standing | None:
         """Where the pass was stopped, on ``device``; None where it is to begin."""
@@ -70,6 +76,7 @@ class Resuming:
         tensors, facts = found
         for notes, noted in zip(self._notes, facts["notes"], strict=True):
             notes.recall(noted)
+        self._beside.update(_below(_BESIDE, tensors))
         given = facts["given"]
         return Standing(
             facts["index"],
@@ -85,6 +92,7 @@ class Resuming:
     def _told(self, standing: Standing) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"hidden.{n}": states for n, states in enumerate(standing.hidden)}
         tensors |= {f"given.{n}": states for n, states in enumerate(standing.given or ())}
+        tensors |= {_BESIDE + name: tensor for name, tensor in self._beside.items()}
         entries = []
         for name, value in standing.rewritten.items():
             ref = InMemory(value) if isinstance(value, Tensor) else value
@@ -102,7 +110,10 @@ class Resuming:
 def _restored(
     name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Tensor | TensorRef:
-    prefix = f"rewritten.{name}/"
-    parts = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-    ref = put_together(entry, parts)
+    ref = put_together(entry, _below(f"rewritten.{name}/", tensors))
     return ref.load() if entry["bare"] else ref
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin so, by the rest of their names."""
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
+from ..models.adapter import has_adapter
 from .provenance import without_paths
 from .table import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
 from .waves import wave_rows, waves_markdown
@@ -37,6 +38,16 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
 _LOADING_GGUF = """```bash
 llama-cli -m path/to/this/folder/model.gguf
+```"""
+_ADAPTER = """## The adapter
+
+`adapter/` holds a low-rank correction of what quantisation left. The figures above are without it.
+PEFT puts it on:
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(model, "path/to/this/folder/adapter")
 ```"""
 _NEEDS = {
     "gguf": "llama.cpp runs it, and whatever is built on that; transformers reads it too, as the "
@@ -75,6 +86,7 @@ def model_card(
         f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         f"## Loading\n\n{loading}\n\n{_NEEDS[weight_format]}",
+        *([_ADAPTER] if has_adapter(checkpoint) and weight_format != "gguf" else []),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -7,7 +7,7 @@ file, and no path of the machine it was made on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -38,7 +38,7 @@ def provenance(
     texts: Mapping[str, Mapping[str, Any]],
     figures: Mapping[str, Mapping[str, float]],
     measured_on: Mapping[str, str],
-    files: Iterable[Path],
+    files: Mapping[str, Path],
     refused: str | None = None,
 ) -> dict[str, Any]:
     """The record of one saved folder, in types JSON knows.
@@ -46,7 +46,7 @@ def provenance(
     Args:
         history: the steps so far, oldest first.
         texts: of each part of the text: its name, digest, windows and length.
-        files: every file of the folder, to be weighed and hashed.
+        files: every file of the folder by its name in it, to be weighed and hashed.
         refused: why it was not published, where it was not.
     """
     return {
@@ -61,7 +61,7 @@ def provenance(
         "figures": {name: dict(found) for name, found in figures.items()},
         "measured_on": dict(measured_on),
         "versions": {name: library_version(name) for name in _LIBRARIES},
-        "files": {path.name: _weighed(path) for path in sorted(files)},
+        "files": {name: _weighed(path) for name, path in sorted(files.items())},
     }
 
 

@@ -28,7 +28,7 @@ from birdbone.links import acceptance
 from birdbone.links.save import check_disk, check_target, save
 from birdbone.models.bitsandbytes import int8_values, nf4_values
 from birdbone.models.fresh_process import Measurement, Probe
-from birdbone.models.proof import Check, Proof
+from birdbone.models.proof import Check, Proof, prove
 from birdbone.models.publishing import publish
 from birdbone.models.skeleton import Skeleton
 
@@ -210,6 +210,19 @@ async def test_bitsandbytes_is_proven_too(kind: Any, values: Any, tmp_path: Path
     assert figures["nonzero"] == pytest.approx(light.count_nonzero(), rel=0.01)
     assert figures["weight_bytes"] < dense.num_bytes
     assert "`bitsandbytes` installed" in (tmp_path / "light" / "README.md").read_text()
+
+
+async def test_an_adapter_beside_the_weights_is_on_record_and_proven(tmp_path: Path) -> None:
+    names = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    dense = tiny_checkpoint()
+    beside = replace(dense, files={**dense.files, **dict.fromkeys(names, b"{}")})
+    after = await run(save(path=str(tmp_path / "light")), context(beside))
+    folder = after["saved"].path
+    assert names < set(json.loads((folder / "birdbone.json").read_text())["files"])
+    assert (await prove(folder)).proven
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"[]")
+    (failed,) = (await prove(folder)).failed
+    assert failed.words == "adapter/adapter_model.safetensors has another checksum than recorded"
 
 
 async def test_packed_codes_are_counted_as_weights(tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def put(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("{}")
+
+
 Spoil = Callable[[Path], object]
 SPOILT: dict[str, tuple[Spoil, str, str]] = {
     "a bit of the weights": (
@@ -138,6 +143,24 @@ SPOILT: dict[str, tuple[Spoil, str, str]] = {
         lambda folder: (folder / "adapter_config.json").write_text("{}"),
         "files",
         r"adapter_config.json is there and was not saved",
+    ),
+    "a file more in a folder": (
+        lambda folder: put(folder / "adapter" / "adapter_config.json"),
+        "files",
+        r"adapter/adapter_config.json is there and was not saved",
+    ),
+    "a link to another folder": (
+        lambda folder: (folder / "adapter").symlink_to(folder.parent),
+        "files",
+        r"adapter is there and was not saved",
+    ),
+    "an entry that leads outside by a link": (
+        lambda folder: (
+            seal(folder, files={"away/secret": {"bytes": 1, "sha256": ""}}),
+            (folder / "away").symlink_to(folder.parent),
+        ),
+        "files",
+        r"'away/secret' is no entry for a file of the folder",
     ),
     "an entry that leads outside": (
         lambda folder: seal(folder, files={"../secret": {"bytes": 1, "sha256": ""}}),

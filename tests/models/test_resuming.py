@@ -25,6 +25,7 @@ PASSES = {
     "2:4": prune(pattern="2:4", method="sparsegpt", matching=0),
     "gptq": quantize(group_size=32),
     "values": quantize(group_size=32, symmetric=False),
+    "with a correction": quantize(group_size=32, rank=2),
     "signround": quantize(group_size=32, method="signround", iterations=4, batch_size=1),
 }
 

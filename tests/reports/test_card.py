@@ -123,3 +123,10 @@ def test_paths_of_the_machine_are_cut_to_their_last_part(given: Any, expected: A
 
 def test_a_library_that_is_not_there_is_said_so() -> None:
     assert library_version("no-such-distribution-at-all") == "not installed"
+
+
+def test_an_adapter_beside_the_weights_is_told_of_and_that_figures_are_without_it() -> None:
+    plain = tiny_checkpoint()
+    beside = replace(plain, files={**plain.files, "adapter/adapter_config.json": b"{}"})
+    assert "figures above are without it" in card(checkpoint=beside)
+    assert "adapter" not in card(checkpoint=plain)
