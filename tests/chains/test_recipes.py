@@ -259,3 +259,12 @@ def test_a_byte_order_mark_is_no_part_of_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"\xef\xbb\xbfchain: bird-bone\n")
     assert load_recipe(path).chain == "bird-bone"
+
+
+def test_a_recipe_reaches_waves_and_what_may_come_back_in_them(tmp_path: Path) -> None:
+    path = tmp_path / "masks.yaml"
+    path.write_text("links: [waves: {body: [prune, validate], regrow: 0.1, of: parameters}]")
+    [loop] = build(load_recipe(path)).links
+    assert loop.settings["regrow"] == 0.1
+    [prune, _] = loop.settings["body"].links
+    assert prune.settings["regrow"] is None

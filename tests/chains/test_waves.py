@@ -407,6 +407,25 @@ async def test_waves_of_whole_units_leave_a_smaller_model(ctx: dict[str, Any]) -
     assert after["history"][-1].metrics["ended"] == "the target is reached"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "measure", "target"),
+    [("layers", "flops", 0.5), ("groups", "bytes", 0.88), ("neurons", "flops", 0.8)],
+)
+async def test_units_lead_to_targets_of_every_measure(
+    ctx: dict[str, Any], pattern: str, measure: Any, target: float
+) -> None:
+    known = await run(Chain(profile(), score()), ctx)
+    body = Chain(prune(pattern=pattern), heal(epochs=1), validate())
+    after = await run(waves(body=body, target=target, of=measure, stop_loss=9.0), known)
+    assert after["history"][-1].metrics["ended"] == "the target is reached"
+    before, light = (footprint(after[key]).of(measure) for key in ("dense", "checkpoint"))
+    sizes = [step.metrics[f"{measure}_left"] for step in records(after)]
+    assert light / before == pytest.approx(sizes[-1])
+    # Whole steps lead there, and the last of them is the nearest.
+    assert abs(sizes[-1] - target) < abs(sizes[-2] - target)
+    assert sizes == sorted(sizes, reverse=True)
+
+
 async def test_waves_end_where_no_smaller_size_is_left(ctx: dict[str, Any]) -> None:
     known = await run(Chain(profile(), score()), ctx)
     body = Chain(prune(pattern="groups"), validate())
