@@ -12,13 +12,14 @@ from ..checkpoints import Checkpoint
 from ..contexts.flow import Pruned, Scored
 from ..contexts.forecast import Forecast
 from ..contexts.plan import LinearPlan, Plan
-from ..engine import announce, in_thread
-from ..models.expert_choice import choose_experts, keep_experts
+from ..engine import announce, in_thread, unfinished
+from ..models.expert_choice import ExpertChoice, choose_experts, keep_experts
 from ..models.hollowing import hollow_blocks
-from ..models.layer_choice import choose_layers
+from ..models.layer_choice import LayerChoice, choose_layers
 from ..models.memory import pass_bytes
 from ..models.narrowing import narrowing
 from ..models.outline import outlined
+from ..models.resuming import Resuming, Standing
 from ..models.shortening import keep_layers
 from ..models.sizes import Kind
 from ..models.skeleton import Skeleton
@@ -72,6 +73,7 @@ def _narrow(ctx: Scored, wanted: Hollowing, kind: Kind) -> Pruned:
         matched=share > 0,
         announce=lambda done, total: announce("hollowing blocks", done, total),
         mend=mending,
+        resuming=Resuming(unfinished(), removal, mending),
     )
     counts = change.before, change.after
     plans = {**removal.plans, **mending.plans}
@@ -83,14 +85,17 @@ def _shorten(ctx: Scored, wanted: Hollowing) -> Pruned:
     checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
     keep = layers_left(checkpoint, wanted.sparsity, wanted.multiple)
     skeleton = Skeleton(checkpoint)
-    kept = choose_layers(
-        skeleton,
-        _few(windows),
-        keep,
-        lambda done, total: announce("leaving blocks out", done, total),
-    )
     share = _MATCHING if wanted.matching is None else wanted.matching
     bridging, mending = Bridging(wanted.damping, _BRIDGED), Bridging(wanted.damping, share)
+    choice = LayerChoice()
+    resuming = Resuming(unfinished(), choice, bridging, mending)
+    resuming.load(skeleton.device)
+
+    def left_out(done: int, total: int) -> None:
+        resuming.save(Standing(0, [], None, {}))
+        announce("leaving blocks out", done, total)
+
+    kept = choose_layers(skeleton, _few(windows), keep, left_out, choice)
     shorter = keep_layers(
         checkpoint,
         windows,
@@ -99,6 +104,7 @@ def _shorten(ctx: Scored, wanted: Hollowing) -> Pruned:
         mending if share > 0 else None,
         batch_size=wanted.batch_size,
         announce=lambda done, total: announce("bridging gaps", done, total),
+        resuming=resuming,
     )
     earlier = kept_layers(ctx)
     places = kept if earlier is None else tuple(earlier[place] for place in kept)
@@ -123,11 +129,14 @@ def _renamed(
 def _leave_experts(ctx: Scored, wanted: Hollowing) -> Pruned:
     checkpoint = ctx["checkpoint"]
     change = wanted_size(checkpoint, "experts", wanted.sparsity, wanted.multiple)
+    choice = ExpertChoice()
     kept = choose_experts(
         Skeleton(checkpoint),
         _few(ctx["calibration"]),
         change,
         lambda done, total: announce("leaving experts out", done, total),
+        choice,
+        Resuming(unfinished(), choice),
     )
     smaller = keep_experts(checkpoint, change, kept)
     plan = Plan("load", "experts", {}, (change.before, change.after), kept_layers(ctx))

@@ -19,10 +19,11 @@ from ..solvers.factor import factorize
 from ..solvers.group_removal import keep_groups
 from ..solvers.output_error import relative_output_error
 from ..solvers.target import shifted_weight
+from .planning import Planning
 
 
 @dataclass(frozen=True)
-class Removal:
+class Removal(Planning):
     """What was asked of prune; called by the pass over the blocks.
 
     Attributes:
@@ -65,7 +66,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Bridging:
+class Bridging(Planning):
     """How a linear is refitted to give beside its own what was taken out around it.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -21,13 +21,14 @@ from ..solvers.regrowth import limit_regrowth, num_regrown
 from ..solvers.results import Pruned
 from ..solvers.table import PREPARE, PRUNERS
 from ..solvers.target import pull_of
+from .planning import Planning
 from .stacking import stacked
 
 Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
 
 
 @dataclass(frozen=True)
-class Thinning:
+class Thinning(Planning):
     """What was asked of prune; called by the pass over the blocks.
 
     Attributes:
@@ -48,14 +49,6 @@ class Thinning:
     matching: float
     regrow: float = 1.0
     plans: dict[str, LinearPlan] = field(default_factory=dict)
-
-    def facts(self) -> Any:
-        """The plans so far, for a pass that may be stopped."""
-        return {name: asdict(plan) for name, plan in self.plans.items()}
-
-    def recall(self, facts: Any) -> None:
-        """Take up the plans of a pass that was stopped."""
-        self.plans.update({name: LinearPlan(**plan) for name, plan in facts.items()})
 
     def __call__(
         self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram

@@ -9,6 +9,7 @@ model as given feeds a block.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,23 @@ from .linears import Linear, find_linears
 from .narrowing import Part, Resizing
 from .observing import Observer, stored_tensors
 from .replay import Call, capture, check_finite, replay
+from .resuming import Resuming, Standing
 from .skeleton import Skeleton
+
+
+@dataclass
+class ExpertChoice:
+    """The experts that stay of each block done so far, for a choice that may be stopped."""
+
+    kept: list[list[int]] = field(default_factory=list)
+
+    def facts(self) -> list[list[int]]:
+        """What was chosen so far."""
+        return self.kept
+
+    def recall(self, facts: list[list[int]]) -> None:
+        """Take up a choice that was stopped."""
+        self.kept = [list(each) for each in facts]
 
 
 @torch.no_grad()
@@ -29,21 +46,32 @@ def choose_experts(
     tokens: Tensor,
     change: Resizing,
     announce: Callable[[int, int], None],
+    choice: ExpertChoice | None = None,
+    resuming: Resuming | None = None,
 ) -> list[Tensor]:
     """The experts of each block that stay, int64 ascending: those of the greatest load.
 
     Args:
         tokens: int64 ``[windows, length]`` to measure on; all go through a block at once.
         announce: told blocks done and their count; each runs once for every expert used.
+        choice: gathers what is chosen.
+        resuming: keeps how far the pass is, and says where to go on; the choice must be among its
+            notes.
     """
+    choice = ExpertChoice() if choice is None else choice
     batch = capture(skeleton, [tokens])[0]
-    hidden, kept = batch.hidden, []
-    for index, block in skeleton.each_block():
+    begin = Standing(0, [batch.hidden], None, {})
+    begin = (resuming and resuming.load(skeleton.device)) or begin
+    (hidden,) = begin.hidden
+    last = len(skeleton.blocks) - 1
+    for index, block in skeleton.each_block(begin.index):
         loads, hidden = _loads(block, hidden, batch.calls[index], change)
         check_finite([hidden], f"{skeleton.path}.{index}")
-        kept.append(loads.topk(change.after).indices.sort().values)
+        choice.kept.append(loads.topk(change.after).indices.sort().values.tolist())
+        if resuming is not None and index < last:
+            resuming.save(Standing(index + 1, [hidden], None, {}))
         announce(index + 1, len(skeleton.blocks))
-    return kept
+    return [torch.tensor(each) for each in choice.kept]
 
 
 def keep_experts(checkpoint: Checkpoint, change: Resizing, kept: Sequence[Tensor]) -> Checkpoint:

@@ -23,6 +23,7 @@ from .linears import Linear, find_linears
 from .missing import Fed, MissingSum, lacking, run_watched
 from .narrowing import Narrowing, Part
 from .replay import Batch, Call, capture, check_finite, replay, through_blocks
+from .resuming import Resuming, Standing
 from .skeleton import Skeleton
 from .units import Units, measure_units, plain_output
 
@@ -49,6 +50,7 @@ def hollow_blocks(
     matched: bool,
     announce: Callable[[int, int], None],
     mend: Callable[[Fed], Tensor] | None = None,
+    resuming: Resuming | None = None,
 ) -> Checkpoint:
     """Let ``choose`` say which units of every block stay; returns the smaller model.
 
@@ -58,6 +60,8 @@ def hollow_blocks(
         announce: told blocks done and their count.
         mend: where the units are not neurons and the pass is matched, gives a new weight for the
             linear behind the neurons of each block, so that it makes up for what is still missing.
+        resuming: keeps how far the pass is, and says where to go on; what ``choose`` and ``mend``
+            gather must be among its notes.
 
     Raises:
         DataError: a linear saw too few tokens.
@@ -68,10 +72,13 @@ def hollow_blocks(
     units = measure_units(skeleton, change)
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
-    given = list(hidden) if matched else None
+    begin = Standing(0, hidden, list(hidden) if matched else None, {})
+    begin = (resuming and resuming.load(skeleton.device)) or begin
+    hidden, cut = list(begin.hidden), dict(begin.rewritten)
+    given = None if begin.given is None else list(begin.given)
     behind = None if mend is None or change.kind == "neurons" else plain_output(skeleton)
-    cut: dict[str, Tensor] = {}
-    for index, block in skeleton.each_block():
+    last = len(skeleton.blocks) - 1
+    for index, block in skeleton.each_block(begin.index):
         prefix = f"{skeleton.path}.{index}."
         view = _View(skeleton, block, prefix, change, units)
         calls = [batch.calls[index] for batch in batches]
@@ -82,6 +89,8 @@ def hollow_blocks(
         with torch.no_grad():
             hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         check_finite(hidden, prefix.removesuffix("."))
+        if resuming is not None and index < last:
+            resuming.save(Standing(index + 1, hidden, given, cut))
         announce(index + 1, len(skeleton.blocks))
     smaller = checkpoint.evolve(cut, config=change.config)
     require_same(smaller, batches[0], hidden[0])

@@ -8,6 +8,7 @@ nearest those of the model as given, by measured KL, with all chosen earlier alr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,25 +20,54 @@ from .skeleton import Skeleton
 _CANDIDATES = 8
 
 
+@dataclass
+class LayerChoice:
+    """How far a choice is, for one that may be stopped.
+
+    Attributes:
+        kept: places of the blocks that were not left out so far, ascending; None before the first
+            round.
+    """
+
+    kept: list[int] | None = None
+
+    def facts(self) -> list[int] | None:
+        """The blocks not left out so far."""
+        return self.kept
+
+    def recall(self, facts: list[int] | None) -> None:
+        """Take up a choice that was stopped."""
+        self.kept = facts
+
+
 @torch.no_grad()
 def choose_layers(
-    skeleton: Skeleton, tokens: Tensor, keep: int, announce: Callable[[int, int], None]
+    skeleton: Skeleton,
+    tokens: Tensor,
+    keep: int,
+    announce: Callable[[int, int], None],
+    choice: LayerChoice | None = None,
 ) -> tuple[int, ...]:
     """The places of the ``keep`` blocks that stay, ascending.
 
     Args:
         tokens: int64 ``[windows, length]`` to measure on; all go through a block at once.
         announce: told rounds done and their count; a round runs the model about five times.
+        choice: where to go on; says after every round how far the choice is.
     """
+    choice = LayerChoice() if choice is None else choice
+    kept = list(range(len(skeleton.blocks))) if choice.kept is None else list(choice.kept)
+    first, rounds = len(skeleton.blocks) - len(kept), len(skeleton.blocks) - keep
+    if first == rounds:
+        return tuple(kept)
     batch = capture(skeleton, [tokens])[0]
     given, influence = _given(skeleton, batch)
-    kept = list(range(len(skeleton.blocks)))
-    rounds = len(kept) - keep
-    for done in range(rounds):
+    for done in range(first, rounds):
         candidates = sorted(sorted(kept, key=influence.__getitem__)[:_CANDIDATES])
         finals = _without_each(skeleton, batch, kept, candidates)
         found = divergences(skeleton, tokens, given, finals)
         kept.remove(candidates[min(range(len(found)), key=found.__getitem__)])
+        choice.kept = list(kept)
         announce(done + 1, rounds)
     return tuple(kept)
 

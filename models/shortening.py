@@ -9,7 +9,7 @@ and the gap is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .hollowing import require_same
 from .linears import Linear, find_linears
 from .missing import Fed, lacking
 from .replay import Batch, capture, check_finite, replay
+from .resuming import Resuming, Standing
 from .sizes import layer_settings, with_settings
 from .skeleton import Skeleton, empty_model, find_blocks
 from .units import plain_output
@@ -55,6 +56,7 @@ def keep_layers(
     *,
     batch_size: int,
     announce: Callable[[int, int], None],
+    resuming: Resuming | None = None,
 ) -> Checkpoint:
     """The model of the blocks ``kept``, ascending, gaps bridged.
 
@@ -62,6 +64,8 @@ def keep_layers(
         bridge: gives the new weight of the output linear before a gap.
         mend: gives those of the linears behind a gap that none follows; None leaves them.
         announce: told blocks done and their count.
+        resuming: keeps how far the pass is, and says where to go on; what ``bridge`` and ``mend``
+            gather must be among its notes.
 
     Raises:
         DataError: a linear saw too few tokens.
@@ -71,9 +75,17 @@ def keep_layers(
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
     span = _Span(skeleton, batches, plain_output(skeleton), bridge, mend)
-    span.lead(range(kept[0]))
+    begin = resuming and resuming.load(skeleton.device)
+    if begin and begin.hidden:
+        span.take_up(begin, kept)
+    else:
+        span.lead(range(kept[0]))
     for index, end in zip(kept, (*kept[1:], len(skeleton.blocks)), strict=True):
+        if index < span.next:
+            continue
         span.cross(index, end)
+        if resuming is not None and end < len(skeleton.blocks):
+            resuming.save(span.standing())
         announce(end, len(skeleton.blocks))
     config = _config(skeleton, kept)
     shorter = checkpoint.evolve(_renumbered(skeleton, kept, span.bridged), config=config)
@@ -95,9 +107,24 @@ class _Span:
         self._skeleton, self._batches = skeleton, batches
         self._output, self._bridge, self._mend = output, bridge, mend
         self._done = 0
-        self.given = [batch.hidden for batch in batches]
-        self.hidden = list(self.given)
-        self.bridged: dict[str, Tensor] = {}
+        self.next = 0
+        self.given: Sequence[Tensor] = [batch.hidden for batch in batches]
+        self.hidden: Sequence[Tensor] = list(self.given)
+        self.bridged: dict[str, Tensor | TensorRef] = {}
+
+    def standing(self) -> Standing:
+        """How far the two have been run."""
+        return Standing(self.next, self.hidden, self.given, self.bridged)
+
+    def take_up(self, standing: Standing, kept: Sequence[int]) -> None:
+        """Go on from where two others stood."""
+        self.next, self.hidden, self.bridged = (
+            standing.index,
+            standing.hidden,
+            dict(standing.rewritten),
+        )
+        self.given = standing.given or self.given
+        self._done = sum(index < self.next for index in kept)
 
     @torch.no_grad()
     def lead(self, indices: Sequence[int]) -> None:
@@ -116,7 +143,7 @@ class _Span:
         self.lead(range(index, end))
         prefix = f"{self._skeleton.path}.{index}."
         refit = self._bridge if end > index + 1 else self._mend if index > self._done else None
-        self._done += 1
+        self._done, self.next = self._done + 1, end
         with self._skeleton.block(index) as block:
             if refit is not None and self._output is not None:
                 name = f"{prefix}{self._output}"
@@ -153,7 +180,7 @@ def _config(skeleton: Skeleton, kept: Sequence[int]) -> dict[str, object]:
 
 
 def _renumbered(
-    skeleton: Skeleton, kept: Sequence[int], bridged: dict[str, Tensor]
+    skeleton: Skeleton, kept: Sequence[int], bridged: Mapping[str, Tensor | TensorRef]
 ) -> dict[str, Tensor | TensorRef | None]:
     """What to evolve with: every block that stays under its new number, the last ones gone."""
     path, refs = skeleton.path, skeleton.checkpoint.refs

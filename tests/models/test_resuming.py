@@ -13,10 +13,10 @@ from tiny_contexts import calibrated, digests, scored
 from torch import Tensor
 
 from birdbone.checkpoints import InMemory, Quantized
-from birdbone.engine import Progress, run
+from birdbone.engine import Chain, Progress, run
 from birdbone.errors import LinkError
 from birdbone.journal import RunFolder
-from birdbone.links import prune, quantize
+from birdbone.links import profile, prune, quantize, score
 from birdbone.models import resuming
 from birdbone.models.resuming import Resuming, Standing
 
@@ -27,6 +27,8 @@ PASSES = {
     "values": quantize(group_size=32, symmetric=False),
     "with a correction": quantize(group_size=32, rank=2),
     "signround": quantize(group_size=32, method="signround", iterations=4, batch_size=1),
+    "neurons": prune(pattern="neurons"),
+    "groups": prune(pattern="groups"),
 }
 
 
@@ -40,25 +42,25 @@ def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
 class StopAfter:
     """Middleware that ends a link when it has done so many blocks, and counts what it sees."""
 
-    def __init__(self, blocks: int) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: int, label: str) -> None:
+        self.blocks, self.label = blocks, label
         self.seen: list[int] = []
 
     async def before(self, link: Any, ctx: Any, mwctx: Any) -> None: ...
 
     def progress(self, link: Any, event: Progress, mwctx: Any) -> None:
-        if not event.label.endswith("ing blocks"):
+        if not event.label.endswith(self.label):
             return
         self.seen.append(event.done)
         if event.done == self.blocks:
             raise KeyboardInterrupt
 
 
-async def stopped(link: Any, ctx: Mapping[str, Any], folder: Path, blocks: int) -> list[int]:
+async def stopped(
+    link: Any, ctx: Mapping[str, Any], folder: Path, blocks: int, label: str = "ing blocks"
+) -> list[int]:
     """Run until so many blocks are done; which were worked on."""
-    from birdbone.engine import Chain
-
-    chain, eyes = Chain(link), StopAfter(blocks)
+    chain, eyes = Chain(link), StopAfter(blocks, label)
     chain.use(eyes)
     with RunFolder(folder) as store, pytest.raises(KeyboardInterrupt):
         await chain.run(ctx, store=store)
@@ -88,6 +90,37 @@ async def test_experts_are_kept_as_they_stand(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as store:
         resumed = await run(link, ctx, store=store)
     assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
+
+
+async def test_blocks_left_out_and_gaps_bridged_are_gone_on_with(tmp_path: Path) -> None:
+    ctx = await run(Chain(profile(), score()), calibrated(tiny_checkpoint(num_hidden_layers=7)))
+    link = prune(pattern="layers", sparsity=0.5)
+    whole = await run(link, ctx)
+    kept = whole["plan"].kept_layers
+    assert await stopped(link, ctx, tmp_path, 1, "leaving blocks out") == [1]
+    assert await stopped(link, ctx, tmp_path, 2, "leaving blocks out") == [2]
+    first = kept[1]
+    assert await stopped(link, ctx, tmp_path, first, "bridging gaps") == [first]
+    with RunFolder(tmp_path) as store:
+        seen = StopAfter(-1, "")
+        chain = Chain(link)
+        chain.use(seen)
+        resumed = await chain.run(ctx, store=store)
+    # No block is tried again, and gaps only behind the first.
+    assert seen.seen == [*kept[2:], 7]
+    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
+    assert resumed["plan"] == whole["plan"]
+
+
+async def test_a_choice_of_experts_is_gone_on_with(tmp_path: Path) -> None:
+    link, ctx = prune(pattern="experts"), await scored("mixtral")
+    whole = await run(link, ctx)
+    assert await stopped(link, ctx, tmp_path, 1, "leaving experts out") == [1]
+    assert await stopped(link, ctx, tmp_path, 2, "leaving experts out") == [2]
+    with RunFolder(tmp_path) as store:
+        resumed = await run(link, ctx, store=store)
+    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
+    assert resumed["plan"] == whole["plan"]
 
 
 async def test_other_settings_do_not_go_on_from_it(tmp_path: Path) -> None:
