@@ -51,7 +51,8 @@ class BlockHealing:
             makes up for the blocks before it, or what the dense block would give on the very
             inputs this one gets (``block``).
         patience: epochs without a better figure after which a block is left.
-        autocast: narrower dtype that products are computed in; weights stay float32. None for none.
+        autocast: narrower dtype that products are computed in, those of the two streams that are
+            compared too; weights stay float32. None for none.
         seed: of the order of the windows.
     """
 
@@ -89,7 +90,7 @@ def heal_blocks(
         NumericsError: a loss or an activation that is NaN or infinite.
     """
     spans = _spans(len(dense.blocks), len(light.blocks), kept_layers)
-    given = _Given(dense, _batches(dense, tokens, how), how.target)
+    given = _Given(dense, _batches(dense, tokens, how), how)
     batches = _batches(light, tokens, how)
     hidden = [batch.hidden for batch in batches]
     progress = _Progress(Keeping(unfinished))
@@ -101,8 +102,7 @@ def heal_blocks(
             progress.add(pupil.learn(partial(announce, index, len(light.blocks))))
         for name, value in progress.of_block(light, index).items():
             light.put(name, value)
-        with torch.no_grad():
-            hidden = [replay(block, h, call) for h, call in zip(hidden, calls, strict=True)]
+        hidden = _through(block, hidden, calls, how)
         check_finite(hidden, f"{light.path}.{index}")
         announce(index + 1, len(light.blocks))
     return progress.healed()
@@ -154,23 +154,37 @@ def _batches(skeleton: Skeleton, tokens: Tensor, how: BlockHealing) -> list[Batc
     return capture(skeleton, [batch for part in parts for batch in part.split(how.batch_size)])
 
 
+def _autocast(device: torch.device, how: BlockHealing) -> torch.autocast:
+    return torch.autocast(device.type, dtype=how.autocast, enabled=how.autocast is not None)
+
+
+@torch.no_grad()
+def _through(
+    block: nn.Module, hidden: Sequence[Tensor], calls: Sequence[Call], how: BlockHealing
+) -> list[Tensor]:
+    """What a block makes of every batch."""
+    found = []
+    for states, call in zip(hidden, calls, strict=True):
+        with _autocast(states.device, how):
+            found.append(replay(block, states, call).to(states.dtype))
+    return found
+
+
 class _Given:
     """What the dense model gives after some of its blocks, for every batch."""
 
-    def __init__(self, dense: Skeleton, batches: Sequence[Batch], target: Target) -> None:
-        self._dense, self._batches, self._target = dense, batches, target
+    def __init__(self, dense: Skeleton, batches: Sequence[Batch], how: BlockHealing) -> None:
+        self._dense, self._batches, self._how = dense, batches, how
         self._hidden = [batch.hidden for batch in batches]
 
     def after(self, span: range, light: Sequence[Tensor]) -> list[Tensor]:
         """What leaves the last block of a span that the dense stream, or ``light``, enters."""
-        chained = self._target == "dense"
+        chained = self._how.target == "dense"
         hidden = self._hidden if chained else [states.to(self._dense.dtype) for states in light]
         for index in span:
-            with self._dense.block(index) as block, torch.no_grad():
-                hidden = [
-                    replay(block, states, batch.calls[index])
-                    for states, batch in zip(hidden, self._batches, strict=True)
-                ]
+            with self._dense.block(index) as block:
+                calls = [batch.calls[index] for batch in self._batches]
+                hidden = _through(block, hidden, calls, self._how)
             check_finite(hidden, f"{self._dense.path}.{index}")
         if chained:
             self._hidden = hidden
@@ -230,7 +244,7 @@ class _Pupil:
             parameter.requires_grad_()
         parameters = list(self._parameters.values())
         survivors = Survivors(parameters)
-        optimizer = torch.optim.Adam(parameters, lr=how.learning_rate)
+        optimizer = torch.optim.Adam(parameters, lr=how.learning_rate, fused=True)
         num_steps = how.epochs * len(self._learned)
         best, kept, waited, steps = before, [each.detach().clone() for each in parameters], 0, 0
         mend = f"lower learning_rate, now {how.learning_rate:g}"
@@ -260,7 +274,7 @@ class _Pupil:
     ) -> None:
         for parameter in parameters:
             parameter.grad = None
-        with torch.enable_grad(), self._autocast():
+        with torch.enable_grad(), _autocast(self._device, self._how):
             loss = self._errors(example).mean()
         check_loss(loss.item(), f"in {self._where}", mend)
         torch.autograd.backward(loss)
@@ -268,16 +282,13 @@ class _Pupil:
     @torch.no_grad()
     def _judge(self, when: str, mend: str) -> float:
         """The mean error on the windows kept out, each token counting alike."""
-        errors = torch.cat([self._errors(example) for example in self._judged])
+        with _autocast(self._device, self._how):
+            errors = torch.cat([self._errors(example) for example in self._judged])
         return check_loss(float(errors.mean()), f"in {self._where} {when}", mend)
 
     def _errors(self, example: tuple[Tensor, Call, Tensor]) -> Tensor:
         hidden, call, wanted = example
         return relative_errors(replay(self._block, hidden, call), wanted)
-
-    def _autocast(self) -> torch.autocast:
-        narrow = self._how.autocast
-        return torch.autocast(self._device.type, dtype=narrow, enabled=narrow is not None)
 
     def _stored(self) -> dict[str, Tensor]:
         """The parameters in the dtypes they are stored in; the block computes with them after."""

@@ -131,7 +131,7 @@ class _Course:
             parameter.requires_grad_()
         self._survivors = survivors
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=training.learning_rate, weight_decay=0.0
+            self._parameters, lr=training.learning_rate, weight_decay=0.0, fused=True
         )
         self._accelerator = _accelerator(self._parameters[0].device)
         self._model = self._accelerator.prepare_model(model)
@@ -152,9 +152,9 @@ class _Course:
         for place, parameter in enumerate(self._parameters):
             parameter.data = tensors[f"now.{place}"].to(parameter.device)
             if f"step.{place}" in tensors:
-                state = {name: tensors[f"{name}.{place}"] for name in _MOMENTS}
-                moved = {name: state[name].to(parameter.device) for name in _MOMENTS[1:]}
-                self._optimizer.state[parameter] = {"step": state["step"], **moved}
+                self._optimizer.state[parameter] = {
+                    name: tensors[f"{name}.{place}"].to(parameter.device) for name in _MOMENTS
+                }
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that it takes to go on from here."""
