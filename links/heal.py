@@ -54,13 +54,14 @@ async def heal(
             base that is held in 4 bits meanwhile (2305.14314), merged into the weights as stored.
         epochs: passes over the healing windows, the best of which is kept [blocks 4, lora 2,
             qlora 2, full 2].
-        learning_rate: at its peak, after a warm-up and before a cosine [blocks 5e-4, lora 1e-3,
+        learning_rate: at its peak, after a warm-up and before a cosine [blocks 2e-3, lora 1e-3,
             qlora 1e-3, full 1e-4].
         batch_size: windows per step [1].
         micro_batch_size: windows per forward of lora, qlora and full, where a step is to be made
             of several [1].
-        precision: what products are computed in while training, float32 or bfloat16; weights
-            are float32 [float32].
+        precision: what products are computed in until the result is judged, float32 or bfloat16,
+            in which a CPU is faster only if it has instructions for it; weights are float32
+            [float32].
         gradient_checkpointing: run the blocks again for the backward pass of lora, qlora and full
             instead of keeping what they computed [lora False, qlora True, full False].
         target: of blocks, what the dense model gives there (dense), which makes up for the blocks

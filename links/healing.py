@@ -26,7 +26,7 @@ SUITED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "blocks": {
             "epochs": 4,
-            "learning_rate": 5e-4,
+            "learning_rate": 2e-3,
             "batch_size": 1,
             "precision": "float32",
             "target": "dense",
