@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -12,25 +11,23 @@ from pydantic import Field
 from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ..contexts.flow import Changed, Standing
 from ..contexts.forecast import Forecast
-from ..engine import announce, in_thread, link, unfinished
+from ..engine import in_thread, link
 from ..errors import SettingError
-from ..formats.ggml_blocks import kind_of
 from ..models.bitsandbytes import check_nf4_shape, nf4_values
-from ..models.linears import Linear, all_linears, named
+from ..models.linears import Linear, named
 from ..models.memory import pass_bytes
 from ..models.outline import exchanged
-from ..models.resuming import Resuming
-from ..models.rewriting import rewrite_blocks
 from ..models.tuning import Tuning
 from ..solvers.gptq import Order
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
-from .correcting import Correcting, check_rank, with_adapter
+from .correcting import Correcting, check_rank
 from .effort import num_blocks, rewriting
 from .quantized_outline import handed_over, on_grid
+from .remarks import warn_of_left, warn_of_unused
 from .rounding import BlockTuning, Rounding, fitting_grid
+from .rounding_pass import round_by_text
 from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one
-from .unused import warn_of_unused
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
 GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
@@ -139,10 +136,8 @@ async def quantize(
         signed = resolved in _CALIBRATED
     wanted = _grid(bits, group_size, symmetric, signed, grid)
     packable = (symmetric and grid == "int") or resolved in BITSANDBYTES
-    _warn_of_left(checkpoint, packable, wanted)
-    metrics: dict[str, Any] = {"method": resolved}
+    warn_of_left(checkpoint, packable, wanted)
     if resolved in _CALIBRATED:
-        correcting = Correcting(rank, damping) if rank else None
         rounding = Rounding(
             checkpoint=checkpoint,
             grid=wanted,
@@ -153,40 +148,17 @@ async def quantize(
             refit=refit,
             sweeps=sweeps,
             matching=_matching(matching),
-            correcting=correcting,
+            correcting=Correcting(rank, damping) if rank else None,
         )
         tuning = None
         if resolved == "signround":
             tuning = BlockTuning(Tuning(iterations=iterations, batch_size=batch_size, seed=seed))
-        fresh = await in_thread(
-            rewrite_blocks,
-            checkpoint,
-            ctx["calibration"],
-            rounding,
-            chosen=lambda linear: linear.plain or not packable,
-            batch_size=batch_size,
-            paired=_matching(matching) > 0 or tuning is not None,
-            refine=tuning,
-            resuming=Resuming(
-                unfinished(),
-                rounding,
-                *([] if tuning is None else [tuning]),
-                beside=None if correcting is None else correcting.factors,
-            ),
-            announce=lambda done, total: announce("quantising blocks", done, total),
-        )
-        metrics.update(rounding.metrics())
-        if tuning is not None:
-            metrics.update(tuning.metrics())
-        if correcting is not None:
-            checkpoint, told = with_adapter(checkpoint, correcting)
-            metrics.update(told)
+        light, told = await round_by_text(ctx["calibration"], rounding, tuning, batch_size)
     else:
-        fresh = await in_thread(
+        light, told = await in_thread(
             one_by_one, checkpoint, resolved, wanted, packable, scales or "minmax"
         )
-    light = checkpoint.evolve(fresh)
-    metrics.update({"linears": len(fresh), "bytes": light.num_bytes, "shrinks": packable})
+    metrics = {"method": resolved, **told, "bytes": light.num_bytes, "shrinks": packable}
     return {"checkpoint": light, "metrics": metrics}
 
 
@@ -215,45 +187,6 @@ def _resolve(method: Method, calibrated: bool) -> Method:
 
 def _matching(given: float | None) -> float:
     return _MATCHING if given is None else given
-
-
-def _warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid) -> None:
-    """Say what will not become lighter, or not as asked: weights left as they are, or all."""
-    if kind_of(grid):
-        _warn_of_stand_ins(checkpoint, grid)
-        return
-    if not packable:
-        warnings.warn(
-            "quantize stores the values its codes stand for: nothing written here packs zero "
-            "points, so the saved folder gets no smaller; symmetric=True with grid='int' does",
-            stacklevel=3,
-        )
-        return
-    left = sorted({each.tensor for each in all_linears(checkpoint) if not each.plain})
-    if left:
-        warnings.warn(
-            f"quantize leaves {len(left)} tensors as they are, such as '{left[0]}': no format that "
-            f"loads plainly holds them",
-            stacklevel=2,
-        )
-
-
-def _warn_of_stand_ins(checkpoint: Checkpoint, grid: Grid) -> None:
-    linears = all_linears(checkpoint)
-    others = [linear.name for linear in linears if fitting_grid(grid, linear) != grid]
-    if others:
-        warnings.warn(
-            f"quantize puts {len(others)} linears, such as '{others[0]}', on q5_0: super-blocks of "
-            f"{grid.super_block} do not divide their width",
-            stacklevel=4,
-        )
-    experts = sorted({linear.tensor for linear in linears if linear.expert is not None})
-    if experts:
-        warnings.warn(
-            f"quantize stores the values its codes stand for of {len(experts)} tensors of experts, "
-            f"such as '{experts[0]}': nothing written here packs them",
-            stacklevel=4,
-        )
 
 
 def _packable(settings: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -24,8 +24,8 @@ BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
 
 def one_by_one(
     checkpoint: Checkpoint, method: str, grid: Grid, packable: bool, scales: ScaleRule
-) -> dict[str, Tensor | TensorRef]:
-    """Every chosen linear put on its grid by itself; returns what to `evolve` with."""
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """Every chosen linear put on its grid by itself; and what is to be told of it."""
     fresh: dict[str, Tensor | TensorRef] = {}
     linears = chosen_linears(checkpoint, packable)
     for done, linear in enumerate(linears, 1):
@@ -36,7 +36,7 @@ def one_by_one(
             solution = _nearest(checkpoint, linear, grid, packable, scales)
             fresh[linear.tensor] = _whole(solution, linear, fresh.get(linear.tensor, ref))
         announce("quantising linears", done, len(linears))
-    return fresh
+    return checkpoint.evolve(fresh), {"linears": len(fresh)}
 
 
 def _nearest(
