@@ -1,28 +1,52 @@
-"""What can be told of a chain by its links alone: an order that would fail hours after it began."""
+"""What can be told of a chain by its links alone: what would fail hours after it began."""
 
 from __future__ import annotations
 
+import math
+
 from ..engine import Chain, Link
 from ..errors import ChainError
+from ..links.sizing import MULTIPLE
+from ..links.uncalibrated import BITSANDBYTES
 from .rebuilding import links_with_settings
 
 _ADAPTED = ("lora", "qlora")
 
 
 def check_order(chain: Chain) -> Chain:
-    """Refuse links after quantize that would store its codes as floats again.
+    """Refuse links that do not go with those before them, whatever the model is.
+
+    After quantize nothing may store its codes as floats again; and the sizes that prune leaves must
+    divide into the groups of quantize.
 
     Raises:
         ChainError: naming the link and the mend.
     """
-    coded = False
-    heals = 0
+    earlier: list[Link] = []
     for each in links_with_settings(chain):
-        heals += each.__name__ == "heal"
-        if coded:
-            _check_after_quantize(each, heals)
-        coded = coded or each.__name__ == "quantize"
+        if any(other.__name__ == "quantize" for other in earlier):
+            _check_after_quantize(each, sum(other.__name__ == "heal" for other in earlier))
+        if each.__name__ == "quantize":
+            _check_groups(each, earlier)
+        earlier.append(each)
     return chain
+
+
+def _check_groups(quantize: Link, earlier: list[Link]) -> None:
+    """Neurons may go in steps that leave widths the groups do not divide."""
+    group_size, method = quantize.settings["group_size"], quantize.settings["method"]
+    if not isinstance(group_size, int) or quantize.settings["grid"] != "int":
+        return
+    for each in earlier:
+        if each.__name__ != "prune" or each.settings["pattern"] != "neurons":
+            continue
+        multiple = each.settings["multiple"] or MULTIPLE
+        if multiple % group_size and method not in BITSANDBYTES:
+            raise ChainError(
+                f"prune leaves multiples of {multiple} neurons, which groups of {group_size} of "
+                f"quantize need not divide; set prune.multiple={math.lcm(multiple, group_size)}, "
+                f"or quantize.group_size=auto"
+            )
 
 
 def _check_after_quantize(each: Link, heals: int) -> None:
@@ -30,7 +54,7 @@ def _check_after_quantize(each: Link, heals: int) -> None:
         raise ChainError("prune after quantize would store codes as floats; put it before quantize")
     if each.__name__ == "heal" and each.settings["method"] in _ADAPTED:
         method = each.settings["method"]
-        others = " and ".join(f"heal#{place}.method={method}" for place in range(1, heals))
+        others = " and ".join(f"heal#{place}.method={method}" for place in range(1, heals + 1))
         mend = f"; set {others} for those before it" if others else ", or put it before quantize"
         raise ChainError(
             f"heal(method='{method}') after quantize would store codes as floats; 'blocks' and "

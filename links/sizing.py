@@ -16,8 +16,8 @@ UnitPattern = Literal["neurons", "groups", "experts", "layers"]
 
 # The share that goes where none is given, of units as of weights.
 SPARSITY = 0.5
-# Quantize's own group size, so that its default still divides what is left.
-_MULTIPLE = 64
+# Of neurons: quantize's own group size, so that its default still divides what is left.
+MULTIPLE = 64
 _FEWEST_STEPS = 8
 # Settings of masks alone, with the values that say nobody set them.
 _OF_MASKS = {"method": "admm", "allocation": "uniform", "polish": 0, "regrow": None}
@@ -107,7 +107,7 @@ def default_multiple(kind: UnitPattern, before: int) -> int:
     """64 neurons, fewer where a block has few: the greatest power of two up to an eighth."""
     if kind != "neurons":
         return 1
-    step = _MULTIPLE
+    step = MULTIPLE
     while step > 1 and step * _FEWEST_STEPS > before:
         step //= 2
     return step

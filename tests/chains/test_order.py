@@ -45,6 +45,42 @@ def test_what_would_store_codes_as_floats_is_refused(chain: Any, message: str) -
         check_order(chain())
 
 
+@pytest.mark.parametrize(
+    ("multiple", "group_size", "mend"),
+    [
+        (32, 64, "prune.multiple=64"),
+        (None, 128, "prune.multiple=128"),
+        (48, 32, "prune.multiple=96"),
+    ],
+)
+def test_neurons_that_leave_no_whole_groups_are_refused(
+    multiple: int | None, group_size: int, mend: str
+) -> None:
+    body = Chain(prune(pattern="neurons", multiple=multiple), validate())
+    with pytest.raises(ChainError, match=rf"groups of {group_size} of quantize .* set {mend},"):
+        configure(
+            Chain(waves(body=body), quantize()),
+            {"quantize.group_size": group_size, "prune.multiple": multiple},
+        )
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        lambda: Chain(prune(pattern="neurons"), quantize()),
+        lambda: Chain(prune(pattern="neurons", multiple=128), quantize(group_size=128)),
+        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(group_size="auto")),
+        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(group_size=None)),
+        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(method="nf4")),
+        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(grid="q4_0")),
+        lambda: Chain(prune(pattern="layers", multiple=2), quantize(group_size=128)),
+    ],
+)
+def test_sizes_that_groups_divide_or_that_no_group_meets_pass(chain: Any) -> None:
+    made = chain()
+    assert check_order(made) is made
+
+
 def test_before_quantize_everything_goes() -> None:
     chain = Chain(prune(), heal(method="lora"), quantize(), heal(method="full"), validate())
     assert check_order(chain) is chain
