@@ -161,6 +161,33 @@ async def test_a_planted_disaster_leaves_the_last_good_wave_byte_for_byte(
     assert records(after)[2].checkpoint != after["checkpoint"].id
 
 
+def counting(first: int, last: int, text: str) -> Windows:
+    """Windows in which every token is the last one plus one: soon learnt, and soon forgotten."""
+    starts = torch.randperm(124, generator=torch.Generator().manual_seed(0))[first:last, None]
+    return Windows((starts + torch.arange(16)) % 124 + 4, text)
+
+
+async def test_a_wave_of_60_percent_is_reverted_by_what_real_links_find() -> None:
+    texts = {"calibration": counting(0, 8, "a"), "healing": counting(8, 72, "b")}
+    untaught = {**calibrated(tiny_checkpoint()), **texts, "heldout": counting(72, 88, "c")}
+    lesson = heal(method="full", kl_weight=0.0, epochs=6, learning_rate=1e-2, batch_size=4)
+    dense = (await run(lesson, untaught))["checkpoint"]
+    taught = {**untaught, "checkpoint": dense, "dense": dense}
+    body = Chain(prune(pattern="neurons"), heal(epochs=1), validate())
+    gentle = waves(body=body, step=0.1, max_waves=1, stop_loss=0.5)
+    good = await run(Chain(profile(), score(), gentle), taught)
+    assert kept(good) == [True, True]
+    with pytest.warns(UserWarning, match="no wave held"):
+        after = await run(waves(body=body, step=0.6, patience=1, stop_loss=0.5), good)
+    disaster = records(after)[-1]
+    assert disaster.metrics["kept"] is False
+    assert disaster.settings["share"] == pytest.approx(0.6, abs=0.03)
+    assert "perplexity rose by" in str(disaster.metrics["reason"])
+    assert disaster.checkpoint != good["checkpoint"].id
+    assert after["checkpoint"].id == good["checkpoint"].id
+    assert digests(after["checkpoint"]) == digests(good["checkpoint"])
+
+
 async def test_patience_ends_it_with_the_best_that_held(ctx: dict[str, Any]) -> None:
     plant, after = await ran(ctx, [0.01, 1.0, 1.0, 1.0], step=0.2, patience=3)
     assert kept(after) == [True, True, False, False, False]
