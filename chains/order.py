@@ -24,8 +24,9 @@ def check_order(chain: Chain) -> Chain:
     """
     earlier: list[Link] = []
     for each in links_with_settings(chain):
-        if any(other.__name__ == "quantize" for other in earlier):
-            _check_after_quantize(each, sum(other.__name__ == "heal" for other in earlier))
+        quantized = [other for other in earlier if other.__name__ == "quantize"]
+        if quantized:
+            _check_after_quantize(each, quantized, earlier)
         if each.__name__ == "quantize":
             _check_groups(each, earlier)
         earlier.append(each)
@@ -49,14 +50,29 @@ def _check_groups(quantize: Link, earlier: list[Link]) -> None:
             )
 
 
-def _check_after_quantize(each: Link, heals: int) -> None:
+def _check_after_quantize(each: Link, quantized: list[Link], earlier: list[Link]) -> None:
     if each.__name__ == "prune":
         raise ChainError("prune after quantize would store codes as floats; put it before quantize")
-    if each.__name__ == "heal" and each.settings["method"] in _ADAPTED:
+    if each.__name__ != "heal":
+        return
+    if any(_leaves_values(other) for other in quantized):
+        raise ChainError(
+            "heal after quantize(symmetric=False) would train the values off their grid, which "
+            "stand in the model as floats; leave quantize.symmetric as it is, or heal before"
+        )
+    if each.settings["method"] in _ADAPTED:
         method = each.settings["method"]
+        heals = sum(other.__name__ == "heal" for other in earlier)
         others = " and ".join(f"heal#{place}.method={method}" for place in range(1, heals + 1))
         mend = f"; set {others} for those before it" if others else ", or put it before quantize"
         raise ChainError(
             f"heal(method='{method}') after quantize would store codes as floats; 'blocks' and "
             f"'full' leave codes as they are and train the rest{mend}"
         )
+
+
+def _leaves_values(quantize: Link) -> bool:
+    """Codes with zero points are not packed: what they stand for is stored."""
+    settings = quantize.settings
+    plain = settings["grid"] == "int" and settings["method"] not in BITSANDBYTES
+    return plain and not settings["symmetric"]

@@ -35,6 +35,10 @@ def test_adapters_for_every_heal_are_refused_where_one_follows_quantize(method: 
             r"heal\(method='lora'\) .*, or put it before quantize",
         ),
         (
+            lambda: Chain(quantize(symmetric=False), heal()),
+            "values off their grid, .* leave quantize.symmetric as it is, or heal before",
+        ),
+        (
             lambda: Chain(Chain(quantize()), waves(body=Chain(prune(), validate()))),
             "prune after quantize",
         ),
@@ -74,9 +78,11 @@ def test_neurons_that_leave_no_whole_groups_are_refused(
         lambda: Chain(prune(pattern="neurons", multiple=2), quantize(method="nf4")),
         lambda: Chain(prune(pattern="neurons", multiple=2), quantize(grid="q4_0")),
         lambda: Chain(prune(pattern="layers", multiple=2), quantize(group_size=128)),
+        lambda: Chain(heal(), quantize(symmetric=False), validate()),
+        lambda: Chain(quantize(symmetric=False, method="llm.int8"), heal()),
     ],
 )
-def test_sizes_that_groups_divide_or_that_no_group_meets_pass(chain: Any) -> None:
+def test_what_goes_together_passes(chain: Any) -> None:
     made = chain()
     assert check_order(made) is made
 
