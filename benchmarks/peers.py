@@ -251,10 +251,11 @@ class Bench:
     def setting(self) -> str:
         """What the figures were measured on, in words."""
         peer = next(v["versions"] for k, v in self.results.items() if f"/ {PEER} /" in k)
+        learned = self.windows[self.asked.seeds[0]]["calibration"]
         drifted = f", all weights trained {self.asked.drift} steps" if self.asked.drift else ""
         return (
             f"model {self.asked.model}{drifted}; calibrated on {self.asked.windows} windows of "
-            f"{LENGTH} tokens, seeds {list(self.asked.seeds)}; judged on "
+            f"{LENGTH} tokens of '{learned.text}', seeds {list(self.asked.seeds)}; judged on "
             f"{self.judge.num_windows} others of '{self.judge.text}'; float32; "
             f"{self.asked.threads} thread(s), {platform.machine()}; peer {peer}"
         )

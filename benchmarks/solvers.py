@@ -71,10 +71,11 @@ def solvers(asked: argparse.Namespace) -> dict[str, dict[str, Solve]]:
     tables = {label: every_solver()[label] for label in asked.asked}
     if asked.methods is None:
         return tables
-    return {
+    some = {
         label: {name: solve for name, solve in methods.items() if name in asked.methods}
         for label, methods in tables.items()
     }
+    return {label: methods for label, methods in some.items() if methods}
 
 
 def every_solver() -> dict[str, dict[str, Solve]]:

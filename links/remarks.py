@@ -43,7 +43,7 @@ _FIXED_BY_A_GRID = ("bits", "group_size", "symmetric", "signed")
 def warn_of_unused(method: str, grid: str, given: Mapping[str, Any]) -> None:
     """Say which of the settings given, all that are not at their default, do nothing."""
     for name, value in given.items():
-        users = _USERS.get(name, (method,))
+        users = _USERS[name]
         why = ""
         if method not in users:
             why = f"by method '{method}', only by {', '.join(map(repr, users))}"
