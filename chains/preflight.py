@@ -3,10 +3,14 @@
 Nothing is loaded but one block: each link is asked whether it could work on the outline the links
 before it leave, what it would add, and how much work that is; one block timed on the longest window
 turns work into seconds.
+
+What is certain refuses: settings that cannot work, memory or disk far from enough. What rests on a
+guess, and a fault in the looking itself, are told and refuse nothing.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,29 +21,61 @@ import psutil
 import torch
 
 from ..checkpoints import Checkpoint
+from ..contexts.cost import give_back
 from ..contexts.forecast import Expected, Forecast, Preflight, Speed
-from ..contexts.verdict import Reference
+from ..contexts.free_memory import free_bytes
 from ..engine import Chain, Link
-from ..errors import LinkError, ResourceError
+from ..errors import BirdboneError, LinkError, ResourceError
 from ..models.block_times import time_block
-from ..models.outline import held_bytes
 from ..models.publishing import check_disk
 from ..texts import Windows
-from .overrides import configure
+from .fitting import milder, single_links
+from .held import context_bytes
 
 _BYTES_PER_SECOND = 5e8  # of a disk, or of hashing
 _SLOWEST_START = 30.0  # an application that embeds a run was not started for it
 _WINDOW = 512  # timed where no link says how long windows are
-_FEWEST_WINDOWS = 1
+_OFF_BY = 1.25  # estimates of memory may be off by a quarter, so that what is near may yet fit
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One link, what it says of itself, and the memory it would need at its peak."""
+    """One link and what it says of itself.
+
+    Attributes:
+        peak_bytes: it would need beyond what this process held before the run.
+        guessed: whether that rests on sizes a link before it could only guess.
+    """
 
     link: Link
     forecast: Forecast
     peak_bytes: int
+    guessed: bool
+
+    @property
+    def whole_bytes(self) -> int:
+        """Fresh processes included."""
+        return self.peak_bytes + self.forecast.process_bytes
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """A chain as far as it could be seen, and the outline it ends with."""
+
+    seen: tuple[_Seen, ...]
+    outline: Mapping[str, Any]
+    blind_from: str | None
+    cautions: tuple[str, ...]
+
+    @property
+    def sure_bytes(self) -> int:
+        """Of what rests on no guess, what needs most."""
+        return max((each.whole_bytes for each in self.seen if not each.guessed), default=0)
+
+    @property
+    def peak_bytes(self) -> int:
+        """What needs most."""
+        return max((each.whole_bytes for each in self.seen), default=0)
 
 
 def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
@@ -51,95 +87,139 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
             known.
     """
     start = time.perf_counter()
-    base = _resident_bytes()
-    seen, outline, blind_from = _walk(chain, dict(ctx or {}), base)
-    free = base + _free_bytes()
-    speed = _speed(outline, seen)
-    links = tuple(_expected(each, speed) for each in seen)
-    found = Preflight(links, speed, free, time.perf_counter() - start, blind_from)
-    if found.peak_bytes > free:
-        raise ResourceError(_does_not_fit(chain, found, dict(ctx or {}), base))
-    for each in links:
-        if each.writes is not None:
-            check_disk(each.writes, each.disk_bytes + each.passing_disk_bytes)
-    return found
+    walk = _walk(chain, dict(ctx or {}))
+    base, free = _resident_bytes(), free_bytes()  # now, when what links import is in
+    cautions = [*walk.cautions, *_memory(chain, walk, dict(ctx or {}), base, free)]
+    speed = _speed(walk, cautions)
+    links = tuple(_expected(each, base, speed) for each in walk.seen)
+    cautions += _disk(links)
+    gc.collect()
+    give_back()
+    seconds = time.perf_counter() - start
+    return Preflight(links, speed, base + free, seconds, walk.blind_from, tuple(cautions))
 
 
-def _walk(
-    chain: Chain, ctx: dict[str, Any], base: int
-) -> tuple[list[_Seen], dict[str, Any], str | None]:
-    """Every link in turn on the outline of what came before; ends at one that says nothing."""
+def _walk(chain: Chain, ctx: Mapping[str, Any]) -> _Walk:
+    """Every link in turn on the outline of what came before; ends at one that cannot be asked."""
     seen: list[_Seen] = []
-    for each in _flat(chain):
+    guessed = False
+    for each in single_links(chain):
         if getattr(getattr(each, "factory", None), "foretell", None) is None:
-            return seen, ctx, str(getattr(each, "__name__", type(each).__name__))
+            name = str(getattr(each, "__name__", type(each).__name__))
+            return _Walk(tuple(seen), ctx, name, ())
         try:
-            seen.append(_look(each, ctx, base))
-        except Exception as error:
-            raise LinkError(each.__name__, each.settings, error) from error
-        base += seen[-1].forecast.kept_bytes
+            seen.append(_look(each, ctx, guessed))
+        except Exception as error:  # a forecast, of anybody's link, must not break what would run
+            if isinstance(error, BirdboneError) and not guessed:
+                raise LinkError(each.__name__, each.settings, error) from error
+            return _Walk(tuple(seen), ctx, each.__name__, (_stumbled(each, error, guessed),))
+        guessed |= seen[-1].forecast.guessed
         ctx = {**ctx, **seen[-1].forecast.adds}
-    return seen, ctx, None
+    return _Walk(tuple(seen), ctx, None, ())
 
 
-def _look(each: Any, ctx: Mapping[str, Any], base: int) -> _Seen:
+def _stumbled(each: Link, error: Exception, guessed: bool) -> str:
+    if isinstance(error, BirdboneError):
+        return f"link '{each.__name__}' would not work on the sizes expected there: {error}"
+    where = " on the sizes expected there" if guessed else ""
+    return f"the cost of link '{each.__name__}' cannot be foretold{where}: {error!r}"
+
+
+def _look(each: Any, ctx: Mapping[str, Any], guessed: bool) -> _Seen:
     factory = each.factory
     if factory.check is not None:
         factory.check(ctx, each.settings)
     forecast: Forecast = factory.foretell(ctx, each.settings)
     need = 0 if factory.need_bytes is None else factory.need_bytes(ctx, each.settings)
-    after = _context_bytes({**ctx, **forecast.adds})
-    peak = base + max(_context_bytes(ctx) + need, after + forecast.kept_bytes)
-    return _Seen(each, forecast, peak)
+    need = max(need, forecast.need_bytes)
+    peak = max(context_bytes(ctx) + need, context_bytes(ctx, forecast.adds))
+    return _Seen(each, forecast, peak, guessed or forecast.guessed)
 
 
-def _flat(chain: Chain) -> Iterator[Any]:
-    for each in chain.links:
-        if isinstance(each, Chain):
-            yield from _flat(each)
-        else:
-            yield each
+def _memory(
+    chain: Chain, walk: _Walk, ctx: Mapping[str, Any], base: int, free: int
+) -> Iterator[str]:
+    """Refuses what surely does not fit beside ``base``; says what may not."""
+    if walk.peak_bytes <= free:
+        return
+    worst = max(walk.seen, key=lambda each: each.whole_bytes)
+    mend = _mend(chain, ctx, free)
+    message = (
+        f"link '{worst.link.__name__}' is expected to need {(base + worst.whole_bytes) / 1e9:.2f} "
+        f"GB of memory, {(base + free) / 1e9:.2f} GB can be had; "
+        + (f"with {mend} it would fit" if mend else "no setting known here makes it fit")
+    )
+    if base + walk.sure_bytes > _OFF_BY * (base + free):
+        raise ResourceError(message)
+    yield f"memory may not be enough: {message}"
 
 
-def _context_bytes(ctx: Mapping[str, Any]) -> int:
-    """Bytes in memory of what a context holds: models, hidden states."""
-    models = held_bytes(*(value for value in ctx.values() if isinstance(value, Checkpoint)))
-    kept = [value.hidden for value in ctx.values() if isinstance(value, Reference)]
-    return models + sum(hidden.numel() * hidden.itemsize for hidden in kept)
+def _mend(chain: Chain, ctx: Mapping[str, Any], free: int) -> str | None:
+    """The mildest change of settings under which every link fits, as ``--set`` spells it."""
+    for changes, changed in milder(chain):
+        if _fits(changed, ctx, free):
+            return " and ".join(f"{name}={value}" for name, value in changes.items())
+    return None
 
 
-def _speed(outline: Mapping[str, Any], seen: list[_Seen]) -> Speed:
+def _fits(chain: Chain, ctx: Mapping[str, Any], free: int) -> bool:
+    try:
+        return _walk(chain, ctx).peak_bytes <= free
+    except LinkError:
+        return False
+
+
+def _disk(links: tuple[Expected, ...]) -> Iterator[str]:
+    """Refuses what the disk surely does not hold; says what it may not."""
+    for each in links:
+        if each.writes is None:
+            continue
+        try:
+            check_disk(each.writes, each.disk_bytes + each.passing_disk_bytes)
+        except ResourceError as error:
+            if not each.guessed:
+                raise
+            yield str(error)
+
+
+def _speed(walk: _Walk, cautions: list[str]) -> Speed | None:
     """The machine's, on one block of the model as it comes; unknown without a model."""
-    windows = [value.length for value in outline.values() if isinstance(value, Windows)]
+    windows = [value.length for value in walk.outline.values() if isinstance(value, Windows)]
     length = max(windows, default=_WINDOW)
-    started = min(time.time() - psutil.Process().create_time(), _SLOWEST_START)
-    dense = outline.get("dense")
+    dense = walk.outline.get("dense")
     if not isinstance(dense, Checkpoint):
-        return Speed(0.0, 0.0, 0.0, 0.0, 0.0, started, 1 / _BYTES_PER_SECOND, length)
-    found = time_block(dense, length)
+        return None
+    try:
+        found = time_block(dense, length)
+    except Exception as error:  # noqa: BLE001 - as in _walk
+        cautions.append(f"times are not known, for no block could be timed: {error!r}")
+        return None
     return Speed(
         block=found.block,
         head=found.head,
         gram=found.gram,
         solve=found.solve,
         token=found.token,
-        start=started,
+        start=min(time.time() - psutil.Process().create_time(), _SLOWEST_START),
         byte=1 / _BYTES_PER_SECOND,
         window=length,
     )
 
 
-def _expected(seen: _Seen, speed: Speed) -> Expected:
+def _expected(seen: _Seen, base: int, speed: Speed | None) -> Expected:
     forecast, settings = seen.forecast, seen.link.settings
+    path = settings.get("path") if forecast.disk_bytes else None
     return Expected(
         link=seen.link.__name__,
         settings=settings,
-        seconds=speed.seconds(forecast),
-        peak_bytes=seen.peak_bytes,
+        seconds=None if speed is None else speed.seconds(forecast),
+        peak_bytes=base + seen.peak_bytes,
         process_bytes=forecast.process_bytes,
         disk_bytes=forecast.disk_bytes,
         passing_disk_bytes=forecast.passing_disk_bytes,
-        writes=str(Path(settings["path"]).expanduser()) if forecast.disk_bytes else None,
+        writes=None if path is None else str(Path(path).expanduser()),
+        guessed=seen.guessed,
+        notes=forecast.notes,
     )
 
 
@@ -147,50 +227,5 @@ def _resident_bytes() -> int:
     """What this process holds before the run, which every link's peak rests on."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
+    give_back()
     return psutil.Process().memory_info().rss
-
-
-def _free_bytes() -> int:
-    """Memory a run can still get where it computes."""
-    if not torch.cuda.is_available():
-        return psutil.virtual_memory().available
-    free, _ = torch.cuda.mem_get_info()
-    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-
-
-def _does_not_fit(chain: Chain, found: Preflight, ctx: dict[str, Any], base: int) -> str:
-    worst = max(found.links, key=lambda each: each.peak_bytes + each.process_bytes)
-    mend = _fitting_setting(chain, ctx, base, found.free_bytes)
-    return (
-        f"link '{worst.link}' is expected to need {found.peak_bytes / 1e9:.2f} GB of memory, "
-        f"{found.free_bytes / 1e9:.2f} GB can be had; "
-        + (f"with {mend} it would fit" if mend else "no setting known here makes it fit")
-    )
-
-
-def _fitting_setting(chain: Chain, ctx: dict[str, Any], base: int, free: int) -> str | None:
-    """The mildest change of settings under which every link fits, as ``--set`` spells it."""
-    for changes in _milder(chain):
-        seen, _, _ = _walk(configure(chain, changes), ctx, base)
-        if max(each.peak_bytes + each.forecast.process_bytes for each in seen) <= free:
-            return " and ".join(f"{name}={value}" for name, value in changes.items())
-    return None
-
-
-def _milder(chain: Chain) -> Iterator[dict[str, Any]]:
-    """Fewer windows at a time first, which costs only time; then fewer windows, ever fewer."""
-    links = {each.__name__: each for each in _flat(chain) if hasattr(each, "settings")}
-    single = {
-        f"{name}.batch_size": 1
-        for name, each in links.items()
-        if isinstance(each.settings.get("batch_size"), int) and each.settings["batch_size"] > 1
-    }
-    alone = {f"{name}.compare": False for name in links if name == "save"}
-    for changes in (single, alone, {**single, **alone}):
-        if changes:
-            yield changes
-    if "calibrate" in links:
-        windows = links["calibrate"].settings["windows"]
-        while windows > _FEWEST_WINDOWS:
-            windows //= 2
-            yield {**single, **alone, "calibrate.windows": windows}

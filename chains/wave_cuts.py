@@ -14,7 +14,7 @@ from ..models.footprint import Footprint, by_shapes
 from ..models.narrowing import resizing, units_of
 from ..models.shortening import require_alike
 from ..models.sizes import layer_settings, with_settings
-from ..models.skeleton import empty_model
+from ..models.skeleton import shared_model
 
 Settings = Mapping[str, Any]
 
@@ -124,7 +124,7 @@ def _sizes(before: int, step: int, wanted: float) -> Iterator[int]:
 def _config(checkpoint: Checkpoint, pattern: UnitPattern, after: int) -> Settings | None:
     """The config of the smaller model; None where the model cannot have that size."""
     if pattern == "layers":
-        whole = empty_model(checkpoint).config
+        whole = shared_model(checkpoint).config
         changes = layer_settings(whole.get_text_config(decoder=True), range(after))
         return with_settings(checkpoint, whole, changes)
     try:

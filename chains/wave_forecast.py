@@ -1,64 +1,110 @@
-"""What waves expect to cost: their body, as often as a step goes into the way to the target."""
+"""What waves expect to cost: wave after wave in outline, as if each held."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..contexts.forecast import Forecast
-from ..engine import Chain, Link
-from ..models.footprint import by_shapes
+from ..engine import Chain
+from ..models.footprint import Footprint, by_shapes
+from .held import context_bytes
 from .rebuilding import links_with_settings
-from .wave_body import bound, prunes_of
+from .wave_body import bound, judging, prunes_of
+from .wave_course import Course
 from .wave_cuts import Cutter
 
+Settings = Mapping[str, Any]
 
-def waves_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
-    """Every wave as the first costs, on the largest model; without a target, as many as may be."""
-    first = Forecast()
-    for _, _, told in _first_wave(ctx, settings):
-        first = first.then(told)
-    whole = first
-    for _ in range(_count(settings) - 1):
-        whole = whole.then(first)
-    return whole
+# Cut in outline one by one; those after them are taken to cost what the last of these does.
+_OUTLINED = 3
 
 
-def waves_bytes(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """What the link of the body needs that needs most."""
-    needs = [
-        each.factory.need_bytes(before, each.settings)
-        for each, before, _ in _first_wave(ctx, settings)
-        if each.factory.need_bytes is not None
-    ]
-    return max(needs, default=0)
+@dataclass(frozen=True)
+class _Outlined:
+    """A wave in outline.
+
+    Attributes:
+        told: its work, and what it leaves.
+        context: with what it leaves.
+        weight: of the model it leaves.
+        needed_bytes: at its peak, with the context it started from.
+    """
+
+    told: Forecast
+    context: Mapping[str, Any]
+    weight: Footprint
+    needed_bytes: int
 
 
-def _first_wave(
-    ctx: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Iterator[tuple[Link, Mapping[str, Any], Forecast]]:
-    """Each link of the body with the outline of what it would get and what it says of itself."""
-    for each in links_with_settings(_bound(ctx, settings)):
-        told = Forecast()
-        if each.factory.foretell is not None:
-            told = each.factory.foretell(ctx, each.settings)
-        yield each, ctx, told
-        ctx = {**ctx, **told.adds}
+def waves_forecast(ctx: Mapping[str, Any], settings: Settings) -> Forecast:
+    """The judging of the model as it came, then a wave of one step after the other."""
+    course = _course(ctx, settings)
+    first = _run_through(judging(settings["body"]), ctx)
+    whole, weight, last = first.told, by_shapes(ctx["checkpoint"]), first
+    count = 0
+    for wave in _waves({**ctx, **first.told.adds}, settings, course):
+        count, last, weight = count + 1, wave, wave.weight
+        whole = whole.then(wave.told)
+    cutter = Cutter(last.context["checkpoint"], weight, prunes_of(settings["body"]))
+    more = 0 if course.reached(cutter) else _more(course, weight, count, settings)
+    for _ in range(more):
+        whole = whole.then(replace(last.told, adds={}))
+    return replace(whole, guessed=True, notes=(_note(course, count + more), *whole.notes))
 
 
-def _bound(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Chain:
-    """The body with every prune set to what a whole step takes, in sizes that can be had."""
-    body, checkpoint = settings["body"], ctx["checkpoint"]
-    prunes = prunes_of(body)
-    cut = Cutter(checkpoint, by_shapes(checkpoint), prunes).cut(settings["step"])
-    sparsities = (settings["step"],) * len(prunes) if cut is None else cut.sparsities
-    return bound(body, sparsities=sparsities, healing=1)
+def waves_bytes(ctx: Mapping[str, Any], settings: Settings) -> int:
+    """What waves hold at their peak beyond the context: in the second, a model to go back to."""
+    judged = {**ctx, **_run_through(judging(settings["body"]), ctx).told.adds}
+    waves = _waves(judged, settings, _course(ctx, settings))
+    peak = max((wave.needed_bytes for wave, _ in zip(waves, range(2), strict=False)), default=0)
+    return max(0, peak - context_bytes(ctx))
 
 
-def _count(settings: Mapping[str, Any]) -> int:
-    """Waves of one step to the target; as many as there may be where there is none."""
-    if settings["target"] is None:
-        return int(settings["max_waves"])
-    steps = math.log(settings["target"]) / math.log1p(-settings["step"])
-    return max(1, min(math.ceil(steps), int(settings["max_waves"])))
+def _course(ctx: Mapping[str, Any], settings: Settings) -> Course:
+    return Course(by_shapes(ctx["dense"]), settings["of"], settings["target"])
+
+
+def _waves(ctx: Mapping[str, Any], settings: Settings, course: Course) -> Iterator[_Outlined]:
+    """The first waves, each on the outline the one before it leaves, to the target at most."""
+    body, prunes = settings["body"], prunes_of(settings["body"])
+    weight = by_shapes(ctx["checkpoint"])
+    for _ in range(min(_OUTLINED, settings["max_waves"])):
+        cut = course.cut(Cutter(ctx["checkpoint"], weight, prunes), settings["step"])
+        if cut is None:
+            return
+        through = _run_through(bound(body, sparsities=cut.sparsities, healing=1), ctx)
+        weight, ctx = cut.weight, through.context
+        yield replace(through, weight=weight)
+
+
+def _run_through(chain: Chain, start: Mapping[str, Any]) -> _Outlined:
+    """Each link of a chain in turn on the outline of what it would get."""
+    whole, ctx, peak = Forecast(), start, 0
+    for each in links_with_settings(chain):
+        factory = each.factory
+        need = 0 if factory.need_bytes is None else factory.need_bytes(ctx, each.settings)
+        told = Forecast() if factory.foretell is None else factory.foretell(ctx, each.settings)
+        after = {**ctx, **told.adds}
+        peak = max(peak, context_bytes(start, ctx) + need, context_bytes(start, ctx, after))
+        whole, ctx = whole.then(told), after
+    return _Outlined(whole, ctx, by_shapes(ctx["checkpoint"]), peak)
+
+
+def _more(course: Course, weight: Footprint, count: int, settings: Settings) -> int:
+    """Waves beyond those outlined: by what a wave took of what counts, to the target or to none."""
+    most: int = settings["max_waves"] - count
+    if not count:
+        return 0
+    left = course.left(weight)
+    if course.target is None or left >= 1:
+        return most
+    return max(0, min(most, math.ceil(math.log(course.target / left) * count / math.log(left))))
+
+
+def _note(course: Course, count: int) -> str:
+    if course.target is None:
+        return f"at most {count} waves; they end where stop_loss is broken, which none can foretell"
+    return f"{count} {'wave' if count == 1 else 'waves'} to the target, if each holds"

@@ -32,6 +32,8 @@ def look_ahead(
     found = preflight(chain)
     if not dry_run and not quiet:
         say("birdbone", in_short(found))
+        for caution in found.cautions:
+            say("note", caution, style="yellow")
     return found
 
 

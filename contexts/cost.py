@@ -2,11 +2,13 @@
 
 On CUDA the peak is the allocator's own. Elsewhere it is the peak resident size of this process:
 Linux keeps one and lets it be reset, so nothing is sampled and nothing is missed; other systems
-give the peak since the process began, and `Cost.peak_of` says which it was.
+give the peak since the process began, and `Cost.peak_of` says which it was. What was let go of
+before is given back to the system first, so that no work is charged for memory of earlier work.
 """
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 import time
@@ -40,12 +42,20 @@ class Meter:
     """
 
     def __init__(self) -> None:
+        give_back()
         self._peak_of = _reset_peak()
         self._start = time.perf_counter()
 
     def stop(self) -> Cost:
         """The cost since this meter was made."""
         return Cost(time.perf_counter() - self._start, _read_peak(self._peak_of), self._peak_of)
+
+
+def give_back() -> None:
+    """Return memory that nothing holds to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _reset_peak() -> PeakOf:

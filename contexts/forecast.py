@@ -13,6 +13,9 @@ class Forecast:
 
     Attributes:
         adds: context keys as the link would leave them: shapes without values.
+        guessed: sizes of what it adds are not known before it ran; what is said of links after it
+            then refuses nothing.
+        notes: what a reader must know of these figures, a short sentence each.
         block_passes: times one window goes through one block.
         head_passes: times one window goes through what follows the blocks, to logits.
         gram_passes: times one window's inputs are summed into the Grams of one block.
@@ -22,14 +25,15 @@ class Forecast:
         starts: fresh processes started.
         moved_bytes: read, written or hashed, each time counted.
         seconds: of whatever else takes long.
-        kept_bytes: memory this process is left with though nothing holds it: what was let go of
-            in pieces that the allocator keeps.
+        need_bytes: memory at its peak beyond its context, where `memory` does not say it.
         process_bytes: memory that fresh processes of this link hold at their peak.
         disk_bytes: on the disk when the link is done.
         passing_disk_bytes: on the disk beside that while it runs.
     """
 
     adds: Mapping[str, Any] = field(default_factory=dict)
+    guessed: bool = False
+    notes: tuple[str, ...] = ()
     block_passes: float = 0.0
     head_passes: float = 0.0
     gram_passes: float = 0.0
@@ -38,23 +42,24 @@ class Forecast:
     starts: int = 0
     moved_bytes: int = 0
     seconds: float = 0.0
-    kept_bytes: int = 0
+    need_bytes: int = 0
     process_bytes: int = 0
     disk_bytes: int = 0
     passing_disk_bytes: int = 0
 
     def then(self, other: Forecast) -> Forecast:
         """Both, one after the other: work adds up, what is held at a time does not."""
-        added = {name: getattr(self, name) + getattr(other, name) for name in _WORK}
+        added = {name: getattr(self, name) + getattr(other, name) for name in _ADDED}
         held = {name: max(getattr(self, name), getattr(other, name)) for name in _HELD}
         adds = {**self.adds, **other.adds}
-        return Forecast(adds=adds, disk_bytes=self.disk_bytes + other.disk_bytes, **added, **held)
+        notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
+        guessed = self.guessed or other.guessed
+        return Forecast(adds=adds, guessed=guessed, notes=notes, **added, **held)
 
 
-_HELD = ("kept_bytes", "process_bytes", "passing_disk_bytes")
-_WORK = tuple(
-    each.name for each in fields(Forecast) if each.name not in (*_HELD, "adds", "disk_bytes")
-)
+_HELD = ("need_bytes", "process_bytes", "passing_disk_bytes")
+_TOLD = ("adds", "guessed", "notes")
+_ADDED = tuple(each.name for each in fields(Forecast) if each.name not in (*_HELD, *_TOLD))
 
 
 @dataclass(frozen=True)
@@ -101,21 +106,25 @@ class Expected:
 
     Attributes:
         link: its name; ``settings``: all of them.
-        seconds: wall time.
+        seconds: wall time; None where it is not known.
         peak_bytes: of this process, what the context holds included.
         process_bytes: of fresh processes beside it.
         disk_bytes: left on the disk; ``passing_disk_bytes``: beside that meanwhile.
         writes: the folder it writes, or None.
+        guessed: rests on sizes that are not known before the run.
+        notes: what a reader must know of these figures.
     """
 
     link: str
     settings: Mapping[str, Any]
-    seconds: float
+    seconds: float | None
     peak_bytes: int
     process_bytes: int = 0
     disk_bytes: int = 0
     passing_disk_bytes: int = 0
     writes: str | None = None
+    guessed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,17 +133,20 @@ class Preflight:
 
     Attributes:
         links: expected costs, in running order, as far as could be seen.
-        speed: what the times rest on.
+        speed: what the times rest on; None where no block could be timed, and then no time is
+            known.
         free_bytes: memory that is free for this run, what this process holds already included.
         seconds: the preflight itself took.
-        blind_from: the first link that says nothing of itself, after which nothing can be seen.
+        blind_from: the first link of which nothing is known, after which nothing can be seen.
+        cautions: what the run may stumble over.
     """
 
     links: tuple[Expected, ...]
-    speed: Speed
+    speed: Speed | None
     free_bytes: int
     seconds: float
     blind_from: str | None = None
+    cautions: tuple[str, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -142,6 +154,7 @@ class Preflight:
         return max((each.peak_bytes + each.process_bytes for each in self.links), default=0)
 
     @property
-    def run_seconds(self) -> float:
-        """Of all links."""
-        return sum(each.seconds for each in self.links)
+    def run_seconds(self) -> float | None:
+        """Of all links; None where that is not known."""
+        known = [each.seconds for each in self.links if each.seconds is not None]
+        return sum(known) if len(known) == len(self.links) else None

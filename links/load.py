@@ -16,7 +16,7 @@ from ..errors import NumericsError
 from ..models.opening import open_checkpoint
 from ..models.outline import held_bytes, outlined_model
 from ..models.skeleton import Skeleton
-from ..models.sources import find_model
+from ..models.sources import Source, find_model
 
 # Of a parameter whose code is multiplied out, on one thread of a common CPU.
 _DECODE_SECONDS = 4e-8
@@ -98,12 +98,23 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
     """The model from its config: reading each weight once, and multiplying codes out."""
     dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
     source = find_model(settings["model"], revision=settings["revision"])
-    checkpoint = outlined_model(source, dtype)
+    checkpoint = outlined_model(source, dtype, trust_remote_code=settings["trust_remote_code"])
     multiplied = held_bytes(checkpoint) > 0
-    converted = multiplied and dtype not in (None, torch.float32)
     return Forecast(
         adds={"checkpoint": checkpoint, "dense": checkpoint},
-        kept_bytes=4 * checkpoint.num_parameters if converted else 0,  # in float32 before
         moved_bytes=3 * checkpoint.num_bytes,
         seconds=_DECODE_SECONDS * checkpoint.num_parameters if multiplied else 0.0,
+        need_bytes=_need(source, checkpoint),
     )
+
+
+def _need(source: Source, checkpoint: Checkpoint) -> int:
+    """What is multiplied out, and meanwhile a GGUF file and its largest tensor twice in float32.
+
+    Other quantised models are in float32 as a whole before they are made narrower.
+    """
+    held, whole = held_bytes(checkpoint), 4 * checkpoint.num_parameters
+    largest = 4 * max(ref.num_values for ref in checkpoint.refs.values())
+    if source.gguf is not None:
+        return held + (source.folder / source.gguf).stat().st_size + 2 * largest
+    return held + (whole if 0 < held < whole else largest)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 import torch
 
 from ..contexts.cost import Meter
+from ..contexts.free_memory import free_bytes
 from ..errors import ResourceError, SettingError
 from .open_links import Notes, OpenLinks, name_of, of_run
 from .timing import to_stderr
@@ -103,7 +103,7 @@ class GpuMemory:
         if estimate is None:
             return
         needed = estimate(ctx, link.settings)
-        free, where = _free_bytes()
+        free, where = free_bytes(), _where()
         if needed + self.reserve_bytes > free:
             raise ResourceError(
                 f"link '{name_of(link)}' needs {needed} bytes ({_in_words(needed)}), but {free} "
@@ -124,12 +124,10 @@ class GpuMemory:
         self._write(f"{indent}{name_of(link)}: peak {_in_words(peak)} of {gauge.kind}{outcome}")
 
 
-def _free_bytes() -> tuple[int, str]:
+def _where() -> str:
     if not torch.cuda.is_available():
-        return psutil.virtual_memory().available, "in this machine's memory"
-    free, _ = torch.cuda.mem_get_info()
-    reusable = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return free + reusable, f"on cuda:{torch.cuda.current_device()}"
+        return "in this machine's memory"
+    return f"on cuda:{torch.cuda.current_device()}"
 
 
 def _in_words(num_bytes: int) -> str:

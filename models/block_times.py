@@ -19,6 +19,7 @@ from .replay import Batch, capture, logits, replay
 from .skeleton import Skeleton
 
 _REPEATS = 2
+_HEAD_TOKENS = 64  # timed of a window, since the head's product is as long as many blocks
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def time_block(checkpoint: Checkpoint, length: int) -> BlockTimes:
     vocabulary = int(skeleton.model.config.get_text_config(decoder=True).vocab_size)
     tokens = torch.arange(length).remainder(vocabulary).unsqueeze(0)
     whole, single = capture(skeleton, [tokens, tokens[:, :1]])
-    head = _fastest(partial(logits, skeleton, whole.tokens, whole.hidden))
+    some = min(length, _HEAD_TOKENS)
+    head = _fastest(partial(logits, skeleton, whole.tokens[:, :some], whole.hidden[:, :some]))
     token_head = _fastest(partial(logits, skeleton, single.tokens, single.hidden))
     with skeleton.block(0) as block:
         through = _fastest(partial(replay, block, whole.hidden, whole.calls[0]))
@@ -58,7 +60,7 @@ def time_block(checkpoint: Checkpoint, length: int) -> BlockTimes:
         summing, solving = _sums(block, f"{skeleton.path}.0.", whole)
     return BlockTimes(
         block=through,
-        head=head,
+        head=head * length / some,
         gram=max(0.0, summing - through),
         solve=solving,
         token=token * len(skeleton.blocks) + token_head,

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..checkpoints import Checkpoint
 from .linears import Linear, all_linears, find_linears
-from .skeleton import empty_model, find_blocks
+from .skeleton import find_blocks, shared_model
 
 Measure = Literal["parameters", "bytes", "flops"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -64,7 +64,7 @@ def by_shapes(checkpoint: Checkpoint) -> Footprint:
     Tensors may be larger than the config says, as they are before a model is cut to it; each is
     taken to keep its bytes a value.
     """
-    model = empty_model(checkpoint)
+    model = shared_model(checkpoint)
     counts = {
         name: tensor.numel()
         for name, tensor in model.state_dict().items()

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..checkpoints import Checkpoint
 from ..errors import BirdboneError
-from .skeleton import empty_model, find_blocks
+from .skeleton import find_blocks, shared_model
 
 Refusal = TypeVar("Refusal", bound=BirdboneError)
 
@@ -71,7 +71,7 @@ def named(linear: Linear, error: Refusal) -> Refusal:
 
 def all_linears(checkpoint: Checkpoint) -> list[Linear]:
     """Every linear of every block, in order, from shapes alone."""
-    path, blocks = find_blocks(empty_model(checkpoint))
+    path, blocks = find_blocks(shared_model(checkpoint))
     return [
         linear
         for index, block in enumerate(blocks)

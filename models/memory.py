@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..checkpoints import Checkpoint
 from ..texts import Windows
 from .linears import Linear, find_linears
-from .skeleton import compute_dtype, default_device, empty_model, find_blocks
+from .skeleton import compute_dtype, default_device, find_blocks, shared_model
 
 # The Gram as a whole matrix, damped, turned round, its factor, an identity and the inverse.
 _COPIES_TO_FACTOR = 6
@@ -30,7 +30,7 @@ def pass_bytes(
     batch's inputs of every linear, and twice the Grams.
     """
     width = compute_dtype(checkpoint, default_device()).itemsize
-    model = empty_model(checkpoint)
+    model = shared_model(checkpoint)
     config = model.config.get_text_config(decoder=True)
     path, blocks = find_blocks(model)
     linears = find_linears(blocks[0], f"{path}.0.")
@@ -70,7 +70,7 @@ def training_bytes(
         packed: whether the linears are held in 4 bits, and a byte each for where they are zero.
         checkpointing: whether one block's activations are kept at a time, and what enters each.
     """
-    path, blocks = find_blocks(empty_model(light))
+    path, blocks = find_blocks(shared_model(light))
     linears = [
         linear
         for index, block in enumerate(blocks)

@@ -17,7 +17,7 @@ from ..checkpoints import Checkpoint
 from ..errors import ModelError
 from .linears import Linear, find_linears
 from .sizes import Kind, counts, fewest, settings, with_settings
-from .skeleton import empty_model, find_blocks
+from .skeleton import find_blocks, shared_model
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def narrowing(checkpoint: Checkpoint, kind: Kind, after: int) -> Narrowing:
         ModelError: as `resizing`, or there is no such linear.
     """
     found = resizing(checkpoint, kind, after)
-    output = _output(empty_model(checkpoint), found.parts, kind, found.before)
+    output = _output(shared_model(checkpoint), found.parts, kind, found.before)
     return Narrowing(kind, found.before, after, found.config, found.parts, output)
 
 
 def _sized(checkpoint: Checkpoint, kind: Kind) -> tuple[str, int, PreTrainedModel]:
     """The key that sizes this kind, how many units it says, and the model as it is."""
-    model = empty_model(checkpoint)
+    model = shared_model(checkpoint)
     text = model.config.get_text_config(decoder=True)
     refusals = []
     for key, count in counts(kind, text):
@@ -119,7 +119,7 @@ def _sized(checkpoint: Checkpoint, kind: Kind) -> tuple[str, int, PreTrainedMode
 
 
 def _rebuilt(checkpoint: Checkpoint, config: Mapping[str, Any]) -> PreTrainedModel:
-    return empty_model(replace(checkpoint, config={**checkpoint.config, **config}))
+    return shared_model(replace(checkpoint, config={**checkpoint.config, **config}))
 
 
 def _shrunk(

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, ReaderField
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -32,6 +33,7 @@ from transformers.utils import logging as transformers_logging
 from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import CheckpointError, ModelError, SettingError
+from .gguf_head import gguf_config, read_head
 from .gguf_splitting import split_as
 from .quantized_folders import multiplied_out, with_codes
 from .refusals import REFUSED, reason
@@ -82,7 +84,7 @@ def open_checkpoint(
             f"leave dequantize on"
         )
     if source.gguf:
-        opened = _open_gguf(source)
+        opened = _open_gguf(source, dtype)
     else:
         opened = _open_folder(source, trust_remote_code, dequantize)
     return opened if dtype is None else _as_dtype(opened, dtype)
@@ -231,9 +233,19 @@ def _through_transformers(
     return replace(opened, files={**opened.files, **files})
 
 
-def _open_gguf(source: Source) -> Checkpoint:
-    """Read a GGUF file through transformers, which multiplies its codes out to float32."""
-    model = _from_pretrained(source, gguf_file=source.gguf)
+def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
+    """Read a GGUF file through transformers, which multiplies codes out in float32, one by one."""
+    try:
+        config = gguf_config(source.folder / str(source.gguf))
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+    model = _from_pretrained(
+        source,
+        gguf_file=source.gguf,
+        config=config,
+        dtype=dtype or torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
     tokenizer = _gguf_tokenizer(source)
     _forget_quantization(model)
     return as_checkpoint(model, tokenizer, source=source.label)
@@ -283,11 +295,10 @@ def _as_the_file_says(
     tokenizer: PreTrainedTokenizerBase, source: Source
 ) -> PreTrainedTokenizerBase:
     """Mend what transformers makes of byte-level BPE: tokens it adds, text split as GPT-2 does."""
-    fields = GGUFReader(source.folder / str(source.gguf)).fields
+    fields, num_tokens = _fields(source.folder / str(source.gguf))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or fields["tokenizer.ggml.model"].contents() != "gpt2":
         return tokenizer
-    num_tokens = len(fields["tokenizer.ggml.tokens"].data)
     if backend.get_vocab_size() > num_tokens:
         tokenizer = _without_ids_from(num_tokens, tokenizer)
     rule = fields.get("tokenizer.ggml.pre")
@@ -298,6 +309,16 @@ def _as_the_file_says(
             stacklevel=2,
         )
     return tokenizer
+
+
+def _fields(path: Path) -> tuple[Mapping[str, ReaderField], int]:
+    """What a GGUF file says of itself, long lists cut short, and how many tokens it lists."""
+    head = read_head(path)
+    if head is None or head.num_tokens is None:
+        fields = GGUFReader(path).fields
+        return fields, len(fields["tokenizer.ggml.tokens"].data)
+    with head.as_file() as short:
+        return GGUFReader(short).fields, head.num_tokens
 
 
 def _without_ids_from(first: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:

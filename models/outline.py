@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
-from transformers import AutoConfig
 
 from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ..errors import ModelError
+from .gguf_head import gguf_config
 from .refusals import REFUSED, reason
-from .skeleton import empty_model
+from .skeleton import shared_model
 from .sources import Source
 
+_DRAWN = 1 << 16  # values, which larger tensors repeat: drawing takes longer than computing
 _SPREAD = 0.02  # of drawn weights: activations stay finite through a block
 
 
@@ -40,42 +41,49 @@ class Outlined(TensorRef):
     def load(self) -> Tensor:
         if not self.dtype.is_floating_point:
             return torch.zeros(self.shape, dtype=self.dtype)
-        generator = torch.Generator().manual_seed(0)
-        return (torch.randn(self.shape, generator=generator) * _SPREAD).to(self.dtype)
+        generator, size = torch.Generator().manual_seed(0), self.num_values
+        drawn = torch.randn(min(size, _DRAWN), generator=generator) * _SPREAD
+        times = -(-size // len(drawn)) if size else 0
+        return drawn.to(self.dtype).repeat(times)[:size].reshape(self.shape)
 
     @cached_property
     def digest(self) -> str:
         return hashlib.sha256(f"outline {self.dtype} {self.shape}".encode()).hexdigest()
 
 
-def outlined_model(source: Source, dtype: torch.dtype | None) -> Checkpoint:
+def outlined_model(
+    source: Source, dtype: torch.dtype | None, *, trust_remote_code: bool = False
+) -> Checkpoint:
     """The model at ``source`` in outline.
 
     Args:
         dtype: what its floating-point tensors would be stored in; None for what the config says,
             or float32 where its codes are to be multiplied out.
+        trust_remote_code: allow Python that the model's folder brings to run.
 
     Raises:
         ModelError: its config cannot be read or built.
     """
     config = _config(source)
+    code: dict[str, bytes] = {}
+    if trust_remote_code:
+        code = {path.name: path.read_bytes() for path in sorted(source.folder.glob("*.py"))}
+    else:
+        config.pop("auto_map", None)
     multiplied = source.gguf is not None or bool(config.pop("quantization_config", None))
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
     chosen = dtype or (torch.float32 if multiplied else stored)
     # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
-    return outlined(
-        Checkpoint(
-            {**config, "dtype": str(chosen).removeprefix("torch.")}, {}, source=source.label
-        ),
-        chosen,
-        held=multiplied,
-    )
+    config["dtype"] = str(chosen).removeprefix("torch.")
+    bare = Checkpoint(config, {}, code, source=source.label)
+    return outlined(bare, chosen, held=multiplied)
 
 
 def _config(source: Source) -> dict[str, Any]:
+    config: Any
     try:
         if source.gguf is not None:
-            found = AutoConfig.from_pretrained(source.folder, gguf_file=source.gguf)
+            found = gguf_config(source.folder / source.gguf)
             config = json.loads(found.to_json_string(use_diff=False))
         else:
             config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
@@ -83,8 +91,8 @@ def _config(source: Source) -> dict[str, Any]:
         raise ModelError(f"config of '{source.label}' cannot be read: {reason(error)}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
-    config.pop("auto_map", None)
-    return config
+    config.pop("_name_or_path", None)
+    return dict(config)
 
 
 def outlined(
@@ -96,7 +104,7 @@ def outlined(
 ) -> Checkpoint:
     """A checkpoint's config, some keys changed, with the tensors a model of it has."""
     changed = replace(checkpoint, config={**checkpoint.config, **(config or {})}, refs={})
-    model = empty_model(changed)
+    model = shared_model(changed)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     refs = {
         name: Outlined(

@@ -23,7 +23,7 @@ from .missing import Fed, lacking
 from .replay import Batch, capture, check_finite, replay
 from .resuming import Resuming, Standing
 from .sizes import layer_settings, with_settings
-from .skeleton import Skeleton, empty_model, find_blocks
+from .skeleton import Skeleton, find_blocks, shared_model
 from .units import plain_output
 
 Bridge = Callable[[Fed], Tensor]
@@ -35,7 +35,7 @@ def require_alike(checkpoint: Checkpoint) -> int:
     Raises:
         ModelError: they are not all of one kind, so that a config cannot say which are left.
     """
-    model = empty_model(checkpoint)
+    model = shared_model(checkpoint)
     path, blocks = find_blocks(model)
     shapes = [{name: p.shape for name, p in block.named_parameters()} for block in blocks]
     for index, found in enumerate(shapes):

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +208,21 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
     return model  # type: ignore[no-any-return]
 
 
+def shared_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The same, made once for a config, for all who only look at it: nobody may change it."""
+    if has_code(checkpoint):
+        return empty_model(checkpoint)
+    return _of_config(json.dumps(dict(checkpoint.config)))
+
+
+@lru_cache(maxsize=8)
+def _of_config(config: str) -> PreTrainedModel:
+    return empty_model(Checkpoint(json.loads(config), {}))
+
+
 def text_config(checkpoint: Checkpoint) -> Any:
     """The config of the language model as transformers reads it: defaults in, nesting gone."""
-    return empty_model(checkpoint).config.get_text_config(decoder=True)
+    return shared_model(checkpoint).config.get_text_config(decoder=True)
 
 
 def has_code(checkpoint: Checkpoint) -> bool:

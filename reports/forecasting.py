@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,13 +22,13 @@ class Outcome:
 
     Attributes:
         link: its name; several links of one name count together.
-        expected_seconds, seconds: wall time.
+        expected_seconds, seconds: wall time; None where none was expected.
         expected_peak_bytes, peak_bytes: of this process.
         expected_disk_bytes, disk_bytes: left on the disk; 0 for links that write no folder.
     """
 
     link: str
-    expected_seconds: float
+    expected_seconds: float | None
     seconds: float
     expected_peak_bytes: int
     peak_bytes: int
@@ -37,34 +37,46 @@ class Outcome:
 
 
 def preflight_report(found: Preflight) -> RenderableType:
-    """The links in order with time, memory and disk, and what will be written."""
+    """The links in order with time, memory and disk, what will be written, and what to know."""
+    beside = any(each.process_bytes for each in found.links)
     table = Table("link")
-    for column in ("time", "peak memory", "fresh processes", "disk"):
+    for column in ("time", "peak memory", *(("fresh processes",) if beside else ()), "disk"):
         table.add_column(column, justify="right")
     for each in found.links:
+        processes = (in_bytes(each.process_bytes) if each.process_bytes else "",)
         table.add_row(
             Text(each.link),
             in_time(each.seconds),
             in_bytes(each.peak_bytes),
-            in_bytes(each.process_bytes) if each.process_bytes else "",
-            _disk(each),
+            *(processes if beside else ()),
+            in_bytes(each.disk_bytes) if each.disk_bytes else "",
         )
     table.add_section()
-    table.add_row("the run", in_time(found.run_seconds), in_bytes(found.peak_bytes), "", "")
-    parts: list[RenderableType] = [Text("Expected, before anything was run:"), table]
-    parts += [Text(f"Will write {each.writes}") for each in found.links if each.writes]
+    table.add_row("the run", in_time(found.run_seconds), in_bytes(found.peak_bytes))
+    lines = [*_written(found), *_known(found), *(f"Note: {each}" for each in found.cautions)]
+    title = Text("Expected, before anything was run:")
+    return Group(title, table, *(Text(line) for line in lines))
+
+
+def _written(found: Preflight) -> Iterator[str]:
+    for each in found.links:
+        if each.writes:
+            passing = each.passing_disk_bytes
+            meanwhile = f", and {in_bytes(passing)} beside it meanwhile" if passing else ""
+            yield f"Will write {each.writes}: {in_bytes(each.disk_bytes)}{meanwhile}."
+
+
+def _known(found: Preflight) -> Iterator[str]:
+    """What the figures rest on, and how far they go."""
+    yield from dict.fromkeys(f"{each.link}: {note}." for each in found.links for note in each.notes)
     if found.blind_from is not None:
-        parts.append(
-            Text(f"'{found.blind_from}' says nothing of itself: from there on nothing can be seen.")
+        yield f"Of '{found.blind_from}' nothing is known, nor of what comes after it."
+    if found.speed is not None:
+        yield (
+            f"Times rest on one block, {found.speed.block:.3f} s for a window of "
+            f"{found.speed.window} tokens, and may be off by a factor of 2."
         )
-    parts.append(
-        Text(
-            f"{in_bytes(found.free_bytes)} of memory can be had. Times rest on one block, "
-            f"{found.speed.block:.3f} s for a window of {found.speed.window} tokens, and may be "
-            f"off by a factor of 2. Looking took {found.seconds:.1f} s."
-        )
-    )
-    return Group(*parts)
+    yield f"{in_bytes(found.free_bytes)} of memory can be had. Looking took {found.seconds:.1f} s."
 
 
 def preflight_document(found: Preflight) -> dict[str, Any]:
@@ -78,6 +90,8 @@ def preflight_document(found: Preflight) -> dict[str, Any]:
             "disk_bytes": each.disk_bytes,
             "passing_disk_bytes": each.passing_disk_bytes,
             "writes": each.writes,
+            "guessed": each.guessed,
+            "notes": list(each.notes),
         }
         for each in found.links
     ]
@@ -86,9 +100,10 @@ def preflight_document(found: Preflight) -> dict[str, Any]:
         "seconds": found.run_seconds,
         "peak_bytes": found.peak_bytes,
         "free_bytes": found.free_bytes,
-        "speed": asdict(found.speed),
+        "speed": None if found.speed is None else asdict(found.speed),
         "preflight_seconds": found.seconds,
         "blind_from": found.blind_from,
+        "cautions": list(found.cautions),
     }
 
 
@@ -124,7 +139,7 @@ def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int)
     disk = sum(each.disk_bytes for each in told)
     return Outcome(
         link=ran[0].link,
-        expected_seconds=sum(each.seconds for each in told),
+        expected_seconds=_sum(each.seconds for each in told),
         seconds=sum(step.cost.seconds for step in ran),
         expected_peak_bytes=max(each.peak_bytes for each in told),
         peak_bytes=max(step.cost.peak_bytes for step in ran),
@@ -136,7 +151,7 @@ def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int)
 def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
     """Expected, measured, and the one over the other, at the end of a run."""
     table = Table("link")
-    for column in ("time: expected", "was", "off", "peak: expected", "was", "off"):
+    for column in ("time", "was", "off", "peak", "was", "off"):
         table.add_column(column, justify="right")
     for each in rows:
         table.add_row(
@@ -148,10 +163,10 @@ def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
             in_bytes(each.peak_bytes),
             _share(each.expected_peak_bytes, each.peak_bytes),
         )
+    told, was = _sum(each.expected_seconds for each in rows), sum(each.seconds for each in rows)
     table.add_section()
-    told, was = sum(each.expected_seconds for each in rows), sum(each.seconds for each in rows)
-    table.add_row("all", in_time(told), in_time(was), _factor(told, was), "", "", "")
-    parts: list[RenderableType] = [Text("Estimates beside what happened:"), table]
+    table.add_row("all", in_time(told), in_time(was), _factor(told, was), *_highest(rows))
+    parts: list[RenderableType] = [Text("What was expected, and what it was:"), table]
     parts += [
         Text(
             f"disk of {each.link}: expected {in_bytes(each.expected_disk_bytes)}, was "
@@ -163,28 +178,34 @@ def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
     return Group(*parts)
 
 
+def _highest(rows: Sequence[Outcome]) -> tuple[str, str, str]:
+    told = max(each.expected_peak_bytes for each in rows)
+    was = max(each.peak_bytes for each in rows)
+    return in_bytes(told), in_bytes(was), _share(told, was)
+
+
 def outcomes_document(rows: Sequence[Outcome]) -> list[Mapping[str, Any]]:
     """The same in types JSON knows."""
     return [asdict(each) for each in rows]
 
 
-def in_time(seconds: float) -> str:
-    """Seconds in the unit a person would use."""
+def in_time(seconds: float | None) -> str:
+    """Seconds in the unit a person would use; a dash where they are not known."""
+    if seconds is None:
+        return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
-def _factor(expected: float, was: float) -> str:
-    return f"×{expected / was:.2f}" if was > 0 else "–"
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    known = list(seconds)
+    return None if None in known else sum(each or 0.0 for each in known)
+
+
+def _factor(expected: float | None, was: float) -> str:
+    return f"×{expected / was:.2f}" if expected is not None and was > 0 else "–"
 
 
 def _share(expected: int, was: int) -> str:
     return f"{expected / was - 1:+.0%}" if was > 0 else "–"
-
-
-def _disk(each: Expected) -> str:
-    if not each.disk_bytes:
-        return ""
-    passing = f" (+{in_bytes(each.passing_disk_bytes)})" if each.passing_disk_bytes else ""
-    return in_bytes(each.disk_bytes) + passing

@@ -40,9 +40,8 @@ def printed(what: RenderableType) -> str:
 def test_what_is_told_before() -> None:
     text = printed(preflight_report(FOUND))
     assert "1.7 min" in text
-    assert "100.0 MB (+300.0 MB)" in text
-    assert "Will write light" in text
-    assert "'tell' says nothing of itself" in text
+    assert "Will write light: 100.0 MB, and 300.0 MB beside it meanwhile." in text
+    assert "Of 'tell' nothing is known, nor of what comes after it." in text
     assert "4.1 min" in text
     assert in_short(FOUND) == (
         "expected: 4.1 min, 2.6 GB of memory, 100.0 MB on disk, as far as 'tell'; "
