@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from ..checkpoints import Checkpoint
-from ..contexts.cost import give_back
+from ..checkpoints.allocator import give_back
 from ..contexts.forecast import Expected, Forecast, Preflight, Speed
 from ..contexts.free_memory import free_bytes
 from ..engine import Chain, Link
@@ -86,11 +86,11 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
         ResourceError: the run cannot fit, with the setting that would make it fit where one is
             known.
     """
-    start = time.perf_counter()
+    start, started = time.perf_counter(), time.time() - psutil.Process().create_time()
     walk = _walk(chain, dict(ctx or {}))
     base, free = _resident_bytes(), free_bytes()  # now, when what links import is in
     cautions = [*walk.cautions, *_memory(chain, walk, dict(ctx or {}), base, free)]
-    speed = _speed(walk, cautions)
+    speed = _speed(walk, min(started, _SLOWEST_START), cautions)
     links = tuple(_expected(each, base, speed) for each in walk.seen)
     cautions += _disk(links)
     gc.collect()
@@ -182,7 +182,7 @@ def _disk(links: tuple[Expected, ...]) -> Iterator[str]:
             yield str(error)
 
 
-def _speed(walk: _Walk, cautions: list[str]) -> Speed | None:
+def _speed(walk: _Walk, started: float, cautions: list[str]) -> Speed | None:
     """The machine's, on one block of the model as it comes; unknown without a model."""
     windows = [value.length for value in walk.outline.values() if isinstance(value, Windows)]
     length = max(windows, default=_WINDOW)
@@ -199,8 +199,9 @@ def _speed(walk: _Walk, cautions: list[str]) -> Speed | None:
         head=found.head,
         gram=found.gram,
         solve=found.solve,
+        product=found.product,
         token=found.token,
-        start=min(time.time() - psutil.Process().create_time(), _SLOWEST_START),
+        start=started,
         byte=1 / _BYTES_PER_SECOND,
         window=length,
     )

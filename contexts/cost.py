@@ -8,7 +8,6 @@ before is given back to the system first, so that no work is charged for memory 
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import sys
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+
+from ..checkpoints.allocator import give_back
 
 PeakOf = Literal["cuda", "process", "process since start"]
 
@@ -49,13 +50,6 @@ class Meter:
     def stop(self) -> Cost:
         """The cost since this meter was made."""
         return Cost(time.perf_counter() - self._start, _read_peak(self._peak_of), self._peak_of)
-
-
-def give_back() -> None:
-    """Return memory that nothing holds to the system, where the C library can (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _reset_peak() -> PeakOf:

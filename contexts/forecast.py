@@ -19,8 +19,9 @@ class Forecast:
         block_passes: times one window goes through one block.
         head_passes: times one window goes through what follows the blocks, to logits.
         gram_passes: times one window's inputs are summed into the Grams of one block.
-        solves: blocks whose Hessians are factorised, counting a method of several times that work
-            as several.
+        solves: blocks whose Hessians are factorised, one for each distinct input.
+        products: blocks whose weights, ``[out_features, in_features]``, are multiplied by a square
+            of their width, as a solver's steps do.
         decoded_tokens: tokens decoded one by one.
         starts: fresh processes started.
         moved_bytes: read, written or hashed, each time counted.
@@ -38,6 +39,7 @@ class Forecast:
     head_passes: float = 0.0
     gram_passes: float = 0.0
     solves: float = 0.0
+    products: float = 0.0
     decoded_tokens: int = 0
     starts: int = 0
     moved_bytes: int = 0
@@ -71,6 +73,7 @@ class Speed:
         head: one window to logits.
         gram: one window's inputs summed into a block's Grams.
         solve: factorising the Hessians of one block.
+        product: its weights multiplied by squares of their width.
         token: one token decoded, all blocks and the head.
         start: a fresh process that imports what it needs.
         byte: moving a byte to or from a disk, or hashing it.
@@ -81,6 +84,7 @@ class Speed:
     head: float
     gram: float
     solve: float
+    product: float
     token: float
     start: float
     byte: float
@@ -93,6 +97,7 @@ class Speed:
             + forecast.head_passes * self.head
             + forecast.gram_passes * self.gram
             + forecast.solves * self.solve
+            + forecast.products * self.product
             + forecast.decoded_tokens * self.token
             + forecast.starts * self.start
             + forecast.moved_bytes * self.byte

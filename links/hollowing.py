@@ -24,7 +24,7 @@ from ..models.shortening import keep_layers
 from ..models.sizes import Kind
 from ..models.skeleton import Skeleton
 from ..texts import Windows
-from .effort import num_blocks, rewriting
+from .effort import SolverWork, num_blocks, rewriting
 from .masking import kept_layers
 from .removal import Bridging, Removal
 from .sizing import UnitPattern, layers_left, wanted_size
@@ -184,7 +184,7 @@ def hollow_bytes(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     return checkpoint.num_bytes + passed
 
 
-_SOLVES = 3.0  # of one block, in factorisations of its Hessians
+_WORK = SolverWork(3.0, 0.0)  # of one block
 
 
 def hollow_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
@@ -202,9 +202,7 @@ def hollow_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Fore
         config = size.config
         tried = size.before * blocks if pattern == "experts" else 0
     dtype = next(iter(checkpoint.refs.values())).dtype
-    work = rewriting(
-        checkpoint, ctx["calibration"], paired=settings["matching"] != 0, solves=_SOLVES
-    )
+    work = rewriting(checkpoint, ctx["calibration"], paired=settings["matching"] != 0, solver=_WORK)
     few = len(_few(ctx["calibration"]))
     return Forecast(
         adds={

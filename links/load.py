@@ -15,11 +15,13 @@ from ..engine import announce, in_thread, link
 from ..errors import NumericsError
 from ..models.opening import open_checkpoint
 from ..models.outline import held_bytes, outlined_model
-from ..models.skeleton import Skeleton
+from ..models.skeleton import Skeleton, text_config
 from ..models.sources import Source, find_model
 
-# Of a parameter whose code is multiplied out, on one thread of a common CPU.
+# Of a parameter whose code is multiplied out, and of a token with its merge in a GGUF file, which
+# is read twice one by one, on one thread of a common CPU.
 _DECODE_SECONDS = 4e-8
+_TOKEN_SECONDS = 1.3e-4
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -99,13 +101,19 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
     dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
     source = find_model(settings["model"], revision=settings["revision"])
     checkpoint = outlined_model(source, dtype, trust_remote_code=settings["trust_remote_code"])
-    multiplied = held_bytes(checkpoint) > 0
     return Forecast(
         adds={"checkpoint": checkpoint, "dense": checkpoint},
         moved_bytes=3 * checkpoint.num_bytes,
-        seconds=_DECODE_SECONDS * checkpoint.num_parameters if multiplied else 0.0,
+        seconds=_decode_seconds(source, checkpoint),
         need_bytes=_need(source, checkpoint),
     )
+
+
+def _decode_seconds(source: Source, checkpoint: Checkpoint) -> float:
+    if not held_bytes(checkpoint):
+        return 0.0
+    tokens = 0 if source.gguf is None else int(text_config(checkpoint).vocab_size)
+    return _DECODE_SECONDS * checkpoint.num_parameters + _TOKEN_SECONDS * tokens
 
 
 def _need(source: Source, checkpoint: Checkpoint) -> int:

@@ -21,14 +21,18 @@ from ..models.rewriting import rewrite_blocks
 from ..solvers.masks import Pattern, require_groups_of, require_sparsity
 from ..texts import Windows
 from .allocation import Allocate, by_load, uniform
-from .effort import remade, rewriting
+from .effort import SolverWork, remade, rewriting
 from .thinning import Method, Thinning
 
 # Measured best of 0 and 0.5 on whole models; sparsegpt is left as published.
 _MATCHING = 0.5
 
-# What a solver takes of a block, in factorisations of its Hessians.
-_SOLVES = {"admm": 6.0, "alps": 45.0, "sparsegpt": 4.0}
+_WORK = {
+    "admm": SolverWork(0.6, 9.0),
+    "alps": SolverWork(1.0, 110.0),
+    "sparsegpt": SolverWork(1.0, 4.0),
+}
+_RANKED = SolverWork(0.0, 3.0)  # methods that only rank weights
 
 
 async def mask(
@@ -208,9 +212,9 @@ def mask_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Foreca
     """One pass, its solver's work in factorisations, and every linear new."""
     checkpoint: Checkpoint = ctx["checkpoint"]
     paired = _matching(settings["method"], settings["matching"]) > 0
-    solves = _SOLVES.get(settings["method"], 0.5)
+    solver = _WORK.get(settings["method"], _RANKED)
     light = exchanged(checkpoint, remade(checkpoint, all_linears(checkpoint)))
     return Forecast(
         adds={"checkpoint": light, "plan": Plan(settings["method"], settings["pattern"], {})},
-        **rewriting(checkpoint, ctx["calibration"], paired=paired, solves=solves),
+        **rewriting(checkpoint, ctx["calibration"], paired=paired, solver=solver),
     )

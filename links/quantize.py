@@ -22,7 +22,7 @@ from ..solvers.gptq import Order
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
 from .correcting import Correcting, check_rank
-from .effort import num_blocks, rewriting
+from .effort import SolverWork, num_blocks, rewriting
 from .quantized_outline import handed_over, on_grid
 from .remarks import warn_of_left, warn_of_unused
 from .rounding import BlockTuning, Rounding, fitting_grid
@@ -38,8 +38,8 @@ _CALIBRATED = ("gptq", "signround")
 # What they make up for of earlier blocks' changes; measured best of 0 and 0.5 on whole models.
 _MATCHING = 0.5
 
-# What gptq takes of a block, and a correction beside it, in factorisations of its Hessians.
-_SOLVES, _CORRECTION_SOLVES = 4.0, 7.0
+# What gptq takes of a block, each of its sweeps, and a correction beside it.
+_WORK, _SWEEP, _CORRECTION = SolverWork(1.2, 5.0), SolverWork(0.0, 2.0), SolverWork(7.0, 0.0)
 
 
 @link
@@ -237,7 +237,15 @@ def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     if windows is None or settings["method"] not in ("auto", *_CALIBRATED):
         return 0
     paired = _matching(settings["matching"]) > 0 or settings["method"] == "signround"
-    return pass_bytes(ctx["checkpoint"], windows, settings["batch_size"], grams=True, paired=paired)
+    checkpoint: Checkpoint = ctx["checkpoint"]
+    passed = pass_bytes(checkpoint, windows, settings["batch_size"], grams=True, paired=paired)
+    return passed + _fresh_bytes(checkpoint, _packable(settings))
+
+
+def _fresh_bytes(checkpoint: Checkpoint, packable: bool) -> int:
+    """Codes of a byte each, or values, which stay in memory until the last block is done."""
+    values = sum(each.shape[0] * each.shape[1] for each in chosen_linears(checkpoint, packable))
+    return values if packable else values * checkpoint.num_bytes // checkpoint.num_parameters
 
 
 @quantize.forecast
@@ -256,7 +264,9 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
         checkpoint,
         ctx["calibration"],
         paired=_matching(settings["matching"]) > 0 or tuned,
-        solves=_SOLVES * (1 + settings["sweeps"]) + _CORRECTION_SOLVES * bool(settings["rank"]),
+        solver=_WORK.and_more(settings["sweeps"], _SWEEP).and_more(
+            int(bool(settings["rank"])), _CORRECTION
+        ),
     )
     if tuned:
         steps = 3 * settings["iterations"] * settings["batch_size"]

@@ -24,9 +24,9 @@ def pass_bytes(
     """Bytes a pass holds at its peak beyond the checkpoint: an estimate, from shapes alone.
 
     Counted: what is outside the blocks and two blocks in the compute dtype, hidden states of all
-    windows before and after a block, one batch's widest activations and its logits, and, with
-    ``grams``, one float32 Gram per linear (an upper bound: linears on one input share theirs) and
-    what factorising the widest takes. A ``paired`` pass has the hidden states of two models, one
+    windows before and after a block, one batch's widest activations, and, with ``grams``, one
+    float32 Gram per linear (an upper bound: linears on one input share theirs) and what factorising
+    the widest takes. A ``paired`` pass has the hidden states of two models, one
     batch's inputs of every linear, and twice the Grams.
     """
     width = compute_dtype(checkpoint, default_device()).itemsize
@@ -41,7 +41,7 @@ def pass_bytes(
     hidden = 2 * windows.num_tokens * int(config.hidden_size) * width
     widest = max(max(linear.shape) for linear in linears)
     tokens = min(batch_size, windows.num_windows) * windows.length
-    activations = (4 * widest + int(config.vocab_size)) * tokens * width
+    activations = 4 * widest * tokens * width
     summed = _gram_bytes(linears) if grams else 0
     if not paired:
         return weights + hidden + activations + summed
@@ -86,7 +86,8 @@ def training_bytes(
     if packed:
         model -= sum(2 * linear.shape[0] * linear.shape[1] for linear in linears if linear.plain)
     batch = micro_batch_size
-    passed = 0 if teacher is None else pass_bytes(teacher, windows, batch, grams=False)
+    logits = 4 * tokens * vocabulary
+    passed = 0 if teacher is None else logits + pass_bytes(teacher, windows, batch, grams=False)
     return passed + model + step
 
 

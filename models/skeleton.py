@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..checkpoints import Checkpoint, InMemory, Quantized, TensorRef
+from ..checkpoints.allocator import give_back
 from ..errors import CheckpointError, ModelError
 from .refusals import REFUSED, reason
 
@@ -83,6 +84,7 @@ class Skeleton:
                     yield index, self._materialise(index, tensors)
                 finally:
                     self._release(index)
+                    give_back()
 
     def fill(
         self, settle: Callable[[str, nn.Module], None] = lambda path, block: None

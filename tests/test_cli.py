@@ -428,7 +428,7 @@ def test_a_run_ends_with_its_estimates_beside_what_happened(
     done = birdbone(*args)
     assert done.exit_code == 0, done.stderr
     assert "birdbone: expected: " in done.stderr
-    assert "Estimates beside what happened:" in done.stdout
+    assert "What was expected, and what it was:" in done.stdout
     document = json.loads(birdbone(*args, "--json").stdout)
     links = ["load", "calibrate", "validate"]
     assert [each["link"] for each in document["estimates"]] == links

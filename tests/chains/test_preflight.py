@@ -22,7 +22,17 @@ from birdbone.models.block_times import BlockTimes
 from birdbone.models.outline import held_bytes
 from birdbone.models.writing import write_model
 
-SPEED = Speed(block=1.0, head=10.0, gram=0.1, solve=5.0, token=2.0, start=3.0, byte=0.5, window=16)
+SPEED = Speed(
+    block=1.0,
+    head=10.0,
+    gram=0.1,
+    solve=5.0,
+    product=7.0,
+    token=2.0,
+    start=3.0,
+    byte=0.5,
+    window=16,
+)
 
 
 @pytest.fixture(scope="module")
@@ -273,14 +283,15 @@ def test_work_becomes_seconds() -> None:
         head_passes=1,
         gram_passes=1,
         solves=1,
+        products=1,
         decoded_tokens=1,
         starts=1,
         moved_bytes=1,
         seconds=100,
     )
-    assert SPEED.seconds(told) == pytest.approx(121.6)
+    assert SPEED.seconds(told) == pytest.approx(128.6)
     twice = told.then(told)
-    assert SPEED.seconds(twice) == pytest.approx(2 * 121.6)
+    assert SPEED.seconds(twice) == pytest.approx(2 * 128.6)
 
 
 def test_one_after_the_other_needs_the_greater_memory_and_leaves_both_on_disk() -> None:
@@ -338,7 +349,7 @@ def test_waves_are_as_many_as_lead_to_the_target(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 64 neurons each wave takes a quarter, in whole fours: 48, 36, 28, 24, 20."""
-    monkeypatch.setattr(looking, "time_block", lambda dense, length: BlockTimes(1, 1, 1, 1, 1))
+    monkeypatch.setattr(looking, "time_block", lambda dense, length: BlockTimes(1, 1, 1, 1, 1, 1))
     one, three, five = (
         preflight(waved(model, step=0.25, target=target)) for target in (0.9, 0.74, 0.61)
     )

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from birdbone.contexts.cost import Meter, give_back
+from birdbone.checkpoints.allocator import give_back
+from birdbone.contexts.cost import Meter
 
 _PIECE = 8 << 10  # values: small enough that the allocator takes them from its heap
 

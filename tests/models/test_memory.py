@@ -34,12 +34,12 @@ def test_every_expert_has_a_gram_of_its_own() -> None:
     assert many - few == 4 * 4 * (32**2 + 64**2)
 
 
-def test_hidden_states_of_all_windows_count_but_logits_of_one_batch_only() -> None:
+def test_hidden_states_of_all_windows_count_but_activations_of_one_batch_only() -> None:
     checkpoint = tiny_checkpoint()
     short, long = (pass_bytes(checkpoint, tiny_windows(n, 16), 4, grams=False) for n in (4, 8))
     assert long - short == 2 * 4 * 16 * 32 * 4
     one, four = (pass_bytes(checkpoint, WINDOWS, size, grams=False) for size in (1, 4))
-    assert four - one == 3 * 16 * (4 * 64 + 128) * 4
+    assert four - one == 3 * 16 * 4 * 64 * 4
     assert pass_bytes(checkpoint, WINDOWS, 100, grams=False) == four
 
 

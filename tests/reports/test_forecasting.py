@@ -20,7 +20,7 @@ from birdbone.reports.forecasting import (
     preflight_report,
 )
 
-SPEED = Speed(0.25, 1.0, 0.1, 1.0, 0.1, 5.0, 1e-9, 512)
+SPEED = Speed(0.25, 1.0, 0.1, 1.0, 1.0, 0.1, 5.0, 1e-9, 512)
 LINKS = (
     Expected("load", {}, 7.0, 500_000_000),
     Expected("prune", {}, 100.0, 900_000_000),
