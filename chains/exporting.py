@@ -14,7 +14,7 @@ from ..engine import Chain
 from ..errors import SettingError, did_you_mean
 from ..formats.ggml_types import KINDS
 from ..links import calibrate, load, quantize, save
-from ..models.opening import quantized_by
+from ..models.opening import keeps_codes, quantized_by
 from ..models.sources import find_model
 
 TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -52,7 +52,8 @@ def export_chain(
         windows: of held-out text that the result is scored on, as it was in memory; 0 for none.
 
     Raises:
-        SettingError: an unknown format, or a type the format has not.
+        SettingError: an unknown format, a type the format has not, or codes that cannot be kept
+            and no type to round them to.
         ModelError: there is no such model.
     """
     if format not in TYPES:
@@ -62,8 +63,12 @@ def export_chain(
             f"format '{format}' has no type '{type}'; it has {', '.join(TYPES[format])}"
         )
     source = find_model(model)
-    keeps_codes = format in ("compressed-tensors", "gguf") and type is None
-    kept = keeps_codes and quantized_by(source) == "compressed-tensors"
+    kept = type is None and format in ("compressed-tensors", "gguf") and keeps_codes(source)
+    if type is None and not kept and format == quantized_by(source) == "compressed-tensors":
+        raise SettingError(
+            f"'{model}' has codes that are no integers, which are not kept; give a type to round "
+            f"them to, one of {', '.join(TYPES[format])}"
+        )
     chosen = None if kept else type or _USUAL.get(format)
     stored = chosen if format == "safetensors" and chosen is not None else dtype
     loading: dict[str, Any] = {"dtype": stored, "trust_remote_code": trust_remote_code}

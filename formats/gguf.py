@@ -97,13 +97,13 @@ def write_gguf(
         CheckpointError: a value that the type does not hold.
     """
     target = check_file(path, force)
-    kind = file_kind(checkpoint, kind)
+    asked, kind = kind, file_kind(checkpoint, kind)
     if kind not in FILE_TYPES:
         raise SettingError(f"kind '{kind}' is not known; take one of {', '.join(FILE_TYPES)}")
     model = empty_model(checkpoint)
     architecture, cautions = architecture_of(model.config)
     entries = _entries(checkpoint, model, architecture, kind)
-    for caution in (*cautions, *_stand_ins(entries, kind)):
+    for caution in (*cautions, *_stand_ins(entries, kind), *_recoded(checkpoint, entries, asked)):
         warnings.warn(caution, stacklevel=2)
     total = sum(entry.num_bytes for entry in entries)
     check_disk(target, total + _SPARE_BYTES)
@@ -241,6 +241,29 @@ def _stand_ins(entries: list[_Entry], kind: Kind) -> Iterator[str]:
         yield (
             f"{len(names)} tensors, such as '{names[0]}', are written as {other}: blocks of "
             f"{kind} do not divide their width"
+        )
+
+
+def _recoded(checkpoint: Checkpoint, entries: list[_Entry], asked: Kind | None) -> Iterator[str]:
+    """Says which codes are written as another type than asked for, or unasked as values."""
+    coded = [
+        entry
+        for ref, entry in zip(checkpoint.refs.values(), entries, strict=False)
+        if isinstance(ref, Quantized)
+    ]
+    others = [entry for entry in coded if entry.is_encoded and asked not in (None, entry.kind)]
+    if others:
+        yield (
+            f"{len(others)} tensors, such as '{others[0].name}', are written as {others[0].kind}, "
+            f"which holds the codes they have; '{asked}' would round them once more"
+        )
+    values = [entry for entry in coded if not entry.is_encoded]
+    if values and asked is None:
+        yield (
+            f"{len(values)} tensors with codes, such as '{values[0].name}', are written as values "
+            f"in {values[0].kind}: ggml's blocks hold codes of 4 and 8 bits without zero points, "
+            f"in groups of whole blocks of 32, whose scales float16 holds, as those of a model "
+            f"stored in bfloat16 or float16 are"
         )
 
 

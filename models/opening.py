@@ -39,6 +39,7 @@ from .quantized_folders import multiplied_out, with_codes
 from .refusals import REFUSED, reason
 from .skeleton import empty_model
 from .sources import Source
+from .unpacking import has_integer_codes
 
 _SMALL_FILES = (
     "generation_config.json",
@@ -121,6 +122,18 @@ def quantized_by(source: Source) -> str | None:
         return None
     found = _read_config(source).get("quantization_config")
     return str(found.get("quant_method")) if isinstance(found, dict) and found else None
+
+
+def keeps_codes(source: Source) -> bool:
+    """Whether `open_checkpoint` can give what a folder holds as codes.
+
+    Raises:
+        ModelError: its config cannot be read.
+        CheckpointError: what it says of quantisation cannot.
+    """
+    if quantized_by(source) != "compressed-tensors":
+        return False
+    return has_integer_codes(_read_config(source)["quantization_config"])
 
 
 def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
-from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+)
 from compressed_tensors.utils.match import match_name
 from pydantic import ValidationError
 from torch import Tensor
@@ -129,10 +133,9 @@ def unpack(
     Raises:
         CheckpointError: settings that are none, parts missing or not fitting.
     """
-    config = _parsed(settings)
-    schemes = [scheme for scheme in config.config_groups.values() if scheme.weights is not None]
-    if not all(_is_integer(scheme.weights, scheme.format or config.format) for scheme in schemes):
+    if not has_integer_codes(settings):
         return None
+    schemes = _schemes(_parsed(settings))
     bases = [name.removesuffix("_scale") for name in refs if name.endswith(".weight_scale")]
     parts = {base: _parts(refs, base) for base in bases}
     taken = {f"{base}_{part}" for base in bases for part in _PART_NAMES}
@@ -148,6 +151,23 @@ def unpack(
         )
         found[base] = Unpacked(base, parts[base], args)
     return found
+
+
+def has_integer_codes(settings: Mapping[str, Any]) -> bool:
+    """Whether codes are of the two formats read here, by what ``config.json`` says of them.
+
+    Raises:
+        CheckpointError: settings that are none.
+    """
+    config = _parsed(settings)
+    return all(
+        _is_integer(scheme.weights, scheme.format or config.format) for scheme in _schemes(config)
+    )
+
+
+def _schemes(config: QuantizationConfig) -> list[QuantizationScheme]:
+    """Of weights alone."""
+    return [scheme for scheme in config.config_groups.values() if scheme.weights is not None]
 
 
 def _parsed(settings: Mapping[str, Any]) -> QuantizationConfig:

@@ -379,9 +379,10 @@ def test_bird_bone_runs_as_it_reads_and_again_in_the_same_bytes(
     assert [each["settings"]["epochs"] for each in healed] == [1] * (len(healed) - 1) + [2]
     assert json.loads((out / "config.json").read_text())["quantization_config"]
     first = {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
-    again = birdbone("run", "bird-bone", *args)
+    other = tmp_path / "other"
+    again = birdbone("run", "bird-bone", *args, "--out", other, "--run", tmp_path / "fresh")
     assert again.exit_code == 0, again.stderr
-    assert {path.name: path.read_bytes() for path in out.glob("*.safetensors")} == first
+    assert {path.name: path.read_bytes() for path in other.glob("*.safetensors")} == first
 
 
 @pytest.mark.parametrize(

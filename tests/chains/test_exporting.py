@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tiny_folders import quantized, written
 from tiny_gguf import gguf_checkpoint
 
 from birdbone.chains.exporting import export_chain
+from birdbone.errors import SettingError
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +35,26 @@ def test_codes_are_kept_where_no_type_is_given_and_the_format_has_codes(
     first, *_, last = chain.links
     assert first.settings["dequantize"] is not keeps_codes
     assert last.settings["kind"] == kind
+
+
+@pytest.fixture
+def float8(packed: Path, tmp_path: Path) -> Path:
+    """A folder that says its codes are float8; nothing but its config is looked at."""
+    folder = shutil.copytree(packed, tmp_path / "float8")
+    config = json.loads((folder / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["weights"] |= {"type": "float", "num_bits": 8}
+        group["format"] = "float-quantized"
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_codes_that_are_no_integers_become_values_in_a_gguf_file(float8: Path) -> None:
+    first, *_, last = export_chain(model=str(float8), out="out", format="gguf").links
+    assert first.settings["dequantize"]
+    assert last.settings["kind"] == "f16"
+
+
+def test_codes_that_cannot_be_kept_are_not_rounded_unasked(float8: Path) -> None:
+    with pytest.raises(SettingError, match=r"has codes that are no integers.*one of int2, int3"):
+        export_chain(model=str(float8), out="out", format="compressed-tensors")

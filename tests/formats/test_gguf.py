@@ -258,6 +258,19 @@ async def test_packed_codes_are_blocks_of_the_same_values(
         assert np.array_equal(rounded, values[each.name])
 
 
+async def test_codes_written_otherwise_than_asked_are_told(tmp_path: Path) -> None:
+    ctx = {"checkpoint": gguf_checkpoint("llama")}
+    eight = (await run(quantize(method="rtn", bits=8, group_size=32), ctx))["checkpoint"]
+    in_half = {
+        name: Quantized(ref.codes, ref.scales.half(), bits=8) if isinstance(ref, Quantized) else ref
+        for name, ref in eight.refs.items()
+    }
+    with pytest.warns(UserWarning, match=r"21 tensors, such as .* are written as q8_0, which"):
+        write_gguf(replace(eight, refs=in_half), tmp_path / "codes.gguf", kind="q4_0")
+    with pytest.warns(UserWarning, match=r"21 tensors with codes, .* as values in f16: ggml's"):
+        write_gguf(eight, tmp_path / "values.gguf")
+
+
 @pytest.mark.parametrize(
     "codes",
     [
