@@ -67,12 +67,14 @@ def on_text(
     )
     teacher = None
     if how["kl_weight"]:
-        teacher = Teacher(
-            Skeleton(ctx["dense"]),
-            tokens,
-            batch_size=how["micro_batch_size"],
-            announce=lambda done, total: announce("dense outputs", done, total),
-        )
+        dense, narrow = Skeleton(ctx["dense"]), training.autocast
+        with torch.autocast(dense.device.type, dtype=narrow, enabled=narrow is not None):
+            teacher = Teacher(
+                dense,
+                tokens,
+                batch_size=how["micro_batch_size"],
+                announce=lambda done, total: announce("dense outputs", done, total),
+            )
     lesson = Lesson(tokens, teacher, kl_weight=how["kl_weight"])
     light = Skeleton(checkpoint, dtype=torch.float32)
     place, tell = unfinished(), partial(announce, "healing")

@@ -17,7 +17,7 @@ Method = Literal["blocks", "lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16"]
 
 _STEPPED: Mapping[str, Any] = MappingProxyType(
-    {"batch_size": 1, "micro_batch_size": 1, "precision": "float32", "kl_weight": 0.5}
+    {"batch_size": 1, "micro_batch_size": 1, "precision": "float32", "kl_weight": 1.0}
 )
 _ADAPTED: Mapping[str, Any] = MappingProxyType(
     {**_STEPPED, "epochs": 2, "learning_rate": 1e-3, "rank": 16, "alpha": 32.0}
@@ -25,7 +25,7 @@ _ADAPTED: Mapping[str, Any] = MappingProxyType(
 SUITED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "blocks": {
-            "epochs": 4,
+            "epochs": 2,
             "learning_rate": 2e-3,
             "batch_size": 1,
             "precision": "float32",
@@ -33,7 +33,7 @@ SUITED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         "lora": {**_ADAPTED, "gradient_checkpointing": False},
         "qlora": {**_ADAPTED, "gradient_checkpointing": True},
-        "full": {**_STEPPED, "epochs": 2, "learning_rate": 1e-4, "gradient_checkpointing": False},
+        "full": {**_STEPPED, "epochs": 2, "learning_rate": 3e-4, "gradient_checkpointing": False},
     }
 )
 """By method: the settings it uses beside the share kept out and the seed, and what suits it."""

@@ -20,6 +20,7 @@ class Teacher:
     """What the dense model says on fixed windows: its last hidden states, kept instead of logits.
 
     The dense model streams through block by block and is not kept either, save embeddings and head.
+    Under autocast its products are narrow too.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Teacher:
     ) -> None:
         self._dense, self._tokens = dense, tokens
         batches = capture(dense, torch.split(tokens, batch_size))
-        self._hidden = torch.cat(through_blocks(dense, batches, announce))
+        self._hidden = torch.cat(through_blocks(dense, batches, announce)).to(dense.dtype)
 
     def logits(self, windows: Tensor) -> Tensor:
         """Logits ``[num_windows, length, vocab_size]`` on the windows with these numbers."""

@@ -86,6 +86,19 @@ async def test_adapters_change_linears_and_blocks_every_tensor_of_a_block() -> N
     assert changed["blocks"] == {name for name in light.refs if ".layers." in name}
 
 
+@pytest.mark.parametrize("whole", ["blocks", "full"])
+async def test_narrow_products_heal_too_and_to_other_bytes(whole: str) -> None:
+    dense = _dense()
+    light = _pruned(dense)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        ctx = await run(_heal(whole, precision=precision), _context(light, dense))
+        metrics = ctx["history"][-1].metrics
+        assert metrics["loss_after"] < 0.97 * metrics["loss_before"], precision
+        found[precision] = ctx["checkpoint"].id
+    assert found["float32"] != found["bfloat16"]
+
+
 async def test_the_figures_are_of_the_windows_kept_out_and_of_what_is_stored(method: str) -> None:
     dense = _dense(torch.bfloat16)
     light = _pruned(dense)
