@@ -78,6 +78,16 @@ class Bench:
         )
         self.ctx: Any = asyncio.run(run(Chain(load(model=asked.model, dtype="float32"), text)))
         self.ctx |= {"profile": None, "scores": unscored(self.ctx["checkpoint"])}
+        self._require_same()
+
+    def _require_same(self) -> None:
+        """Refuse a folder whose figures are of another model or other text."""
+        texts = {key: self.ctx[key].digest for key in ("calibration", "healing", "heldout")}
+        here = {"model": self.ctx["checkpoint"].id, "seed": self.seed, **texts}
+        there = self.results.setdefault("setting", here)
+        other = [key for key, value in here.items() if there.get(key) != value]
+        if other:
+            raise SystemExit(f"{self.store} is of another {', '.join(other)}; give another --work")
 
     def dense(self) -> dict[str, Any]:
         """The dense model's own figures."""
@@ -133,8 +143,6 @@ class Bench:
 
     def _judged(self, checkpoint: Checkpoint) -> dict[str, Any]:
         ctx = {**self.ctx, "checkpoint": checkpoint}
-        if "reference" in self.ctx:
-            ctx["reference"] = self.ctx["reference"]
         ended: Any = asyncio.run(run(Chain(validate(batch_size=1)), ctx))
         self.ctx["reference"] = ended["reference"]
         verdict: Verdict = ended["verdict"]
