@@ -7,8 +7,9 @@ import math
 from ..engine import Chain, Link
 from ..errors import ChainError
 from ..links.sizing import MULTIPLE
-from ..links.uncalibrated import BITSANDBYTES
+from ..links.uncalibrated import BITSANDBYTES, packs_codes
 from .rebuilding import links_with_settings
+from .wave_body import prunes_of
 
 _ADAPTED = ("lora", "qlora")
 
@@ -16,8 +17,9 @@ _ADAPTED = ("lora", "qlora")
 def check_order(chain: Chain) -> Chain:
     """Refuse links that do not go with those before them, whatever the model is.
 
-    After quantize nothing may store its codes as floats again; and the sizes that prune leaves must
-    divide into the groups of quantize.
+    After quantize nothing may store its codes, or the values that stand for them, as other floats;
+    and its groups must divide every width that waves of neurons may leave. A share that is fixed
+    leaves one width, which the links themselves check.
 
     Raises:
         ChainError: naming the link and the mend.
@@ -34,17 +36,16 @@ def check_order(chain: Chain) -> Chain:
 
 
 def _check_groups(quantize: Link, earlier: list[Link]) -> None:
-    """Neurons may go in steps that leave widths the groups do not divide."""
     group_size, method = quantize.settings["group_size"], quantize.settings["method"]
-    if not isinstance(group_size, int) or quantize.settings["grid"] != "int":
+    fixed = isinstance(group_size, int) and quantize.settings["grid"] == "int"
+    if not fixed or method in BITSANDBYTES:
         return
-    for each in earlier:
-        if each.__name__ != "prune" or each.settings["pattern"] != "neurons":
-            continue
-        multiple = each.settings["multiple"] or MULTIPLE
-        if multiple % group_size and method not in BITSANDBYTES:
+    bodies = [each.settings["body"] for each in earlier if each.__name__ == "waves"]
+    for settings in (each for body in bodies for each in prunes_of(body)):
+        multiple = settings["multiple"] or MULTIPLE
+        if settings["pattern"] == "neurons" and multiple % group_size:
             raise ChainError(
-                f"prune leaves multiples of {multiple} neurons, which groups of {group_size} of "
+                f"waves leave multiples of {multiple} neurons, which groups of {group_size} of "
                 f"quantize need not divide; set prune.multiple={math.lcm(multiple, group_size)}, "
                 f"or quantize.group_size=auto"
             )
@@ -72,7 +73,6 @@ def _check_after_quantize(each: Link, quantized: list[Link], earlier: list[Link]
 
 
 def _leaves_values(quantize: Link) -> bool:
-    """Codes with zero points are not packed: what they stand for is stored."""
     settings = quantize.settings
-    plain = settings["grid"] == "int" and settings["method"] not in BITSANDBYTES
-    return plain and not settings["symmetric"]
+    rounded = settings["grid"] == "int" and settings["method"] not in BITSANDBYTES
+    return rounded and not packs_codes(settings)

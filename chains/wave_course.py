@@ -99,6 +99,6 @@ class Course:
         raise SettingError(
             f"waves(target={self.target}, of='{self.measure}') is nearer to the model as it is, at "
             f"{self.left(cutter.weight):.1%} of the {self.measure}, than to the next smaller size "
-            f"it can have: set target to {self.left(smaller.weight):.4f} or less, or a smaller "
-            f"multiple in prune"
+            f"it can have: set target to {self.left(smaller.weight):.4f} or less"
+            + (", or a smaller multiple in prune" if cutter.in_steps else "")
         )

@@ -50,6 +50,11 @@ class Cutter:
         self._checkpoint, self.weight, self._prunes = checkpoint, weight, prunes
         self._known: dict[tuple[Any, ...], Any] = {}
 
+    @property
+    def in_steps(self) -> bool:
+        """Whether units go several at a time, which a smaller multiple of prune would change."""
+        return any(self._step(each["pattern"], each["multiple"]) > 1 for each in self._prunes)
+
     def cut(self, share: float) -> Cut | None:
         """Take at most ``share`` of what remains, or one step in size where that is more.
 
@@ -73,15 +78,25 @@ class Cutter:
         self, pattern: UnitPattern, multiple: int | None, share: float
     ) -> tuple[float, Settings] | None:
         """The sparsity that leaves the size wanted, and the config that says so."""
-        before = self._remembered(("before", pattern), lambda: _count(self._checkpoint, pattern))
-        step = multiple or default_multiple(pattern, before)
-        for after in _sizes(before, step, (1 - share) * before):
+        before = self._count(pattern)
+        for after in _sizes(before, self._step(pattern, multiple), (1 - share) * before):
             config = self._remembered(
                 (pattern, after), lambda after=after: _config(self._checkpoint, pattern, after)
             )
             if config is not None:
                 return 1 - after / before, config
         return None
+
+    def _count(self, pattern: UnitPattern) -> int:
+        found: int = self._remembered(
+            ("before", pattern), lambda: _count(self._checkpoint, pattern)
+        )
+        return found
+
+    def _step(self, pattern: str, multiple: int | None) -> int:
+        if not takes_units(pattern):
+            return 1
+        return multiple or default_multiple(pattern, self._count(pattern))
 
     def _forecast(self, config: Settings, zeros: float) -> Footprint:
         """What a model of this config weighs with this share of zeros in its linears."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from ..contexts.flow import Changed, Healable
+from ..contexts.steps import Step
 from ..engine import announce, in_thread, link
 from ..errors import SettingError
 from ..models.bitsandbytes import nf4_values
@@ -21,6 +22,8 @@ from ..texts import Windows
 from .heal_forecast import heal_forecast
 from .healers import by_blocks, need_bytes, on_text
 from .healing import Method, Precision, chosen, num_heldout, warn_of_unused
+
+_CODES = Quantized | BitsAndBytes | GgmlBlocks
 
 
 @link
@@ -125,14 +128,29 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if method == "qlora":
         nf4_values(torch.zeros(32, 64))  # what cannot be computed here is refused now
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
-    if checkpoint is None or method in ("blocks", "full"):
+    if checkpoint is None:
+        return
+    _require_no_values(ctx.get("history", ()), checkpoint)
+    if method in ("blocks", "full"):
         return
     for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
+        if isinstance(checkpoint.refs[linear.tensor], _CODES):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and heal(method='{method}') "
                 f"would store it as floats again; put heal before quantize, or use "
                 f"method='blocks', which leaves it as it is and trains what is not quantised"
+            )
+
+
+def _require_no_values(history: Sequence[Step], checkpoint: Checkpoint) -> None:
+    """Values that quantize stored in place of codes look like any floats, and would be trained."""
+    if all(step.metrics.get("shrinks", True) for step in history if step.link == "quantize"):
+        return
+    for linear in all_linears(checkpoint):
+        if not isinstance(checkpoint.refs[linear.tensor], _CODES):
+            raise SettingError(
+                f"layer '{linear.name}' holds the values of its codes since quantize, and heal "
+                f"would train them off their grid; put heal before quantize"
             )
 
 

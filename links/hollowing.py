@@ -89,7 +89,7 @@ def _shorten(ctx: Scored, wanted: Hollowing) -> Pruned:
     bridging, mending = Bridging(wanted.damping, _BRIDGED), Bridging(wanted.damping, share)
     choice = LayerChoice()
     resuming = Resuming(unfinished(), choice, bridging, mending)
-    resuming.load(skeleton.device)
+    stopped = resuming.load(skeleton.device)
 
     def left_out(done: int, total: int) -> None:
         resuming.save(Standing(0, [], None, {}))
@@ -104,7 +104,9 @@ def _shorten(ctx: Scored, wanted: Hollowing) -> Pruned:
         mending if share > 0 else None,
         batch_size=wanted.batch_size,
         announce=lambda done, total: announce("bridging gaps", done, total),
-        resuming=resuming,
+        # A choice that was stopped left no hidden states.
+        begin=stopped if stopped is not None and stopped.hidden else None,
+        save=resuming.save,
     )
     earlier = kept_layers(ctx)
     places = kept if earlier is None else tuple(earlier[place] for place in kept)

@@ -27,7 +27,7 @@ from .quantized_outline import handed_over, on_grid
 from .remarks import warn_of_left, warn_of_unused
 from .rounding import BlockTuning, Rounding, fitting_grid
 from .rounding_pass import round_by_text
-from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one
+from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one, packs_codes
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
 GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
@@ -189,19 +189,15 @@ def _matching(given: float | None) -> float:
     return _MATCHING if given is None else given
 
 
-def _packable(settings: Mapping[str, Any]) -> bool:
-    return bool(settings["symmetric"]) and settings["grid"] == "int"
-
-
 @quantize.foresee
 def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """What cannot be stored is refused before any work, naming layer and width."""
-    if settings["method"] == "signround" and not _packable(settings):
+    if settings["method"] == "signround" and not packs_codes(settings):
         raise SettingError(
             "quantize(method='signround') tunes codes that can be packed; set symmetric=True and "
             "grid='int', or use method='gptq'"
         )
-    if settings["rank"] and (settings["method"] == "signround" or not _packable(settings)):
+    if settings["rank"] and (settings["method"] == "signround" or not packs_codes(settings)):
         raise SettingError(
             "quantize(rank=...) corrects codes that are packed and stay as gptq leaves them; set "
             "method='gptq', symmetric=True and grid='int', or rank=0"
@@ -214,7 +210,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         return
     keys = ("bits", "group_size", "symmetric", "signed", "grid")
     grid = None if given else _grid(*(settings[key] for key in keys))
-    for linear in chosen_linears(checkpoint, given or _packable(settings)):
+    for linear in chosen_linears(checkpoint, given or packs_codes(settings)):
         if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         _check_shape(linear, grid, settings["method"])
@@ -281,4 +277,4 @@ def _outline(
     if method in ("nf4", "nf4.single", "llm.int8"):
         return handed_over(checkpoint, method)
     grid = _grid(*(settings[key] for key in ("bits", "group_size", "symmetric", "signed", "grid")))
-    return on_grid(checkpoint, grid, packable=_packable(settings))
+    return on_grid(checkpoint, grid, packable=packs_codes(settings))

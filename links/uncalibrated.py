@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor
@@ -20,6 +21,11 @@ from .rounding import fitting_grid, mask_of, scale_dtype, split
 
 # Methods that choose the codes themselves.
 BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
+
+
+def packs_codes(settings: Mapping[str, Any]) -> bool:
+    """Whether integer codes that quantize is to make are packed as such, by its settings."""
+    return bool(settings["symmetric"]) and settings["grid"] == "int"
 
 
 def one_by_one(

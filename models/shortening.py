@@ -21,7 +21,7 @@ from .hollowing import require_same
 from .linears import Linear, find_linears
 from .missing import Fed, lacking
 from .replay import Batch, capture, check_finite, replay
-from .resuming import Resuming, Standing
+from .resuming import Standing
 from .sizes import layer_settings, with_settings
 from .skeleton import Skeleton, find_blocks, shared_model
 from .units import plain_output
@@ -56,7 +56,8 @@ def keep_layers(
     *,
     batch_size: int,
     announce: Callable[[int, int], None],
-    resuming: Resuming | None = None,
+    begin: Standing | None = None,
+    save: Callable[[Standing], None] = lambda standing: None,
 ) -> Checkpoint:
     """The model of the blocks ``kept``, ascending, gaps bridged.
 
@@ -64,8 +65,8 @@ def keep_layers(
         bridge: gives the new weight of the output linear before a gap.
         mend: gives those of the linears behind a gap that none follows; None leaves them.
         announce: told blocks done and their count.
-        resuming: keeps how far the pass is, and says where to go on; what ``bridge`` and ``mend``
-            gather must be among its notes.
+        begin: where a pass that was stopped stood; None where this one begins.
+        save: told after every block how far the pass is.
 
     Raises:
         DataError: a linear saw too few tokens.
@@ -75,8 +76,7 @@ def keep_layers(
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
     span = _Span(skeleton, batches, plain_output(skeleton), bridge, mend)
-    begin = resuming and resuming.load(skeleton.device)
-    if begin and begin.hidden:
+    if begin is not None:
         span.take_up(begin, kept)
     else:
         span.lead(range(kept[0]))
@@ -84,8 +84,8 @@ def keep_layers(
         if index < span.next:
             continue
         span.cross(index, end)
-        if resuming is not None and end < len(skeleton.blocks):
-            resuming.save(span.standing())
+        if end < len(skeleton.blocks):
+            save(span.standing())
         announce(end, len(skeleton.blocks))
     config = _config(skeleton, kept)
     shorter = checkpoint.evolve(_renumbered(skeleton, kept, span.bridged), config=config)

@@ -14,6 +14,10 @@ from birdbone.errors import ChainError
 from birdbone.links import heal, prune, quantize, validate
 
 
+def of_neurons(multiple: int | None) -> Any:
+    return waves(body=Chain(prune(pattern="neurons", multiple=multiple), validate()))
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_for_every_heal_are_refused_where_one_follows_quantize(method: str) -> None:
     chain = bird_bone(model="m", out="o")
@@ -60,10 +64,9 @@ def test_what_would_store_codes_as_floats_is_refused(chain: Any, message: str) -
 def test_neurons_that_leave_no_whole_groups_are_refused(
     multiple: int | None, group_size: int, mend: str
 ) -> None:
-    body = Chain(prune(pattern="neurons", multiple=multiple), validate())
     with pytest.raises(ChainError, match=rf"groups of {group_size} of quantize .* set {mend},"):
         configure(
-            Chain(waves(body=body), quantize()),
+            Chain(of_neurons(multiple), quantize()),
             {"quantize.group_size": group_size, "prune.multiple": multiple},
         )
 
@@ -71,12 +74,13 @@ def test_neurons_that_leave_no_whole_groups_are_refused(
 @pytest.mark.parametrize(
     "chain",
     [
-        lambda: Chain(prune(pattern="neurons"), quantize()),
-        lambda: Chain(prune(pattern="neurons", multiple=128), quantize(group_size=128)),
-        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(group_size="auto")),
-        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(group_size=None)),
-        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(method="nf4")),
-        lambda: Chain(prune(pattern="neurons", multiple=2), quantize(grid="q4_0")),
+        lambda: Chain(of_neurons(None), quantize()),
+        lambda: Chain(prune(pattern="neurons", sparsity=0.5), quantize(group_size=128)),
+        lambda: Chain(of_neurons(128), quantize(group_size=128)),
+        lambda: Chain(of_neurons(2), quantize(group_size="auto")),
+        lambda: Chain(of_neurons(2), quantize(group_size=None)),
+        lambda: Chain(of_neurons(2), quantize(method="nf4")),
+        lambda: Chain(of_neurons(2), quantize(grid="q4_0")),
         lambda: Chain(prune(pattern="layers", multiple=2), quantize(group_size=128)),
         lambda: Chain(heal(), quantize(symmetric=False), validate()),
         lambda: Chain(quantize(symmetric=False, method="llm.int8"), heal()),

@@ -13,7 +13,7 @@ from birdbone.contexts.plan import Plan
 from birdbone.engine import Chain, Progress, run
 from birdbone.errors import LinkError, MissingExtraError, NumericsError, SettingError
 from birdbone.journal.folder import RunFolder
-from birdbone.links import healers
+from birdbone.links import healers, quantize
 from birdbone.links.heal import heal
 from birdbone.links.healing import SUITED
 from birdbone.models.gain import standings
@@ -255,6 +255,34 @@ async def test_quantised_weights_are_refused_under_adapters_and_else_left(
     ctx = await run(_heal(whole), _context(light, dense))
     assert ctx["history"][-1].metrics["kept"] is True
     assert ctx["checkpoint"].refs[LINEAR] is codes
+
+
+@pytest.mark.filterwarnings("ignore:quantize stores the values:UserWarning")
+@pytest.mark.parametrize("whole", ["blocks", "full"])
+@pytest.mark.parametrize(
+    ("arch", "settings", "layer"),
+    [
+        ("mixtral", {"grid": "q8_0", "method": "rtn"}, r"layers\.0\.mlp\.experts\.gate_up_proj"),
+        ("llama", {"symmetric": False, "group_size": 32}, r"layers\.0\.self_attn\.q_proj"),
+    ],
+)
+async def test_values_on_a_grid_are_not_trained_off_it(
+    arch: str, settings: dict[str, Any], layer: str, whole: str
+) -> None:
+    dense = tiny_checkpoint(arch)
+    message = rf"layer '[a-z.]*{layer}.*' holds the values of its codes since quantize"
+    with pytest.raises(LinkError, match=message) as caught:
+        await run(Chain(quantize(**settings), _heal(whole)), _context(dense, dense))
+    assert caught.value.link == "heal"
+
+
+@pytest.mark.parametrize("whole", ["blocks", "full"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+async def test_a_model_whose_every_linear_is_ggmls_blocks_is_healed(arch: str, whole: str) -> None:
+    dense = tiny_checkpoint(arch)
+    chain = Chain(quantize(grid="q4_0", method="rtn"), _heal(whole))
+    ctx = await run(chain, _context(dense, dense))
+    assert ctx["history"][-1].metrics["kept"] is True
 
 
 async def test_experts_in_one_tensor_are_left_by_lora_with_a_warning() -> None:

@@ -112,6 +112,32 @@ async def test_blocks_left_out_and_gaps_bridged_are_gone_on_with(tmp_path: Path)
     assert resumed["plan"] == whole["plan"]
 
 
+async def test_what_was_kept_seldom_is_not_older_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = await run(Chain(profile(), score()), calibrated(tiny_checkpoint(num_hidden_layers=7)))
+    link = prune(pattern="layers", sparsity=0.5)
+    whole = await run(link, ctx)
+    kept = whole["plan"].kept_layers
+    asked = iter(range(100))
+    save = Resuming.save
+
+    def seldom(self: Resuming, standing: Standing) -> None:
+        if next(asked) in (0, 3):  # after the first of three rounds, and behind the first block
+            save(self, standing)
+
+    monkeypatch.setattr(Resuming, "save", seldom)
+    await stopped(link, ctx, tmp_path, kept[1], "bridging gaps")
+    with RunFolder(tmp_path) as store:
+        seen = StopAfter(-1, "")
+        chain = Chain(link)
+        chain.use(seen)
+        resumed = await chain.run(ctx, store=store)
+    assert seen.seen == [*kept[2:], 7]
+    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
+    assert resumed["plan"] == whole["plan"]
+
+
 async def test_a_choice_of_experts_is_gone_on_with(tmp_path: Path) -> None:
     link, ctx = prune(pattern="experts"), await scored("mixtral")
     whole = await run(link, ctx)
