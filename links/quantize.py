@@ -235,7 +235,7 @@ def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     paired = _matching(settings["matching"]) > 0 or settings["method"] == "signround"
     checkpoint: Checkpoint = ctx["checkpoint"]
     passed = pass_bytes(checkpoint, windows, settings["batch_size"], grams=True, paired=paired)
-    return passed + _fresh_bytes(checkpoint, _packable(settings))
+    return passed + _fresh_bytes(checkpoint, packs_codes(settings))
 
 
 def _fresh_bytes(checkpoint: Checkpoint, packable: bool) -> int:
