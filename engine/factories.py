@@ -104,8 +104,17 @@ class LinkFactory(Generic[P]):
     def forecast(self, foretell: Foretell) -> Foretell:
         """Decorator: say what the link would add, in outline, and how much work that is.
 
-        ``foretell(ctx, settings)`` is asked before a run, of a context without values: what it
-        reads there are shapes.
+        ``foretell(ctx, settings)`` is asked before a run, of a context without values: checkpoints
+        there have names, shapes and dtypes, and `Forecast` says how work is counted. A link that
+        adds keys gives them, as far as links after it look at them; one that cannot know its sizes
+        says ``guessed``, and then nothing after it refuses the run. A `BirdboneError` refuses the
+        run, any other is told and ends the look there; of a link without a forecast, and of those
+        after it, nothing is known. Memory beyond the context is what `memory` says, or
+        ``need_bytes``::
+
+            @upload.forecast
+            def _foretell(ctx, settings):
+                return Forecast(moved_bytes=ctx["checkpoint"].num_bytes, notes=("one copy",))
         """
         self.foretell = foretell
         return foretell

@@ -99,7 +99,7 @@ def check_weights(checkpoint: Checkpoint) -> None:
 def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
     """The model from its config: reading each weight once, and multiplying codes out."""
     dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
-    source = find_model(settings["model"], revision=settings["revision"])
+    source = find_model(settings["model"], revision=settings["revision"], weights=False)
     checkpoint = outlined_model(source, dtype, trust_remote_code=settings["trust_remote_code"])
     return Forecast(
         adds={"checkpoint": checkpoint, "dense": checkpoint},

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import ModelError, did_you_mean
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+_HUB_DESCRIPTION = ["config.json", "*.py"]
 
 # Other formats' copies of the same weights, which would double the download.
 _HUB_COPIES = ["*/*", "consolidated*"]
@@ -33,8 +34,12 @@ class Source:
     gguf: str | None = None
 
 
-def find_model(name: str, *, revision: str | None = None) -> Source:
+def find_model(name: str, *, revision: str | None = None, weights: bool = True) -> Source:
     """Find what ``name`` means; a hub id is downloaded into the hub's own cache.
+
+    Args:
+        revision: branch, tag or commit on the hub.
+        weights: whether those are wanted of a hub id, or only the files that describe the model.
 
     Raises:
         ModelError: nothing is there, or what is there is no model.
@@ -51,7 +56,7 @@ def find_model(name: str, *, revision: str | None = None) -> Source:
             f"model '{name}' not found: there is no such file or folder; "
             f"a model on the hub is named owner/name"
         )
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, _HUB_FILES if weights else _HUB_DESCRIPTION)
 
 
 def _looks_local(name: str) -> bool:
@@ -94,13 +99,13 @@ def _in_package(name: str) -> Source:
     return _gguf(folder / file, f"{package}/{file}")
 
 
-def _from_hub(name: str, revision: str | None) -> Source:
+def _from_hub(name: str, revision: str | None, files: list[str]) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = snapshot_download(
-            name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES
+            name, revision=revision, allow_patterns=files, ignore_patterns=_HUB_COPIES
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         # The lines after the first advise on settings of the hub's library.

@@ -140,6 +140,26 @@ def test_a_hub_id_is_downloaded_without_pickles_or_copies(
     assert list(kept) == ["config.json", "model.safetensors"]
 
 
+def test_of_a_hub_id_only_the_description_can_be_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    asked: dict[str, object] = {}
+
+    def download(name: str, **settings: object) -> str:
+        asked.update(settings)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_model("owner/name", weights=False) == Source("owner/name", tmp_path)
+    kept = huggingface_hub.utils.filter_repo_objects(
+        ["config.json", "model.safetensors", "model.safetensors.index.json", "model.py"],
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert list(kept) == ["config.json", "model.py"]
+
+
 def test_a_hub_that_does_not_answer_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("no connection\nand a long story")
