@@ -23,8 +23,9 @@ def pass_bytes(
 ) -> int:
     """Bytes a pass holds at its peak beyond the checkpoint: an estimate, from shapes alone.
 
-    Counted: what is outside the blocks and two blocks in the compute dtype, hidden states of all
-    windows before and after a block, one batch's widest activations, and, with ``grams``, one
+    Counted: what is outside the blocks in the compute dtype, hidden states of all windows before
+    and after a block, and the greater of one batch's logits, which the first batch is run to, and
+    of what the blocks take: two of them, one batch's widest activations, and, with ``grams``, one
     float32 Gram per linear (an upper bound: linears on one input share theirs) and what factorising
     the widest takes. A ``paired`` pass has the hidden states of two models, one
     batch's inputs of every linear, and twice the Grams.
@@ -37,16 +38,18 @@ def pass_bytes(
     inside = [name for name in checkpoint.refs if name.startswith(f"{path}.")]
     in_blocks = sum(checkpoint.refs[name].num_values for name in inside)
     outside = checkpoint.num_parameters - in_blocks
-    weights = (outside + 2 * in_blocks // len(blocks)) * width
+    weights = 2 * in_blocks // len(blocks) * width
     hidden = 2 * windows.num_tokens * int(config.hidden_size) * width
     widest = max(max(linear.shape) for linear in linears)
     tokens = min(batch_size, windows.num_windows) * windows.length
     activations = 4 * widest * tokens * width
     summed = _gram_bytes(linears) if grams else 0
-    if not paired:
-        return weights + hidden + activations + summed
-    kept = tokens * sum(linear.shape[1] for linear in linears) * width
-    return weights + 2 * hidden + activations + kept + 2 * summed
+    inside_blocks = weights + activations + summed
+    if paired:
+        kept = tokens * sum(linear.shape[1] for linear in linears) * width
+        inside_blocks += hidden + kept + summed
+    logits = int(config.vocab_size) * tokens * width
+    return outside * width + hidden + max(logits, inside_blocks)
 
 
 def training_bytes(
@@ -86,8 +89,7 @@ def training_bytes(
     if packed:
         model -= sum(2 * linear.shape[0] * linear.shape[1] for linear in linears if linear.plain)
     batch = micro_batch_size
-    logits = 4 * tokens * vocabulary
-    passed = 0 if teacher is None else logits + pass_bytes(teacher, windows, batch, grams=False)
+    passed = 0 if teacher is None else pass_bytes(teacher, windows, batch, grams=False)
     return passed + model + step
 
 

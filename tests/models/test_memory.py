@@ -43,6 +43,13 @@ def test_hidden_states_of_all_windows_count_but_activations_of_one_batch_only() 
     assert pass_bytes(checkpoint, WINDOWS, 100, grams=False) == four
 
 
+def test_of_a_great_vocabulary_the_logits_of_one_batch_count() -> None:
+    """They are gone before the blocks take what they take."""
+    checkpoint = tiny_checkpoint(vocab_size=8192)
+    one, four = (pass_bytes(checkpoint, WINDOWS, size, grams=True) for size in (1, 4))
+    assert four - one == 3 * 16 * 8192 * 4
+
+
 def test_a_paired_pass_holds_two_streams_one_batch_of_inputs_and_twice_the_grams() -> None:
     checkpoint = tiny_checkpoint()
     alone, paired = (

@@ -67,7 +67,6 @@ def test_a_block_of_it_can_be_timed(arch: str, tmp_path: Path) -> None:
     write_model(tiny_checkpoint(arch), tmp_path, max_shard_bytes=1 << 30)
     times = time_block(outlined_model(Source("tiny", tmp_path), None), 32)
     assert min(times.block, times.head, times.solve, times.token) > 0
-    assert times.token > times.block / 32
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"model_type": "none"}'])
