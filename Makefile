@@ -11,7 +11,7 @@ SOURCES := $(sort $(wildcard *.py $(addsuffix /*.py,$(PACKAGES)) chains/*.yaml) 
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
-.PHONY: help setup demo test check bench docs clean FORCE
+.PHONY: help setup demo test fuzz check bench docs clean FORCE
 
 help: ## print these verbs
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,9 @@ demo: .venv/demo ## make a small model lighter, from start to finish, into light
 
 test: setup ## run the tests; MARKED=slow runs the slow ones
 	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)'
+
+fuzz: setup ## more than 10 000 hostile inputs, other ones each time
+	$(QUIET) $(BIN)/pytest -q tests/fuzz --hypothesis-profile=hostile --timeout=3000
 
 check: setup ## formatting, lint, types, direction of imports
 	$(BIN)/black --check --quiet .

@@ -48,18 +48,21 @@ class _Commands(TyperGroup):
     """Turns refusals into one message and exit code 1; faults of ours keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        from .reports.terminal import say
+        from .reports.terminal import say, show_what_cannot_be_shown
 
+        show_what_cannot_be_shown()
         try:
             return super().invoke(ctx)
-        except BirdboneError as error:
+        except BrokenPipeError:
+            raise  # whoever read our output has gone; there is nobody to tell
+        except (BirdboneError, OSError) as error:
             if not _is_refusal(error):
                 raise
             say("error", str(error), style="bold red")
             raise typer.Exit(1) from None
 
 
-def _is_refusal(error: BirdboneError) -> bool:
+def _is_refusal(error: BirdboneError | OSError) -> bool:
     """Whether it was raised on purpose, or by the file system; a `LinkError` may hold a fault."""
     cause = error.__cause__ if isinstance(error, LinkError) else error
     return isinstance(cause, BirdboneError | OSError)

@@ -22,22 +22,21 @@ def plot(
 ) -> None:
     """Draw perplexity against size over the waves of a run; needs the extra 'plot'."""
     from ..reports.curve import draw_curve
-    from ..reports.waves import wave_rows
+    from ..reports.waves import recorded_waves
 
-    measure = draw_curve(wave_rows(_steps(folder)), out, measure=of)
+    measure = draw_curve(recorded_waves(_steps(folder)), out, measure=of)
     typer.echo(f"{out}: perplexity against {measure}", err=True)
 
 
-def _steps(path: Path) -> list[dict[str, Any]]:
+def _steps(path: Path) -> Any:
     """The history a saved folder or a run's JSON document holds."""
     file = path / _RECORD if path.is_dir() else path
     try:
-        steps = json.loads(file.read_text(encoding="utf-8"))["steps"]
+        return json.loads(file.read_text(encoding="utf-8"))["steps"]
     except OSError as error:
         raise DataError(f"'{file}' cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
             f"'{file}' is no record of a run ({type(error).__name__}: {error}); give a folder that "
             f"birdbone saved, or what `birdbone run --json` printed"
         ) from None
-    return list(steps)

@@ -28,9 +28,7 @@ class Step:
     link: str
     settings: Mapping[str, Any]
     cost: Cost
-    metrics: Mapping[str, float | int | str | bool | list[float] | None] = field(
-        default_factory=dict
-    )
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     within: str | None = None
 

@@ -21,6 +21,7 @@ from .. import __version__
 from ..checkpoints import Checkpoint
 from ..checkpoints.durable import publish
 from ..checkpoints.manifest import sealed
+from ..checkpoints.typed_paths import typed_path
 from ..contexts.steps import Step
 from ..engine import Link, Outcome
 from ..errors import CheckpointError, RunFolderError
@@ -48,7 +49,7 @@ class RunFolder(Journal):
         self, path: Path | str, *, tell: Callable[[str], None] = lambda line: None
     ) -> None:
         self.tell = tell
-        folder = Path(path).expanduser().resolve()
+        folder = typed_path(path).resolve()
         with writing_in(folder):
             folder.mkdir(parents=True, exist_ok=True)
             _check_ours(folder)

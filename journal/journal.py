@@ -14,8 +14,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ..checkpoints import Checkpoint, ObjectStore
 from ..checkpoints.manifest import sealed, unsealed
+from ..checkpoints.typed_paths import typed_path
 from ..contexts.steps import Step
 from ..errors import RunFolderError
 from .keys import Ingredients
@@ -47,6 +50,16 @@ class Kept:
         content = {name: getattr(self, name) for name in ("number", "key", "made_from", "steps")}
         return sealed({**content, "added": list(self.added.items())})
 
+    def checked(self) -> Kept:
+        """This, its record of the link known to be one.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: it is not.
+        """
+        if not isinstance(self.step, Step):
+            raise TypeError("its record is of no step")
+        return self
+
     @cached_property
     def step(self) -> Step:
         """The link's own record."""
@@ -59,6 +72,7 @@ def _no_tensor(entry: Any) -> Any:
 
 
 _PLAIN = Decoder(_no_tensor, _no_tensor)
+_CONTENT = TypeAdapter(Kept)
 
 
 class Journal:
@@ -69,7 +83,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser().resolve()
+        self.path = typed_path(path).resolve()
         self.objects = ObjectStore(self.path)
         if not (self.path / MARKER).is_file():
             raise RunFolderError(f"'{path}' is no run folder; give what was given to run as --run")
@@ -111,9 +125,7 @@ class Journal:
             found = unsealed(path.read_bytes())
             if found["key"] != key:
                 raise ValueError("its content is of another key")
-            return Kept(
-                found["number"], key, found["made_from"], dict(found["added"]), found["steps"]
-            )
+            return _CONTENT.validate_python({**found, "added": dict(found["added"])}).checked()
         except FileNotFoundError:
             raise
         except UNREADABLE as error:

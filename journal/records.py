@@ -14,11 +14,12 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
-from functools import singledispatchmethod
+from functools import cache, singledispatchmethod
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from pydantic import BaseModel, ConfigDict, create_model
 from torch import Tensor
 
 from .. import contexts
@@ -27,6 +28,7 @@ from ..errors import RunFolderError
 
 T = TypeVar("T", bound=type)
 
+_OURS = __name__.split(".")[0]
 _records: dict[str, type] = {}
 
 
@@ -63,6 +65,24 @@ def _know_own_records() -> None:
 
 
 _know_own_records()
+
+
+def _built(name: str, fields: dict[str, Any]) -> Any:
+    """A record of that name. Whoever made its file may have put in anything: one of ours is held
+    against its annotations; what goes into somebody else's is theirs to check."""
+    record = _records[name]
+    if record.__module__.startswith(f"{_OURS}."):
+        _as_annotated(record).model_validate(fields)
+    return record(**fields)
+
+
+@cache
+def _as_annotated(record: type) -> type[BaseModel]:
+    """What the annotations of a record say its fields are."""
+    hints = get_type_hints(record, include_extras=True)
+    fields: dict[str, Any] = {each.name: hints[each.name] for each in dataclasses.fields(record)}
+    config = ConfigDict(arbitrary_types_allowed=True, strict=True, protected_namespaces=())
+    return create_model(record.__name__, __config__=config, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +172,7 @@ class Decoder:
             return tree
         if "record" in tree:
             fields = {name: self.value(part) for name, part in tree["fields"].items()}
-            return _records[tree["record"]](**fields)
+            return _built(tree["record"], fields)
         if "checkpoint" in tree:
             found = self.checkpoint(tree["checkpoint"])
             return dataclasses.replace(found, source=tree["source"])

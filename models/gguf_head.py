@@ -51,6 +51,12 @@ class Head:
             yield path
 
 
+def count_tensors(path: Path) -> int:
+    """How many tensors a file claims to hold, in its first bytes."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(16)[8:], "little")
+
+
 def gguf_config(path: Path) -> PreTrainedConfig:
     """The config transformers makes of a GGUF file, whose vocabulary is only counted for it."""
     head = read_head(path)

@@ -33,12 +33,12 @@ from transformers.utils import logging as transformers_logging
 from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import CheckpointError, ModelError, SettingError
-from .gguf_head import gguf_config, read_head
+from .gguf_head import count_tensors, gguf_config, read_head
 from .gguf_splitting import split_as
 from .quantized_folders import multiplied_out, with_codes
-from .refusals import REFUSED, reason
-from .skeleton import empty_model
-from .sources import Source
+from .refusals import REFUSED, reason, tokenizer_refused
+from .skeleton import empty_model, require_depth
+from .sources import Source, read_config
 from .unpacking import has_integer_codes
 
 _SMALL_FILES = (
@@ -104,7 +104,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         trust = any(name.endswith(".py") for name in checkpoint.files)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        except Exception as error:  # tokenizers raises no narrower kind
+        except BaseException as error:
+            if not tokenizer_refused(error):
+                raise
             raise ModelError(
                 f"'{checkpoint.source}' has no tokenizer that can be read ({reason(error)}); "
                 f"put tokenizer.json beside its weights"
@@ -120,7 +122,7 @@ def quantized_by(source: Source) -> str | None:
     """
     if source.gguf is not None:
         return None
-    found = _read_config(source).get("quantization_config")
+    found = read_config(source).get("quantization_config")
     return str(found.get("quant_method")) if isinstance(found, dict) and found else None
 
 
@@ -144,7 +146,7 @@ def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
     """
     if source.gguf is not None:
         return _gguf_tokenizer(source)
-    config, files = _read_config(source), _small_files(source.folder, code=trust_remote_code)
+    config, files = read_config(source), _small_files(source.folder, code=trust_remote_code)
     return load_tokenizer(Checkpoint(config, {}, files, source=source.label))
 
 
@@ -174,7 +176,7 @@ def as_checkpoint(
 
 
 def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> Checkpoint:
-    config = _read_config(source)
+    config = read_config(source)
     if not trust_remote_code:
         _refuse_code(config, source)
         config.pop("auto_map", None)
@@ -250,6 +252,7 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
     """Read a GGUF file through transformers, which multiplies codes out in float32, one by one."""
     try:
         config = gguf_config(source.folder / str(source.gguf))
+        require_depth(config, count_tensors(source.folder / str(source.gguf)))
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
     model = _from_pretrained(
@@ -296,12 +299,14 @@ def _gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     try:
         with _quietly():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
-    except Exception as error:  # tokenizers raises no narrower kind
+        return _as_the_file_says(tokenizer, source)
+    except BaseException as error:
+        if not tokenizer_refused(error):
+            raise
         raise ModelError(
             f"the tokenizer in '{source.label}' cannot be read: {reason(error)}; "
             f"fetch the file again"
         ) from error
-    return _as_the_file_says(tokenizer, source)
 
 
 def _as_the_file_says(
@@ -358,18 +363,6 @@ def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
             f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
             f"run unless you say so: pass trust_remote_code=True if you trust it"
         )
-
-
-def _read_config(source: Source) -> dict[str, Any]:
-    try:
-        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"config.json of '{source.label}' cannot be read: {reason(error)}"
-        ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
-    return config
 
 
 def _small_files(folder: Path, *, code: bool) -> dict[str, bytes]:

@@ -17,12 +17,20 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ..checkpoints import (
+    BitsAndBytes,
+    Checkpoint,
+    GgmlBlocks,
+    Quantized,
+    TensorRef,
+    open_folder,
+)
+from ..checkpoints.shards import shard_paths
 from ..errors import ModelError
-from .gguf_head import gguf_config
+from .gguf_head import count_tensors, gguf_config
 from .refusals import REFUSED, reason
-from .skeleton import shared_model
-from .sources import Source
+from .skeleton import check_depth, shared_model
+from .sources import Source, read_config
 
 _DRAWN = 1 << 16  # values, which larger tensors repeat: drawing takes longer than computing
 _SPREAD = 0.02  # of drawn weights: activations stay finite through a block
@@ -62,7 +70,8 @@ def outlined_model(
         trust_remote_code: allow Python that the model's folder brings to run.
 
     Raises:
-        ModelError: its config cannot be read or built.
+        ModelError: its config cannot be read or built, or asks for more than its files hold.
+        CheckpointError: its weight files are missing or damaged.
     """
     config = _config(source)
     code: dict[str, bytes] = {}
@@ -76,23 +85,41 @@ def outlined_model(
     # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
     config["dtype"] = str(chosen).removeprefix("torch.")
     bare = Checkpoint(config, {}, code, source=source.label)
-    return outlined(bare, chosen, held=multiplied)
+    check_depth(bare, lambda: _count_tensors(source))
+    outline = outlined(bare, chosen, held=multiplied)
+    _check_size(outline, source)
+    return outline
+
+
+def _check_size(outline: Checkpoint, source: Source) -> None:
+    """No format packs more values into a byte than it has bits; a block as large is never made."""
+    files = [source.folder / source.gguf] if source.gguf else shard_paths(source.folder)
+    held = sum(path.stat().st_size for path in files)
+    if outline.num_parameters > 8 * held:
+        raise ModelError(
+            f"config of '{source.label}' asks for {outline.num_parameters:,} parameters, more than "
+            f"weight files of {held:,} bytes can hold; fetch config and weights from one place"
+        )
+
+
+def _count_tensors(source: Source) -> int:
+    if source.gguf is not None:
+        return count_tensors(source.folder / source.gguf)
+    return len(open_folder(source.folder))
 
 
 def _config(source: Source) -> dict[str, Any]:
-    config: Any
+    config: dict[str, Any]
     try:
         if source.gguf is not None:
             found = gguf_config(source.folder / source.gguf)
             config = json.loads(found.to_json_string(use_diff=False))
         else:
-            config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    except (*REFUSED, RecursionError) as error:
+            config = read_config(source)
+    except REFUSED as error:
         raise ModelError(f"config of '{source.label}' cannot be read: {reason(error)}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
     config.pop("_name_or_path", None)
-    return dict(config)
+    return config
 
 
 def outlined(

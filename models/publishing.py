@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..checkpoints.typed_paths import typed_path
 from ..errors import ResourceError, SettingError
 
 PROVENANCE = "birdbone.json"
@@ -27,7 +28,7 @@ def check_target(path: str | Path, force: bool = False) -> Path:
         SettingError: there is something that is not ours and ``force`` is off; a file; a folder
             that holds the working or the home directory, which is never replaced.
     """
-    target = Path(path).expanduser().resolve()
+    target = typed_path(path).resolve()
     if not target.exists():
         return target
     if not target.is_dir():
@@ -60,7 +61,7 @@ def check_disk(path: str | Path, num_bytes: int) -> None:
     Raises:
         ResourceError: it has not, with what is needed and what is free.
     """
-    existing = Path(path).expanduser().resolve()
+    existing = typed_path(path).resolve()
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free

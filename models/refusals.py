@@ -26,6 +26,11 @@ REFUSED = (
 """The kinds seen."""
 
 
+def tokenizer_refused(error: BaseException) -> bool:
+    """Whether this is how tokenizers says no: a plain error, or a panic, which is not even one."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def reason(error: BaseException) -> str:
     """What an error says, on one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

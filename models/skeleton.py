@@ -198,14 +198,13 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
             config._experts_implementation = "eager"
             # A loss over all routers' logits, of which a run block by block has none.
             config.get_text_config(decoder=True).output_router_logits = False
+            if checkpoint.refs:
+                require_depth(config, len(checkpoint.refs))
             model = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=trust, dtype=dtype or config.dtype
             )
     except REFUSED as error:
-        kind = checkpoint.config.get("model_type")
-        raise ModelError(
-            f"no model can be built from the config of type '{kind}': {reason(error)}"
-        ) from error
+        raise _unbuildable(checkpoint, error) from error
     model.eval()
     return model  # type: ignore[no-any-return]
 
@@ -220,6 +219,35 @@ def shared_model(checkpoint: Checkpoint) -> PreTrainedModel:
 @lru_cache(maxsize=8)
 def _of_config(config: str) -> PreTrainedModel:
     return empty_model(Checkpoint(json.loads(config), {}))
+
+
+def check_depth(checkpoint: Checkpoint, count_tensors: Callable[[], int]) -> None:
+    """Refuse a config that asks for more layers than its files hold tensors.
+
+    Raises:
+        ModelError: it does, or transformers refuses it.
+    """
+    try:
+        with _read_again(checkpoint, has_code(checkpoint)) as config:
+            require_depth(config, count_tensors())
+    except REFUSED as error:
+        raise _unbuildable(checkpoint, error) from error
+
+
+def require_depth(config: Any, num_tensors: int) -> None:
+    """See that there are as many tensors as layers, before a module is made for each layer.
+
+    Raises:
+        ValueError: there are not, and the modules could take all memory.
+    """
+    layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
+    if layers > num_tensors:
+        raise ValueError(f"it asks for {layers} layers of a model of {num_tensors} tensors")
+
+
+def _unbuildable(checkpoint: Checkpoint, error: BaseException) -> ModelError:
+    kind = checkpoint.config.get("model_type")
+    return ModelError(f"no model can be built from the config of type '{kind}': {reason(error)}")
 
 
 def text_config(checkpoint: Checkpoint) -> Any:

@@ -7,10 +7,14 @@ Understood: a hub id, a local folder, also one that holds a single GGUF file, a 
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..checkpoints.typed_paths import typed_path
 from ..errors import ModelError, did_you_mean
+from .refusals import reason
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 _HUB_DESCRIPTION = ["config.json", "*.py"]
@@ -46,7 +50,7 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
     """
     if name.startswith("package:"):
         return _in_package(name)
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if path.is_file():
         return _gguf(path, path.name)
     if path.is_dir():
@@ -57,6 +61,23 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
             f"a model on the hub is named owner/name"
         )
     return _from_hub(name, revision, _HUB_FILES if weights else _HUB_DESCRIPTION)
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """What a folder's ``config.json`` says.
+
+    Raises:
+        ModelError: it cannot be read, or names no kind of model.
+    """
+    try:
+        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"config.json of '{source.label}' cannot be read: {reason(error)}"
+        ) from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
+    return config
 
 
 def _looks_local(name: str) -> bool:

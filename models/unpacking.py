@@ -60,8 +60,8 @@ class Unpacked(TensorRef):
             return self._parts["codes"].shape
         packed = self._parts["packed"]
         shape = tuple(int(size) for size in self._part("shape").load().flatten().tolist())
-        words = math.ceil(shape[1] * self._bits / 32) if len(shape) == 2 else None
-        if packed.dtype != torch.int32 or packed.shape != (shape[0], words):
+        wanted = (*shape[:-1], math.ceil(shape[-1] * self._bits / 32)) if len(shape) == 2 else None
+        if packed.dtype != torch.int32 or packed.shape != wanted:
             raise CheckpointError(
                 f"'{self._name}' is said to have shape {list(shape)} and {self._bits} bits, but "
                 f"its codes are {packed.dtype} {list(packed.shape)}; fetch the folder again"

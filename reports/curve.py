@@ -40,6 +40,8 @@ def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = Non
     if len(judged) < 2:
         raise DataError(f"{len(judged)} waves have figures, and a curve takes two; run more waves")
     chosen = measure or _changing(judged)
+    if any(chosen not in row.sizes for row in judged):
+        raise DataError(f"the record does not say how many {chosen} each wave left")
     figure, axes = _canvas()
     _draw(axes, judged, chosen)
     # No date, and ids from a fixed salt: the same waves give the same bytes.
@@ -50,7 +52,7 @@ def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = Non
 
 
 def _changing(rows: Sequence[WaveRow]) -> str:
-    return "bytes" if len({row.sizes["bytes"] for row in rows}) > 1 else "parameters"
+    return "bytes" if len({row.sizes.get("bytes") for row in rows}) > 1 else "parameters"
 
 
 def _canvas() -> tuple[Any, Axes]:
@@ -73,7 +75,7 @@ def _settings() -> Any:
 def _draw(axes: Axes, rows: Sequence[WaveRow], measure: str) -> None:
     label, scale = MEASURES[measure]
     points = [_Point(row, row.sizes[measure] / scale) for row in rows]
-    ceiling = _ceiling([point for point in points if point.row.kept])
+    ceiling = _ceiling([point for point in points if point.row.kept] or points)
     above = [point for point in points if point.height > ceiling]
     inside = [point for point in points if point not in above]
     _scatter(axes, [point for point in inside if point.row.kept], "o-", _KEPT, "kept")

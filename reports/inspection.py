@@ -13,15 +13,16 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
-from ..checkpoints import Checkpoint, open_folder
+from ..checkpoints import Checkpoint, TensorRef, open_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import ModelError
+from ..models.gguf_header import read_header
 from ..models.linears import find_linears
 from ..models.opening import open_checkpoint
 from ..models.publishing import PROVENANCE
 from ..models.refusals import REFUSED, reason
 from ..models.skeleton import empty_model, find_blocks
-from ..models.sources import Source, find_model
+from ..models.sources import Source, find_model, read_config
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
     """
     source = find_model(name)
     if source.gguf is not None:
-        config, stored, size = _gguf(source, source.gguf)
+        config, refs, stored, size = _gguf(source, source.gguf)
     else:
-        config, stored, size = _folder(source)
-    model = empty_model(Checkpoint(config, {}))
+        config, refs, stored, size = _folder(source)
+    model = empty_model(Checkpoint(config, refs))
     path, blocks = find_blocks(model)
     shapes = [_linears(block, f"{path}.{index}.") for index, block in enumerate(blocks)]
     return Inspection(
@@ -121,29 +122,26 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
     )
 
 
-def _folder(source: Source) -> tuple[dict[str, Any], dict[str, int], int]:
-    """Config, stored bytes by dtype, and bytes on disk of a Hugging Face folder."""
-    path = source.folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"config.json of '{source.label}' cannot be read: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
+def _folder(
+    source: Source,
+) -> tuple[dict[str, Any], Mapping[str, TensorRef], dict[str, int], int]:
+    """Config, tensors, stored bytes by dtype, and bytes on disk of a Hugging Face folder."""
+    config = read_config(source)
     stored: dict[str, int] = {}
-    for ref in open_folder(source.folder).values():
+    refs = open_folder(source.folder)
+    for ref in refs.values():
         kind = str(ref.dtype).removeprefix("torch.")
         stored[kind] = stored.get(kind, 0) + ref.num_bytes
-    return config, stored, sum(shard.stat().st_size for shard in shard_paths(source.folder))
+    size = sum(shard.stat().st_size for shard in shard_paths(source.folder))
+    return config, refs, stored, size
 
 
-def _gguf(source: Source, file: str) -> tuple[dict[str, Any], dict[str, int], int]:
-    """The same of a GGUF file; only its header is read."""
-    from gguf import GGUFReader
-
-    path = source.folder / file
+def _gguf(
+    source: Source, file: str
+) -> tuple[dict[str, Any], Mapping[str, TensorRef], dict[str, int], int]:
+    """The same of a GGUF file, without its tensors; only its header is read."""
+    tensors = read_header(source).tensors
     try:
-        tensors = GGUFReader(path).tensors
         found = AutoConfig.from_pretrained(source.folder, gguf_file=file)
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be read as GGUF: {reason(error)}") from error
@@ -151,7 +149,12 @@ def _gguf(source: Source, file: str) -> tuple[dict[str, Any], dict[str, int], in
     for tensor in tensors:
         kind = tensor.tensor_type.name
         stored[kind] = stored.get(kind, 0) + int(tensor.n_bytes)
-    return json.loads(found.to_json_string(use_diff=False)), stored, path.stat().st_size
+    return (
+        json.loads(found.to_json_string(use_diff=False)),
+        {},
+        stored,
+        (source.folder / file).stat().st_size,
+    )
 
 
 def _count_parameters(model: PreTrainedModel) -> int:

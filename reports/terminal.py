@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -29,6 +31,12 @@ def say(kind: str, message: str, *, style: str = "") -> None:
     """Write one message to stderr, led by what it is; it is never broken inside a word."""
     line = Text.assemble((f"{kind}: ", style), message)
     Console(stderr=True).print(line, soft_wrap=True)
+
+
+def show_what_cannot_be_shown() -> None:
+    """Let stdout escape what its encoding has no bytes for, as stderr does: hostile names have."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

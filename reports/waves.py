@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ..contexts.steps import Step
+from ..errors import DataError
+
+Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
+"""A number that can be drawn."""
 
 _MISSING = "–"
 _HEAD = ("wave", "took", "healing", "parameters", "bytes", "perplexity", "rise", "time")
@@ -36,21 +41,41 @@ class WaveRow:
 
     number: int
     kept: bool
-    share: float
+    share: Figure
     healing: int
-    left: Mapping[str, float]
-    sizes: Mapping[str, int]
-    perplexity: float | None
-    perplexity_error: float | None
-    rise: float | None
-    rise_error: float | None
-    seconds: float
+    left: Mapping[str, Figure]
+    sizes: Mapping[str, Figure]
+    perplexity: Figure | None
+    perplexity_error: Figure | None
+    rise: Figure | None
+    rise_error: Figure | None
+    seconds: Figure
     reason: str
 
     @property
     def judged(self) -> bool:
         """Whether it has figures."""
         return self.perplexity is not None
+
+
+_RECORDED = TypeAdapter(WaveRow)
+
+
+def recorded_waves(steps: object) -> list[WaveRow]:
+    """Rows of what a file says were the steps of a run.
+
+    Raises:
+        DataError: they are not what a run records.
+    """
+    try:
+        if not isinstance(steps, list):
+            raise TypeError("its steps are no list")
+        return [_RECORDED.validate_python(asdict(row)) for row in wave_rows(steps)]
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"no waves as a run records them ({type(error).__name__}: {error}); give a folder that "
+            f"birdbone saved, or what `birdbone run --json` printed"
+        ) from None
 
 
 def wave_rows(steps: Iterable[Step | Mapping[str, Any]]) -> list[WaveRow]:

@@ -1,0 +1,27 @@
+"""The header of a GGUF file, held against the file before anything is made as large as it says."""
+
+from __future__ import annotations
+
+from gguf import GGUFReader
+
+from ..errors import ModelError
+from .refusals import REFUSED, reason
+from .sources import Source
+
+
+def read_header(source: Source) -> GGUFReader:
+    """The fields and tensors of ``source``, a GGUF file; tensors stay on disk.
+
+    Raises:
+        ModelError: it is damaged, or says that there are more layers than tensors.
+    """
+    try:
+        header = GGUFReader(source.folder / str(source.gguf))
+        for name, field in header.fields.items():
+            if name.endswith(".block_count") and int(field.contents()) > len(header.tensors):
+                raise ValueError(f"{name} is {field.contents()}, of {len(header.tensors)} tensors")
+    except REFUSED as error:
+        raise ModelError(
+            f"'{source.label}' cannot be opened: {reason(error)}; fetch the file again"
+        ) from error
+    return header

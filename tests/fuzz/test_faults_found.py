@@ -1,0 +1,185 @@
+"""What once gave a traceback, took all memory, or would have: each is a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fuzz.sandbox import Sandbox
+from safetensors.torch import load_file, save_file
+from tiny import tiny_checkpoint
+from tiny_folders import quantized, written
+from tiny_gguf import gguf_checkpoint
+
+from birdbone.checkpoints.manifest import sealed, unsealed
+from birdbone.formats.gguf import write_gguf
+from birdbone.journal import Journal
+
+EVERY_STEP = "links: [load, calibrate: {length: 8, windows: 2, healing_windows: 1}, profile, score]"
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path / "sandbox", "faults found")
+
+
+@pytest.fixture
+def model(sandbox: Sandbox) -> Path:
+    return written(tiny_checkpoint(), sandbox.given / "model")
+
+
+def refused(sandbox: Sandbox, *args: object, says: str) -> None:
+    ending = sandbox.attempt(*args)
+    assert ending.exit_code == 1
+    assert says in ending.stderr
+
+
+def reconfigured(model: Path, **changes: Any) -> Path:
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return model
+
+
+def opened(sandbox: Sandbox, model: Path, *more: object, links: str = "links: [load]") -> Any:
+    recipe = sandbox.given / "recipe.yaml"
+    recipe.write_text(links)
+    return sandbox.attempt("run", "--recipe", recipe, "--model", model, "--quiet", *more)
+
+
+@pytest.mark.parametrize("command", ["inspect", "log", "gc"])
+@pytest.mark.parametrize(
+    ("name", "says"), [("x" * 5000, "File name too long"), ("~no-such-user/x", "no")]
+)
+def test_names_that_are_no_paths(sandbox: Sandbox, command: str, name: str, says: str) -> None:
+    refused(sandbox, command, name, says=says)
+
+
+@pytest.mark.parametrize("name", ["a\\0b", "\\ud800"])
+def test_an_output_that_can_have_no_such_name(sandbox: Sandbox, name: str) -> None:
+    recipe = sandbox.given / "recipe.yaml"
+    recipe.write_text(f'chain: one-shot\nset: {{save.path: "{name}"}}\n')
+    refused(sandbox, "run", "--recipe", recipe, "--model", "m", says="error: ")
+
+
+def test_a_kind_of_model_that_is_no_word(sandbox: Sandbox, model: Path) -> None:
+    reconfigured(model, model_type=["llama"], auto_map={"AutoConfig": "configuration_evil.Evil"})
+    refused(sandbox, "inspect", model, says="names no model_type")
+    assert "names no model_type" in opened(sandbox, model).stderr
+
+
+def test_a_config_nested_too_deep_to_read(sandbox: Sandbox, model: Path) -> None:
+    (model / "config.json").write_text('{"a":' * 50_000)
+    assert "config.json of 'model' cannot be read" in opened(sandbox, model).stderr
+
+
+@pytest.mark.parametrize("command", ["inspect", "load"])
+def test_more_layers_than_tensors(sandbox: Sandbox, model: Path, command: str) -> None:
+    reconfigured(model, num_hidden_layers=10**9)
+    ending = opened(sandbox, model) if command == "load" else sandbox.attempt("inspect", model)
+    assert "it asks for 1000000000 layers of a model of 30 tensors" in ending.stderr
+
+
+def test_more_layers_than_tensors_in_a_gguf_file(sandbox: Sandbox) -> None:
+    path = write_gguf(gguf_checkpoint("llama"), sandbox.given / "model.gguf", kind="f32").path
+    name = b"llama.block_count"
+    content = path.read_bytes()
+    place = content.index(name) + len(name) + 4
+    path.write_bytes(content[:place] + (10**9).to_bytes(4, "little") + content[place + 4 :])
+    refused(sandbox, "inspect", path, says="llama.block_count is 1000000000, of 30 tensors")
+    told = opened(sandbox, path).stderr
+    assert "1000000000" in told
+    assert "of 30 tensors" in told
+
+
+def test_sizes_that_no_memory_would_hold(sandbox: Sandbox, model: Path) -> None:
+    """A run is looked at before it begins, on blocks as large as the config says."""
+    reconfigured(model, intermediate_size=10**6)
+    assert "parameters, more than weight files of" in opened(sandbox, model).stderr
+
+
+def test_codes_whose_shape_has_no_dimensions(sandbox: Sandbox) -> None:
+    folder = written(quantized(tiny_checkpoint()), sandbox.given / "packed")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("weight_shape"))
+    save_file({**weights, name: torch.zeros(0, dtype=torch.int64)}, folder / "model.safetensors")
+    assert "is said to have shape []" in opened(sandbox, folder).stderr
+
+
+def test_a_tokenizer_that_makes_its_library_panic(sandbox: Sandbox, model: Path) -> None:
+    """A prefix for inner pieces that is longer than the pieces: they are cut beyond their end."""
+    path = model / "tokenizer.json"
+    found = json.loads(path.read_text())
+    found["model"]["continuing_subword_prefix"] = "x" * 5000
+    path.write_text(json.dumps(found))
+    text = sandbox.given / "text.txt"
+    text.write_text("\n\n".join(f"the {place} of them all" for place in range(200)))
+    ending = opened(sandbox, model, "--data", text, links=EVERY_STEP)
+    assert "'model' has no tokenizer that can be read" in ending.stderr
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        5,
+        [5],
+        [{"link": "wave"}],
+        [{"link": "wave", "settings": {}, "metrics": {"wave": 1, "kept": True}}],
+    ],
+)
+def test_a_record_of_waves_that_is_none(sandbox: Sandbox, model: Path, steps: Any) -> None:
+    (model / "birdbone.json").write_text(json.dumps({"birdbone": "1", "steps": steps}))
+    out = sandbox.allowed / "curve.svg"
+    refused(sandbox, "plot", model, "--out", out, says="no waves as a run records them")
+
+
+def test_text_that_stdout_has_no_bytes_for(sandbox: Sandbox, model: Path) -> None:
+    reconfigured(model, quantization_config={"quant_method": "\ud800"})
+    ending = sandbox.attempt("inspect", model, "--json")
+    assert ending.exit_code == 0
+    assert json.loads(ending.stdout)["quantization"] == {"quant_method": "\ud800"}
+
+
+@pytest.fixture
+def run_folder(sandbox: Sandbox, model: Path) -> Path:
+    text = sandbox.given / "text.txt"
+    text.write_text("\n\n".join(f"the {n} of them all and the other {n}" for n in range(400)))
+    folder = sandbox.allowed / "run"
+    ending = opened(sandbox, model, "--data", text, "--run", folder, links=EVERY_STEP)
+    assert ending.exit_code == 0, ending.stderr
+    return folder
+
+
+def resealed(folder: Path, link: str, change: Mapping[str, Any]) -> Path:
+    """An outcome with something in it exchanged, under a checksum that fits again."""
+    (kept,) = [each for each in Journal(folder).steps() if each.step.link == link]
+    path = Journal(folder).outcome_path(kept.key)
+    path.write_bytes(sealed({**unsealed(path.read_bytes()), **change}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change", [{"number": None}, {"made_from": 3}, {"steps": [5]}, {"added": 1}]
+)
+@pytest.mark.parametrize("command", ["log", "gc"])
+def test_an_outcome_of_another_shape(
+    sandbox: Sandbox, run_folder: Path, command: str, change: Mapping[str, Any]
+) -> None:
+    path = resealed(run_folder, "profile", change)
+    refused(sandbox, command, run_folder, says=f"{path} is damaged")
+
+
+def test_a_kept_record_whose_fields_are_of_other_kinds(
+    sandbox: Sandbox, model: Path, run_folder: Path
+) -> None:
+    scores = {"method": "wanda", "linears": 5, "blocks": {"tuple": []}, "weights": {"map": []}}
+    tree = {"record": "birdbone.contexts.scores.Scores", "fields": scores}
+    path = resealed(run_folder, "score", {"added": [["scores", tree]]})
+    text = sandbox.given / "text.txt"
+    ending = opened(sandbox, model, "--data", text, "--run", run_folder, links=EVERY_STEP)
+    assert ending.exit_code == 0
+    assert "score runs again" in ending.stderr
+    assert path.exists()
