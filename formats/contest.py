@@ -121,18 +121,34 @@ async def measure_gguf(
     Raises:
         ProofError: it cannot open or run it.
     """
+    tokens = None if probe.tokens is None else probe.tokens.tolist()
+    found = await run_llama_cpp(path, tokens, probe, vocabulary, announce)
+    return Measurement(found["figures"], found["environment"])
+
+
+async def run_llama_cpp(
+    path: Path, tokens: list[list[int]] | None, probe: Probe, vocabulary: int, announce: Announce
+) -> dict[str, Any]:
+    """Everything `llama_cpp` says of a file: ``figures``, ``nll`` and ``environment``.
+
+    Args:
+        tokens: windows, of any length each.
+        probe: how it is timed; its own tokens are not used.
+
+    Raises:
+        ProofError: it cannot open or run it.
+    """
     request = {
         "folder": str(path.parent),
         "file": str(path),
-        "tokens": None if probe.tokens is None else probe.tokens.tolist(),
+        "tokens": tokens,
         "vocabulary": vocabulary,
         "threads": torch.get_num_threads(),
         "prefill_tokens": probe.prefill_tokens,
         "decode_tokens": probe.decode_tokens,
         "repeats": probe.repeats,
     }
-    found = await run_alone(_LLAMA_CPP, request, announce, opener="llama.cpp")
-    return Measurement(found["figures"], found["environment"])
+    return await run_alone(_LLAMA_CPP, request, announce, opener="llama.cpp")
 
 
 async def _measured(contender: Contender, announce: Announce) -> Measurement:

@@ -46,7 +46,7 @@ def _check_alone() -> None:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one file: bytes, speed, peak memory and, on tokens, perplexity."""
+    """The figures of one file: bytes, speed, peak memory and, on tokens, what it says of them."""
     tokens: list[list[int]] = request["tokens"] or []
     llama = _Llama(request)
     figures: dict[str, float] = {"weight_bytes": Path(request["file"]).stat().st_size}
@@ -56,9 +56,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     figures["prefill_tokens_per_second"] = statistics.median(prefill)
     figures["decode_tokens_per_second"] = statistics.median(decode)
     figures["peak_bytes"] = _peak_bytes()
+    nll = _nats(llama, tokens)
     if tokens:
-        figures.update(_score(llama, tokens))
-    return {"figures": {"light": figures}, "environment": _environment(request["threads"])}
+        figures.update(_perplexity(nll))
+    environment = _environment(request["threads"])
+    return {"figures": {"light": figures}, "nll": nll, "environment": environment}
 
 
 class _Llama:
@@ -133,13 +135,18 @@ def _prompt(tokens: list[list[int]], request: dict[str, Any], limit: int) -> lis
     return [token % request["vocabulary"] for token in flat[:room]]
 
 
-def _score(llama: _Llama, tokens: list[list[int]]) -> dict[str, float]:
-    means = []
+def _nats(llama: _Llama, tokens: list[list[int]]) -> list[list[float]]:
+    """Of every predicted token, window by window."""
+    nats = []
     for done, row in enumerate(tokens, 1):
-        logs = [llama.log_probability(row[:place], row[place]) for place in range(1, len(row))]
-        means.append(-statistics.fmean(logs))
+        nats.append([-llama.log_probability(row[:at], row[at]) for at in range(1, len(row))])
         sys.stdout.write(f"@ {done} {len(tokens)} windows scored by llama.cpp\n")
         sys.stdout.flush()
+    return nats
+
+
+def _perplexity(nats: list[list[float]]) -> dict[str, float]:
+    means = [statistics.fmean(row) for row in nats]
     value = math.exp(statistics.fmean(means))
     if len(means) < 2:
         return {"perplexity": value}

@@ -13,7 +13,6 @@ from ..engine import announce, in_thread
 from ..formats.contest import measure_gguf
 from ..formats.ggml_types import UNBLOCKED, Kind
 from ..formats.gguf import file_kind, write_gguf
-from ..formats.gguf_values import stored_values
 from ..models.adapter import has_adapter
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.skeleton import text_config
@@ -40,27 +39,31 @@ async def write_file(checkpoint: Checkpoint, folder: Path, kind: Kind | None) ->
     await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
 
 
+def score_tolerance(checkpoint: Checkpoint, kind: Kind | None, asked: float | None) -> float:
+    """How far the mean nats that llama.cpp gives may be from those in memory, relative."""
+    plain = file_kind(checkpoint, kind) in UNBLOCKED
+    return asked or (_NLL_OFF_PLAIN if plain else _NLL_OFF)
+
+
 async def judge_file(
     ctx: Savable,
+    stored: Checkpoint,
     folder: Path,
     beside: Path | None,
     probe: Probe,
     *,
-    kind: Kind | None,
-    tolerance: float | None,
+    tolerance: float,
 ) -> Measurement:
     """What llama.cpp makes of the file and, where given, transformers of the dense folder.
 
-    Memory is not the model that was given but the values its file stores: how much rounding to a
-    type costs is a figure, what llama.cpp computes with them is the proof.
+    Memory is `stored`, the values the file stores, not the model that was given: how much rounding
+    to a type costs is a figure, what llama.cpp computes with them is the proof.
 
     Raises:
         ProofError: llama.cpp cannot run it, or does not score as those values do.
         GateError: as `check_accepted` says.
     """
-    checkpoint = ctx["checkpoint"]
-    stored = await in_thread(stored_values, checkpoint, kind=kind)
-    vocabulary = int(text_config(checkpoint).vocab_size)
+    vocabulary = int(text_config(stored).vocab_size)
     found = await measure_gguf(folder / FILE_NAME, probe, vocabulary, announce)
     counts = {
         "parameters": float(stored.num_parameters),
@@ -73,7 +76,6 @@ async def judge_file(
         figures["dense"] = dense.figures["light"]
         environment = {**dense.environment, **environment}
     measured = Measurement(figures, environment)
-    bound = _NLL_OFF_PLAIN if file_kind(checkpoint, kind) in UNBLOCKED else _NLL_OFF
     judged = cast("Savable", {**cast("dict[str, Any]", ctx), "checkpoint": stored})
-    await check_accepted(judged, measured, dtype=probe.dtype, tolerance=tolerance or bound)
+    await check_accepted(judged, measured, dtype=probe.dtype, tolerance=tolerance)
     return measured

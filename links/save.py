@@ -22,6 +22,8 @@ from ..contexts.saved import Saved
 from ..engine import announce, in_thread, link
 from ..errors import BirdboneError, GateError, NumericsError, ProofError
 from ..formats.ggml_types import Kind
+from ..formats.gguf_values import stored_values
+from ..formats.proving import prove_gguf
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.proof import prove
 from ..models.publishing import (
@@ -42,7 +44,7 @@ from ..texts import Windows
 from .acceptance import check_accepted, logits_tolerance
 from .effort import num_blocks
 from .forms import Format, check_settings, chosen_form
-from .gguf_files import judge_file, write_file
+from .gguf_files import judge_file, score_tolerance, write_file
 
 __all__ = ["check_disk", "check_target", "save"]
 
@@ -107,16 +109,17 @@ async def save(
             await _write(dense, beside, max_shard_gb)
         try:
             if form == "gguf":
-                found = await judge_file(ctx, folder, beside, probe, kind=kind, tolerance=tolerance)
-                record = None
+                bound = score_tolerance(checkpoint, kind, tolerance)
+                stored = await in_thread(stored_values, checkpoint, kind=kind)
+                found = await judge_file(ctx, stored, folder, beside, probe, tolerance=bound)
             else:
+                bound, stored = logits_tolerance(checkpoint, probe.dtype, tolerance), checkpoint
                 found = await measure_folders(folder, beside, probe, announce)
                 await check_accepted(ctx, found, dtype=probe.dtype, tolerance=tolerance)
-                record = await _record(checkpoint, heldout, probe, tolerance, proof_tokens)
+            record = await _record(stored, heldout, bound, proof_tokens)
             measured_on = _measured_on(found, probe, heldout)
-            await in_thread(_describe, ctx, folder, target.name, found, measured_on, record)
-            if record is not None:
-                await _prove(folder, probe)
+            await in_thread(_describe, ctx, form, folder, target.name, found, measured_on, record)
+            await _prove(folder, form, probe)
         except (ProofError, GateError, NumericsError) as error:
             raise await in_thread(_refused, ctx, folder, target, error) from error
         await in_thread(publish, folder, target)
@@ -166,25 +169,24 @@ async def _write(checkpoint: Checkpoint, folder: Path, max_shard_gb: float) -> N
 
 
 async def _record(
-    checkpoint: Checkpoint,
-    heldout: Windows | None,
-    probe: Probe,
-    tolerance: float | None,
-    proof_tokens: int,
+    checkpoint: Checkpoint, heldout: Windows | None, tolerance: float, proof_tokens: int
 ) -> Record:
     """What the model in memory computes, which the folder must compute too, here and elsewhere."""
     return await in_thread(
         make_record,
         checkpoint,
         probe_windows(checkpoint, heldout, proof_tokens),
-        tolerance=logits_tolerance(checkpoint, probe.dtype, tolerance),
+        tolerance=tolerance,
         announce=announce,
     )
 
 
-async def _prove(folder: Path, probe: Probe) -> None:
+async def _prove(folder: Path, form: str, probe: Probe) -> None:
     """The same proof anybody can run on the folder later."""
-    proof = await prove(folder, trust_remote_code=probe.trust_remote_code, announce=announce)
+    if form == "gguf":
+        proof = await prove_gguf(folder, announce=announce)
+    else:
+        proof = await prove(folder, trust_remote_code=probe.trust_remote_code, announce=announce)
     if not proof.proven:
         faults = [f"{each.name}: {each.words}" for each in proof.checks if not each.holds]
         raise ProofError(f"the saved folder is not proven: {'; '.join(faults)}")
@@ -216,24 +218,24 @@ def _measured_on(found: Measurement, probe: Probe, heldout: Windows | None) -> M
 
 def _describe(
     ctx: Savable,
+    form: str,
     folder: Path,
     name: str,
     found: Measurement,
     measured_on: Mapping[str, str],
-    record: Record | None,
+    record: Record,
 ) -> None:
     """Leave the card, the record of what is computed and, last, everybody's checksums."""
     card = model_card(
         name=name,
         checkpoint=ctx["checkpoint"],
-        weight_format="gguf" if record is None else weight_format(ctx["checkpoint"]),
+        weight_format="gguf" if form == "gguf" else weight_format(ctx["checkpoint"]),
         history=ctx.get("history", ()),
         figures=found.figures,
         measured_on=measured_on,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    if record is not None:
-        (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
     _write_json(folder / PROVENANCE, _provenance(ctx, folder, found.figures, measured_on))
 
 

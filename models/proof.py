@@ -8,7 +8,7 @@ proven.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -101,27 +101,58 @@ async def prove(
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"'{folder}' is no folder that holds a config.json; nothing to prove")
-    checks, kept = _provenance(folder)
-    record, about_record = _record(folder, kept is not None)
-    checks += [*_files(folder, kept), *_size(folder, kept), *about_record]
+    papers = read_papers(folder)
     announce("folder opened in a fresh process", 0, None)
     try:
-        found = await run_alone(_REREAD, _request(folder, record, trust_remote_code), announce)
+        request = _request(folder, papers.record, trust_remote_code)
+        found = await run_alone(_REREAD, request, announce)
     except ProofError as error:
-        return Proof(folder, (*checks, Check("opens", False, str(error))))
-    checks += _opened(found, record)
-    then = kept.get("measured_on") if kept else None
-    return Proof(
-        folder,
-        tuple(checks),
+        return papers.with_checks([Check("opens", False, str(error))])
+    return papers.with_checks(
+        _opened(found, papers.record),
         said=found["text"] or f"token ids {found['decoded']}",
         environment=found["environment"],
-        saved_with={
-            key: str(then[key])
-            for key in found["environment"]
-            if isinstance(then, Mapping) and key in then
-        },
     )
+
+
+@dataclass(frozen=True)
+class Papers:
+    """What a folder's own records say of it, held against its files.
+
+    Attributes:
+        folder: its path.
+        checks: of the record, the files and their size.
+        record: what the model computed when it was saved; None where that is not known.
+        measured_on: versions and machine of then.
+    """
+
+    folder: Path
+    checks: tuple[Check, ...]
+    record: Record | None
+    measured_on: Mapping[str, str]
+
+    def with_checks(
+        self,
+        more: Iterable[Check],
+        *,
+        said: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Proof:
+        """The proof, once the model was opened."""
+        now = environment or {}
+        then = {key: self.measured_on[key] for key in now if key in self.measured_on}
+        checks = (*self.checks, *more)
+        return Proof(self.folder, checks, said=said, environment=now, saved_with=then)
+
+
+def read_papers(folder: Path) -> Papers:
+    """Read a folder's records and every byte of its files; nothing of the model is opened."""
+    checks, kept = _provenance(folder)
+    record, about_record = _record(folder)
+    checks += [*_files(folder, kept), *_size(folder, kept), *about_record]
+    then = kept.get("measured_on") if kept else None
+    measured_on = {str(k): str(v) for k, v in then.items()} if isinstance(then, Mapping) else {}
+    return Papers(folder, tuple(checks), record, measured_on)
 
 
 def _provenance(folder: Path) -> tuple[list[Check], Mapping[str, Any] | None]:
@@ -144,7 +175,7 @@ def _provenance(folder: Path) -> tuple[list[Check], Mapping[str, Any] | None]:
     return checks, found
 
 
-def _record(folder: Path, ours: bool) -> tuple[Record | None, list[Check]]:
+def _record(folder: Path) -> tuple[Record | None, list[Check]]:
     try:
         record = read_record(folder)
     except CheckpointError as error:
@@ -200,7 +231,8 @@ def _leads_out(folder: Path, path: PurePosixPath) -> bool:
 
 def _size(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
     """Bytes of the weight files, beside what was stated when they were saved."""
-    now = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = (path for kind in ("*.safetensors", "*.gguf") for path in folder.glob(kind))
+    now = sum(path.stat().st_size for path in weights)
     figures: Any = {} if kept is None else kept.get("figures")
     light = figures.get("light") if isinstance(figures, Mapping) else None
     then = light.get("weight_bytes") if isinstance(light, Mapping) else None
@@ -243,10 +275,6 @@ def _compared(found: Mapping[str, Any], record: Record) -> list[Check]:
     bound = record.tolerance
     count = sum(len(row) for window in record.windows for row in window.logits)
     off = logits_off(record, found["logits"])
-    then = mean_nll([window.nll for window in record.windows])
-    now = mean_nll(found["nll"])
-    apart = abs(now - then) / max(then, 1e-9)
-    tokens = sum(len(window.nll) for window in record.windows)
     return [
         Check(
             "logits",
@@ -254,10 +282,20 @@ def _compared(found: Mapping[str, Any], record: Record) -> list[Check]:
             f"{count} logits are {off:.2g} off the recorded ones, relative root mean square; "
             f"up to {bound:.2g} is allowed",
         ),
-        Check(
-            "score",
-            apart <= bound,
-            f"mean {now:.5f} nats over {tokens} tokens ({record.text}), recorded {then:.5f}: "
-            f"{apart:.2g} off, up to {bound:.2g} is allowed",
-        ),
+        check_score(record, found["nll"]),
     ]
+
+
+def check_score(record: Record, nll: list[list[float]]) -> Check:
+    """The mean nats of every predicted token, beside the recorded ones."""
+    bound = record.tolerance
+    then = mean_nll([window.nll for window in record.windows])
+    now = mean_nll(nll)
+    apart = abs(now - then) / max(then, 1e-9)
+    tokens = sum(len(window.nll) for window in record.windows)
+    return Check(
+        "score",
+        apart <= bound,
+        f"mean {now:.5f} nats over {tokens} tokens ({record.text}), recorded {then:.5f}: "
+        f"{apart:.2g} off, up to {bound:.2g} is allowed",
+    )

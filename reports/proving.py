@@ -40,8 +40,7 @@ def verdict(proof: Proof) -> str:
         return f"Not proven: {_listed(proof.failed)} of '{name}' does not hold."
     unknown = [check for check in proof.checks if check.holds is None]
     return (
-        f"Not proven: nothing speaks against '{name}', but {_listed(unknown)} cannot be known "
-        f"without a record."
+        f"Not proven: nothing speaks against '{name}', but {_listed(unknown)} cannot be known here."
     )
 
 

@@ -31,7 +31,7 @@ from birdbone.models.fresh_process import Measurement, Probe
 from birdbone.models.proof import Check, Proof
 
 save_module = import_module("birdbone.links.save")
-gguf_module = import_module("birdbone.links.gguf_files")
+save_module = import_module("birdbone.links.save")
 DENSE = tiny_checkpoint(hidden_size=64)
 
 
@@ -126,7 +126,7 @@ async def test_a_gguf_file_is_proven_by_llama_cpp(kind: Any, tmp_path: Path) -> 
     chain = Chain(save(path=str(target), format="gguf", kind=kind))
     out = await run(chain, context(checkpoint))
     saved, light = out["saved"], out["saved"].figures["light"]
-    assert names(target) == ["README.md", "birdbone.json", "model.gguf"]
+    assert names(target) == ["README.md", "birdbone.json", "model.gguf", "proof.json"]
     assert saved.weight_bytes == (target / "model.gguf").stat().st_size
     assert light["parameters"] == checkpoint.num_parameters
     dense = saved.figures["dense"]
@@ -168,7 +168,7 @@ async def test_a_file_that_does_not_compute_what_it_stores_is_not_published(
     checkpoint = gguf_checkpoint("llama")
     name = "model.layers.0.mlp.down_proj.weight"
     other = checkpoint.evolve({name: checkpoint.tensors[name] * 3})
-    monkeypatch.setattr(gguf_module, "stored_values", lambda *args, **kwargs: other)
+    monkeypatch.setattr(save_module, "stored_values", lambda *args, **kwargs: other)
     with pytest.raises(LinkError, match=r"has perplexity .* in a fresh process") as caught:
         await run(save(path=str(tmp_path / "light"), format="gguf"), context(checkpoint))
     assert isinstance(caught.value.__cause__, ProofError)
