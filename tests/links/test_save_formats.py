@@ -31,7 +31,6 @@ from birdbone.models.fresh_process import Measurement, Probe
 from birdbone.models.proof import Check, Proof
 
 save_module = import_module("birdbone.links.save")
-save_module = import_module("birdbone.links.save")
 DENSE = tiny_checkpoint(hidden_size=64)
 
 
