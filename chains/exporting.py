@@ -88,8 +88,8 @@ def export_chain(
 
 def _rounding(type: str) -> Any:
     if type.startswith("int"):
-        return quantize(
-            method="rtn", bits=int(type.removeprefix("int")), group_size="auto", scales="searched"
-        )
+        # Searched scales leave less error in the weights, and more perplexity, where no text says
+        # which weights matter: see docs/log.md.
+        return quantize(method="rtn", bits=int(type.removeprefix("int")), group_size="auto")
     method: Any = type
     return quantize(method=method)

@@ -82,10 +82,12 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     """Foretell what a run of the chain costs, from a context that may be empty.
 
     Raises:
+        ChainError: the context lacks what the chain needs.
         LinkError: a link could not work on what it would get, as it says itself.
         ResourceError: the run cannot fit, with the setting that would make it fit where one is
             known.
     """
+    chain.check_given(dict(ctx or {}))
     start, started = time.perf_counter(), time.time() - psutil.Process().create_time()
     walk = _walk(chain, dict(ctx or {}))
     base, free = _resident_bytes(), free_bytes()  # now, when what links import is in

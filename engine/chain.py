@@ -71,6 +71,18 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
         """Run as a link of another chain."""
         return await self.run(ctx)
 
+    def check_given(self, ctx: Mapping[str, Any]) -> None:
+        """See that a context holds what the chain needs before its first link.
+
+        Raises:
+            ChainError: it does not.
+        """
+        for key in sorted(self.needs - ctx.keys()):
+            needy = next(each for each in self._links if key in getattr(each, "needs", ()))
+            raise ChainError(
+                f"{name_of(needy)} needs '{key}', which nothing before it gives{mend(key)}"
+            )
+
     async def run(self, ctx: Mapping[str, Any], *, store: Store | None = None) -> dict[str, Any]:
         """Run every link in order and return the last context; the one given stays as it was.
 
@@ -81,11 +93,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
             ChainError: the context lacks what the chain needs, or a route cannot be judged.
             LinkError: a link failed and no route took it; ``__cause__`` is the reason.
         """
-        for key in sorted(self.needs - ctx.keys()):
-            needy = next(each for each in self._links if key in getattr(each, "needs", ()))
-            raise ChainError(
-                f"{name_of(needy)} needs '{key}', which nothing before it gives{mend(key)}"
-            )
+        self.check_given(ctx)
         foresee(self._links, ctx)
         own = self._watchers()
         token = observers.set((*observers.get(), *own))

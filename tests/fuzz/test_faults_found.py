@@ -71,6 +71,14 @@ def test_a_kind_of_model_that_is_no_word(sandbox: Sandbox, model: Path) -> None:
     assert "names no model_type" in opened(sandbox, model).stderr
 
 
+@pytest.mark.parametrize("name", ["heal", "prune", "quantize", "save: {path: out}"])
+def test_a_recipe_that_begins_in_the_middle(sandbox: Sandbox, model: Path, name: str) -> None:
+    """Looked at before it runs, too."""
+    ending = opened(sandbox, model, links=f"links: [{name}]")
+    assert ending.exit_code == 1
+    assert "which nothing before it gives" in ending.stderr
+
+
 def test_a_config_nested_too_deep_to_read(sandbox: Sandbox, model: Path) -> None:
     (model / "config.json").write_text('{"a":' * 50_000)
     assert "config.json of 'model' cannot be read" in opened(sandbox, model).stderr
