@@ -135,7 +135,7 @@ def keeps_codes(source: Source) -> bool:
     """
     if quantized_by(source) != "compressed-tensors":
         return False
-    return has_integer_codes(_read_config(source)["quantization_config"])
+    return has_integer_codes(read_config(source)["quantization_config"])
 
 
 def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
