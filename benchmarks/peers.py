@@ -168,7 +168,7 @@ class Bench:
                 drift(whole, self.windows[self.asked.seeds[0]]["calibration"], self.asked.drift)
             with tempfile.TemporaryDirectory(dir=self.work) as aside:
                 whole.save_pretrained(aside)
-                for name, content in self.checkpoint.files.items():
+                for name, content in self.checkpoint.top_files.items():
                     Path(aside, name).write_bytes(content)
                 Path(aside).rename(folder)
                 Path(aside).mkdir()

@@ -45,7 +45,8 @@ class Checkpoint:
         config: the contents of ``config.json``, copied; values inside it must not be changed
             in place.
         refs: name to `TensorRef`.
-        files: tokenizer, generation config and chat template, verbatim, by file name.
+        files: tokenizer, generation config, chat template and whatever else lies beside the
+            weights, verbatim, by name; one in a folder of its own by ``folder/name``.
         source: what the user called the model, for the model card.
         parent: id of the checkpoint this one was made from.
 
@@ -74,6 +75,11 @@ class Checkpoint:
     def tensors(self) -> Mapping[str, Tensor]:
         """Name to tensor, loaded on access; a tensor got here must not be changed in place."""
         return Tensors(self.refs)
+
+    @property
+    def top_files(self) -> dict[str, bytes]:
+        """The files that are in no folder of their own: all that transformers looks at."""
+        return {name: data for name, data in self.files.items() if "/" not in name}
 
     @cached_property
     def id(self) -> str:

@@ -13,6 +13,7 @@ from ..contexts.flow import Empty, Loaded
 from ..contexts.forecast import Forecast
 from ..engine import announce, in_thread, link
 from ..errors import NumericsError
+from ..models.adapter import ADAPTER_FILES
 from ..models.opening import open_checkpoint
 from ..models.outline import held_bytes, outlined_model
 from ..models.skeleton import Skeleton, text_config
@@ -74,8 +75,11 @@ def _open(
 def _files(settings: Mapping[str, Any]) -> Mapping[str, str]:
     """The model's files by their content, so that another model under the same name is another."""
     source = find_model(settings["model"], revision=settings["revision"])
-    paths = [source.folder / source.gguf] if source.gguf else sorted(source.folder.iterdir())
-    return {path.name: file_hash(path) for path in paths if path.is_file()}
+    if source.gguf:
+        return {source.gguf: file_hash(source.folder / source.gguf)}
+    paths = {path.name: path for path in sorted(source.folder.iterdir())}
+    paths |= {name: source.folder / name for name in ADAPTER_FILES}
+    return {name: file_hash(path) for name, path in paths.items() if path.is_file()}
 
 
 def check_weights(checkpoint: Checkpoint) -> None:

@@ -20,13 +20,14 @@ from .linears import Linear
 
 FOLDER = "adapter"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (f"{FOLDER}/{_CONFIG}", f"{FOLDER}/{_WEIGHTS}")
 # PEFT's names: its wrapper around the model, and the model within.
 _PREFIX = "base_model.model."
 
 
 def has_adapter(checkpoint: Checkpoint) -> bool:
     """Whether a correction lies beside the weights."""
-    return f"{FOLDER}/{_CONFIG}" in checkpoint.files
+    return ADAPTER_FILES[0] in checkpoint.files
 
 
 def adapter_files(

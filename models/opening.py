@@ -33,6 +33,7 @@ from transformers.utils import logging as transformers_logging
 from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import CheckpointError, ModelError, SettingError
+from .adapter import ADAPTER_FILES
 from .gguf_head import count_tensors, gguf_config, read_head
 from .gguf_splitting import split_as
 from .quantized_folders import multiplied_out, with_codes
@@ -98,7 +99,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         ModelError: the checkpoint carries none that transformers can read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        for name, data in checkpoint.files.items():
+        for name, data in checkpoint.top_files.items():
             (Path(folder) / name).write_bytes(data)
         (Path(folder) / "config.json").write_text(json.dumps(dict(checkpoint.config)))
         trust = any(name.endswith(".py") for name in checkpoint.files)
@@ -183,6 +184,7 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
     if "torch_dtype" in config:  # as versions 4 of transformers wrote it
         config.setdefault("dtype", config.pop("torch_dtype"))
     files = _small_files(source.folder, code=trust_remote_code)
+    files |= _adapter(source, keep=not dequantize)
     quantization = config.pop("quantization_config", None)
     opened = Checkpoint(config, open_folder(source.folder), files, source=source.label)
     if not quantization:
@@ -231,7 +233,7 @@ def _written_dense(dense: Checkpoint, source: Source, trust: bool) -> Checkpoint
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside)
         write_folder(folder, dense.tensors, sizes, max_bytes=_ASIDE_SHARD_BYTES)
-        for name, data in dense.files.items():
+        for name, data in dense.top_files.items():
             (folder / name).write_bytes(data)
         config = {**dense.config, "dtype": "float32"}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -370,6 +372,21 @@ def _small_files(folder: Path, *, code: bool) -> dict[str, bytes]:
     if code:
         names += [path.name for path in folder.glob("*.py")]
     return {name: (folder / name).read_bytes() for name in sorted(names)}
+
+
+def _adapter(source: Source, *, keep: bool) -> dict[str, bytes]:
+    """A correction of codes, which goes with the codes alone; a warning where it stays behind."""
+    found = {name: source.folder / name for name in ADAPTER_FILES}
+    if not all(path.is_file() for path in found.values()):
+        return {}
+    if not keep:
+        warnings.warn(
+            f"'{source.label}' has an adapter beside its weights, which is not read; "
+            f"load(dequantize=False) keeps it with the codes it corrects",
+            stacklevel=2,
+        )
+        return {}
+    return {name: path.read_bytes() for name, path in found.items()}
 
 
 def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:

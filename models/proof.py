@@ -196,7 +196,7 @@ def _files(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
     faults += [
         f"{name} is there and was not saved"
         for name, path in files_of(folder).items()
-        if name not in known and not name.startswith(".") and path.suffix not in _PROSE
+        if name not in known and not path.name.startswith(".") and path.suffix not in _PROSE
     ]
     if faults:
         return [Check("files", False, "; ".join(faults))]

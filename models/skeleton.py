@@ -257,7 +257,7 @@ def text_config(checkpoint: Checkpoint) -> Any:
 
 def has_code(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint carries Python of its own, which it does only if the user said so."""
-    return any(name.endswith(".py") for name in checkpoint.files)
+    return any(name.endswith(".py") for name in checkpoint.top_files)
 
 
 @contextmanager
@@ -274,7 +274,7 @@ def _read_again(checkpoint: Checkpoint, trust: bool) -> Iterator[Any]:
         # transformers keeps imported code by the folder's name and content: one name, one copy.
         folder = Path(parent) / "checkpoint"
         folder.mkdir()
-        for name, data in checkpoint.files.items():
+        for name, data in checkpoint.top_files.items():
             (folder / name).write_bytes(data)
         (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
         yield AutoConfig.from_pretrained(folder, trust_remote_code=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import torch
 from peft import PeftModel
 from tiny import tiny_checkpoint
 from tiny_contexts import calibrated
+from tiny_folders import quantized, written
+from tiny_gguf import gguf_checkpoint
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import run
-from birdbone.links import quantize
-from birdbone.models.adapter import FOLDER, adapter_files
+from birdbone.links import load, quantize
+from birdbone.models.adapter import ADAPTER_FILES, FOLDER, adapter_files, has_adapter
 from birdbone.models.linears import all_linears
+from birdbone.models.opening import load_tokenizer, open_checkpoint
 from birdbone.models.skeleton import Skeleton
+from birdbone.models.sources import find_model
 from birdbone.models.writing import write_model
 
 # PEFT asks a model about a name that transformers means to drop.
@@ -78,3 +83,29 @@ async def test_a_saved_folder_loads_without_and_comes_nearer_with_it(tmp_path: P
     torch.testing.assert_close(before, logits(Skeleton(light).fill(), tokens))
     after = logits(PeftModel.from_pretrained(plain, tmp_path / FOLDER), tokens)
     assert float((after - dense).square().mean()) < 0.6 * float((before - dense).square().mean())
+
+
+@pytest.fixture
+def corrected(tmp_path: Path) -> Path:
+    """A packed folder with an adapter in it, and a tokenizer."""
+    checkpoint = quantized(gguf_checkpoint("llama"))
+    files = adapter_files(drawn(checkpoint, 2), rank=2, dtype=torch.float32)
+    light = replace(checkpoint, files={**checkpoint.files, **files})
+    assert load_tokenizer(light)("load").input_ids
+    return written(light, tmp_path / "light")
+
+
+def test_codes_that_are_opened_again_keep_their_correction(corrected: Path) -> None:
+    source = find_model(str(corrected))
+    found = open_checkpoint(source, dequantize=False)
+    for name in ADAPTER_FILES:
+        assert found.files[name] == (corrected / name).read_bytes()
+    with pytest.warns(UserWarning, match=r"has an adapter beside its weights, which is not read"):
+        assert not has_adapter(open_checkpoint(source))
+
+
+def test_another_adapter_is_another_model_to_a_run(corrected: Path) -> None:
+    step = load(model=str(corrected))
+    before = step.factory.outside(step.settings)
+    (corrected / ADAPTER_FILES[1]).write_bytes(b"others")
+    assert step.factory.outside(step.settings) != before
