@@ -252,7 +252,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--blocks", nargs="+", type=int, default=[4, 15])
     every = every_solver()
     parser.add_argument("--asked", nargs="+", choices=tuple(every), default=list(every))
-    parser.add_argument("--methods", nargs="+", help="some of a table's; the first is the base")
+    methods = sorted({name for table in every.values() for name in table})
+    parser.add_argument(
+        "--methods", nargs="+", choices=methods, help="some of a table's; the first is the base"
+    )
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--json", type=Path, default=Path("solvers.json"), help="where to write")

@@ -24,16 +24,13 @@ from ..solvers.grid_search import ScaleRule
 from .correcting import Correcting, check_rank
 from .effort import SolverWork, num_blocks, rewriting
 from .quantized_outline import handed_over, on_grid
-from .remarks import warn_of_left, warn_of_unused
+from .remarks import CALIBRATED, warn_of_left, warn_of_unused
 from .rounding import BlockTuning, Rounding, fitting_grid
 from .rounding_pass import round_by_text
 from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one, packs_codes
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
 GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
-
-# Methods that look at what flows into the linears.
-_CALIBRATED = ("gptq", "signround")
 
 # What they make up for of earlier blocks' changes; measured best of 0 and 0.5 on whole models.
 _MATCHING = 0.5
@@ -133,11 +130,11 @@ async def quantize(
     given = {name: each for name, each in settings.items() if each != fields[name].default}
     warn_of_unused(resolved, grid, given)
     if signed is None:
-        signed = resolved in _CALIBRATED
+        signed = resolved in CALIBRATED
     wanted = _grid(bits, group_size, symmetric, signed, grid)
     packable = (symmetric and grid == "int") or resolved in BITSANDBYTES
     warn_of_left(checkpoint, packable, wanted)
-    if resolved in _CALIBRATED:
+    if resolved in CALIBRATED:
         rounding = Rounding(
             checkpoint=checkpoint,
             grid=wanted,
@@ -177,7 +174,7 @@ def _grid(
 def _resolve(method: Method, calibrated: bool) -> Method:
     if method == "auto":
         return "gptq" if calibrated else "rtn"
-    if method in _CALIBRATED and not calibrated:
+    if method in CALIBRATED and not calibrated:
         raise SettingError(
             f"quantize(method='{method}') needs 'calibration'; calibrate() provides it, or use "
             "method='rtn'"
@@ -230,7 +227,7 @@ def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:
 @quantize.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     windows = ctx.get("calibration")
-    if windows is None or settings["method"] not in ("auto", *_CALIBRATED):
+    if windows is None or settings["method"] not in ("auto", *CALIBRATED):
         return 0
     paired = _matching(settings["matching"]) > 0 or settings["method"] == "signround"
     checkpoint: Checkpoint = ctx["checkpoint"]
@@ -253,7 +250,7 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
     checkpoint: Checkpoint = ctx["checkpoint"]
     method = _resolve(settings["method"], "calibration" in ctx)
     light = exchanged(checkpoint, _outline(checkpoint, settings, method))
-    if method not in _CALIBRATED:
+    if method not in CALIBRATED:
         return Forecast(adds={"checkpoint": light}, moved_bytes=8 * checkpoint.num_parameters)
     tuned = method == "signround"
     work = rewriting(

@@ -14,8 +14,10 @@ from ..solvers.grid import Grid
 from .rounding import fitting_grid
 
 _TUNED = ("signround",)
-_CALIBRATED = ("gptq", "signround")
-_ON_A_GRID = (*_CALIBRATED, "rtn")
+CALIBRATED = ("gptq", "signround")
+"""Methods that look at what flows into the linears."""
+
+_ON_A_GRID = (*CALIBRATED, "rtn")
 
 _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -25,11 +27,11 @@ _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "signed": _ON_A_GRID,
         "grid": _ON_A_GRID,
         "scales": _ON_A_GRID,
-        "order": _CALIBRATED,
-        "refit": _CALIBRATED,
-        "sweeps": _CALIBRATED,
-        "matching": _CALIBRATED,
-        "damping": _CALIBRATED,
+        "order": CALIBRATED,
+        "refit": CALIBRATED,
+        "sweeps": CALIBRATED,
+        "matching": CALIBRATED,
+        "damping": CALIBRATED,
         "rank": ("gptq",),
         "iterations": _TUNED,
         "seed": _TUNED,
