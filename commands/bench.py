@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import SettingError
+
 if TYPE_CHECKING:
     from ..formats.contest import Contender
+    from ..models.sources import Source
     from ..texts import Corpus
 
 _MODELS = "Folders that transformers opens, .gguf files, or folders of one."
@@ -81,6 +84,7 @@ def _contender(name: str, corpus: Corpus, windows: int, length: int, trust: bool
     if source.gguf is not None:
         require_llama_cpp()
     tokenizer = read_tokenizer(source, trust_remote_code=trust)
+    _check_length(name, source, length, trust)
     packed = pack_windows(
         corpus.documents, tokenizer, length=length, limit=windows, text=corpus.name, seed=0
     )
@@ -88,6 +92,18 @@ def _contender(name: str, corpus: Corpus, windows: int, length: int, trust: bool
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     probe = Probe(packed.tokens, dtype, str(device), repeats=1, trust_remote_code=trust)
     return Contender(name, source, probe, len(tokenizer))
+
+
+def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
+    """Windows longer than the model takes are refused here, not in a process of its own."""
+    from ..models.opening import positions_of
+
+    most = positions_of(source, trust_remote_code=trust)
+    if most is not None and length > most:
+        raise SettingError(
+            f"windows of {length} tokens are longer than the {most} that '{name}' takes; "
+            f"give --length {most} or less"
+        )
 
 
 def _measured_on(

@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -38,7 +39,7 @@ from .gguf_head import count_tensors, gguf_config, read_head
 from .gguf_splitting import split_as
 from .quantized_folders import multiplied_out, with_codes
 from .refusals import REFUSED, reason, tokenizer_refused
-from .skeleton import empty_model, require_depth
+from .skeleton import context_length, empty_model, require_depth
 from .sources import Source, read_config
 from .unpacking import has_integer_codes
 
@@ -151,6 +152,19 @@ def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
     return load_tokenizer(Checkpoint(config, {}, files, source=source.label))
 
 
+def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | None:
+    """How many tokens a model on disk takes, by its config; None where that does not say.
+
+    Raises:
+        ModelError: its config cannot be read.
+    """
+    if source.gguf is not None:
+        config = json.loads(_gguf_config(source).to_json_string(use_diff=False))
+        return context_length(Checkpoint(config, {}, source=source.label))
+    files = _small_files(source.folder, code=trust_remote_code)
+    return context_length(Checkpoint(read_config(source), {}, files, source=source.label))
+
+
 def as_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
 ) -> Checkpoint:
@@ -250,13 +264,18 @@ def _through_transformers(
     return replace(opened, files={**opened.files, **files})
 
 
-def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
-    """Read a GGUF file through transformers, which multiplies codes out in float32, one by one."""
+def _gguf_config(source: Source) -> PreTrainedConfig:
     try:
         config = gguf_config(source.folder / str(source.gguf))
         require_depth(config, count_tensors(source.folder / str(source.gguf)))
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+    return config
+
+
+def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
+    """Read a GGUF file through transformers, which multiplies codes out in float32, one by one."""
+    config = _gguf_config(source)
     model = _from_pretrained(
         source,
         gguf_file=source.gguf,

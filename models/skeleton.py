@@ -255,6 +255,20 @@ def text_config(checkpoint: Checkpoint) -> Any:
     return shared_model(checkpoint).config.get_text_config(decoder=True)
 
 
+def context_length(checkpoint: Checkpoint) -> int | None:
+    """How many tokens the model's config says it takes; None where it does not say.
+
+    Raises:
+        ModelError: transformers refuses the config.
+    """
+    try:
+        with _read_again(checkpoint, has_code(checkpoint)) as config:
+            said = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    except REFUSED as error:
+        raise _unbuildable(checkpoint, error) from error
+    return said if isinstance(said, int) else None
+
+
 def has_code(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint carries Python of its own, which it does only if the user said so."""
     return any(name.endswith(".py") for name in checkpoint.top_files)

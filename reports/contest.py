@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,20 +14,27 @@ from ..formats.contest import Standing
 from .table import in_bytes
 
 _MISSING = "–"
+_LONGEST_NAME = 8  # longer ones stand below the table, which has to fit 80 columns
 
 
 def contest_report(standings: Sequence[Standing], measured_on: Mapping[str, str]) -> RenderableType:
     """What a person reads, sizes and speeds side by side."""
-    table = Table()
-    table.add_column("model", overflow="fold")
-    for heading in ("runtime", "bytes", "perplexity", "prefill", "decode", "peak memory"):
+    named = max(len(each.model) for each in standings) <= _LONGEST_NAME
+    table = Table(box=SIMPLE)
+    table.add_column("model" if named else "", no_wrap=True)
+    for heading in ("runtime", "bytes", "perplexity", "prefill", "decode", "peak"):
         table.add_column(heading, justify="left" if heading == "runtime" else "right")
-    for each in standings:
-        table.add_row(each.model, each.runtime, *_cells(each.figures))
-    remark = Text("prefill and decode in tokens/s; each run in a process of its own, medians")
+    for number, each in enumerate(standings, 1):
+        label = Text(each.model if named else str(number))
+        table.add_row(label, each.runtime, *_cells(each.figures))
+    names = [] if named else [f"{n}: {each.model}" for n, each in enumerate(standings, 1)]
+    remark = Text(
+        "prefill and decode in tokens/s, peak memory; each run in a process of its own, medians"
+    )
     lines = [Text(f"{name}: {value}") for name, value in measured_on.items()]
     environments = {f"{each.runtime}: {_words(each.environment)}": None for each in standings}
-    return Group(table, remark, *lines, *map(Text, environments))
+    legend = (Text(name, overflow="fold") for name in names)
+    return Group(table, *legend, remark, *lines, *map(Text, environments))
 
 
 def contest_document(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tiny import tiny_windows
 from tiny_folders import quantized, written
 from tiny_gguf import gguf_checkpoint
@@ -20,11 +22,18 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.cli import app
 from birdbone.errors import BirdboneError, MissingExtraError, SettingError
 from birdbone.formats import contest
-from birdbone.formats.contest import Contender, compete, measure_gguf, require_llama_cpp
+from birdbone.formats.contest import (
+    Contender,
+    Standing,
+    compete,
+    measure_gguf,
+    require_llama_cpp,
+)
 from birdbone.formats.gguf import write_gguf
 from birdbone.models.fresh_process import Measurement, Probe
 from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import Source
+from birdbone.reports.contest import contest_report
 
 WORDS = "the bone is thin where no load is carried and thick where it is "
 
@@ -158,6 +167,40 @@ async def test_a_file_llama_cpp_cannot_open_is_an_error_that_says_so(tmp_path: P
     probe = Probe(None, torch.float32, prefill_tokens=8, decode_tokens=4, repeats=1)
     with pytest.raises(BirdboneError, match=r"llama\.cpp cannot open and run the saved model"):
         await measure_gguf(tmp_path / "broken.gguf", probe, 128, lambda *_: None)
+
+
+def test_windows_longer_than_a_model_takes_are_refused_before_anything_runs(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(*_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(contest, "run_alone", none)
+    monkeypatch.setattr(contest, "measure_folders", none)
+    monkeypatch.setattr(contest, "require_llama_cpp", lambda: None)
+    for name in ("dense", "gguf"):
+        found = run(folders / name, "--heldout-data", folders / "text.txt", "--length", 65)
+        assert found.exit_code == 1
+        assert "windows of 65 tokens are longer than the 64 that" in found.output
+
+
+@pytest.mark.parametrize("name", ["light", "/home/somebody/models/of/last/week/light-int4"])
+def test_a_long_path_leaves_the_table_whole_in_80_columns(name: str) -> None:
+    figures = {
+        "weight_bytes": 112.8e6,
+        "perplexity": 48.28,
+        "perplexity_error": 3.265,
+        "prefill_tokens_per_second": 284.0,
+        "decode_tokens_per_second": 16.7,
+        "peak_bytes": 1.3e9,
+    }
+    standing = Standing(name, "transformers", figures, {"device": "x86_64"})
+    console = Console(width=80, file=io.StringIO())
+    console.print(contest_report([standing, standing], {"text": "words"}))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert sum("48.280 ± 3.265" in line for line in lines) == 2
+    assert sum(name in line for line in lines) == 2
 
 
 def test_the_table_has_a_row_for_each(folders: Path) -> None:
