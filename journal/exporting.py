@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoints.typed_paths import typed_path
-from ..errors import SettingError
+from ..errors import RunFolderError, SettingError
 from ..models.linears import all_linears
 from ..models.publishing import private_folder, publish
-from .journal import Journal, Kept, plain
+from .journal import UNREADABLE, Journal, Kept, plain
 
 
 def export(journal: Journal, kept: Kept, out: Path) -> list[str]:
@@ -28,7 +28,7 @@ def export(journal: Journal, kept: Kept, out: Path) -> list[str]:
 
     Raises:
         SettingError: the folder exists and is not empty.
-        CheckpointError: something is missing or damaged.
+        CheckpointError, RunFolderError: something is missing or damaged.
     """
     target = typed_path(out).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -38,14 +38,27 @@ def export(journal: Journal, kept: Kept, out: Path) -> list[str]:
         for key, tree in kept.added.items():
             if isinstance(tree, dict) and "checkpoint" in tree:
                 continue
-            _write_json(folder / f"{key}.json", plain(tree))
-            tensors = {name: journal.objects.tensor(entry) for name, entry in _tensors(tree, "")}
+            document, tensors = _read(journal, key, tree)
+            _write_json(folder / f"{key}.json", document)
             _write_tensors(folder / f"{key}.safetensors", tensors)
         if "plan" in kept.added:
             _write_tensors(folder / "masks.safetensors", masks(journal, kept))
         names = sorted(path.name for path in folder.iterdir())
         publish(folder, target)
     return names
+
+
+def _read(journal: Journal, key: str, tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """What stands under one key, for people and programs, and its tensors by the path to each."""
+    try:
+        entries = dict(_tensors(tree, ""))
+        document = plain(tree)
+    except (*UNREADABLE, StopIteration) as error:
+        raise RunFolderError(
+            f"what the step left under '{key}' is damaged ({error!r}); delete its outcome, and the "
+            f"same run makes it again"
+        ) from error
+    return document, {name: journal.objects.tensor(entry) for name, entry in entries.items()}
 
 
 def masks(journal: Journal, kept: Kept) -> dict[str, Tensor]:

@@ -180,6 +180,14 @@ def test_an_outcome_of_another_shape(
     refused(sandbox, command, run_folder, says=f"{path} is damaged")
 
 
+@pytest.mark.parametrize("tree", [{}, {"map": 5}, {"fields": 5}, {"tensor": 5}])
+def test_an_export_of_what_is_no_record(sandbox: Sandbox, run_folder: Path, tree: Any) -> None:
+    resealed(run_folder, "profile", {"added": [["profile", tree]]})
+    export = ("log", run_folder, "--export", "3", "--out", sandbox.out)
+    refused(sandbox, *export, says="error: ")
+    assert not sandbox.out.exists()
+
+
 def test_a_kept_record_whose_fields_are_of_other_kinds(
     sandbox: Sandbox, model: Path, run_folder: Path
 ) -> None:
