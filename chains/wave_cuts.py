@@ -12,9 +12,7 @@ from ..errors import ModelError
 from ..links.sizing import UnitPattern, default_multiple, takes_units
 from ..models.footprint import Footprint, by_shapes
 from ..models.narrowing import resizing, units_of
-from ..models.shortening import require_alike
-from ..models.sizes import layer_settings, with_settings
-from ..models.skeleton import shared_model
+from ..models.shortening import require_alike, shorter_config
 
 Settings = Mapping[str, Any]
 
@@ -139,9 +137,7 @@ def _sizes(before: int, step: int, wanted: float) -> Iterator[int]:
 def _config(checkpoint: Checkpoint, pattern: UnitPattern, after: int) -> Settings | None:
     """The config of the smaller model; None where the model cannot have that size."""
     if pattern == "layers":
-        whole = shared_model(checkpoint).config
-        changes = layer_settings(whole.get_text_config(decoder=True), range(after))
-        return with_settings(checkpoint, whole, changes)
+        return shorter_config(checkpoint, range(after))
     try:
         return resizing(checkpoint, pattern, after).config
     except ModelError:

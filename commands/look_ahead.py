@@ -23,7 +23,8 @@ def look_ahead(
         LinkError: a link could not work on what it would get.
         ResourceError: the run cannot fit.
     """
-    if not dry_run and run_folder is not None and run_folder.exists():
+    begun = run_folder is not None and run_folder.is_dir() and any(run_folder.iterdir())
+    if begun and not dry_run:
         return None
     from ..chains.preflight import preflight
     from ..reports.forecasting import in_short

@@ -20,7 +20,7 @@ from ..models.memory import pass_bytes
 from ..models.narrowing import narrowing
 from ..models.outline import outlined
 from ..models.resuming import Resuming, Standing
-from ..models.shortening import keep_layers
+from ..models.shortening import keep_layers, shorter_config
 from ..models.sizes import Kind
 from ..models.skeleton import Skeleton
 from ..texts import Windows
@@ -197,7 +197,7 @@ def hollow_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Fore
     tried = 0.0
     if pattern == "layers":
         keep = layers_left(checkpoint, settings["sparsity"], settings["multiple"])
-        config: Mapping[str, Any] = {"num_hidden_layers": keep}
+        config: Mapping[str, Any] = shorter_config(checkpoint, range(keep))
         tried = (blocks - keep) * blocks**2 / 2
     else:
         size = wanted_size(checkpoint, pattern, settings["sparsity"], settings["multiple"])

@@ -302,6 +302,11 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
 
 @save.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """A shard before it is written; the fresh processes' memory is theirs."""
+    """A shard before it is written; the fresh processes' memory is theirs.
+
+    It is gathered in the machine's memory, so that a GPU need not hold it.
+    """
+    if default_device().type == "cuda":
+        return 0
     dense: Checkpoint = ctx["dense"]
     return min(int(settings["max_shard_gb"] * 1e9), dense.num_bytes)

@@ -87,7 +87,7 @@ def keep_layers(
         if end < len(skeleton.blocks):
             save(span.standing())
         announce(end, len(skeleton.blocks))
-    config = _config(skeleton, kept)
+    config = shorter_config(skeleton.checkpoint, kept)
     shorter = checkpoint.evolve(_renumbered(skeleton, kept, span.bridged), config=config)
     require_same(shorter, batches[0], span.hidden[0])
     return shorter
@@ -173,10 +173,11 @@ class _Span:
         self.bridged[linear.tensor] = stored
 
 
-def _config(skeleton: Skeleton, kept: Sequence[int]) -> dict[str, object]:
-    whole = skeleton.model.config
+def shorter_config(checkpoint: Checkpoint, kept: Sequence[int]) -> dict[str, object]:
+    """Top-level config keys that say only the blocks ``kept`` are there."""
+    whole = shared_model(checkpoint).config
     changes = layer_settings(whole.get_text_config(decoder=True), kept)
-    return with_settings(skeleton.checkpoint, whole, changes)
+    return with_settings(checkpoint, whole, changes)
 
 
 def _renumbered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,6 +14,7 @@ from rich.text import Text
 from ..contexts.forecast import Expected, Preflight
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
+from ..models.publishing import files_of
 from .table import in_bytes
 
 
@@ -122,7 +124,7 @@ def outcomes(found: Preflight, result: Mapping[str, Any]) -> list[Outcome]:
     names = dict.fromkeys(each.link for each in found.links)
     ran = [step for step in result.get("history", ()) if step.within is None]
     saved: Saved | None = result.get("saved")
-    left_bytes = 0 if saved is None else sum(path.stat().st_size for path in saved.path.iterdir())
+    left_bytes = 0 if saved is None else _left(saved.path)
     return [
         _outcome(
             [each for each in found.links if each.link == name],
@@ -132,6 +134,10 @@ def outcomes(found: Preflight, result: Mapping[str, Any]) -> list[Outcome]:
         for name in names
         if any(step.link == name for step in ran)
     ]
+
+
+def _left(folder: Path) -> int:
+    return sum(path.stat().st_size for path in files_of(folder).values())
 
 
 def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int) -> Outcome:

@@ -439,6 +439,7 @@ def test_a_run_that_goes_on_is_not_looked_at_again(
     model: Path, tmp_path: Path, words: Path
 ) -> None:
     args = ("run", "--recipe", recipe(tmp_path, FAST), "--model", model, "--data", words)
+    (tmp_path / "kept").mkdir()  # an empty one has not been looked at
     assert "expected: " in birdbone(*args, "--run", tmp_path / "kept").stderr
     again = birdbone(*args, "--run", tmp_path / "kept")
     assert again.exit_code == 0, again.stderr

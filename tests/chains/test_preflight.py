@@ -92,6 +92,14 @@ async def test_the_outline_a_link_leaves_is_of_the_model_it_leaves(name: str) ->
     assert told.block_passes >= (0 if "scale a row" in name or "handed" in name else 3)
 
 
+@pytest.mark.parametrize("arch", ["qwen3", "gemma3", "gpt_oss"])
+def test_fewer_layers_are_foretold_where_the_config_lists_each(arch: str) -> None:
+    dense, fewer = tiny_checkpoint(arch), REAL["layers"]
+    ctx = {"checkpoint": dense, "dense": dense, **texts()}
+    told = fewer.factory.foretell(ctx, fewer.settings).adds["checkpoint"]
+    assert 0 < told.num_parameters < dense.num_parameters
+
+
 @pytest.mark.parametrize("asked", [calibrate(windows=3, length=8), profile(), score(), validate()])
 def test_what_is_told_to_be_added_is_what_the_link_gives(asked: Any) -> None:
     dense = tiny_checkpoint()

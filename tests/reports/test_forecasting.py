@@ -56,7 +56,9 @@ def test_the_document_is_json() -> None:
 
 
 def test_what_happened_stands_beside(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "model.safetensors").write_bytes(bytes(900))
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(bytes(100))
     history = (
         Step("load", {}, Cost(14.0, 1_000_000_000, "process")),
         Step("prune", {}, Cost(75.0, 450_000_000, "process")),
