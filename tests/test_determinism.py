@@ -47,7 +47,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     places = [root / "first" / "light", root / "second" / "elsewhere" / "light"]
     running = [_started(root / "recipe.yaml", model, text, place) for place in places]
     for process in running:
-        _, told = process.communicate(timeout=240)
+        _, told = process.communicate(timeout=600)
         assert process.returncode == 0, told
     return places[0], places[1]
 
