@@ -22,6 +22,6 @@ def read_header(source: Source) -> GGUFReader:
                 raise ValueError(f"{name} is {field.contents()}, of {len(header.tensors)} tensors")
     except REFUSED as error:
         raise ModelError(
-            f"'{source.label}' cannot be opened: {reason(error)}; fetch the file again"
+            f"'{source.label}' cannot be opened as GGUF: {reason(error)}; fetch it again"
         ) from error
     return header

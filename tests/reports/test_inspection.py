@@ -127,7 +127,7 @@ def test_a_gguf_file_is_described_from_its_header(tmp_path: Path) -> None:
 
 def test_a_damaged_gguf_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(7))
-    with pytest.raises(ModelError, match=r"'m\.gguf' cannot be read as GGUF"):
+    with pytest.raises(ModelError, match=r"'m\.gguf' cannot be opened as GGUF"):
         inspect_model(str(tmp_path / "m.gguf"))
 
 
