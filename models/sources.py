@@ -29,7 +29,7 @@ class Source:
 
     Attributes:
         label: what to call it in cards and logs; never a path of this machine.
-        folder: the folder that holds it.
+        folder: the folder that holds it, as an absolute path: it is read from other folders too.
         gguf: the name of the GGUF file in that folder, or None for a Hugging Face folder.
     """
 
@@ -91,7 +91,7 @@ def _gguf(path: Path, label: str) -> Source:
         magic = file.read(4)
     if magic != b"GGUF":
         raise ModelError(f"'{path.name}' does not begin as a GGUF file does; fetch it again")
-    return Source(label, path.parent, path.name)
+    return Source(label, path.parent.absolute(), path.name)
 
 
 def _folder(path: Path, label: str) -> Source:
@@ -101,7 +101,7 @@ def _folder(path: Path, label: str) -> Source:
             return _gguf(path / ggufs[0], label)
         mend = f"; name the file itself: {ggufs[0]}" if ggufs else ""
         raise ModelError(f"folder '{path}' holds no config.json, so it is no model{mend}")
-    return Source(label, path)
+    return Source(label, path.absolute())
 
 
 def _in_package(name: str) -> Source:

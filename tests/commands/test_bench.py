@@ -99,6 +99,16 @@ def test_each_model_is_measured_in_its_own_runtime(folders: Path) -> None:
             assert each["figures"][key] > 0
 
 
+def test_a_folder_is_found_by_the_path_from_here(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders)
+    options = ("--heldout-data", "text.txt", "--windows", "1", "--length", "16", "--rounds", "1")
+    found = run("dense", *options, "--json", "--quiet")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["models"][0]["model"] == "dense"
+
+
 @pytest.mark.parametrize("kind", ["f32", "q8_0"])
 async def test_llama_cpp_is_asked_for_the_text_s_own_tokens(
     kind: Any, checkpoint: Checkpoint, tmp_path: Path
