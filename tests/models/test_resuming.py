@@ -92,6 +92,18 @@ async def test_experts_are_kept_as_they_stand(tmp_path: Path) -> None:
     assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
 
 
+async def require_bridged_on(link: Any, ctx: Any, folder: Path, whole: Any) -> None:
+    """No block is tried again, and gaps only behind the first, to the same end as unbroken."""
+    seen = StopAfter(-1, "")
+    chain = Chain(link)
+    chain.use(seen)
+    with RunFolder(folder) as store:
+        resumed = await chain.run(ctx, store=store)
+    assert seen.seen == [*whole["plan"].kept_layers[2:], 7]
+    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
+    assert resumed["plan"] == whole["plan"]
+
+
 async def test_blocks_left_out_and_gaps_bridged_are_gone_on_with(tmp_path: Path) -> None:
     ctx = await run(Chain(profile(), score()), calibrated(tiny_checkpoint(num_hidden_layers=7)))
     link = prune(pattern="layers", sparsity=0.5)
@@ -101,15 +113,7 @@ async def test_blocks_left_out_and_gaps_bridged_are_gone_on_with(tmp_path: Path)
     assert await stopped(link, ctx, tmp_path, 2, "leaving blocks out") == [2]
     first = kept[1]
     assert await stopped(link, ctx, tmp_path, first, "bridging gaps") == [first]
-    with RunFolder(tmp_path) as store:
-        seen = StopAfter(-1, "")
-        chain = Chain(link)
-        chain.use(seen)
-        resumed = await chain.run(ctx, store=store)
-    # No block is tried again, and gaps only behind the first.
-    assert seen.seen == [*kept[2:], 7]
-    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
-    assert resumed["plan"] == whole["plan"]
+    await require_bridged_on(link, ctx, tmp_path, whole)
 
 
 async def test_what_was_kept_seldom_is_not_older_than_it_says(
@@ -128,14 +132,7 @@ async def test_what_was_kept_seldom_is_not_older_than_it_says(
 
     monkeypatch.setattr(Resuming, "save", seldom)
     await stopped(link, ctx, tmp_path, kept[1], "bridging gaps")
-    with RunFolder(tmp_path) as store:
-        seen = StopAfter(-1, "")
-        chain = Chain(link)
-        chain.use(seen)
-        resumed = await chain.run(ctx, store=store)
-    assert seen.seen == [*kept[2:], 7]
-    assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])
-    assert resumed["plan"] == whole["plan"]
+    await require_bridged_on(link, ctx, tmp_path, whole)
 
 
 async def test_a_choice_of_experts_is_gone_on_with(tmp_path: Path) -> None:
