@@ -11,11 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..checkpoints import Checkpoint, TensorRef, open_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import ModelError
+from ..models.gguf_head import gguf_config
 from ..models.gguf_header import read_header
 from ..models.linears import find_linears
 from ..models.opening import open_checkpoint
@@ -142,7 +143,7 @@ def _gguf(
     """The same of a GGUF file, without its tensors; only its header is read."""
     tensors = read_header(source).tensors
     try:
-        found = AutoConfig.from_pretrained(source.folder, gguf_file=file)
+        found = gguf_config(source.folder / file)
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be read as GGUF: {reason(error)}") from error
     stored: dict[str, int] = {}
