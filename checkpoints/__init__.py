@@ -6,6 +6,7 @@ from .shards import open_folder, write_folder
 from .store import ObjectStore
 from .tensors import (
     BitsAndBytes,
+    Coded,
     Converted,
     GgmlBlocks,
     InMemory,
@@ -18,6 +19,7 @@ from .tensors import (
 __all__ = [
     "BitsAndBytes",
     "Checkpoint",
+    "Coded",
     "Converted",
     "Diff",
     "GgmlBlocks",

@@ -29,6 +29,7 @@ from .manifest import sealed, unsealed
 from .tensors import (
     DTYPES,
     BitsAndBytes,
+    Coded,
     GgmlBlocks,
     InMemory,
     Quantized,
@@ -254,7 +255,7 @@ def entry_of(ref: TensorRef) -> dict[str, Any]:
 
 def parts_of(ref: TensorRef) -> Mapping[str, Tensor]:
     """The tensors a reference is made of, by name."""
-    if isinstance(ref, Quantized | BitsAndBytes | GgmlBlocks):
+    if isinstance(ref, Coded):
         return ref.parts()
     return {"values": ref.load()}
 

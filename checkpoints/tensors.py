@@ -301,3 +301,7 @@ class BitsAndBytes(TensorRef):
     def parts(self) -> Mapping[str, Tensor]:
         """The tensors it is made of, by name, as a store keeps them."""
         return {"source": self.source.load(), "values": self._values}
+
+
+Coded = Quantized | BitsAndBytes | GgmlBlocks
+"""References to weights that are held as codes, not as the values they stand for."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from ..checkpoints import Checkpoint, Coded
 from ..contexts.flow import Changed, Healable
 from ..contexts.steps import Step
 from ..engine import announce, in_thread, link
@@ -22,8 +22,6 @@ from ..texts import Windows
 from .heal_forecast import heal_forecast
 from .healers import by_blocks, need_bytes, on_text
 from .healing import Method, Precision, chosen, num_heldout, warn_of_unused
-
-_CODES = Quantized | BitsAndBytes | GgmlBlocks
 
 
 @link
@@ -134,7 +132,7 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if method in ("blocks", "full"):
         return
     for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], _CODES):
+        if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and heal(method='{method}') "
                 f"would store it as floats again; put heal before quantize, or use "
@@ -147,7 +145,7 @@ def _require_no_values(history: Sequence[Step], checkpoint: Checkpoint) -> None:
     if all(step.metrics.get("shrinks", True) for step in history if step.link == "quantize"):
         return
     for linear in all_linears(checkpoint):
-        if not isinstance(checkpoint.refs[linear.tensor], _CODES):
+        if not isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(
                 f"layer '{linear.name}' holds the values of its codes since quantize, and heal "
                 f"would train them off their grid; put heal before quantize"

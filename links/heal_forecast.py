@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from ..checkpoints import Checkpoint, Coded
 from ..contexts.forecast import Forecast
 from ..models.linears import all_linears
 from ..models.outline import exchanged
@@ -24,11 +24,7 @@ def heal_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Foreca
     runs = epochs * (3 * trained + judged) + 2 * windows.num_windows
     whole = settings["method"] != "blocks"  # the other methods run the model to its logits
     heads = epochs * (3 * trained + judged) + windows.num_windows if whole else 0
-    plain = [
-        each
-        for each in all_linears(light)
-        if not isinstance(light.refs[each.tensor], Quantized | BitsAndBytes | GgmlBlocks)
-    ]
+    plain = [each for each in all_linears(light) if not isinstance(light.refs[each.tensor], Coded)]
     return Forecast(
         adds={"checkpoint": exchanged(light, remade(light, plain))},
         block_passes=num_blocks(light) * (runs + 3 * judged),

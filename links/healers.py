@@ -16,6 +16,7 @@ from ..models.block_healing import BlockHealing, block_bytes, heal_blocks
 from ..models.healed import Healed
 from ..models.linears import all_linears
 from ..models.memory import training_bytes
+from ..models.precision import computed_in
 from ..models.skeleton import Skeleton
 from ..texts import Windows
 from .healing import Method, autocast_dtype, chosen
@@ -67,8 +68,8 @@ def on_text(
     )
     teacher = None
     if how["kl_weight"]:
-        dense, narrow = Skeleton(ctx["dense"]), training.autocast
-        with torch.autocast(dense.device.type, dtype=narrow, enabled=narrow is not None):
+        dense = Skeleton(ctx["dense"])
+        with computed_in(training.autocast, dense.device):
             teacher = Teacher(
                 dense,
                 tokens,

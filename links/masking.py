@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from ..checkpoints import Checkpoint, Coded
 from ..contexts.flow import Pruned, Scored
 from ..contexts.forecast import Forecast
 from ..contexts.plan import LinearPlan, Plan
@@ -182,7 +182,7 @@ def require_floats(checkpoint: Checkpoint) -> None:
         SettingError: it is, naming the layer.
     """
     for linear in all_linears(checkpoint):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
+        if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and pruning would store it as floats "
                 f"again; put prune before quantize"

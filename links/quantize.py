@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ..checkpoints import Checkpoint, Coded, TensorRef
 from ..contexts.flow import Changed, Standing
 from ..contexts.forecast import Forecast
 from ..engine import in_thread, link
@@ -131,8 +131,8 @@ async def quantize(
     warn_of_unused(resolved, grid, given)
     if signed is None:
         signed = resolved in CALIBRATED
-    wanted = _grid(bits, group_size, symmetric, signed, grid)
-    packable = (symmetric and grid == "int") or resolved in BITSANDBYTES
+    wanted = _grid({**settings, "signed": signed})
+    packable = packs_codes(settings) or resolved in BITSANDBYTES
     warn_of_left(checkpoint, packable, wanted)
     if resolved in CALIBRATED:
         rounding = Rounding(
@@ -159,16 +159,12 @@ async def quantize(
     return {"checkpoint": light, "metrics": metrics}
 
 
-def _grid(
-    bits: int,
-    group_size: int | Literal["auto"] | None,
-    symmetric: bool,
-    signed: bool | None,
-    name: GridName,
-) -> Grid:
-    if name != "int":
-        return Grid.named(name)
-    return Grid(bits, group_size, symmetric, signed=bool(signed and symmetric))
+def _grid(settings: Mapping[str, Any]) -> Grid:
+    if settings["grid"] != "int":
+        return Grid.named(settings["grid"])
+    symmetric = settings["symmetric"]
+    signed = bool(settings["signed"] and symmetric)
+    return Grid(settings["bits"], settings["group_size"], symmetric, signed=signed)
 
 
 def _resolve(method: Method, calibrated: bool) -> Method:
@@ -205,10 +201,9 @@ def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     checkpoint: Checkpoint | None = ctx.get("checkpoint")
     if checkpoint is None:
         return
-    keys = ("bits", "group_size", "symmetric", "signed", "grid")
-    grid = None if given else _grid(*(settings[key] for key in keys))
+    grid = None if given else _grid(settings)
     for linear in chosen_linears(checkpoint, given or packs_codes(settings)):
-        if isinstance(checkpoint.refs[linear.tensor], Quantized | BitsAndBytes | GgmlBlocks):
+        if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         _check_shape(linear, grid, settings["method"])
         check_rank(linear, settings["rank"])
@@ -273,5 +268,4 @@ def _outline(
     """What would stand in the place of each weight."""
     if method in ("nf4", "nf4.single", "llm.int8"):
         return handed_over(checkpoint, method)
-    grid = _grid(*(settings[key] for key in ("bits", "group_size", "symmetric", "signed", "grid")))
-    return on_grid(checkpoint, grid, packable=packs_codes(settings))
+    return on_grid(checkpoint, _grid(settings), packable=packs_codes(settings))

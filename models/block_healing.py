@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from ..checkpoints import Checkpoint, Coded
 from ..errors import SettingError
 from ..texts import Windows
 from .healed import Healed
@@ -26,6 +26,7 @@ from .keeping import Keeping, Unfinished
 from .linears import find_linears
 from .losses import check_loss, relative_errors
 from .memory import pass_bytes
+from .precision import computed_in
 from .replay import Batch, Call, capture, check_finite, replay
 from .schedule import cosine
 from .skeleton import Skeleton, empty_model, find_blocks
@@ -130,8 +131,7 @@ def trainable(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
     return [
         name
         for name in names
-        if (ref := checkpoint.refs[name]).dtype.is_floating_point
-        and not isinstance(ref, Quantized | BitsAndBytes | GgmlBlocks)
+        if (ref := checkpoint.refs[name]).dtype.is_floating_point and not isinstance(ref, Coded)
     ]
 
 
@@ -154,10 +154,6 @@ def _batches(skeleton: Skeleton, tokens: Tensor, how: BlockHealing) -> list[Batc
     return capture(skeleton, [batch for part in parts for batch in part.split(how.batch_size)])
 
 
-def _autocast(device: torch.device, how: BlockHealing) -> torch.autocast:
-    return torch.autocast(device.type, dtype=how.autocast, enabled=how.autocast is not None)
-
-
 @torch.no_grad()
 def _through(
     block: nn.Module, hidden: Sequence[Tensor], calls: Sequence[Call], how: BlockHealing
@@ -165,7 +161,7 @@ def _through(
     """What a block makes of every batch."""
     found = []
     for states, call in zip(hidden, calls, strict=True):
-        with _autocast(states.device, how):
+        with computed_in(how.autocast, states.device):
             found.append(replay(block, states, call).to(states.dtype))
     return found
 
@@ -274,7 +270,7 @@ class _Pupil:
     ) -> None:
         for parameter in parameters:
             parameter.grad = None
-        with torch.enable_grad(), _autocast(self._device, self._how):
+        with torch.enable_grad(), computed_in(self._how.autocast, self._device):
             loss = self._errors(example).mean()
         check_loss(loss.item(), f"in {self._where}", mend)
         torch.autograd.backward(loss)
@@ -282,7 +278,7 @@ class _Pupil:
     @torch.no_grad()
     def _judge(self, when: str, mend: str) -> float:
         """The mean error on the windows kept out, each token counting alike."""
-        with _autocast(self._device, self._how):
+        with computed_in(self._how.autocast, self._device):
             errors = torch.cat([self._errors(example) for example in self._judged])
         return check_loss(float(errors.mean()), f"in {self._where} {when}", mend)
 

@@ -22,6 +22,7 @@ from ..errors import SettingError
 from .distillation import Lesson
 from .keeping import Keeping, Unfinished
 from .losses import check_loss
+from .precision import computed_in
 from .schedule import cosine
 from .survivors import Survivors
 
@@ -177,8 +178,9 @@ class _Course:
         mend = f"lower learning_rate, now {training.learning_rate:g}"
         self._optimizer.zero_grad()
         total = 0.0
+        device = self._parameters[0].device
         for part in windows.split(training.micro_batch_size):
-            with torch.enable_grad(), self._autocast():
+            with torch.enable_grad(), computed_in(training.autocast, device):
                 loss = self._lesson.loss(self._model, part) * (len(part) / len(windows))
             total += check_loss(loss.item(), f"at healing step {self.steps + 1}", mend)
             self._accelerator.backward(loss)
@@ -207,11 +209,6 @@ class _Course:
         self._optimizer.state.clear()
         curves = {"training_loss": _thinned(self._losses), "heldout_loss": self._heldout}
         return Trained(self.steps, curves)
-
-    def _autocast(self) -> torch.autocast:
-        narrow = self._training.autocast
-        device = self._parameters[0].device.type
-        return torch.autocast(device, dtype=narrow, enabled=narrow is not None)
 
 
 def _accelerator(device: torch.device) -> Accelerator:
