@@ -9,7 +9,6 @@ from typing import Any
 from ..engine import Chain, Link
 from ..errors import SettingError
 from .library import LINKS
-from .order import check_order
 from .overrides import configure
 from .predefined import CHAINS
 from .rebuilding import bind
@@ -38,8 +37,6 @@ def build(
     given = {key: value for key, value in values.items() if value is not None}
     if recipe.chain is None:
         chain = _build_listed(recipe, given)
-        with located(recipe.where):
-            check_order(chain)
         _warn_of_unused(recipe, given)
         return chain
     with located(recipe.where):

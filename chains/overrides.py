@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine import Chain, Link
+from ..engine import Chain, Link, check_following
 from ..errors import SettingError, did_you_mean
 from .library import LINKS
-from .order import check_order
 from .plain_yaml import read_yaml
 from .rebuilding import links_with_settings, rebuilt
 
@@ -83,7 +82,9 @@ def configure(chain: Chain, changes: Mapping[str, Any]) -> Chain:
         seen[each.__name__] += 1
         return _changes_of(each.__name__, seen[each.__name__], wanted)
 
-    return check_order(rebuilt(chain, changes_of))
+    changed = rebuilt(chain, changes_of)
+    check_following(changed.links)
+    return changed
 
 
 def _check_present(address: Address, names: list[str], chain: Chain) -> None:

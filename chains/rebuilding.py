@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from typing import Any
 
-from ..engine import Chain, Link, LinkFactory, chains_of
+from ..engine import Chain, Link, LinkFactory, chains_of, every_link
 from ..errors import SettingError, did_you_mean
 
 # What a chain is called that is a setting of a link, unless it has a name of its own.
@@ -34,13 +34,7 @@ def links_with_settings(chain: Chain) -> Iterator[Link]:
 
     A link that holds chains in its settings comes before their links.
     """
-    for each in chain.links:
-        if isinstance(each, Chain):
-            yield from links_with_settings(each)
-        elif _has_settings(each):
-            yield each
-            for inner in chains_of(each).values():
-                yield from links_with_settings(inner)
+    return (each for each in every_link(chain.links) if _has_settings(each))
 
 
 def _has_settings(each: Any) -> bool:

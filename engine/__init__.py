@@ -20,6 +20,7 @@ from .factories import Link, LinkFactory, link
 from .keeping import Outcome, Place, Store, Unfinished, unfinished
 from .naming import chain_settings, chains_of, spelled_settings
 from .watching import Progress, announce, in_thread
+from .wiring import check_following, every_link
 
 __all__ = [
     "Chain",
@@ -33,6 +34,8 @@ __all__ = [
     "announce",
     "chain_settings",
     "chains_of",
+    "check_following",
+    "every_link",
     "in_thread",
     "link",
     "run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import (
     Any,
@@ -29,6 +29,7 @@ from .naming import chains_of, providers
 
 P = ParamSpec("P")
 
+Following = Callable[[Mapping[str, Any], Sequence[Any]], None]
 Foresee = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 Foretell = Callable[[Mapping[str, Any], Mapping[str, Any]], Forecast]
 Outside = Callable[[Mapping[str, Any]], Any]
@@ -75,6 +76,7 @@ class LinkFactory(Generic[P]):
         self.schema = _schema(self.name, rest, hints)
         self.need_bytes: Callable[[Mapping[str, Any], Mapping[str, Any]], int] | None = None
         self.check: Foresee | None = None
+        self.follows: Following | None = None
         self.foretell: Foretell | None = None
         self.outside: Outside | None = None
         self.stands: Stands | None = None
@@ -100,6 +102,15 @@ class LinkFactory(Generic[P]):
         """
         self.check = check
         return check
+
+    def following(self, follows: Following) -> Following:
+        """Decorator: refuse links that this one cannot follow, whatever the model and the text.
+
+        ``follows(settings, earlier)`` raises `ChainError` where a chain is composed; ``earlier``
+        are the links and functions before it in running order, as `every_link` gives them.
+        """
+        self.follows = follows
+        return follows
 
     def forecast(self, foretell: Foretell) -> Foretell:
         """Decorator: say what the link would add, in outline, and how much work that is.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import modulink
 
 from ..errors import ChainError
 from .factories import LinkFactory
-from .naming import name_of
+from .naming import chains_of, name_of
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -29,7 +31,35 @@ def wire(row: Sequence[Any]) -> tuple[frozenset[str], frozenset[str], bool]:
         needs |= missing
         gives |= getattr(each, "gives", frozenset())
         opens |= getattr(each, "opens", True)
+    check_following(row)
     return frozenset(needs), frozenset(gives), opens
+
+
+def every_link(row: Iterable[Any]) -> Iterator[Any]:
+    """Links and functions in running order, those of chains in the row in the chain's place.
+
+    A link that holds chains in its settings comes before their links.
+    """
+    for each in row:
+        if isinstance(each, modulink.Chain):
+            yield from every_link(getattr(each, "links", ()))
+        else:
+            yield each
+            for inner in chains_of(each).values():
+                yield from every_link(getattr(inner, "links", ()))
+
+
+def check_following(row: Iterable[Any]) -> None:
+    """Ask each link of a row whether it can follow those before it.
+
+    Raises:
+        ChainError: as the link says itself.
+    """
+    earlier: list[Any] = []
+    for each in every_link(row):
+        if (follows := getattr(getattr(each, "factory", None), "follows", None)) is not None:
+            follows(each.settings, tuple(earlier))
+        earlier.append(each)
 
 
 def _check_link(each: Any, place: int) -> None:

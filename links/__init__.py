@@ -1,5 +1,6 @@
 """The compression steps, one a file: each a pure async function over a typed context."""
 
+from . import order as order  # its checks of heal, prune and quantize
 from .calibrate import calibrate
 from .heal import heal
 from .load import load

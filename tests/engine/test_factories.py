@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, NotRequired, Required, TypedDict
 
@@ -386,6 +386,28 @@ def test_a_link_with_a_chain_among_its_settings_needs_what_the_chain_needs() -> 
     assert chain_settings(repeat) == ["body"]
     with pytest.raises(ChainError, match=r"repeat needs 'iron'; cast\(\), one place later"):
         Chain(repeat(body=Chain(melt())), cast())
+
+
+def test_a_link_hears_what_it_would_follow_in_running_order_and_may_refuse() -> None:
+    @link
+    async def late(ctx: Weighed, *, after: str = "cast") -> Thinned:
+        return {"thin": []}
+
+    heard: list[list[str]] = []
+
+    @late.following
+    def _not_after(settings: Mapping[str, Any], earlier: Sequence[Any]) -> None:
+        heard.append([each.__name__ for each in earlier])
+        if heard[-1].count(settings["after"]):
+            raise ChainError(f"late cannot follow {settings['after']}; put it earlier")
+
+    Chain(unannotated, Chain(thin(), name="inner"), repeat(body=Chain(wary(limit=1))), late())
+    assert heard == [["unannotated", "thin", "repeat", "wary"]]
+    for row in ([cast(), late()], [cast(), repeat(body=Chain(late()))], [cast(), Chain(late())]):
+        with pytest.raises(ChainError, match="late cannot follow cast; put it earlier"):
+            Chain(*row)
+    Chain(late(), cast())
+    Chain(cast(), late(after="melt"))
 
 
 async def test_a_chain_among_the_settings_is_asked_early_and_recorded_as_plain_data() -> None:

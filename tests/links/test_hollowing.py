@@ -343,10 +343,9 @@ async def test_parameters_and_bytes_of_the_saved_folder_go_down_together(tmp_pat
 
 
 async def test_quantised_layers_are_refused() -> None:
-    ctx = await scored("llama")
-    chain = Chain(quantize(bits=8, group_size=16), prune(pattern="neurons"))
+    quantised = await run(quantize(bits=8, group_size=16), await scored("llama"))
     with pytest.raises(LinkError, match="put prune before quantize"):
-        await run(chain, ctx)
+        await run(prune(pattern="neurons"), quantised)
 
 
 @pytest.mark.parametrize("setting", [{"method": "wanda"}, {"allocation": "load"}, {"polish": 3}])
