@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tiny import tiny_checkpoint, tiny_windows
 from tiny_contexts import calibrated, digests
 
 from birdbone.chains import waves
+from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.flow import Calibrated, Changed, Standing, Validatable, Validated
 from birdbone.contexts.steps import Step
 from birdbone.contexts.verdict import Perplexity, Reference, Verdict
@@ -139,8 +141,17 @@ async def test_a_wave_that_breaks_the_stop_loss_is_reverted_and_the_next_is_gent
     assert after["verdict"].rise == 0.02
 
 
+@pytest.mark.parametrize(
+    ("strikes", "reason"),
+    [
+        (4.0, r"perplexity rose by 400.00% \(standard error 0.10%\) over dense, more than"),
+        (float("nan"), "perplexity rose by nan% "),
+        (NumericsError("the loss is nan"), "link 'validate' failed: the loss is nan"),
+    ],
+    ids=["rise", "no number", "failure"],
+)
 async def test_a_planted_disaster_leaves_the_last_good_wave_byte_for_byte(
-    ctx: dict[str, Any],
+    strikes: Planted, reason: str, ctx: dict[str, Any]
 ) -> None:
     _, good = await ran(ctx, [0.01], step=0.1, max_waves=1)
     strike = iter([0.1, 0.6])
@@ -151,14 +162,24 @@ async def test_a_planted_disaster_leaves_the_last_good_wave_byte_for_byte(
     ) -> Changed:
         return {"checkpoint": masked(ctx["checkpoint"], next(strike))}
 
-    disaster = Chain(prune(), *Plant([0.01, 4.0]).body().links[1:])
+    disaster = Chain(prune(), *Plant([0.01, strikes]).body().links[1:])
     with pytest.warns(UserWarning, match="short of target=50.0%"):
         after = await run(waves(body=disaster, patience=1, target=0.5), ctx)
     assert kept(after) == [True, True, False]
-    assert records(after)[2].metrics["parameters_left"] < 0.6
-    assert after["checkpoint"].id == good["checkpoint"].id
-    assert digests(after["checkpoint"]) == digests(good["checkpoint"])
-    assert records(after)[2].checkpoint != after["checkpoint"].id
+    struck = records(after)[2]
+    assert re.match(reason, str(struck.metrics["reason"]))
+    if not isinstance(strikes, Exception):
+        assert struck.metrics["parameters_left"] < 0.6
+        assert struck.metrics["perplexity"] == pytest.approx(20.0 * (1 + strikes), nan_ok=True)  # type: ignore[operator]
+    assert struck.checkpoint != after["checkpoint"].id
+    assert_same_model(after["checkpoint"], good["checkpoint"])
+    assert after["verdict"].checkpoint == good["checkpoint"].id
+
+
+def assert_same_model(checkpoint: Checkpoint, other: Checkpoint) -> None:
+    assert checkpoint.id == other.id
+    assert checkpoint.config == other.config
+    assert digests(checkpoint) == digests(other)
 
 
 def counting(first: int, last: int, text: str) -> Windows:
@@ -183,9 +204,10 @@ async def test_a_wave_of_60_percent_is_reverted_by_what_real_links_find() -> Non
     assert disaster.metrics["kept"] is False
     assert disaster.settings["share"] == pytest.approx(0.6, abs=0.03)
     assert "perplexity rose by" in str(disaster.metrics["reason"])
+    assert disaster.metrics["perplexity"] > good["verdict"].light.value
+    assert disaster.metrics["parameters_left"] < records(good)[-1].metrics["parameters_left"]
     assert disaster.checkpoint != good["checkpoint"].id
-    assert after["checkpoint"].id == good["checkpoint"].id
-    assert digests(after["checkpoint"]) == digests(good["checkpoint"])
+    assert_same_model(after["checkpoint"], good["checkpoint"])
 
 
 async def test_patience_ends_it_with_the_best_that_held(ctx: dict[str, Any]) -> None:
@@ -459,8 +481,13 @@ async def test_waves_end_where_no_smaller_size_is_left(ctx: dict[str, Any]) -> N
     after = await run(waves(body=body, stop_loss=9.0), known)
     assert kept(after) == [True, True]
     assert after["history"][-1].metrics["ended"] == "there is no smaller size to be had"
-    with pytest.raises(LinkError, match=r"target=0.3, .* in sizes the model can have"):
+    with pytest.raises(LinkError, match=r"target=0.3, .* in sizes the model can have") as caught:
         await run(waves(body=body, target=0.3, stop_loss=9.0), known)
+    # The nearest that it names is what all waves together left, and can be asked for.
+    nearest = float(str(caught.value).partition("set target to ")[2].split()[0])
+    assert nearest == pytest.approx(records(after)[-1].metrics["parameters_left"], abs=1e-4)
+    reached = await run(waves(body=body, target=nearest, stop_loss=9.0), known)
+    assert reached["history"][-1].metrics["ended"] == "the target is reached"
 
 
 async def test_a_body_may_profile_and_score_what_each_wave_starts_from(
