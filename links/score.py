@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,7 +17,8 @@ from ..contexts.scores import LinearScore, Scores
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
 from ..models.linears import Linear, all_linears, find_linears, named
-from ..models.skeleton import Skeleton
+from ..models.memory import factor_bytes, training_bytes
+from ..models.skeleton import find_blocks, shared_model
 from ..models.taylor import taylor_scores
 from ..solvers.factor import factorize
 from ..solvers.gram import Gram
@@ -26,6 +27,8 @@ from ..texts import Windows
 from .effort import num_blocks
 
 _OUTLIER = 5.0  # times the linear's mean score, as OWL (2310.05175) counts outliers
+
+_COPIES = 5  # of a weight in float32: it, its scores, those before it, and what they pass through
 
 Method = Literal["magnitude", "wanda", "sparsegpt", "taylor"]
 
@@ -77,7 +80,7 @@ def _score(
     for index, linear, values in _weight_scores(checkpoint, profile, calibration, method, windows):
         mean = values.mean(dtype=torch.float64)
         means[linear.name] = float(mean)
-        outliers[linear.name] = float((values > _OUTLIER * mean).double().mean())
+        outliers[linear.name] = int((values > _OUTLIER * mean).count_nonzero()) / values.numel()
         sizes[linear.name], block_of[linear.name] = values.numel(), index
         if per_weight:
             kept[linear.name] = values.float().cpu()
@@ -102,22 +105,22 @@ def _weight_scores(
     checkpoint: Checkpoint, profile: Profile, calibration: Windows, method: Method, windows: int
 ) -> Iterator[tuple[int, Linear, Tensor]]:
     """Block index, linear and scores ``[out_features, in_features]``, one linear at a time."""
-    skeleton = Skeleton(checkpoint)
+    path, blocks = find_blocks(shared_model(checkpoint))
     gradients: dict[str, Tensor] = {}
     if method == "taylor":
         tokens = calibration.tokens[:windows]
         gradients = taylor_scores(
             checkpoint, tokens, lambda done, total: announce("taking gradients", done, total)
         )
-    for index, module in enumerate(skeleton.blocks):
-        for linear in find_linears(module, f"{skeleton.path}.{index}."):
+    for index, module in enumerate(blocks):
+        for linear in find_linears(module, f"{path}.{index}."):
             stored = gradients.get(linear.tensor)
             if stored is None:
                 weight = linear.view(checkpoint.tensors[linear.tensor]).float()
                 yield index, linear, _saliency(weight, linear, profile, method)
             else:
                 yield index, linear, linear.view(stored)
-        announce("scoring blocks", index + 1, len(skeleton.blocks))
+        announce("scoring blocks", index + 1, len(blocks))
 
 
 def _saliency(weight: Tensor, linear: Linear, profile: Profile, method: Method) -> Tensor:
@@ -175,3 +178,25 @@ def _foretell(ctx: Any, settings: Any) -> Forecast:
         solves=num_blocks(checkpoint) if settings["method"] == "sparsegpt" else 0,
         moved_bytes=8 * checkpoint.num_parameters,
     )
+
+
+@score.memory
+def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    """The largest weight and its scores; all weights, their scores and a window for taylor."""
+    checkpoint, sizes = ctx["checkpoint"], [each.shape for each in all_linears(ctx["checkpoint"])]
+    weights = [rows * columns for rows, columns in sizes]
+    one = 4 * _COPIES * max(weights)
+    if settings["method"] == "sparsegpt":
+        return one + factor_bytes(max(columns for _, columns in sizes))
+    if settings["method"] != "taylor":
+        return one
+    trained = training_bytes(
+        None,
+        checkpoint,
+        ctx["calibration"],
+        micro_batch_size=1,
+        rank=0,  # nothing learns
+        packed=False,
+        checkpointing=False,
+    )
+    return trained + 4 * sum(weights) + one

@@ -93,6 +93,11 @@ def training_bytes(
     return passed + model + step
 
 
+def factor_bytes(width: int) -> int:
+    """Bytes that factorising the Gram of inputs so wide takes beside it."""
+    return 4 * _COPIES_TO_FACTOR * width**2
+
+
 def _gram_bytes(linears: Sequence[Linear]) -> int:
-    squares = [linear.shape[1] ** 2 for linear in linears]
-    return 4 * (sum(squares) + _COPIES_TO_FACTOR * max(squares))
+    widths = [linear.shape[1] for linear in linears]
+    return 4 * sum(width**2 for width in widths) + factor_bytes(max(widths))

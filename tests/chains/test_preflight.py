@@ -11,6 +11,7 @@ from tiny import tiny_checkpoint, tiny_windows
 
 from birdbone.chains import CHAINS, LINKS, configure
 from birdbone.chains import preflight as looking
+from birdbone.chains.held import context_bytes
 from birdbone.chains.preflight import preflight
 from birdbone.chains.waves import waves
 from birdbone.checkpoints import Checkpoint, Quantized
@@ -19,6 +20,7 @@ from birdbone.engine import Chain, link, run
 from birdbone.errors import LinkError, ResourceError
 from birdbone.links import calibrate, heal, load, profile, prune, quantize, save, score, validate
 from birdbone.models.block_times import BlockTimes
+from birdbone.models.linears import all_linears
 from birdbone.models.outline import held_bytes
 from birdbone.models.writing import write_model
 
@@ -379,3 +381,18 @@ def test_waves_hold_a_model_to_go_back_to(model: str) -> None:
         preflight(waved(model, step=0.25, target=target)).links[-1] for target in (0.9, 0.74)
     )
     assert two.peak_bytes > one.peak_bytes
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_weight": True}])
+def test_kept_scores_and_whole_moments_are_held(settings: dict[str, Any]) -> None:
+    dense = tiny_checkpoint()
+    ctx = {"checkpoint": dense, "dense": dense, **texts()}
+    bare = context_bytes(ctx)
+    whole, scoring = profile(moments="full"), score(**settings)
+    ctx.update(whole.factory.foretell(ctx, whole.settings).adds)
+    moments = context_bytes(ctx)
+    linears = all_linears(dense)
+    assert moments - bare == sum(4 * each.shape[1] ** 2 for each in linears)
+    ctx.update(scoring.factory.foretell(ctx, scoring.settings).adds)
+    kept = sum(4 * each.shape[0] * each.shape[1] for each in linears) if settings else 0
+    assert context_bytes(ctx) - moments == kept

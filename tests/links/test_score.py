@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from tiny import tiny_checkpoint, tiny_configs
 from tiny_contexts import calibrated, scored, weight_of
 
+from birdbone.checkpoints import InMemory
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import profile, score
+from birdbone.links.score import _score
 from birdbone.models.linears import all_linears
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "taylor")
@@ -121,3 +124,43 @@ async def test_a_hessian_that_cannot_be_factorised_names_its_layer(
     monkeypatch.setitem(score.function.__globals__, "factorize", refuse)
     with pytest.raises(LinkError, match=r"layer 'model\.layers\.0\.\S+': not positive definite"):
         await scores_of("llama", "sparsegpt")
+
+
+class Unreadable(InMemory):
+    """A tensor that must not be asked for."""
+
+    def load(self) -> torch.Tensor:
+        raise AssertionError("it was read")
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+async def test_nothing_outside_the_blocks_is_read(method: Any) -> None:
+    """Embeddings of a great vocabulary would be most of what scoring holds."""
+    ctx = await run(Chain(profile(moments="full")), calibrated(tiny_checkpoint()))
+    refs = dict(ctx["checkpoint"].refs)
+    outside = [name for name in refs if ".layers." not in name]
+    assert len(outside) >= 2
+    refs |= {name: Unreadable(refs[name].load()) for name in outside}
+    blind = replace(ctx["checkpoint"], refs=refs)
+    assert _score(blind, ctx["profile"], ctx["calibration"], method, False, 1).linears
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("wanda", 20 * 32 * 64),
+        ("sparsegpt", 20 * 32 * 64 + 24 * 64**2),
+    ],
+)
+async def test_memory_is_of_the_largest_weight_alone(method: Any, expected: int) -> None:
+    asked = score(method=method)
+    assert asked.factory.need_bytes is not None
+    assert asked.factory.need_bytes(calibrated(tiny_checkpoint()), asked.settings) == expected
+
+
+async def test_taylor_needs_the_whole_model_and_its_scores() -> None:
+    asked, ctx = score(method="taylor"), calibrated(tiny_checkpoint())
+    assert asked.factory.need_bytes is not None
+    need = asked.factory.need_bytes(ctx, asked.settings)
+    inside = sum(a * b for a, b in (each.shape for each in all_linears(ctx["checkpoint"])))
+    assert need > 4 * (ctx["checkpoint"].num_parameters + inside)
