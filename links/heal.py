@@ -55,9 +55,10 @@ async def heal(
             base that is held in 4 bits meanwhile (2305.14314), merged into the weights as stored.
         epochs: passes over the healing windows, the best of which is kept [blocks 2, lora 2,
             qlora 2, full 2].
-        learning_rate: at its peak, after a warm-up and before a cosine; lower it for models much
-            wider than 576, where those of blocks and full were measured [blocks 2e-3, lora 1e-3,
-            qlora 1e-3, full 3e-4].
+        learning_rate: at its peak, after a warm-up and before a cosine; of blocks the highest
+            that is tried, down to a sixteenth where windows kept out say so. Lower it for models
+            much wider than 576, where those of blocks and full were measured [blocks 2e-3, lora
+            1e-3, qlora 1e-3, full 3e-4].
         batch_size: windows per step [1].
         micro_batch_size: windows per forward of lora, qlora and full, where a step is to be made
             of several [1].

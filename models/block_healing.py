@@ -5,13 +5,14 @@ is in memory at a time and no gradient crosses the model. The loss is the mean r
 error of a token (`losses.relative_errors`). After EBFT (https://arxiv.org/abs/2402.12419) and the
 transformer matching of 3BASiL (https://arxiv.org/abs/2603.01376): what was removed stays removed,
 what was zeroed stays zero, all else in the block moves, norms and biases too. We differ in that
-windows kept out of training choose the iterate, the start among them.
+windows kept out of training choose the iterate, the start among them, and the learning rate: what
+suits many windows is noise on few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,7 +37,9 @@ Announce = Callable[[int, int], None]
 Target = Literal["dense", "block"]
 
 _MAX_GRADIENT_NORM = 1.0
-_FACTS = ("before", "after", "steps", "size")
+_FALL = 4.0  # what the learning rate is divided by where it was too high
+_NUM_RATES = 3  # that are tried at most
+_FACTS = ("before", "after", "rate", "steps", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,10 @@ class BlockHealing:
     """How blocks are healed.
 
     Attributes:
-        learning_rate: of Adam at its peak, in the weights' own units.
+        learning_rate: of Adam at its peak, in the weights' own units; the highest that is tried.
+            The first block tries a quarter of it, and a sixteenth, for as long as that does better
+            on the windows kept out. A later block begins where the one before it ended, and goes
+            lower only if it gained nothing.
         epochs: passes over the training windows, at most.
         batch_size: windows in one step.
         heldout: last windows, never trained on, which judge after every epoch.
@@ -100,7 +106,8 @@ def heal_blocks(
         calls = [batch.calls[index] for batch in batches]
         if index >= progress.num_blocks:
             pupil = _Pupil(light, index, list(zip(hidden, calls, wanted, strict=True)), how)
-            progress.add(pupil.learn(partial(announce, index, len(light.blocks))))
+            rate = progress.rate or how.learning_rate
+            progress.add(pupil.learn(rate, partial(announce, index, len(light.blocks))))
         for name, value in progress.of_block(light, index).items():
             light.put(name, value)
         hidden = _through(block, hidden, calls, how)
@@ -112,9 +119,9 @@ def heal_blocks(
 def block_bytes(dense: Checkpoint, light: Checkpoint, windows: Windows, *, batch_size: int) -> int:
     """Bytes that healing by blocks holds at its peak, estimated from shapes alone.
 
-    A pass over each model, the tensors already healed, and of the block at hand five values for
-    each of its own (a copy, its gradient, two moments, the best one) and what a step keeps:
-    activations twice over for what norms, attention and activation functions keep.
+    A pass over each model, the tensors already healed, and of the block at hand six values for
+    each of its own (a copy, its gradient, two moments, the best one, that of another rate) and what
+    a step keeps: activations twice over for what norms, attention and activation functions keep.
     """
     batch = min(batch_size, windows.num_windows)
     passes = [pass_bytes(model, windows, batch, grams=False) for model in (dense, light)]
@@ -123,7 +130,7 @@ def block_bytes(dense: Checkpoint, light: Checkpoint, windows: Windows, *, batch
     values = sum(ref.num_values for ref in inside) // len(blocks)
     sides = sum(sum(linear.shape) for linear in find_linears(blocks[0], f"{path}.0."))
     step = 2 * batch * windows.length * sides
-    return sum(passes) + sum(ref.num_bytes for ref in inside) + 4 * (5 * values + step)
+    return sum(passes) + sum(ref.num_bytes for ref in inside) + 4 * (6 * values + step)
 
 
 def trainable(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
@@ -189,13 +196,26 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What one block learned: its tensors as stored, and its error on the windows kept out."""
+    """What one block learned: its tensors as stored, and its error on the windows kept out.
+
+    Attributes:
+        rate: the learning rate that led there, at its peak; where nothing was gained, the one that
+            the next block is to begin with.
+        steps: taken at any rate.
+        size: values that could move.
+    """
 
     weights: dict[str, Tensor]
     before: float
     after: float
+    rate: float
     steps: int
     size: int
+
+    @property
+    def gained(self) -> bool:
+        """Whether the block came nearer."""
+        return self.after < self.before
 
 
 class _Pupil:
@@ -219,37 +239,57 @@ class _Pupil:
         )
         self._parameters = {name: held[name] for name in names}
 
-    def learn(self, pause: Callable[[], None]) -> _Lesson:
+    def learn(self, rate: float, pause: Callable[[], None]) -> _Lesson:
         """Train the block as far as that helps; ``pause`` is called after every epoch."""
         before = self._judge("before healing", "the model's own weights are damaged")
         given = {name: self._checkpoint.tensors[name] for name in self._parameters}
         size = sum(parameter.numel() for parameter in self._parameters.values())
-        steps = self._train(before, pause) if before > 0 and self._parameters else 0
+        best = _Lesson(given, before, before, rate, 0, size)
+        if before == 0 or not self._parameters:
+            return best
+        steps, lowest = 0, self._how.learning_rate / _FALL ** (_NUM_RATES - 1)
+        while True:
+            tried = self._trained(best, given, rate, pause)
+            steps += tried.steps
+            better = tried.after < best.after
+            best = tried if better else best
+            searching = better and self._index == 0
+            if rate <= lowest or (best.gained and not searching):
+                break
+            rate = max(rate / _FALL, lowest)
+        if not best.gained:
+            best = replace(best, rate=max(best.rate / _FALL, lowest))
+        return replace(best, steps=steps)
+
+    def _trained(
+        self, start: _Lesson, given: Mapping[str, Tensor], rate: float, pause: Callable[[], None]
+    ) -> _Lesson:
+        """What the block as it was given learns at one rate."""
+        for name, parameter in self._parameters.items():
+            parameter.data = given[name].to(parameter.device, parameter.dtype, copy=True)
+        steps = self._train(start.before, rate, pause)
         weights = self._stored()
         after = self._judge("after rounding", "the dtype it is stored in is too narrow")
-        if after >= before:
-            weights, after = given, before
-        return _Lesson(weights, before, after, steps, size)
+        return replace(start, weights=weights, after=after, rate=rate, steps=steps)
 
-    def _train(self, before: float, pause: Callable[[], None]) -> int:
+    def _train(self, before: float, rate: float, pause: Callable[[], None]) -> int:
         """Go through the epochs and back to the best one; the steps that were taken."""
         how = self._how
         generator = torch.Generator().manual_seed(how.seed + self._index)
-        for parameter in self._parameters.values():
-            parameter.data = parameter.data.clone()  # the checkpoint's own must not move
-            parameter.requires_grad_()
         parameters = list(self._parameters.values())
+        for parameter in parameters:
+            parameter.requires_grad_()
         survivors = Survivors(parameters)
-        optimizer = torch.optim.Adam(parameters, lr=how.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
         num_steps = how.epochs * len(self._learned)
         best, kept, waited, steps = before, [each.detach().clone() for each in parameters], 0, 0
-        mend = f"lower learning_rate, now {how.learning_rate:g}"
+        mend = f"lower learning_rate, now {rate:g}"
         for epoch in range(1, how.epochs + 1):
             for place in torch.randperm(len(self._learned), generator=generator).tolist():
                 self._descend(self._learned[place], parameters, mend)
                 survivors.confine()
                 nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
-                optimizer.param_groups[0]["lr"] = how.learning_rate * cosine(steps, num_steps)
+                optimizer.param_groups[0]["lr"] = rate * cosine(steps, num_steps)
                 optimizer.step()
                 steps += 1
             reached = self._judge(f"after epoch {epoch}", mend)
@@ -309,6 +349,11 @@ class _Progress:
         """How many blocks are done."""
         return len(self._facts["before"])
 
+    @property
+    def rate(self) -> float | None:
+        """What the last block ended with; None before the first."""
+        return self._facts["rate"][-1] if self._facts["rate"] else None
+
     def add(self, lesson: _Lesson) -> None:
         """Take in what the next block learned."""
         self._weights.update(lesson.weights)
@@ -323,6 +368,10 @@ class _Progress:
 
     def healed(self) -> Healed:
         """The outcome, once all blocks are done."""
-        before, after, steps, sizes = (self._facts[key] for key in _FACTS)
-        curves = {"block_error_before": before, "block_error_after": after}
+        before, after, rates, steps, sizes = (self._facts[key] for key in _FACTS)
+        curves = {
+            "block_error_before": before,
+            "block_error_after": after,
+            "block_learning_rate": rates,
+        }
         return Healed(self._weights, sum(steps), sum(sizes), curves)

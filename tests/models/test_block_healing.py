@@ -76,7 +76,7 @@ def test_an_exact_block_on_compressed_inputs_has_nothing_to_learn() -> None:
     of_block, _ = _heal(dense, light, replace(HOW, target="block"))
     of_dense, _ = _heal(dense, light, replace(HOW, target="dense"))
     assert of_block.curves["block_error_before"][1:] == [0.0, 0.0]
-    assert of_block.steps == 3 * 3
+    assert of_block.steps == 2 * 3 * 3  # block 0, at two rates
     assert min(of_dense.curves["block_error_before"]) > 0.01
     assert of_dense.steps > of_block.steps
     untouched = "model.layers.1.mlp.up_proj.weight"
@@ -162,7 +162,27 @@ def test_a_step_too_far_is_not_kept() -> None:
     healed, after = _heal(dense, light, replace(HOW, learning_rate=30.0, patience=1))
     assert after.id == light.id
     assert healed.curves["block_error_after"] == healed.curves["block_error_before"]
-    assert healed.steps == 3 * 3  # one epoch a block, then it is left
+    # One epoch of three steps a rate: three rates, then two, then one.
+    assert healed.steps == (3 + 2 + 1) * 3
+
+
+def test_a_rate_that_is_too_high_falls_until_it_gains_and_stays_there() -> None:
+    dense = tiny_checkpoint()
+    light = pruned(dense)
+    how = replace(HOW, learning_rate=0.04, epochs=6)
+    healed, _ = _heal(dense, light, how)
+    before, after = healed.curves["block_error_before"], healed.curves["block_error_after"]
+    assert all(nearer < far for far, nearer in zip(before, after, strict=True))
+    rates = healed.curves["block_learning_rate"]
+    assert rates[0] in (0.01, 0.0025)
+    assert list(rates) == sorted(rates, reverse=True)
+
+
+def test_only_the_first_block_looks_for_a_rate_that_is_better_still() -> None:
+    dense = tiny_checkpoint()
+    healed, _ = _heal(dense, pruned(dense))
+    assert healed.curves["block_learning_rate"] == [1e-3] * 3
+    assert healed.steps == (2 + 1 + 1) * 3 * 3
 
 
 def test_the_windows_kept_out_teach_nothing() -> None:
