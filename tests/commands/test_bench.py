@@ -14,8 +14,6 @@ import pytest
 import torch
 from rich.console import Console
 from tiny import tiny_windows
-from tiny_folders import quantized, written
-from tiny_gguf import gguf_checkpoint
 from typer.testing import CliRunner, Result
 
 from birdbone.checkpoints import Checkpoint
@@ -35,24 +33,7 @@ from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import Source
 from birdbone.reports.contest import contest_report
 
-WORDS = "the bone is thin where no load is carried and thick where it is "
-
-
-@pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return gguf_checkpoint("llama")
-
-
-@pytest.fixture(scope="module")
-def folders(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense folder, one with codes, and a folder of one GGUF file."""
-    place = tmp_path_factory.mktemp("bench")
-    written(checkpoint, place / "dense")
-    written(quantized(checkpoint), place / "packed")
-    (place / "gguf").mkdir()
-    write_gguf(checkpoint, place / "gguf" / "model.gguf", kind="f32")
-    (place / "text.txt").write_text("\n\n".join(f"{WORDS * 6}{n}" for n in range(30)))
-    return place
+SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 
 
 def run(*args: object) -> Result:
@@ -72,12 +53,16 @@ def perplexity(checkpoint: Checkpoint, tokens: torch.Tensor) -> float:
     return math.exp(float(loss))
 
 
-def test_each_model_is_measured_in_its_own_runtime(folders: Path) -> None:
+def test_each_model_is_measured_in_its_own_runtime(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs_llama_cpp()
-    out = folders / "found.json"
-    sizes = ("--windows", 3, "--length", 16, "--rounds", 2)
-    models = [folders / name for name in ("dense", "packed", "gguf")]
-    found = run(*models, *sizes, "--heldout-data", folders / "text.txt", "--out", out, "--json")
+    monkeypatch.chdir(folders)
+    out = tmp_path / "found.json"
+    sizes = ("--windows", 3, "--length", 16, "--rounds", 1)
+    # The first model and the text by the path from here, which is not where the processes run.
+    models = ["dense", folders / "packed", folders / "gguf"]
+    found = run(*models, *sizes, "--heldout-data", "text.txt", "--out", out, "--json", "--quiet")
     assert found.exit_code == 0, found.output
     document = json.loads(found.stdout)
     assert document == json.loads(out.read_text())
@@ -87,26 +72,16 @@ def test_each_model_is_measured_in_its_own_runtime(folders: Path) -> None:
         "transformers",
         "llama.cpp",
     ]
-    assert dense["model"] == str(folders / "dense")
+    assert [dense["model"], packed["model"]] == ["dense", str(folders / "packed")]
     assert document["measured_on"]["windows"] == "3 of 16 tokens"
-    assert document["measured_on"]["rounds"] == "2"
+    assert document["measured_on"]["rounds"] == "1"
     assert gguf["figures"]["weight_bytes"] == (folders / "gguf" / "model.gguf").stat().st_size
     assert gguf["figures"]["perplexity"] == pytest.approx(dense["figures"]["perplexity"], rel=1e-3)
     assert packed["figures"]["weight_bytes"] < dense["figures"]["weight_bytes"]
     assert packed["figures"]["perplexity"] != dense["figures"]["perplexity"]
     for each in document["models"]:
-        for key in ("prefill_tokens_per_second", "decode_tokens_per_second", "peak_bytes"):
+        for key in (*SPEEDS, "peak_bytes"):
             assert each["figures"][key] > 0
-
-
-def test_a_folder_is_found_by_the_path_from_here(
-    folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folders)
-    options = ("--heldout-data", "text.txt", "--windows", "1", "--length", "16", "--rounds", "1")
-    found = run("dense", *options, "--json", "--quiet")
-    assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["models"][0]["model"] == "dense"
 
 
 @pytest.mark.parametrize("kind", ["f32", "q8_0"])
@@ -213,11 +188,18 @@ def test_a_long_path_leaves_the_table_whole_in_80_columns(name: str) -> None:
     assert sum(name in line for line in lines) == 2
 
 
-def test_the_table_has_a_row_for_each(folders: Path) -> None:
+def test_the_table_has_a_row_for_each(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measure(light: Path, dense: None, probe: Probe, announce: Any) -> Measurement:
+        assert probe.tokens is not None
+        assert probe.tokens.shape == (2, 16)
+        figures = dict.fromkeys(("weight_bytes", "peak_bytes", "perplexity", *SPEEDS), 7.0)
+        return Measurement({"light": figures}, {"device": "none"})
+
+    monkeypatch.setattr(contest, "measure_folders", measure)
     text = folders / "text.txt"
-    found = run(
-        folders / "dense", "--heldout-data", text, "--length", 16, "--windows", 2, "--rounds", 1
-    )
+    models = (folders / "dense", folders / "packed")
+    found = run(*models, "--heldout-data", text, "--length", 16, "--windows", 2, "--rounds", 1)
     assert found.exit_code == 0, found.output
-    for words in ("runtime", "transformers", "prefill", "2 of 16 tokens"):
+    for words in ("runtime", "prefill", "2 of 16 tokens"):
         assert words in found.output
+    assert sum("transformers" in line and "7.0" in line for line in found.output.splitlines()) == 2

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_folders import quantized, written
-from tiny_gguf import gguf_checkpoint
+from no_process import answer_at_once
 from typer.testing import CliRunner, Result
 
 from birdbone.checkpoints import Checkpoint, Quantized
@@ -20,17 +19,10 @@ UP = "model.layers.1.mlp.up_proj.weight"
 WORDS = "the bone is thin where no load is carried and thick where it is "
 
 
-@pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return gguf_checkpoint("llama")
-
-
-@pytest.fixture(scope="module")
-def folders(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("export")
-    written(checkpoint, place / "dense")
-    written(quantized(checkpoint), place / "packed")
-    return place
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fresh process, for tests of the values that are written."""
+    answer_at_once(monkeypatch)
 
 
 def export(model: Path, out: Path, *args: object) -> Result:
@@ -42,6 +34,7 @@ def opened(folder: Path, *, dequantize: bool = True) -> Checkpoint:
     return open_checkpoint(find_model(str(folder)), dequantize=dequantize)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_codes_stay_as_they_are_where_no_type_is_given(folders: Path, tmp_path: Path) -> None:
     found = export(folders / "packed", tmp_path / "again", "--format", "compressed-tensors")
     assert found.exit_code == 0, found.output
@@ -67,6 +60,7 @@ def test_a_dense_folder_is_rounded_to_the_type_asked_for(
     assert 0 < float(error) < 0.01
 
 
+@pytest.mark.usefixtures("at_once")
 def test_codes_become_the_values_they_stand_for(folders: Path, tmp_path: Path) -> None:
     found = export(folders / "packed", tmp_path / "dense", "--format", "safetensors")
     assert found.exit_code == 0, found.output

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from no_process import answer_at_once, prove_at_once
 from tiny import tiny_checkpoint, tiny_windows
 from transformers import AutoModelForCausalLM
 
@@ -27,8 +28,7 @@ from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
 from birdbone.links import acceptance
 from birdbone.links.save import check_disk, check_target, save
 from birdbone.models.bitsandbytes import int8_values, nf4_values
-from birdbone.models.fresh_process import Measurement, Probe
-from birdbone.models.proof import Check, Proof, prove
+from birdbone.models.proof import Check, Proof, read_papers
 from birdbone.models.publishing import publish
 from birdbone.models.skeleton import Skeleton
 
@@ -95,17 +95,7 @@ def judged(ctx: Mapping[str, Any], perplexity: float) -> dict[str, Any]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No fresh process: the figures that one would give, for tests of what comes after."""
-
-    async def measure(light: Path, dense: Path | None, probe: Probe, announce: Any) -> Measurement:
-        found = {"weight_bytes": 1.0, "parameters": 2.0, "nonzero": 1.0, "perplexity": 20.0}
-        return Measurement({"light": found}, {"device": "none"})
-
-    async def prove(folder: Path, **_: Any) -> Proof:
-        return Proof(folder, ())
-
-    monkeypatch.setattr(save_module, "measure_folders", measure)
-    monkeypatch.setattr(save_module, "prove", prove)
-    monkeypatch.setattr(acceptance, "own_perplexity", lambda *args, **kwargs: 20.0)
+    answer_at_once(monkeypatch)
 
 
 def left_in(folder: Path) -> list[str]:
@@ -216,16 +206,20 @@ async def test_an_adapter_beside_the_weights_is_on_record_and_proven(tmp_path: P
     names = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
     dense = tiny_checkpoint()
     beside = replace(dense, files={**dense.files, **dict.fromkeys(names, b"{}")})
-    after = await run(save(path=str(tmp_path / "light")), context(beside))
+    # In fresh processes: it is published because it is proven there.
+    after = await run(save(path=str(tmp_path / "light"), compare=False), context(beside))
     folder = after["saved"].path
     assert names < set(json.loads((folder / "birdbone.json").read_text())["files"])
-    assert (await prove(folder)).proven
+    assert all(check.holds for check in read_papers(folder).checks)
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"[]")
-    (failed,) = (await prove(folder)).failed
+    (failed,) = (check for check in read_papers(folder).checks if not check.holds)
     assert failed.words == "adapter/adapter_model.safetensors has another checksum than recorded"
 
 
-async def test_packed_codes_are_counted_as_weights(tmp_path: Path) -> None:
+async def test_packed_codes_are_counted_as_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prove_at_once(monkeypatch)  # what is measured in a fresh process is looked at here
     codes = torch.arange(32 * 64).reshape(32, 64).remainder(16).sub(8).to(torch.int8)
     light = tiny_checkpoint().evolve({DOWN: Quantized(codes, torch.full((32, 4), 0.01), bits=4)})
     out = await run(save(path=str(tmp_path / "light"), compare=False), context(light))

@@ -153,7 +153,10 @@ async def test_codes_are_written_to_gguf_as_the_values_they_stand_for(tmp_path: 
 async def test_blocks_of_ggml_are_written_as_they_are(tmp_path: Path) -> None:
     needs_llama_cpp()
     target = tmp_path / "light"
-    links = (quantize(grid="q4_0", method="rtn"), save(path=str(target), format="gguf"))
+    links = (
+        quantize(grid="q4_0", method="rtn"),
+        save(path=str(target), format="gguf", compare=False),
+    )
     out = await run(Chain(*links), context(gguf_checkpoint("llama")))
     again = (await run(load(model=str(target))))["checkpoint"]
     name = "model.layers.0.mlp.down_proj.weight"
@@ -168,8 +171,9 @@ async def test_a_file_that_does_not_compute_what_it_stores_is_not_published(
     name = "model.layers.0.mlp.down_proj.weight"
     other = checkpoint.evolve({name: checkpoint.tensors[name] * 3})
     monkeypatch.setattr(save_module, "stored_values", lambda *args, **kwargs: other)
+    bound = save(path=str(tmp_path / "light"), format="gguf", compare=False)
     with pytest.raises(LinkError, match=r"has perplexity .* in a fresh process") as caught:
-        await run(save(path=str(tmp_path / "light"), format="gguf"), context(checkpoint))
+        await run(bound, context(checkpoint))
     assert isinstance(caught.value.__cause__, ProofError)
     assert names(tmp_path) == ["light.refused"]
 
