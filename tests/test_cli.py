@@ -9,6 +9,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
+from no_process import prove_at_once
 from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner, Result
 
@@ -335,13 +336,14 @@ links:
   - profile
   - score
   - waves: {body: [prune: {method: magnitude}, validate], stop_loss: 9.0, max_waves: 5}
-  - save
+  - save: {compare: false}
 """
 
 
 def test_waves_end_at_the_target_given_and_are_told_and_drawn(
-    tmp_path: Path, model: Path, words: Path
+    tmp_path: Path, model: Path, words: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prove_at_once(monkeypatch)
     out = tmp_path / "out"
     args = ["--recipe", recipe(tmp_path, WAVES), "--model", model, "--data", words, "--out", out]
     result = birdbone("run", *args, "--target", "0.85")
