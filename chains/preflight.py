@@ -93,6 +93,7 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     base, free = _resident_bytes(), free_bytes()  # now, when what links import is in
     cautions = [*walk.cautions, *_memory(chain, walk, dict(ctx or {}), base, free)]
     speed = _speed(walk, min(started, _SLOWEST_START), cautions)
+    base, free = _resident_bytes(), free_bytes()  # again, for computing brought in more
     links = tuple(_expected(each, base, speed) for each in walk.seen)
     cautions += _disk(links)
     gc.collect()

@@ -155,6 +155,7 @@ def write_folder(
     for path, names in zip(paths, shards, strict=True):
         cleaned = {name: _clean(name, tensors[name]) for name in names}
         save_file(cleaned, path, metadata={"format": "pt"})
+        del cleaned  # before the next shard is gathered
         weight_map.update(dict.fromkeys(names, path.name))
     if len(paths) > 1:
         total = sum(sizes.values())

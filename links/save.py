@@ -25,6 +25,7 @@ from ..formats.ggml_types import Kind
 from ..formats.gguf_values import stored_values
 from ..formats.proving import prove_gguf
 from ..models.fresh_process import Measurement, Probe, measure_folders
+from ..models.memory import pass_bytes, written_bytes
 from ..models.proof import prove
 from ..models.publishing import (
     PROVENANCE,
@@ -36,7 +37,7 @@ from ..models.publishing import (
     set_aside,
 )
 from ..models.record import RECORD, Record, make_record, probe_windows
-from ..models.skeleton import compute_dtype, default_device, has_code
+from ..models.skeleton import compute_dtype, default_device, has_code, text_config
 from ..models.writing import weight_format, write_model
 from ..reports.card import model_card
 from ..reports.provenance import provenance, stands, without_paths
@@ -302,11 +303,22 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
 
 @save.memory
 def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """A shard before it is written; the fresh processes' memory is theirs.
+    """What is written, or run to be held against it; the fresh processes' memory is theirs.
 
-    It is gathered in the machine's memory, so that a GPU need not hold it.
+    What is written is gathered in the machine's memory, so that a GPU need not hold it.
     """
-    if default_device().type == "cuda":
-        return 0
-    dense: Checkpoint = ctx["dense"]
-    return min(int(settings["max_shard_gb"] * 1e9), dense.num_bytes)
+    light, heldout = ctx["checkpoint"], ctx.get("heldout")
+    needs = [_scored_bytes(light, probe_windows(light, heldout, settings["proof_tokens"]))]
+    if heldout is not None and "verdict" not in ctx:
+        needs.append(_scored_bytes(light, heldout))
+    if default_device().type != "cuda":
+        size = int(settings["max_shard_gb"] * 1e9)
+        written = [light, ctx["dense"]] if settings["compare"] else [light]
+        needs += [written_bytes(each, size) for each in written]
+    return max(needs)
+
+
+def _scored_bytes(checkpoint: Checkpoint, windows: Windows) -> int:
+    """Bytes of a pass one window at a time, and of one window's log-probabilities made twice."""
+    logits = 4 * windows.length * int(text_config(checkpoint).vocab_size)
+    return pass_bytes(checkpoint, windows, 1, grams=False) + 2 * logits

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ..checkpoints.shards import plan_shards
 from ..texts import Windows
 from .linears import Linear, find_linears
+from .outline import in_memory
 from .skeleton import compute_dtype, default_device, find_blocks, shared_model
 
 # The Gram as a whole matrix, damped, turned round, its factor, an identity and the inverse.
 _COPIES_TO_FACTOR = 6
+# Of a code: itself, unsigned and shifted in 32 bits.
+_PACKED_BYTES = 9
 
 
 def pass_bytes(
@@ -91,6 +95,30 @@ def training_bytes(
     batch = micro_batch_size
     passed = 0 if teacher is None else pass_bytes(teacher, windows, batch, grams=False)
     return passed + model + step
+
+
+def written_bytes(checkpoint: Checkpoint, max_shard_bytes: int) -> int:
+    """Bytes that writing the model as a folder holds at its peak beyond it: an estimate.
+
+    Counted: one shard as far as it is gathered, and of the tensor that joins it what it is made
+    from: in float32 what is read from a file, what packing passes through of codes.
+    """
+    peak = 0
+    sizes = {name: ref.num_bytes for name, ref in checkpoint.refs.items()}
+    for names in plan_shards(sizes, max_shard_bytes):
+        gathered = 0
+        for name in names:
+            gathered += sizes[name]
+            peak = max(peak, gathered + _made_from(checkpoint.refs[name]))
+    return peak
+
+
+def _made_from(ref: TensorRef) -> int:
+    if isinstance(ref, Quantized):
+        return _PACKED_BYTES * ref.num_values
+    if isinstance(ref, GgmlBlocks):
+        return 4 * ref.num_values
+    return 0 if in_memory(ref) else 4 * ref.num_values
 
 
 def factor_bytes(width: int) -> int:

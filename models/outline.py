@@ -21,6 +21,7 @@ from ..checkpoints import (
     BitsAndBytes,
     Checkpoint,
     GgmlBlocks,
+    InMemory,
     Quantized,
     TensorRef,
     open_folder,
@@ -179,5 +180,9 @@ def _held(ref: TensorRef) -> int:
         return sum(part.numel() * part.itemsize for part in ref.parts().values())
     if isinstance(ref, BitsAndBytes):
         return ref.num_values * ref.dtype.itemsize + _held(ref.source)
-    in_memory = not isinstance(ref, Outlined) or ref.held
-    return ref.num_bytes if in_memory else 0
+    return ref.num_bytes if in_memory(ref) else 0
+
+
+def in_memory(ref: TensorRef) -> bool:
+    """Whether a tensor's values lie in memory, rather than in a file until they are asked for."""
+    return ref.held if isinstance(ref, Outlined) else isinstance(ref, InMemory)

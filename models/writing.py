@@ -30,6 +30,7 @@ from ..checkpoints import (
     TensorRef,
     write_folder,
 )
+from ..checkpoints.allocator import give_back
 from ..checkpoints.shards import sync
 from ..errors import CheckpointError, ModelError
 from .bitsandbytes import quantize_folder
@@ -158,6 +159,9 @@ class _Outgoing(Mapping[str, Tensor]):
         place = self._group_of[name]
         if self._made[0] != place:
             self._announce(place, len(self._groups))
+            # What packing passed through lies between the tensors that are kept for the shard.
+            self._made = (-1, {})
+            give_back()
             self._made = (place, self._translated(self._values(self._groups[place])))
         return self._made[1][name]
 

@@ -21,6 +21,7 @@ from birdbone.errors import LinkError, ResourceError
 from birdbone.links import calibrate, heal, load, profile, prune, quantize, save, score, validate
 from birdbone.models.block_times import BlockTimes
 from birdbone.models.linears import all_linears
+from birdbone.models.memory import pass_bytes
 from birdbone.models.outline import held_bytes
 from birdbone.models.writing import write_model
 
@@ -396,3 +397,14 @@ def test_kept_scores_and_whole_moments_are_held(settings: dict[str, Any]) -> Non
     ctx.update(scoring.factory.foretell(ctx, scoring.settings).adds)
     kept = sum(4 * each.shape[0] * each.shape[1] for each in linears) if settings else 0
     assert context_bytes(ctx) - moments == kept
+
+
+def test_save_needs_what_it_writes_or_what_it_runs(model: str, tmp_path: Path) -> None:
+    dense, asked = tiny_checkpoint(), save(path=str(tmp_path / "light"))
+    ctx = {"checkpoint": dense, "dense": dense, **texts()}
+    need = asked.factory.need_bytes
+    scored = pass_bytes(dense, tiny_windows(3, seed=2), 1, grams=False)
+    assert need(ctx, asked.settings) >= max(scored, dense.num_bytes)
+    long = {**ctx, "heldout": tiny_windows(400)}
+    judged = {**long, "verdict": None}
+    assert need(judged, asked.settings) < need(long, asked.settings)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tiny import tiny_checkpoint, tiny_configs, tiny_windows
 
-from birdbone.models.memory import pass_bytes
+from birdbone.checkpoints import Checkpoint
+from birdbone.models.memory import pass_bytes, written_bytes
+from birdbone.models.outline import Outlined, outlined_codes
 
 WINDOWS = tiny_windows(4, 16)
 
@@ -59,3 +62,29 @@ def test_a_paired_pass_holds_two_streams_one_batch_of_inputs_and_twice_the_grams
     inputs = 4 * 16 * (6 * 32 + 64) * 4
     grams = 4 * (6 * 32**2 + 64**2 + 6 * 64**2)
     assert paired - alone == hidden + inputs + grams
+
+
+def outline(*, held: bool) -> Checkpoint:
+    """Two tensors: 1000 and 400 bfloat16 values."""
+    sizes = {"embed": 1000, "head": 400}
+    refs = {name: Outlined((size,), torch.bfloat16, held=held) for name, size in sizes.items()}
+    return Checkpoint({}, refs)
+
+
+@pytest.mark.parametrize(
+    ("held", "size", "expected"),
+    [
+        (True, 1 << 30, 2800),  # the shard, at last
+        (True, 2000, 2000),  # the larger of two shards
+        (False, 1 << 30, 2000 + 4 * 1000),  # the first, and it in float32 as it is read
+    ],
+)
+def test_writing_holds_a_shard_and_what_a_tensor_is_made_from(
+    held: bool, size: int, expected: int
+) -> None:
+    assert written_bytes(outline(held=held), size) == expected
+
+
+def test_writing_codes_holds_what_packing_passes_through() -> None:
+    codes = outlined_codes(Outlined((8, 64), torch.float32, held=True), 4, 2, torch.bfloat16)
+    assert written_bytes(Checkpoint({}, {"codes": codes}), 1 << 30) == codes.num_bytes + 9 * 8 * 64
