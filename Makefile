@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 MARKED ?= not slow
+WORKERS ?= 0
 BIN := .venv/bin
 
 PACKAGES := chains checkpoints commands contexts engine formats journal links middleware models reports solvers texts
@@ -46,8 +47,8 @@ demo: .venv/demo ## make a small model lighter, from start to finish, into light
 	$(BIN)/birdbone export light --format gguf --out light-gguf --windows 2
 	$(BIN)/birdbone bench light light-gguf --windows 4 --rounds 1
 
-test: setup ## run the tests; MARKED=slow runs the slow ones
-	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)'
+test: setup ## run the tests; MARKED=slow runs the slow ones, WORKERS=2 two files at a time
+	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)' -n $(WORKERS) --dist loadfile
 
 fuzz: setup ## more than 10 000 hostile inputs, other ones each time
 	$(QUIET) $(BIN)/pytest -q tests/fuzz --hypothesis-profile=hostile --timeout=3000
