@@ -17,22 +17,34 @@ if TYPE_CHECKING:
 def look_ahead(
     chain: Chain, run_folder: Path | None, *, dry_run: bool, quiet: bool
 ) -> Preflight | None:
-    """What the run is expected to cost; None for one that goes on and was looked at before.
+    """What the run is expected to cost, as if it began anew; None where one that goes on may fit.
+
+    What a run folder holds is replayed, so that a run that goes on is told what does not fit, and
+    not refused for it: the links that need it may have run.
 
     Raises:
         LinkError: a link could not work on what it would get.
         ResourceError: the run cannot fit.
     """
     begun = run_folder is not None and run_folder.is_dir() and any(run_folder.iterdir())
-    if begun and not dry_run:
-        return None
     from ..chains.preflight import preflight
+    from ..errors import ResourceError
     from ..reports.forecasting import in_short
     from ..reports.terminal import say
 
-    found = preflight(chain)
+    try:
+        found = preflight(chain)
+    except ResourceError as error:
+        if not begun or dry_run:
+            raise
+        say(
+            "note", f"{error}; what {run_folder} holds is replayed and may spare it", style="yellow"
+        )
+        return None
     if not dry_run and not quiet:
         say("birdbone", in_short(found))
+        if begun:
+            say("birdbone", f"of this, what {run_folder} holds of the same run is only replayed")
         for caution in found.cautions:
             say("note", caution, style="yellow")
     return found

@@ -14,8 +14,9 @@ from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner, Result
 
 from birdbone import __version__
+from birdbone.chains import preflight as looking
 from birdbone.cli import app
-from birdbone.errors import LinkError
+from birdbone.errors import LinkError, ResourceError
 
 FAST = """
 links:
@@ -437,12 +438,32 @@ def test_a_run_ends_with_its_estimates_beside_what_happened(
     assert [each["link"] for each in document["estimates"]] == links
 
 
-def test_a_run_that_goes_on_is_not_looked_at_again(
+def test_a_run_in_a_begun_folder_is_looked_at_and_what_is_replayed_is_told(
     model: Path, tmp_path: Path, words: Path
 ) -> None:
     args = ("run", "--recipe", recipe(tmp_path, FAST), "--model", model, "--data", words)
-    (tmp_path / "kept").mkdir()  # an empty one has not been looked at
-    assert "expected: " in birdbone(*args, "--run", tmp_path / "kept").stderr
+    (tmp_path / "kept").mkdir()
+    first = birdbone(*args, "--run", tmp_path / "kept")
+    assert "expected: " in first.stderr
+    assert "only replayed" not in first.stderr
     again = birdbone(*args, "--run", tmp_path / "kept")
     assert again.exit_code == 0, again.stderr
-    assert "expected: " not in again.stderr
+    assert "expected: " in again.stderr
+    assert "kept holds of the same run is only replayed" in " ".join(said(again).split())
+
+
+def test_a_run_that_goes_on_is_not_refused_for_what_may_have_run(
+    model: Path, tmp_path: Path, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("run", "--recipe", recipe(tmp_path, FAST), "--model", model, "--data", words)
+    assert birdbone(*args, "--run", tmp_path / "kept").exit_code == 0
+
+    def full(*_: object) -> None:
+        raise ResourceError("too little")
+
+    monkeypatch.setattr(looking, "preflight", full)
+    anew = birdbone(*args, "--run", tmp_path / "new")
+    assert (anew.exit_code, (tmp_path / "new").exists()) == (1, False)
+    again = birdbone(*args, "--run", tmp_path / "kept")
+    assert again.exit_code == 0, again.stderr
+    assert "too little; what" in again.stderr
