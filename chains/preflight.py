@@ -26,7 +26,7 @@ from ..contexts.forecast import Expected, Forecast, Preflight, Speed
 from ..contexts.free_memory import free_bytes
 from ..engine import Chain, Link
 from ..errors import BirdboneError, LinkError, ResourceError
-from ..models.block_times import time_block
+from ..models.block_times import BUSY, time_block
 from ..models.publishing import check_disk
 from ..texts import Windows
 from .fitting import milder, single_links
@@ -199,6 +199,12 @@ def _speed(walk: _Walk, started: float, cautions: list[str]) -> Speed | None:
     except Exception as error:  # noqa: BLE001 - as in _walk
         cautions.append(f"times are not known, for no block could be timed: {error!r}")
         return None
+    if found.taken >= BUSY:
+        cautions.append(
+            f"other programs kept {found.taken:.1f} of {psutil.cpu_count()} cores busy while a "
+            f"block was timed: times are told as if this run had its {torch.get_num_threads()} "
+            f"threads to itself, and are longer while it has not"
+        )
     return Speed(
         block=found.block,
         head=found.head,

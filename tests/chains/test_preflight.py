@@ -408,3 +408,13 @@ def test_save_needs_what_it_writes_or_what_it_runs(model: str, tmp_path: Path) -
     long = {**ctx, "heldout": tiny_windows(400)}
     judged = {**long, "verdict": None}
     assert need(judged, asked.settings) < need(long, asked.settings)
+
+
+def test_a_machine_that_was_busy_while_it_was_timed_is_told(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for taken in (0.2, 1.4):
+        times = BlockTimes(1, 1, 1, 1, 1, 1, taken=taken)
+        monkeypatch.setattr(looking, "time_block", lambda dense, length, found=times: found)
+        cautions = preflight(Chain(load(model=model), calibrate(length=16))).cautions
+        assert [each[:24] for each in cautions] == ["other programs kept 1.4 "][: taken > 1]

@@ -1,5 +1,6 @@
 """A model in outline is the model but for its values."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tiny import tiny_checkpoint, tiny_configs
 
 from birdbone.checkpoints import BitsAndBytes
 from birdbone.errors import ModelError
-from birdbone.models.block_times import time_block
+from birdbone.models.block_times import Clock, Moment, time_block
 from birdbone.models.opening import open_checkpoint
 from birdbone.models.outline import Outlined, exchanged, held_bytes, outlined_codes, outlined_model
 from birdbone.models.sources import Source
@@ -67,6 +68,32 @@ def test_a_block_of_it_can_be_timed(arch: str, tmp_path: Path) -> None:
     write_model(tiny_checkpoint(arch), tmp_path, max_shard_bytes=1 << 30)
     times = time_block(outlined_model(Source("tiny", tmp_path), None), 32)
     assert min(times.block, times.head, times.solve, times.token) > 0
+
+
+def ticking(wall: float, own: float, machine: float) -> Clock:
+    """Clocks that go on by so much each time they are looked at."""
+    counts = itertools.count()
+    return lambda: (lambda n: Moment(n * wall, n * own, n * machine))(next(counts))
+
+
+@pytest.mark.parametrize(
+    ("machine", "taken", "block"),
+    [
+        (0.25, 0.0, 0.5),  # nobody else: wall time, however few of the threads were used
+        (0.35, 0.2, 0.5),  # hardly anybody
+        (1.0, 1.5, 0.125),  # what two threads of this process really did, each
+    ],
+)
+def test_what_others_take_of_the_machine_is_not_counted(
+    machine: float, taken: float, block: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    write_model(tiny_checkpoint(), tmp_path, max_shard_bytes=1 << 30)
+    outline = outlined_model(Source("tiny", tmp_path), None)
+    found = time_block(outline, 32, clock=ticking(0.5, 0.25, machine))
+    assert found.taken == pytest.approx(taken)
+    assert (found.block, found.head, found.gram) == pytest.approx((block, block, 0.0))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"model_type": "none"}'])
