@@ -17,7 +17,7 @@ from .healing import chosen, num_heldout
 def heal_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
     """Per epoch a pass forward and two back; what dense gives; three models judged at the end.
 
-    By blocks the first is trained at two rates at least.
+    Blocks 1, 2, 4, 8 and so on are trained at one more rate at least.
     """
     epochs = chosen(settings)["epochs"]
     light: Checkpoint = ctx["checkpoint"]
@@ -27,11 +27,12 @@ def heal_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Foreca
     learning = epochs * (3 * trained + judged)
     runs = learning + 2 * windows.num_windows
     whole = settings["method"] != "blocks"  # the other methods run the model to its logits
+    again = 0 if whole else num_blocks(light).bit_length()
     heads = learning + windows.num_windows if whole else 0
     plain = [each for each in all_linears(light) if not isinstance(light.refs[each.tensor], Coded)]
     return Forecast(
         adds={"checkpoint": exchanged(light, remade(light, plain))},
-        block_passes=num_blocks(light) * (runs + 3 * judged) + (0 if whole else learning),
+        block_passes=num_blocks(light) * (runs + 3 * judged) + again * learning,
         head_passes=heads + 3 * judged,
         moved_bytes=4 * light.num_bytes,
     )

@@ -48,9 +48,9 @@ class BlockHealing:
 
     Attributes:
         learning_rate: of Adam at its peak, in the weights' own units; the highest that is tried.
-            The first block tries a quarter of it, and a sixteenth, for as long as that does better
-            on the windows kept out. A later block begins where the one before it ended, and goes
-            lower only if it gained nothing.
+            A block begins with the rate the one before it ended with, and tries a quarter of it,
+            down to a sixteenth of this, where it gained nothing. Blocks 1, 2, 4, 8 and so on do so
+            also for as long as it is better, by the windows kept out.
         epochs: passes over the training windows, at most.
         batch_size: windows in one step.
         heldout: last windows, never trained on, which judge after every epoch.
@@ -253,13 +253,19 @@ class _Pupil:
             steps += tried.steps
             better = tried.after < best.after
             best = tried if better else best
-            searching = better and self._index == 0
+            searching = better and self._looks_lower
             if rate <= lowest or (best.gained and not searching):
                 break
             rate = max(rate / _FALL, lowest)
         if not best.gained:
             best = replace(best, rate=max(best.rate / _FALL, lowest))
         return replace(best, steps=steps)
+
+    @property
+    def _looks_lower(self) -> bool:
+        """Of many blocks few do: it costs a training, and neighbours want much the same."""
+        number = self._index + 1
+        return number & (number - 1) == 0
 
     def _trained(
         self, start: _Lesson, given: Mapping[str, Tensor], rate: float, pause: Callable[[], None]

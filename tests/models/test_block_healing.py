@@ -178,11 +178,11 @@ def test_a_rate_that_is_too_high_falls_until_it_gains_and_stays_there() -> None:
     assert list(rates) == sorted(rates, reverse=True)
 
 
-def test_only_the_first_block_looks_for_a_rate_that_is_better_still() -> None:
+def test_few_blocks_look_for_a_rate_that_is_better_still() -> None:
     dense = tiny_checkpoint()
     healed, _ = _heal(dense, pruned(dense))
     assert healed.curves["block_learning_rate"] == [1e-3] * 3
-    assert healed.steps == (2 + 1 + 1) * 3 * 3
+    assert healed.steps == (2 + 2 + 1) * 3 * 3
 
 
 def test_the_windows_kept_out_teach_nothing() -> None:
