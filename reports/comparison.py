@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from .table import in_bytes
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_MISSING = "–"
 
 
 def comparison_report(found: Mapping[str, Any], *, every: bool = False) -> RenderableType:
@@ -25,7 +25,7 @@ def comparison_report(found: Mapping[str, Any], *, every: bool = False) -> Rende
     """
     parts: list[RenderableType] = [_totals(found)]
     if found["changed"]:
-        parts.append(_changes(found["changed"], every))
+        parts += _changes(found["changed"], every)
     for title in ("added", "removed"):
         if found[title]:
             parts.append(Text(f"tensors {title}: {', '.join(_grouped(found[title], every))}"))
@@ -50,8 +50,8 @@ def _totals(found: Mapping[str, Any]) -> RenderableType:
     return lines
 
 
-def _changes(changes: Sequence[Mapping[str, Any]], every: bool) -> Table:
-    table = Table("tensor", "relative change", "zeros", "stored as", "shape")
+def _changes(changes: Sequence[Mapping[str, Any]], every: bool) -> Iterator[RenderableType]:
+    """A tensor's name, and below it what it was and is; names are too long for a column."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for each in changes:
         name = each["name"] if every else _NUMBER.sub("*", each["name"])
@@ -59,20 +59,16 @@ def _changes(changes: Sequence[Mapping[str, Any]], every: bool) -> Table:
         groups.setdefault(key, []).append(each)
     for (name, kinds, shapes), group in groups.items():
         count = f" ({len(group)})" if len(group) > 1 else ""
+        yield Text(f"{name}{count}", style="bold", overflow="fold")
         zeros = [_mean(each["zeros"][side] for each in group) for side in (0, 1)]
-        table.add_row(
-            Text(f"{name}{count}", overflow="fold"),
-            _spread([each["relative"] for each in group if each["relative"] is not None]),
-            _pair(zeros, "{:.2%}".format),
-            kinds,
-            shapes,
-        )
-    return table
+        told = [shapes, kinds, f"zeros {_pair(zeros, '{:.2%}'.format)}"]
+        moved = [each["relative"] for each in group if each["relative"] is not None]
+        if moved:
+            told.append(f"changed by {_spread(moved)}")
+        yield Padding(Text(", ".join(told)), (0, 0, 0, 2))
 
 
 def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return _MISSING
     least, most = min(values), max(values)
     return f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
 

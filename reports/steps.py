@@ -6,45 +6,52 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from .table import in_bytes
 
 _MISSING = "–"
+_FEW = 2  # of a curve more than its ends are left to --json
 
 
 def steps_report(
     document: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]
 ) -> RenderableType:
-    """Every step with its settings, cost, metrics and whether it still counts.
+    """Every step with its cost and whether it still counts, below it its settings and metrics.
 
     Args:
         document: from `birdbone.journal.history.history_document`.
         defaults: by link, each setting's default; settings at their default are left out.
     """
-    table = Table("step", "link", "settings", "time", "memory", "metrics", "model", "")
-    for step in document["steps"]:
-        table.add_row(
-            str(step["number"]),
-            Text(step["link"]),
-            Text(_settings(step["settings"], defaults.get(step["link"], {})), overflow="fold"),
-            f"{step['seconds']:,.1f} s",
-            in_bytes(step["peak_bytes"]),
-            Text(_metrics(step["metrics"]), overflow="fold"),
-            (step["checkpoint"] or _MISSING)[:8],
-            _fate(step),
-        )
-    parts: list[RenderableType] = [table]
+    steps = document["steps"]
+    width = max((len(step["link"]) for step in steps), default=0)
+    parts: list[RenderableType] = []
+    for step in steps:
+        parts.append(Text(_head(step, width), style="bold"))
+        told = (_settings(step, defaults.get(step["link"], {})), _metrics(step["metrics"]))
+        parts += [Padding(Text(each, overflow="fold"), (0, 0, 0, 6)) for each in told if each]
     if document["in_progress"]:
         parts.append(Text(f"{document['in_progress']} links left work unfinished"))
     parts.append(Text(f"{document['folder']} takes {in_bytes(document['bytes'])}", overflow="fold"))
     return Group(*parts)
 
 
-def _settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    told = {k: v for k, v in settings.items() if k not in defaults or defaults[k] != v}
-    return ", ".join(f"{name}={value}" for name, value in told.items())
+def _head(step: Mapping[str, Any], width: int) -> str:
+    model = (step["checkpoint"] or _MISSING)[:8]
+    cost = f"{step['seconds']:>9,.1f} s {in_bytes(step['peak_bytes']):>9}"
+    return (
+        f"{step['number']:>4}  {step['link']:<{width}} {cost}  {model:<8}  {_fate(step)}".rstrip()
+    )
+
+
+def _settings(step: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    told = [
+        f"{name}={value}"
+        for name, value in step["settings"].items()
+        if name not in defaults or defaults[name] != value
+    ]
+    return ", ".join(told)
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
@@ -56,6 +63,8 @@ def _figure(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, list | tuple) and len(value) > _FEW:
+        return f"{_figure(value[0])} … {_figure(value[-1])} ({len(value)})"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 

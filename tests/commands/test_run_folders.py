@@ -138,7 +138,8 @@ def test_diff_says_what_changed_and_by_how_much(folder: Path) -> None:
     assert found["num_bytes"] == [before.num_bytes, after.num_bytes]
     shown = birdbone("diff", f"{folder}:3", f"{folder}:5").stdout
     assert "model.layers.*.mlp.up_proj.weight (3)" in shown
-    assert "float32 → int4" in shown
+    assert "  64 × 32, float32 → int4, zeros 5" in shown
+    assert "changed by " in shown
     assert name in birdbone("diff", f"{folder}:3", f"{folder}:5", "--all").stdout
 
 
