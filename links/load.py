@@ -104,7 +104,12 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
     """The model from its config: reading each weight once, and multiplying codes out."""
     dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
     source = find_model(settings["model"], revision=settings["revision"], weights=False)
-    checkpoint = outlined_model(source, dtype, trust_remote_code=settings["trust_remote_code"])
+    checkpoint = outlined_model(
+        source,
+        dtype,
+        trust_remote_code=settings["trust_remote_code"],
+        dequantize=settings["dequantize"],
+    )
     return Forecast(
         adds={"checkpoint": checkpoint, "dense": checkpoint},
         moved_bytes=3 * checkpoint.num_bytes,

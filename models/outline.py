@@ -29,9 +29,11 @@ from ..checkpoints import (
 from ..checkpoints.shards import shard_paths
 from ..errors import ModelError
 from .gguf_head import count_tensors, gguf_config
+from .quantized_folders import COMPRESSED_TENSORS
 from .refusals import REFUSED, reason
 from .skeleton import check_depth, shared_model
 from .sources import Source, read_config
+from .unpacking import Unpacked, unpack
 
 _DRAWN = 1 << 16  # values, which larger tensors repeat: drawing takes longer than computing
 _SPREAD = 0.02  # of drawn weights: activations stay finite through a block
@@ -61,7 +63,11 @@ class Outlined(TensorRef):
 
 
 def outlined_model(
-    source: Source, dtype: torch.dtype | None, *, trust_remote_code: bool = False
+    source: Source,
+    dtype: torch.dtype | None,
+    *,
+    trust_remote_code: bool = False,
+    dequantize: bool = True,
 ) -> Checkpoint:
     """The model at ``source`` in outline.
 
@@ -69,6 +75,7 @@ def outlined_model(
         dtype: what its floating-point tensors would be stored in; None for what the config says,
             or float32 where its codes are to be multiplied out.
         trust_remote_code: allow Python that the model's folder brings to run.
+        dequantize: multiply codes out. If not, those that are kept are told as codes.
 
     Raises:
         ModelError: its config cannot be read or built, or asks for more than its files hold.
@@ -80,7 +87,9 @@ def outlined_model(
         code = {path.name: path.read_bytes() for path in sorted(source.folder.glob("*.py"))}
     else:
         config.pop("auto_map", None)
-    multiplied = source.gguf is not None or bool(config.pop("quantization_config", None))
+    quantization = config.pop("quantization_config", None)
+    codes = {} if dequantize or source.gguf else _kept_codes(source, quantization)
+    multiplied = (source.gguf is not None or bool(quantization)) and not codes
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
     chosen = dtype or (torch.float32 if multiplied else stored)
     # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
@@ -89,7 +98,15 @@ def outlined_model(
     check_depth(bare, lambda: _count_tensors(source))
     outline = outlined(bare, chosen, held=multiplied)
     _check_size(outline, source)
-    return outline
+    return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
+
+
+def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:
+    """A folder's codes by the weights they stand for, in outline; none where none are kept."""
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != COMPRESSED_TENSORS:
+        return {}
+    found = unpack(open_folder(source.folder), quantization) or {}
+    return {name: ref.outline() for name, ref in found.items() if isinstance(ref, Unpacked)}
 
 
 def _check_size(outline: Checkpoint, source: Source) -> None:

@@ -54,6 +54,15 @@ class Unpacked(TensorRef):
             self._codes(), scales, bits=self._bits, zero_points=self._zero_points(scales)
         )
 
+    def outline(self) -> Quantized:
+        """The same without values, on the meta device: nothing of them is read."""
+        scale, rows = self._part("scale"), self.shape[0]
+        groups = 1 if scale.num_values == 1 else scale.shape[1]
+        scales = torch.empty(rows, groups, dtype=scale.dtype, device="meta")
+        zeros = None if self._symmetric else torch.empty_like(scales, dtype=torch.int8)
+        codes = torch.empty(self.shape, dtype=torch.int8, device="meta")
+        return Quantized(codes, scales, bits=self._bits, zero_points=zeros)
+
     def _stated_shape(self) -> tuple[int, ...]:
         """Rows and columns, checked against the bytes that are there."""
         if "packed" not in self._parts:

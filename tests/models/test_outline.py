@@ -3,13 +3,16 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs
 
 from birdbone.checkpoints import BitsAndBytes
+from birdbone.engine import run
 from birdbone.errors import ModelError
+from birdbone.links import quantize
 from birdbone.models.block_times import Clock, Moment, time_block
 from birdbone.models.opening import open_checkpoint
 from birdbone.models.outline import Outlined, exchanged, held_bytes, outlined_codes, outlined_model
@@ -110,3 +113,20 @@ def test_a_quantised_folder_is_multiplied_out_and_held(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     outline = outlined_model(Source("tiny", tmp_path), None)
     assert held_bytes(outline) == outline.num_bytes == 4 * outline.num_parameters
+
+
+@pytest.mark.filterwarnings("ignore:quantize stores the values")
+@pytest.mark.parametrize("settings", [{"group_size": 16}, {"group_size": None, "bits": 8}])
+async def test_codes_that_are_kept_are_told_as_codes(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    dense = tiny_checkpoint()
+    asked = quantize(method="rtn", **settings)
+    light = (await run(asked, {"checkpoint": dense, "dense": dense}))["checkpoint"]
+    write_model(light, tmp_path, max_shard_bytes=1 << 30)
+    source = Source("tiny", tmp_path)
+    opened = open_checkpoint(source, dequantize=False)
+    told = outlined_model(source, None, dequantize=False)
+    assert told.num_bytes == opened.num_bytes
+    assert held_bytes(told) == held_bytes(opened) > 0
+    assert held_bytes(told) < held_bytes(outlined_model(source, None)) / 2
