@@ -75,9 +75,9 @@ def _contender(name: str, corpus: Corpus, windows: int, length: int, trust: bool
 
     from ..formats.contest import Contender, require_llama_cpp
     from ..models.fresh_process import Probe
-    from ..models.opening import read_tokenizer
     from ..models.skeleton import default_device
     from ..models.sources import find_model
+    from ..models.tokenizer import read_tokenizer
     from ..texts import pack_windows
 
     source = find_model(name)

@@ -14,8 +14,8 @@ from ..contexts.flow import Loaded, Texts
 from ..contexts.forecast import Forecast
 from ..engine import in_thread, link
 from ..errors import DataError, SettingError
-from ..models.opening import load_tokenizer
 from ..models.skeleton import text_config
+from ..models.tokenizer import load_tokenizer
 from ..texts import (
     Split,
     Windows,

@@ -8,54 +8,35 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader, ReaderField
-from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    modeling_gguf_pytorch_utils,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import CheckpointError, ModelError, SettingError
 from .adapter import ADAPTER_FILES
-from .gguf_head import count_tensors, gguf_config, read_head
-from .gguf_splitting import split_as
+from .gguf_head import count_tensors, gguf_config
 from .quantized_folders import multiplied_out, with_codes
-from .refusals import REFUSED, reason, tokenizer_refused
+from .quiet import quietly
+from .refusals import REFUSED, reason
 from .skeleton import context_length, empty_model, require_depth
-from .sources import Source, read_config
+from .sources import Source, read_config, small_files
+from .tokenizer import gguf_tokenizer
 from .unpacking import has_integer_codes
 
-_SMALL_FILES = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 _ASIDE_SHARD_BYTES = 2 << 30
 
 
@@ -93,29 +74,6 @@ def open_checkpoint(
     return opened if dtype is None else _as_dtype(opened, dtype)
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer out of a checkpoint's files.
-
-    Raises:
-        ModelError: the checkpoint carries none that transformers can read.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in checkpoint.top_files.items():
-            (Path(folder) / name).write_bytes(data)
-        (Path(folder) / "config.json").write_text(json.dumps(dict(checkpoint.config)))
-        trust = any(name.endswith(".py") for name in checkpoint.files)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        except BaseException as error:
-            if not tokenizer_refused(error):
-                raise
-            raise ModelError(
-                f"'{checkpoint.source}' has no tokenizer that can be read ({reason(error)}); "
-                f"put tokenizer.json beside its weights"
-            ) from error
-    return tokenizer
-
-
 def quantized_by(source: Source) -> str | None:
     """Whose codes a folder holds, by its config; None for a dense folder or a GGUF file.
 
@@ -140,18 +98,6 @@ def keeps_codes(source: Source) -> bool:
     return has_integer_codes(read_config(source)["quantization_config"])
 
 
-def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model on disk, without its weights.
-
-    Raises:
-        ModelError: it has none that transformers can read.
-    """
-    if source.gguf is not None:
-        return _gguf_tokenizer(source)
-    config, files = read_config(source), _small_files(source.folder, code=trust_remote_code)
-    return load_tokenizer(Checkpoint(config, {}, files, source=source.label))
-
-
 def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | None:
     """How many tokens a model on disk takes, by its config; None where that does not say.
 
@@ -161,7 +107,7 @@ def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | No
     if source.gguf is not None:
         config = json.loads(_gguf_config(source).to_json_string(use_diff=False))
         return context_length(Checkpoint(config, {}, source=source.label))
-    files = _small_files(source.folder, code=trust_remote_code)
+    files = small_files(source.folder, code=trust_remote_code)
     return context_length(Checkpoint(read_config(source), {}, files, source=source.label))
 
 
@@ -184,7 +130,7 @@ def as_checkpoint(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        files = _small_files(Path(folder), code=False)
+        files = small_files(Path(folder), code=False)
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     return Checkpoint(config, refs, files, source=source)
@@ -197,7 +143,7 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         config.pop("auto_map", None)
     if "torch_dtype" in config:  # as versions 4 of transformers wrote it
         config.setdefault("dtype", config.pop("torch_dtype"))
-    files = _small_files(source.folder, code=trust_remote_code)
+    files = small_files(source.folder, code=trust_remote_code)
     files |= _adapter(source, keep=not dequantize)
     quantization = config.pop("quantization_config", None)
     opened = Checkpoint(config, open_folder(source.folder), files, source=source.label)
@@ -283,7 +229,7 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
         dtype=dtype or torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    tokenizer = _gguf_tokenizer(source)
+    tokenizer = gguf_tokenizer(source)
     _forget_quantization(model)
     return as_checkpoint(model, tokenizer, source=source.label)
 
@@ -299,7 +245,7 @@ def _forget_quantization(model: Any) -> None:
 
 def _from_pretrained(source: Source, **options: Any) -> Any:
     try:
-        with _quietly():
+        with quietly():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.folder,
                 use_safetensors=None if "gguf_file" in options else True,
@@ -316,67 +262,6 @@ def _from_pretrained(source: Source, **options: Any) -> Any:
     return model
 
 
-def _gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    try:
-        with _quietly():
-            tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
-        return _as_the_file_says(tokenizer, source)
-    except BaseException as error:
-        if not tokenizer_refused(error):
-            raise
-        raise ModelError(
-            f"the tokenizer in '{source.label}' cannot be read: {reason(error)}; "
-            f"fetch the file again"
-        ) from error
-
-
-def _as_the_file_says(
-    tokenizer: PreTrainedTokenizerBase, source: Source
-) -> PreTrainedTokenizerBase:
-    """Mend what transformers makes of byte-level BPE: tokens it adds, text split as GPT-2 does."""
-    fields, num_tokens = _fields(source.folder / str(source.gguf))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or fields["tokenizer.ggml.model"].contents() != "gpt2":
-        return tokenizer
-    if backend.get_vocab_size() > num_tokens:
-        tokenizer = _without_ids_from(num_tokens, tokenizer)
-    rule = fields.get("tokenizer.ggml.pre")
-    if rule is not None and not split_as(tokenizer.backend_tokenizer, str(rule.contents())):
-        warnings.warn(
-            f"'{source.label}' splits text by a rule called '{rule.contents()}', which is not "
-            f"known here: transformers may make other tokens of it than the model was made with",
-            stacklevel=2,
-        )
-    return tokenizer
-
-
-def _fields(path: Path) -> tuple[Mapping[str, ReaderField], int]:
-    """What a GGUF file says of itself, long lists cut short, and how many tokens it lists."""
-    head = read_head(path)
-    if head is None or head.num_tokens is None:
-        fields = GGUFReader(path).fields
-        return fields, len(fields["tokenizer.ggml.tokens"].data)
-    with head.as_file() as short:
-        return GGUFReader(short).fields, head.num_tokens
-
-
-def _without_ids_from(first: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """The same without added tokens that the model has no row for."""
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    definition["added_tokens"] = [t for t in definition["added_tokens"] if t["id"] < first]
-    vocab = tokenizer.get_vocab()
-    special = {
-        name: token
-        for name, token in tokenizer.special_tokens_map.items()
-        if vocab.get(str(token), first) < first
-    }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(definition)),
-        chat_template=tokenizer.chat_template,
-        **special,
-    )
-
-
 def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
     """Refuse a model that only its own code can build; transformers' own class needs no trust."""
     if "auto_map" in config and config["model_type"] not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -384,13 +269,6 @@ def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
             f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
             f"run unless you say so: pass trust_remote_code=True if you trust it"
         )
-
-
-def _small_files(folder: Path, *, code: bool) -> dict[str, bytes]:
-    names = [name for name in _SMALL_FILES if (folder / name).is_file()]
-    if code:
-        names += [path.name for path in folder.glob("*.py")]
-    return {name: (folder / name).read_bytes() for name in sorted(names)}
 
 
 def _adapter(source: Source, *, keep: bool) -> dict[str, bytes]:
@@ -419,20 +297,3 @@ def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
             refs[name] = Converted(ref, dtype)
     config = {**checkpoint.config, "dtype": str(dtype).removeprefix("torch.")}
     return replace(checkpoint, refs=refs, config=config)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bars from transformers: ours are drawn by middleware, or not at all."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    gguf: Any = modeling_gguf_pytorch_utils
-    gguf_bar = gguf.tqdm
-    transformers_logging.disable_progress_bar()
-    # The bar of a GGUF file heeds no setting of its own.
-    gguf.tqdm = transformers_logging.tqdm
-    try:
-        yield
-    finally:
-        gguf.tqdm = gguf_bar
-        if shown:
-            transformers_logging.enable_progress_bar()

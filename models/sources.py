@@ -19,6 +19,20 @@ from .refusals import reason
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 _HUB_DESCRIPTION = ["config.json", "*.py"]
 
+_SMALL_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
 # Other formats' copies of the same weights, which would double the download.
 _HUB_COPIES = ["*/*", "consolidated*"]
 
@@ -135,3 +149,11 @@ def _from_hub(name: str, revision: str | None, files: list[str]) -> Source:
             f"model '{name}' is no local folder and the hub does not give it: {reason}"
         ) from error
     return _folder(Path(found), name)
+
+
+def small_files(folder: Path, *, code: bool) -> dict[str, bytes]:
+    """What lies beside a model's weights and goes with them: its tokenizer, and its Python."""
+    names = [name for name in _SMALL_FILES if (folder / name).is_file()]
+    if code:
+        names += [path.name for path in folder.glob("*.py")]
+    return {name: (folder / name).read_bytes() for name in sorted(names)}

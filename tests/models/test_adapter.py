@@ -21,9 +21,10 @@ from birdbone.engine import run
 from birdbone.links import load, quantize
 from birdbone.models.adapter import ADAPTER_FILES, FOLDER, adapter_files, has_adapter
 from birdbone.models.linears import all_linears
-from birdbone.models.opening import load_tokenizer, open_checkpoint
+from birdbone.models.opening import open_checkpoint
 from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import find_model
+from birdbone.models.tokenizer import load_tokenizer
 from birdbone.models.writing import write_model
 
 # PEFT asks a model about a name that transformers means to drop.

@@ -11,8 +11,9 @@ from tiny_tokenizers import byte_level
 
 from birdbone.formats.gguf import write_gguf
 from birdbone.models.gguf_splitting import split_as
-from birdbone.models.opening import load_tokenizer, open_checkpoint
+from birdbone.models.opening import open_checkpoint
 from birdbone.models.sources import find_model
+from birdbone.models.tokenizer import load_tokenizer
 
 TEXT = "  it's(the THING's 1234567 qq of  12\n\n\tin the land, they'LL anding"
 RULES = ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2"]

@@ -13,9 +13,10 @@ from tiny import tiny_checkpoint, tiny_configs, tiny_model, tiny_tokenizer
 
 from birdbone.checkpoints import Checkpoint, Converted, InMemory, InShard
 from birdbone.errors import CheckpointError, ModelError
-from birdbone.models.opening import as_checkpoint, load_tokenizer, open_checkpoint
+from birdbone.models.opening import as_checkpoint, open_checkpoint
 from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import find_model
+from birdbone.models.tokenizer import load_tokenizer
 
 CONVERTED = {"gpt_neox", "mixtral"}
 """Architectures whose tensors transformers renames or stacks as it loads them."""

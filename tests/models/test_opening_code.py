@@ -13,10 +13,11 @@ from tiny import tiny_model, tiny_tokenizer, tiny_windows
 
 from birdbone.errors import ModelError
 from birdbone.models.linears import find_linears
-from birdbone.models.opening import load_tokenizer, open_checkpoint
+from birdbone.models.opening import open_checkpoint
 from birdbone.models.replay import capture, logits, through_blocks
 from birdbone.models.skeleton import Skeleton, find_blocks
 from birdbone.models.sources import find_model
+from birdbone.models.tokenizer import load_tokenizer
 
 CODE = """
 import torch

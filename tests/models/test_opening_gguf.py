@@ -14,10 +14,11 @@ from torch import Tensor
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.errors import BirdboneError, CheckpointError, ModelError
-from birdbone.models.opening import load_tokenizer, open_checkpoint
+from birdbone.models.opening import open_checkpoint
 from birdbone.models.replay import capture, through_blocks
 from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import find_model
+from birdbone.models.tokenizer import load_tokenizer
 from birdbone.reports.inspection import inspect_model
 
 NAMES = {
