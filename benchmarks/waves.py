@@ -1,12 +1,12 @@
-"""Waves beside one shot: the same size, the same healing in all, thinned in steps or at once.
+"""Waves beside one shot: the same size and healing, thinned and healed in steps or at once.
 
 python benchmarks/waves.py --model MODEL --data TEXT --heldout TEXT --work DIR [--target 0.86]
-    [--step 0.1] [--epochs 1] [--pattern neurons] [--json FILE]
+    [--step 0.1] [--waves 3] [--epochs 1] [--pattern neurons] [--json FILE]
 
-Waves first; then one wave that takes all at once and heals as many epochs as all of them had
-together. No wave is reverted. Both work on the same windows of the one text and are judged on the
-same windows of the other. Each side keeps a run folder in DIR: the same command goes on after a
-stop. "CPU" is seconds of all threads.
+Waves that each heal; waves that only thin, healed at their end for as many epochs as those had
+together; and one wave that takes all at once and heals as long. No wave is reverted. All work on
+the same windows of the one text and are judged on the same windows of the other. Each side keeps a
+run folder in DIR: the same command goes on after a stop. "CPU" is seconds of all threads.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from typing import Any
 import torch
 
 from birdbone.chains.waves import waves
-from birdbone.engine import Chain, run
+from birdbone.engine import Chain, Link, run
 from birdbone.journal import RunFolder
 from birdbone.links import calibrate, heal, load, profile, prune, score, validate
 from birdbone.middleware import Progress
-from birdbone.reports.waves import WaveRow, wave_rows
 
+SIDES = ("waves", "healed once", "one shot")
 _NEVER = 1e6  # a stop-loss that no wave breaks: what is compared is where both end
 
 
-def chain(asked: argparse.Namespace, step: float, epochs: int) -> Chain:
-    """One side, from the model to the last wave."""
-    body = Chain(
-        prune(pattern=asked.pattern),
-        heal(epochs=epochs, precision=asked.precision, seed=asked.seed),
-        validate(batch_size=1),
-    )
+def healing(asked: argparse.Namespace, epochs: int) -> Link:
+    return heal(epochs=epochs, precision=asked.precision, seed=asked.seed)
+
+
+def chain(asked: argparse.Namespace, step: float, *healings: Link) -> Chain:
+    """From the model to the last wave; each wave heals as given, or not at all."""
+    body = Chain(prune(pattern=asked.pattern), *healings, validate(batch_size=1))
     return Chain(
         load(model=asked.model, dtype="float32"),
         calibrate(
@@ -56,35 +56,43 @@ def chain(asked: argparse.Namespace, step: float, epochs: int) -> Chain:
     )
 
 
-def side(asked: argparse.Namespace, name: str, step: float, epochs: int) -> dict[str, Any]:
-    """Run one side; its waves, what its heals found, and its seconds."""
-    whole = chain(asked, step, epochs)
+def side(asked: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Run one side; what was judged after every wave and at the end, and its seconds."""
+    step = 1 - 1e-6 if name == "one shot" else asked.step
+    epochs = asked.epochs * (1 if name == "waves" else asked.waves)
+    within = () if name == "healed once" else (healing(asked, epochs),)
+    after = (healing(asked, epochs), validate(batch_size=1)) if name == "healed once" else ()
+    whole = Chain(chain(asked, step, *within), *after)
     whole.use(Progress())
     begun = time.process_time()
-    with RunFolder(asked.work / name) as store:
+    with RunFolder(asked.work / name.replace(" ", "-")) as store:
         ctx: Mapping[str, Any] = asyncio.run(run(whole, store=store))
     cpu = time.process_time() - begun
-    history = ctx["history"]
-    heals = [each.as_dict() for each in history if each.link == "heal"]
-    waved = [each.as_dict() for each in history if each.link == "wave"]
-    return {"name": name, "epochs": epochs, "cpu_seconds": cpu, "waves": waved, "heals": heals}
+    steps = [each.as_dict() for each in ctx["history"] if each.link in ("validate", "heal", "wave")]
+    num_waves = sum(each["link"] == "wave" for each in steps) - 1
+    return {"name": name, "waves": num_waves, "epochs": epochs, "cpu_seconds": cpu, "steps": steps}
 
 
 def show(found: Mapping[str, Any]) -> None:
-    print(f"\n{found['name']}, {found['epochs']} epoch(s) a wave, {found['cpu_seconds']:.0f} CPU s")
-    print(f"{'wave':<6}{'parameters':>12}{'perplexity':>12}{'rise':>18}{'KL':>9}{'healed':>8}")
-    kept = [each["metrics"]["kept"] for each in found["heals"]]
-    for row, step in zip(rows(found), found["waves"], strict=True):
-        healed = "" if row.number == 0 else "yes" if kept[row.number - 1] else "no"
-        print(
-            f"{row.number:<6}{row.left['parameters']:>12.1%}{row.perplexity:>12.3f}"
-            f"{f'{row.rise:.1%} ± {row.rise_error:.1%}':>18}"
-            f"{step['metrics']['mean_kl']:>9.4f}{healed:>8}"
-        )
-
-
-def rows(found: Mapping[str, Any]) -> list[WaveRow]:
-    return wave_rows(found["waves"])
+    """Every model that was judged, in turn."""
+    print(
+        f"\n{found['name']}: {found['waves']} wave(s), {found['epochs']} epoch(s) a heal, "
+        f"{found['cpu_seconds']:.0f} CPU s"
+    )
+    print(f"{'parameters':>10}{'perplexity':>12}{'rise':>18}{'KL':>9}  heal kept")
+    left, kept = 1.0, ""
+    steps = found["steps"]
+    for place, step in enumerate(steps):
+        metrics = step["metrics"]
+        if step["link"] == "heal":
+            kept = "yes" if metrics["kept"] else "no"
+        if step["link"] != "validate":
+            continue
+        if place + 1 < len(steps) and steps[place + 1]["link"] == "wave":
+            left = steps[place + 1]["metrics"]["parameters_left"]
+        rise = f"{metrics['rise']:.1%} ± {metrics['rise_error']:.1%}"
+        figures = f"{metrics['perplexity']:>12.3f}{rise:>18}{metrics['mean_kl']:>9.4f}"
+        print(f"{left:>10.1%}{figures}  {kept}".rstrip())
 
 
 def arguments() -> argparse.Namespace:
@@ -95,7 +103,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", required=True, type=Path, help="folder for the two run folders")
     parser.add_argument("--target", type=float, default=0.86, help="share of parameters to remain")
     parser.add_argument("--step", type=float, default=0.1)
+    parser.add_argument("--waves", type=int, default=3, help="how many it takes at this step")
     parser.add_argument("--epochs", type=int, default=1, help="of healing, a wave")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--pattern", default="neurons")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--windows", type=int, default=32, help="to prune on")
@@ -109,19 +119,19 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     asked = arguments()
-    waved = side(asked, "waves", asked.step, asked.epochs)
-    num_waves = len(waved["waves"]) - 1
-    single = side(asked, "one-shot", 1 - 1e-6, asked.epochs * num_waves)
+    found = [side(asked, name) for name in asked.sides]
     print(
         f"{asked.model}; windows of {asked.length} tokens: {asked.windows} to prune on, "
         f"{asked.healing_windows} to heal on, {asked.judge_windows} to judge by; "
         f"seed {asked.seed}, torch {torch.__version__}, {platform.machine()}, "
         f"{torch.get_num_threads()} thread(s)"
     )
-    for each in (waved, single):
+    for each in found:
         show(each)
+        if each["name"] != "one shot" and each["waves"] != asked.waves:
+            print(f"it took {each['waves']} waves: give --waves {each['waves']}, to heal alike")
     if asked.json is not None:
-        asked.json.write_text(json.dumps([waved, single], indent=2, default=str))
+        asked.json.write_text(json.dumps(found, indent=2, default=str))
 
 
 if __name__ == "__main__":
