@@ -2,6 +2,9 @@
 
 Tokens and merges are most of what stands before the weights, and reading them one by one takes
 seconds where the rest takes none.
+
+It is read before the gguf package is asked, which does not notice that a file has ended: of a list
+as long as a damaged file may say it makes entries until there is no more memory.
 """
 
 from __future__ import annotations
@@ -58,32 +61,27 @@ def count_tensors(path: Path) -> int:
 
 
 def gguf_config(path: Path) -> PreTrainedConfig:
-    """The config transformers makes of a GGUF file, whose vocabulary is only counted for it."""
+    """The config transformers makes of a GGUF file, whose vocabulary is only counted for it.
+
+    Raises:
+        ValueError: as `read_head`; transformers raises more, of many kinds.
+    """
     head = read_head(path)
-    if head is None:
-        return _config(path)
     with head.as_file() as short:
-        config = _config(short)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(short.parent, gguf_file=short.name)
     if head.num_tokens is not None and not head.says_size:
         config.vocab_size = head.num_tokens
     return config
 
 
-def _config(path: Path) -> PreTrainedConfig:
-    config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    return config
-
-
-def read_head(path: Path) -> Head | None:
+def read_head(path: Path) -> Head:
     """The head of a little-endian file of version 2 or 3.
 
-    None of any other, or of a damaged one: transformers may read it yet, or says what is wrong.
+    Raises:
+        ValueError: it is another, or damaged.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            return _Reader(whole).head()
-    except (ValueError, struct.error):
-        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        return _Reader(whole).head()
 
 
 class _Reader:
@@ -97,8 +95,10 @@ class _Reader:
     def head(self) -> Head:
         magic = self._bytes(len(_MAGIC))
         version, num_tensors, num_keys = self._numbers("<IQQ")
-        if magic != _MAGIC or version not in _VERSIONS:
-            raise ValueError(f"{magic!r}, version {version}, is not read")
+        if magic != _MAGIC:
+            raise ValueError("it does not begin as GGUF files do")
+        if version not in _VERSIONS:
+            raise ValueError(f"its version is {version}, and 2 and 3, little-endian, are read")
         keys = b"".join(self._key() for _ in range(num_keys))
         tensors = b"".join(self._tensor() for _ in range(num_tensors))
         head = _MAGIC + struct.pack("<IQQ", version, num_tensors, num_keys) + keys + tensors
@@ -152,6 +152,10 @@ class _Reader:
             for _ in range(count):
                 (length,) = self._numbers("<Q")
                 self._step(length)
+        elif kind == _ARRAY:
+            for _ in range(count):
+                inner, length = self._numbers("<IQ")
+                self._skip(inner, length)
         else:
             raise ValueError(f"type {kind} is not read")
 

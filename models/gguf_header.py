@@ -5,6 +5,7 @@ from __future__ import annotations
 from gguf import GGUFReader
 
 from ..errors import ModelError
+from .gguf_head import read_head
 from .refusals import REFUSED, reason
 from .sources import Source
 
@@ -16,7 +17,9 @@ def read_header(source: Source) -> GGUFReader:
         ModelError: it is damaged, or says that there are more layers than tensors.
     """
     try:
-        header = GGUFReader(source.folder / str(source.gguf))
+        path = source.folder / str(source.gguf)
+        read_head(path)  # which ends where the file does
+        header = GGUFReader(path)
         for name, field in header.fields.items():
             if name.endswith(".block_count") and int(field.contents()) > len(header.tensors):
                 raise ValueError(f"{name} is {field.contents()}, of {len(header.tensors)} tensors")

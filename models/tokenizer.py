@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
-from gguf import GGUFReader, ReaderField
+from gguf import GGUFReader
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..checkpoints import Checkpoint
 from ..errors import ModelError
-from .gguf_head import read_head
+from .gguf_head import Head, read_head
 from .gguf_splitting import split_as
 from .quiet import quietly
 from .refusals import reason, tokenizer_refused
@@ -63,9 +62,10 @@ def gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         ModelError: it has none that transformers can read.
     """
     try:
+        head = read_head(source.folder / str(source.gguf))
         with quietly():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
-        return _as_the_file_says(tokenizer, source)
+        return _as_the_file_says(tokenizer, head, source)
     except BaseException as error:
         if not tokenizer_refused(error):
             raise
@@ -76,14 +76,16 @@ def gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def _as_the_file_says(
-    tokenizer: PreTrainedTokenizerBase, source: Source
+    tokenizer: PreTrainedTokenizerBase, head: Head, source: Source
 ) -> PreTrainedTokenizerBase:
     """Mend what transformers makes of byte-level BPE: tokens it adds, text split as GPT-2 does."""
-    fields, num_tokens = _fields(source.folder / str(source.gguf))
+    with head.as_file() as short:
+        fields = GGUFReader(short).fields
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or fields["tokenizer.ggml.model"].contents() != "gpt2":
         return tokenizer
-    if backend.get_vocab_size() > num_tokens:
+    num_tokens = head.num_tokens
+    if num_tokens is not None and backend.get_vocab_size() > num_tokens:
         tokenizer = _without_ids_from(num_tokens, tokenizer)
     rule = fields.get("tokenizer.ggml.pre")
     if rule is not None and not split_as(tokenizer.backend_tokenizer, str(rule.contents())):
@@ -93,16 +95,6 @@ def _as_the_file_says(
             stacklevel=2,
         )
     return tokenizer
-
-
-def _fields(path: Path) -> tuple[Mapping[str, ReaderField], int]:
-    """What a GGUF file says of itself, long lists cut short, and how many tokens it lists."""
-    head = read_head(path)
-    if head is None or head.num_tokens is None:
-        fields = GGUFReader(path).fields
-        return fields, len(fields["tokenizer.ggml.tokens"].data)
-    with head.as_file() as short:
-        return GGUFReader(short).fields, head.num_tokens
 
 
 def _without_ids_from(first: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:

@@ -103,6 +103,19 @@ def test_more_layers_than_tensors_in_a_gguf_file(sandbox: Sandbox) -> None:
     assert "of 30 tensors" in told
 
 
+@pytest.mark.parametrize("command", ["inspect", "load"])
+def test_a_list_in_a_gguf_file_that_is_longer_than_the_file(sandbox: Sandbox, command: str) -> None:
+    """The gguf package makes entries of what is not there until there is no more memory."""
+    path = write_gguf(gguf_checkpoint("llama"), sandbox.given / "model.gguf", kind="f32").path
+    name = b"general.architecture"
+    content = path.read_bytes()
+    place = content.index(name) + len(name)
+    # A list now, of as many entries as the letters of "llama" read as a number.
+    path.write_bytes(content[:place] + (9).to_bytes(4, "little") + content[place + 4 :])
+    ending = opened(sandbox, path) if command == "load" else sandbox.attempt(command, path)
+    assert "it ends within its head" in ending.stderr
+
+
 def test_sizes_that_no_memory_would_hold(sandbox: Sandbox, model: Path) -> None:
     """A run is looked at before it begins, on blocks as large as the config says."""
     reconfigured(model, intermediate_size=10**6)

@@ -1,6 +1,7 @@
 """The head of a GGUF file without its vocabulary makes the config that the whole file makes."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,6 @@ def test_the_config_is_that_of_the_whole_file(
 
 def test_lists_are_cut_and_tokens_counted(file: Path) -> None:
     head = read_head(file)
-    assert head is not None
     whole = GGUFReader(file)
     with head.as_file() as short:
         found = GGUFReader(short)
@@ -61,22 +61,40 @@ def test_a_vocabulary_is_counted_where_no_key_says_its_size(tmp_path: Path) -> N
     writer.write_ti_data_to_file()
     writer.close()
     head = read_head(path)
-    assert head is not None
     assert (head.num_tokens, head.says_size) == (3000, False)
     assert gguf_config(path).vocab_size == 3000
 
 
-def test_what_is_damaged_or_another_is_left_to_transformers(file: Path) -> None:
-    data = file.read_bytes()
-    for damaged in (
-        data[:300],
-        b"GGML" + data[4:],
-        data[:4] + struct.pack(">I", 3) + data[8:],
-        data[:16] + struct.pack("<Q", 1 << 60) + data[24:],
-        data[:24] + struct.pack("<Q", 1 << 60) + data[32:],
-        b"G",
-    ):
-        file.write_bytes(damaged)
-        assert read_head(file) is None
-        with pytest.raises(Exception):  # noqa: B017, PT011 - of many kinds, named by the callers
-            gguf_config(file)
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda data: data[:300], "ends within its head"),
+        (lambda data: b"GGML" + data[4:], "does not begin as GGUF files do"),
+        (lambda data: data[:4] + struct.pack(">I", 3) + data[8:], "version is 50331648"),
+        (lambda data: data[:16] + struct.pack("<Q", 1 << 60) + data[24:], "ends within its head"),
+        (lambda data: data[:24] + struct.pack("<Q", 1 << 60) + data[32:], "ends within its head"),
+        (lambda data: b"G", "ends within its head"),
+        (lambda data: b"", "empty"),
+    ],
+)
+def test_what_is_damaged_or_another_is_refused(
+    damage: Callable[[bytes], bytes], says: str, file: Path
+) -> None:
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=says):
+        gguf_config(file)
+
+
+def listed(path: Path, *entries: bytes, count: int) -> Path:
+    """A file of one key, a list that says it has ``count`` lists of two bytes each."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    key = struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 9, count)
+    path.write_bytes(head + key + b"".join(struct.pack("<IQ", 0, 2) + each for each in entries))
+    return path
+
+
+def test_lists_of_lists_are_stepped_over_and_end_where_the_file_does(tmp_path: Path) -> None:
+    path = listed(tmp_path / "lists.gguf", b"ab", b"cd", count=2)
+    assert b"cd" in read_head(path).data
+    with pytest.raises(ValueError, match="ends within its head"):
+        read_head(listed(path, b"ab", b"cd", count=1 << 60))
