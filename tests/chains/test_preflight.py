@@ -1,6 +1,7 @@
 """A chain is looked at in outline: what it says of itself is what it does, or it is refused."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,12 @@ SPEED = Speed(
     byte=0.5,
     window=16,
 )
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else runs beside the tests, no caution comes of it."""
+    monkeypatch.setattr(looking, "BUSY", math.inf)
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +420,7 @@ def test_save_needs_what_it_writes_or_what_it_runs(model: str, tmp_path: Path) -
 def test_a_machine_that_was_busy_while_it_was_timed_is_told(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(looking, "BUSY", 0.25)
     for taken in (0.2, 1.4):
         times = BlockTimes(1, 1, 1, 1, 1, 1, taken=taken)
         monkeypatch.setattr(looking, "time_block", lambda dense, length, found=times: found)
