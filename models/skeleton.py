@@ -26,6 +26,10 @@ from ..checkpoints.allocator import give_back
 from ..errors import CheckpointError, ModelError
 from .refusals import REFUSED, reason
 
+# What architectures call their number of layers, and more than any of them has.
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_MOST_LAYERS = 10_000
+
 
 class Skeleton:
     """A checkpoint as transformers modules, materialised block by block.
@@ -245,6 +249,18 @@ def require_depth(config: Any, num_tensors: int) -> None:
         raise ValueError(f"it asks for {layers} layers of a model of {num_tensors} tensors")
 
 
+def _require_depth_in(written: Mapping[str, Any]) -> None:
+    """See that a config, as it is written, asks for no more layers than a model may have.
+
+    Raises:
+        ValueError: it does; transformers makes a list as long when it reads some of them.
+    """
+    for part in (written, *(value for value in written.values() if isinstance(value, dict))):
+        for name in _DEPTHS:
+            if isinstance(layers := part.get(name), int) and layers > _MOST_LAYERS:
+                raise ValueError(f"it asks for {layers} layers, more than any model has")
+
+
 def _unbuildable(checkpoint: Checkpoint, error: BaseException) -> ModelError:
     kind = checkpoint.config.get("model_type")
     return ModelError(f"no model can be built from the config of type '{kind}': {reason(error)}")
@@ -277,6 +293,7 @@ def has_code(checkpoint: Checkpoint) -> bool:
 @contextmanager
 def _read_again(checkpoint: Checkpoint, trust: bool) -> Iterator[Any]:
     """The config as transformers' object; code the checkpoint carries lies at hand meanwhile."""
+    _require_depth_in(checkpoint.config)
     plain = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
     if not trust:
         kind = str(plain.get("model_type"))
