@@ -3,8 +3,9 @@
 Tokens and merges are most of what stands before the weights, and reading them one by one takes
 seconds where the rest takes none.
 
-It is read before the gguf package is asked, which does not notice that a file has ended: of a list
-as long as a damaged file may say it makes entries until there is no more memory.
+It is read before anybody else is asked. The gguf package does not notice that a file has ended: of
+a list as long as a damaged file may say it makes entries until there is no more memory. So does
+transformers of as many layers, of each of which some configs list what it is.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from transformers import AutoConfig, PreTrainedConfig
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_LAYOUTS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _LONGEST = 1024  # of a list that is kept: as long as any that has a number for each layer
 _KEPT = 2  # entries of one that is longer
 _TOKENS = "tokenizer.ggml.tokens"
+_DEPTH = ".block_count"
 _ALIGNMENT = 32
 _FLOAT32 = 0
 
@@ -54,12 +56,6 @@ class Head:
             yield path
 
 
-def count_tensors(path: Path) -> int:
-    """How many tensors a file claims to hold, in its first bytes."""
-    with path.open("rb") as file:
-        return int.from_bytes(file.read(16)[8:], "little")
-
-
 def gguf_config(path: Path) -> PreTrainedConfig:
     """The config transformers makes of a GGUF file, whose vocabulary is only counted for it.
 
@@ -78,7 +74,7 @@ def read_head(path: Path) -> Head:
     """The head of a little-endian file of version 2 or 3.
 
     Raises:
-        ValueError: it is another, or damaged.
+        ValueError: it is another, is damaged, or says that there are more layers than tensors.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         return _Reader(whole).head()
@@ -99,7 +95,7 @@ class _Reader:
             raise ValueError("it does not begin as GGUF files do")
         if version not in _VERSIONS:
             raise ValueError(f"its version is {version}, and 2 and 3, little-endian, are read")
-        keys = b"".join(self._key() for _ in range(num_keys))
+        keys = b"".join(self._key(num_tensors) for _ in range(num_keys))
         tensors = b"".join(self._tensor() for _ in range(num_tensors))
         head = _MAGIC + struct.pack("<IQQ", version, num_tensors, num_keys) + keys + tensors
         data = head + bytes(-len(head) % _ALIGNMENT) + bytes(_ALIGNMENT)
@@ -122,16 +118,21 @@ class _Reader:
         (length,) = self._numbers("<Q")
         return self._bytes(length)
 
-    def _key(self) -> bytes:
+    def _key(self, num_tensors: int) -> bytes:
         """One key with its value as they stand, a long list cut short."""
         start = self._place
         name = self._string().decode("utf-8")
         (kind,) = self._numbers("<I")
         self._names.append(name)
-        if kind != _ARRAY:
+        if kind == _ARRAY:
+            return self._whole[start : self._place] + self._list(name)
+        if name.endswith(_DEPTH) and kind in _LAYOUTS:
+            (layers,) = self._numbers(f"<{_LAYOUTS[kind]}")
+            if layers > num_tensors:
+                raise ValueError(f"{name} is {layers}, of {num_tensors} tensors")
+        else:
             self._skip(kind)
-            return self._whole[start : self._place]
-        return self._whole[start : self._place] + self._list(name)
+        return self._whole[start : self._place]
 
     def _list(self, name: str) -> bytes:
         kind, length = self._numbers("<IQ")
@@ -146,8 +147,8 @@ class _Reader:
 
     def _skip(self, kind: int, count: int = 1) -> None:
         """Step over values of a kind."""
-        if kind in _SIZES:
-            self._step(_SIZES[kind] * count)
+        if kind in _LAYOUTS:
+            self._step(struct.calcsize(f"<{_LAYOUTS[kind]}") * count)
         elif kind == _STRING:
             for _ in range(count):
                 (length,) = self._numbers("<Q")

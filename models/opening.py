@@ -28,11 +28,11 @@ from ..checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folde
 from ..checkpoints.shards import shard_paths
 from ..errors import CheckpointError, ModelError, SettingError
 from .adapter import ADAPTER_FILES
-from .gguf_head import count_tensors, gguf_config
+from .gguf_head import gguf_config
 from .quantized_folders import multiplied_out, with_codes
 from .quiet import quietly
 from .refusals import REFUSED, reason
-from .skeleton import context_length, empty_model, require_depth
+from .skeleton import context_length, empty_model
 from .sources import Source, read_config, small_files
 from .tokenizer import gguf_tokenizer
 from .unpacking import has_integer_codes
@@ -212,11 +212,9 @@ def _through_transformers(
 
 def _gguf_config(source: Source) -> PreTrainedConfig:
     try:
-        config = gguf_config(source.folder / str(source.gguf))
-        require_depth(config, count_tensors(source.folder / str(source.gguf)))
+        return gguf_config(source.folder / str(source.gguf))
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
-    return config
 
 
 def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:

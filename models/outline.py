@@ -28,7 +28,7 @@ from ..checkpoints import (
 )
 from ..checkpoints.shards import shard_paths
 from ..errors import ModelError
-from .gguf_head import count_tensors, gguf_config
+from .gguf_head import gguf_config
 from .quantized_folders import COMPRESSED_TENSORS
 from .refusals import REFUSED, reason
 from .skeleton import check_depth, shared_model
@@ -95,7 +95,8 @@ def outlined_model(
     # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
     config["dtype"] = str(chosen).removeprefix("torch.")
     bare = Checkpoint(config, {}, code, source=source.label)
-    check_depth(bare, lambda: _count_tensors(source))
+    if source.gguf is None:
+        check_depth(bare, lambda: len(open_folder(source.folder)))
     outline = outlined(bare, chosen, held=multiplied)
     _check_size(outline, source)
     return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
@@ -118,12 +119,6 @@ def _check_size(outline: Checkpoint, source: Source) -> None:
             f"config of '{source.label}' asks for {outline.num_parameters:,} parameters, more than "
             f"weight files of {held:,} bytes can hold; fetch config and weights from one place"
         )
-
-
-def _count_tensors(source: Source) -> int:
-    if source.gguf is not None:
-        return count_tensors(source.folder / source.gguf)
-    return len(open_folder(source.folder))
 
 
 def _config(source: Source) -> dict[str, Any]:

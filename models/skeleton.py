@@ -203,7 +203,7 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
             # A loss over all routers' logits, of which a run block by block has none.
             config.get_text_config(decoder=True).output_router_logits = False
             if checkpoint.refs:
-                require_depth(config, len(checkpoint.refs))
+                _require_depth(config, len(checkpoint.refs))
             model = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=trust, dtype=dtype or config.dtype
             )
@@ -233,12 +233,12 @@ def check_depth(checkpoint: Checkpoint, count_tensors: Callable[[], int]) -> Non
     """
     try:
         with _read_again(checkpoint, has_code(checkpoint)) as config:
-            require_depth(config, count_tensors())
+            _require_depth(config, count_tensors())
     except REFUSED as error:
         raise _unbuildable(checkpoint, error) from error
 
 
-def require_depth(config: Any, num_tensors: int) -> None:
+def _require_depth(config: Any, num_tensors: int) -> None:
     """See that there are as many tensors as layers, before a module is made for each layer.
 
     Raises:

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 from tiny_gguf import VARIANTS, gguf_checkpoint
@@ -56,6 +57,7 @@ def test_a_vocabulary_is_counted_where_no_key_says_its_size(tmp_path: Path) -> N
     writer.add_head_count(4)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token {index}" for index in range(3000)])
+    writer.add_tensor_info("output_norm.weight", [64], np.dtype(np.float32), 256)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
