@@ -11,7 +11,7 @@ suits many windows is noise on few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -244,12 +244,12 @@ class _Pupil:
         before = self._judge("before healing", "the model's own weights are damaged")
         given = {name: self._checkpoint.tensors[name] for name in self._parameters}
         size = sum(parameter.numel() for parameter in self._parameters.values())
-        best = _Lesson(given, before, before, rate, 0, size)
+        best = start = _Lesson(given, before, before, rate, 0, size)
         if before == 0 or not self._parameters:
-            return best
+            return start
         steps, lowest = 0, self._how.learning_rate / _FALL ** (_NUM_RATES - 1)
         while True:
-            tried = self._trained(best, given, rate, pause)
+            tried = self._trained(start, rate, pause)
             steps += tried.steps
             better = tried.after < best.after
             best = tried if better else best
@@ -267,12 +267,10 @@ class _Pupil:
         number = self._index + 1
         return number & (number - 1) == 0
 
-    def _trained(
-        self, start: _Lesson, given: Mapping[str, Tensor], rate: float, pause: Callable[[], None]
-    ) -> _Lesson:
-        """What the block as it was given learns at one rate."""
+    def _trained(self, start: _Lesson, rate: float, pause: Callable[[], None]) -> _Lesson:
+        """What the block learns at one rate from where it starts."""
         for name, parameter in self._parameters.items():
-            parameter.data = given[name].to(parameter.device, parameter.dtype, copy=True)
+            parameter.data = start.weights[name].to(parameter.device, parameter.dtype, copy=True)
         steps = self._train(start.before, rate, pause)
         weights = self._stored()
         after = self._judge("after rounding", "the dtype it is stored in is too narrow")

@@ -38,11 +38,10 @@ def steps_report(
 
 
 def _head(step: Mapping[str, Any], width: int) -> str:
-    model = (step["checkpoint"] or _MISSING)[:8]
+    name = f"{step['number']:>4}  {step['link']:<{width}}"
     cost = f"{step['seconds']:>9,.1f} s {in_bytes(step['peak_bytes']):>9}"
-    return (
-        f"{step['number']:>4}  {step['link']:<{width}} {cost}  {model:<8}  {_fate(step)}".rstrip()
-    )
+    model = (step["checkpoint"] or _MISSING)[:8]
+    return f"{name} {cost}  {model:<8}  {_fate(step)}".rstrip()
 
 
 def _settings(step: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
