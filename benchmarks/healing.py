@@ -56,6 +56,22 @@ HEALS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def opened(asked: argparse.Namespace, length: int) -> Chain:
+    """The model, and the text divided as for any user."""
+    return Chain(
+        load(model=asked.model, dtype="float32"),
+        calibrate(
+            data=asked.data,
+            heldout_data=asked.heldout,
+            windows=asked.windows,
+            healing_windows=asked.healing_windows,
+            heldout_windows=asked.judge_windows,
+            length=length,
+            seed=asked.seed,
+        ),
+    )
+
+
 class Bench:
     """One model, its texts, and the folder where pruned models and figures are kept."""
 
@@ -67,16 +83,7 @@ class Bench:
         self.results: dict[str, Any] = (
             json.loads(self.store.read_text()) if self.store.exists() else {}
         )
-        text = calibrate(
-            data=asked.data,
-            heldout_data=asked.heldout,
-            windows=asked.windows,
-            healing_windows=asked.healing_windows,
-            heldout_windows=asked.judge_windows,
-            length=LENGTH,
-            seed=asked.seed,
-        )
-        self.ctx: Any = asyncio.run(run(Chain(load(model=asked.model, dtype="float32"), text)))
+        self.ctx: Any = asyncio.run(run(opened(asked, LENGTH)))
         self.ctx |= {"profile": None, "scores": unscored(self.ctx["checkpoint"])}
         self._require_same()
 

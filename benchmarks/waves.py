@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from healing import opened
 
 from birdbone.chains.waves import waves
 from birdbone.engine import Chain, Link, run
 from birdbone.journal import RunFolder
-from birdbone.links import calibrate, heal, load, profile, prune, score, validate
+from birdbone.links import heal, profile, prune, score, validate
 from birdbone.middleware import Progress
 
 SIDES = ("waves", "healed once", "one shot")
@@ -40,16 +41,7 @@ def chain(asked: argparse.Namespace, step: float, *healings: Link) -> Chain:
     """From the model to the last wave; each wave heals as given, or not at all."""
     body = Chain(prune(pattern=asked.pattern), *healings, validate(batch_size=1))
     return Chain(
-        load(model=asked.model, dtype="float32"),
-        calibrate(
-            data=asked.data,
-            heldout_data=asked.heldout,
-            windows=asked.windows,
-            healing_windows=asked.healing_windows,
-            heldout_windows=asked.judge_windows,
-            length=asked.length,
-            seed=asked.seed,
-        ),
+        opened(asked, asked.length),
         profile(),
         score(),
         waves(body=body, target=asked.target, step=step, stop_loss=_NEVER),

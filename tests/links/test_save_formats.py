@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from no_process import answer_at_once
 from tiny import tiny_checkpoint, tiny_windows
 from tiny_folders import for_bitsandbytes, quantized
 from tiny_gguf import gguf_checkpoint
@@ -27,8 +28,6 @@ from birdbone.errors import (
 )
 from birdbone.formats import contest, gguf
 from birdbone.links import load, quantize, save
-from birdbone.models.fresh_process import Measurement, Probe
-from birdbone.models.proof import Check, Proof
 
 save_module = import_module("birdbone.links.save")
 DENSE = tiny_checkpoint(hidden_size=64)
@@ -46,20 +45,7 @@ def context(light: Checkpoint, dense: Checkpoint | None = None) -> dict[str, Any
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No fresh process and no proof, for tests of what is written."""
-
-    async def measure(light: Path, dense: Path | None, probe: Probe, announce: Any) -> Measurement:
-        found = {"weight_bytes": 1.0, "parameters": 2.0, "nonzero": 1.0, "perplexity": 20.0}
-        return Measurement({"light": found}, {"device": "none"})
-
-    async def accepted(*args: Any, **kwargs: Any) -> None:
-        pass
-
-    async def prove(folder: Path, **kwargs: Any) -> Proof:
-        return Proof(folder, (Check("files", True, "as they were"),))
-
-    monkeypatch.setattr(save_module, "measure_folders", measure)
-    monkeypatch.setattr(save_module, "check_accepted", accepted)
-    monkeypatch.setattr(save_module, "prove", prove)
+    answer_at_once(monkeypatch)
 
 
 def names(folder: Path) -> list[str]:
