@@ -12,7 +12,7 @@ from typing import Any
 
 from ..engine import Chain
 from ..errors import SettingError, did_you_mean
-from ..formats.ggml_types import KINDS
+from ..formats.ggml_types import GGML_KINDS
 from ..links import calibrate, load, quantize, save
 from ..models.opening import keeps_codes, quantized_by
 from ..models.sources import find_model
@@ -22,7 +22,7 @@ TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "safetensors": ("float32", "bfloat16", "float16"),
         "compressed-tensors": tuple(f"int{bits}" for bits in range(2, 9)),
         "bitsandbytes": ("nf4", "nf4.single", "llm.int8"),
-        "gguf": KINDS,
+        "gguf": GGML_KINDS,
     }
 )
 """What weights may be stored as, by format."""

@@ -13,7 +13,7 @@ import typer
 from ..errors import SettingError
 
 if TYPE_CHECKING:
-    from ..formats.contest import Contender
+    from ..formats.runtime_benchmark import BenchmarkedModel
     from ..models.sources import Source
     from ..texts import Corpus
 
@@ -41,7 +41,7 @@ def bench(
     files by llama.cpp, which birdbone's extra 'llama' brings. Perplexities compare where the
     tokenizers are the same.
     """
-    from ..formats.contest import compete
+    from ..formats.runtime_benchmark import run_benchmark
     from ..reports.contest import contest_document, contest_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
 
@@ -52,7 +52,7 @@ def bench(
     with warnings_as_notes(), quiet_libraries():
         corpus = _corpus(data, heldout_data)
         contenders = [_contender(name, corpus, windows, length, trust) for name in models]
-        found = asyncio.run(compete(contenders, rounds=rounds, announce=told))
+        found = asyncio.run(run_benchmark(contenders, rounds=rounds, announce=told))
     measured_on = _measured_on(contenders, corpus, length, rounds)
     document = json.dumps(contest_document(found, measured_on), indent=2, ensure_ascii=False)
     if out is not None:
@@ -70,10 +70,13 @@ def _corpus(data: str, heldout_data: str | None) -> Corpus:
     return Corpus(f"{corpus.name}, heldout", split(corpus).heldout)
 
 
-def _contender(name: str, corpus: Corpus, windows: int, length: int, trust: bool) -> Contender:
+def _contender(
+    name: str, corpus: Corpus, windows: int, length: int, trust: bool
+) -> BenchmarkedModel:
     import torch
 
-    from ..formats.contest import Contender, require_llama_cpp
+    from ..formats.llama_cpp import require_llama_cpp
+    from ..formats.runtime_benchmark import BenchmarkedModel
     from ..models.fresh_process import Probe
     from ..models.skeleton import default_device
     from ..models.sources import find_model
@@ -91,7 +94,7 @@ def _contender(name: str, corpus: Corpus, windows: int, length: int, trust: bool
     device = default_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     probe = Probe(packed.tokens, dtype, str(device), repeats=1, trust_remote_code=trust)
-    return Contender(name, source, probe, len(tokenizer))
+    return BenchmarkedModel(name, source, probe, len(tokenizer))
 
 
 def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
@@ -107,7 +110,7 @@ def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
 
 
 def _measured_on(
-    contenders: Sequence[Contender], corpus: Corpus, length: int, rounds: int
+    contenders: Sequence[BenchmarkedModel], corpus: Corpus, length: int, rounds: int
 ) -> dict[str, str]:
     probe = contenders[0].probe
     counts = {each.probe.tokens.shape[0] for each in contenders if each.probe.tokens is not None}

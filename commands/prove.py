@@ -44,9 +44,9 @@ def prove(
 
 def _proof(folder: Path, trust: bool) -> Coroutine[Any, Any, Proof]:
     """By transformers where there is a config for it, else by llama.cpp where there is its file."""
-    from ..formats import proving
+    from ..formats import gguf_proof
     from ..models import proof
 
     if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
-        return proving.prove_gguf(folder)
+        return gguf_proof.prove_gguf(folder)
     return proof.prove(folder, trust_remote_code=trust)

@@ -18,19 +18,19 @@ from .. import checkpoints
 from ..checkpoints import GgmlBlocks, TensorRef
 from ..errors import SettingError
 from ..solvers.grid import Grid
-from ..solvers.results import Quantized
-from .ggml_types import Kind, smallest_kind
+from ..solvers.results import QuantizedWeight
+from .ggml_types import GgmlKind, smallest_kind
 
 _COLUMNS = 32  # of a block that is no super-block
-_BY_BITS: Mapping[int, Kind] = MappingProxyType({4: "q4_0", 8: "q8_0"})
+_BY_BITS: Mapping[int, GgmlKind] = MappingProxyType({4: "q4_0", 8: "q8_0"})
 
 
-def kind_of(grid: Grid) -> Kind | None:
+def kind_of(grid: Grid) -> GgmlKind | None:
     """The ggml type whose grid it is, if any."""
     return next((kind for kind in _PACKERS if Grid.named(kind) == grid), None)
 
 
-def pack(codes: Quantized) -> Tensor:
+def pack(codes: QuantizedWeight) -> Tensor:
     """The blocks of a solved weight.
 
     Raises:
@@ -45,7 +45,7 @@ def pack(codes: Quantized) -> Tensor:
     return _PACKERS[kind](codes)
 
 
-def held_kind(ref: TensorRef) -> Kind | None:
+def held_kind(ref: TensorRef) -> GgmlKind | None:
     """The ggml type whose blocks hold a stored weight exactly as it is, if any.
 
     That is what it has already, or Q4_0 and Q8_0 for codes of 4 and 8 bits without zero points
@@ -69,10 +69,10 @@ def held_blocks(ref: TensorRef) -> Tensor:
     assert isinstance(ref, checkpoints.Quantized)
     assert kind is not None
     scales = ref.scales.repeat_interleave(ref.group_size // _COLUMNS, dim=1)
-    return pack(Quantized(ref.codes, scales, None, Grid.named(kind))).cpu()
+    return pack(QuantizedWeight(ref.codes, scales, None, Grid.named(kind))).cpu()
 
 
-def _in_blocks(codes: Quantized) -> Tensor:
+def _in_blocks(codes: QuantizedWeight) -> Tensor:
     """Codes [rows, blocks, 32], counted from the least."""
     rows, groups = codes.scales.shape
     counted = (codes.codes.to(torch.int16) - codes.grid.smallest).to(torch.uint8)
@@ -95,11 +95,11 @@ def _rows(*parts: Tensor) -> Tensor:
     return torch.cat(parts, dim=-1).flatten(1).contiguous()
 
 
-def _q4_0(codes: Quantized) -> Tensor:
+def _q4_0(codes: QuantizedWeight) -> Tensor:
     return _rows(_halves(codes.scales), _nibbles(_in_blocks(codes)))
 
 
-def _q5_0(codes: Quantized) -> Tensor:
+def _q5_0(codes: QuantizedWeight) -> Tensor:
     """The fifth bits of a block are four bytes of their own, column by column."""
     blocks = _in_blocks(codes)
     weights = (1 << torch.arange(8)).to(blocks.device)
@@ -107,12 +107,12 @@ def _q5_0(codes: Quantized) -> Tensor:
     return _rows(_halves(codes.scales), fifth, _nibbles(blocks))
 
 
-def _q8_0(codes: Quantized) -> Tensor:
+def _q8_0(codes: QuantizedWeight) -> Tensor:
     rows, groups = codes.scales.shape
     return _rows(_halves(codes.scales), codes.codes.view(rows, groups, _COLUMNS).view(torch.uint8))
 
 
-def _q4_k(codes: Quantized) -> Tensor:
+def _q4_k(codes: QuantizedWeight) -> Tensor:
     """Eight scales and eight minimums of six bits are twelve bytes."""
     blocks, rows = codes.super_blocks, codes.codes.shape[0]
     assert blocks is not None  # the grid has super-blocks
@@ -130,6 +130,6 @@ def _q4_k(codes: Quantized) -> Tensor:
     return _rows(*units, *six_bits, _nibbles(quarters).flatten(-2))
 
 
-_PACKERS: Mapping[Kind, Callable[[Quantized], Tensor]] = MappingProxyType(
+_PACKERS: Mapping[GgmlKind, Callable[[QuantizedWeight], Tensor]] = MappingProxyType(
     {"q4_0": _q4_0, "q5_0": _q5_0, "q8_0": _q8_0, "q4_k": _q4_k}
 )

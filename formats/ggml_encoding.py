@@ -11,18 +11,18 @@ from gguf.quants import quantize
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .ggml_types import Kind, ggml_type
+from .ggml_types import GgmlKind, ggml_type
 from .k_quants import q4_k, q6_k
 
 # Values encoded at a time: bounds the copies.
 _VALUES_PER_CHUNK = 1 << 24
 
-_DTYPES: Mapping[Kind, torch.dtype] = MappingProxyType(
+_DTYPES: Mapping[GgmlKind, torch.dtype] = MappingProxyType(
     {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 )
 
 
-def encode(kind: Kind, values: Tensor, name: str) -> np.ndarray:
+def encode(kind: GgmlKind, values: Tensor, name: str) -> np.ndarray:
     """The bytes [rows, bytes of a row] of ``values`` [rows, width], uint8.
 
     Raises:
@@ -40,7 +40,7 @@ def encode(kind: Kind, values: Tensor, name: str) -> np.ndarray:
     return np.concatenate([_quantized(kind, chunk.float()) for chunk in values.split(rows)])
 
 
-def _quantized(kind: Kind, values: Tensor) -> np.ndarray:
+def _quantized(kind: GgmlKind, values: Tensor) -> np.ndarray:
     if kind == "q4_k":
         return q4_k(values).numpy()
     if kind == "q6_k":

@@ -15,11 +15,11 @@ from typing import Literal, get_args
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-Kind = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q6_k"]
+GgmlKind = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q6_k"]
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+GGML_KINDS: tuple[GgmlKind, ...] = get_args(GgmlKind)
 
-FILE_TYPES: Mapping[Kind, LlamaFileType] = MappingProxyType(
+FILE_TYPES: Mapping[GgmlKind, LlamaFileType] = MappingProxyType(
     {
         "f32": LlamaFileType.ALL_F32,
         "f16": LlamaFileType.MOSTLY_F16,
@@ -35,25 +35,25 @@ FILE_TYPES: Mapping[Kind, LlamaFileType] = MappingProxyType(
 )
 """What a whole file is called whose linears are of a type."""
 
-UNBLOCKED: tuple[Kind, ...] = ("f32", "f16", "bf16")
+UNBLOCKED: tuple[GgmlKind, ...] = ("f32", "f16", "bf16")
 """Types that hold values one by one, so that any code is multiplied out and none chosen anew."""
 
-_STAND_INS: Mapping[Kind, Kind] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0"})
+_STAND_INS: Mapping[GgmlKind, GgmlKind] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0"})
 _UNQUANTIZED = ("position_embd.weight", "rope_freqs.weight")
 
 
-def ggml_type(kind: Kind) -> GGMLQuantizationType:
+def ggml_type(kind: GgmlKind) -> GGMLQuantizationType:
     """gguf's own constant for a type."""
     return GGMLQuantizationType[kind.upper()]
 
 
-def num_bytes(kind: Kind, shape: tuple[int, ...]) -> int:
+def tensor_bytes(kind: GgmlKind, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of that shape."""
     values, size = GGML_QUANT_SIZES[ggml_type(kind)]
     return math.prod(shape) // values * size
 
 
-def chosen_kind(kind: Kind, name: str, shape: tuple[int, ...], *, is_head: bool) -> Kind:
+def chosen_kind(kind: GgmlKind, name: str, shape: tuple[int, ...], *, is_head: bool) -> GgmlKind:
     """The type a tensor gets in a file of ``kind``.
 
     Args:
@@ -69,7 +69,7 @@ def chosen_kind(kind: Kind, name: str, shape: tuple[int, ...], *, is_head: bool)
     return fitting_kind(kind, shape[-1])
 
 
-def fitting_kind(kind: Kind, width: int) -> Kind:
+def fitting_kind(kind: GgmlKind, width: int) -> GgmlKind:
     """The type itself, or what stands in for it where its blocks do not divide a row's width."""
     for candidate in (kind, _STAND_INS.get(kind, kind)):
         if width % GGML_QUANT_SIZES[ggml_type(candidate)][0] == 0:
@@ -77,11 +77,11 @@ def fitting_kind(kind: Kind, width: int) -> Kind:
     return "f16"
 
 
-def smallest_kind(kinds: Iterable[str]) -> Kind | None:
+def smallest_kind(kinds: Iterable[str]) -> GgmlKind | None:
     """The type of fewest bits, among names of types; None of none."""
     found = set(kinds)
     return min(
-        (kind for kind in KINDS if kind in found),
-        key=lambda kind: num_bytes(kind, (256,)),
+        (kind for kind in GGML_KINDS if kind in found),
+        key=lambda kind: tensor_bytes(kind, (256,)),
         default=None,
     )

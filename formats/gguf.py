@@ -31,18 +31,18 @@ from .ggml_encoding import encode
 from .ggml_types import (
     FILE_TYPES,
     UNBLOCKED,
-    Kind,
+    GgmlKind,
     chosen_kind,
     fitting_kind,
     ggml_type,
-    num_bytes,
     smallest_kind,
+    tensor_bytes,
 )
 from .gguf_architectures import Architecture, architecture_of
 from .gguf_rope import rope_tensors
 from .gguf_tokenizer import describe_tokenizer
 
-Announce = Callable[[int, int], None]
+TensorProgress = Callable[[int, int], None]
 
 MARK = "birdbone.version"
 """The key that makes a file ours; the second, so that it is found without reading the rest."""
@@ -52,7 +52,7 @@ _SPARE_BYTES = 64 << 20  # tokenizer and names
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenGguf:
     """What a GGUF file holds.
 
     Attributes:
@@ -65,22 +65,22 @@ class Written:
 
     path: Path
     num_bytes: int
-    kinds: Mapping[Kind, int]
-    stand_ins: Mapping[str, Kind]
+    kinds: Mapping[GgmlKind, int]
+    stand_ins: Mapping[str, GgmlKind]
 
 
 def _silent(done: int, total: int) -> None:
-    """Announce nothing."""
+    """Report nothing."""
 
 
 def write_gguf(
     checkpoint: Checkpoint,
     path: str | Path,
     *,
-    kind: Kind | None = None,
+    kind: GgmlKind | None = None,
     force: bool = False,
-    announce: Announce = _silent,
-) -> Written:
+    announce: TensorProgress = _silent,
+) -> WrittenGguf:
     """Write the model, its tokenizer and chat template as a file llama.cpp runs.
 
     Args:
@@ -120,7 +120,7 @@ def write_gguf(
         writer.close()
         aside.unlink(missing_ok=True)
     kinds = [entry.kind for entry in entries]
-    return Written(
+    return WrittenGguf(
         target,
         target.stat().st_size,
         {each: kinds.count(each) for each in sorted(set(kinds))},
@@ -128,21 +128,21 @@ def write_gguf(
     )
 
 
-def file_kind(checkpoint: Checkpoint, kind: Kind | None) -> Kind:
+def file_kind(checkpoint: Checkpoint, kind: GgmlKind | None) -> GgmlKind:
     """The kind that was asked for, or what `write_gguf` takes where none was."""
     held = filter(None, map(held_kind, checkpoint.refs.values()))
     return kind or smallest_kind(held) or "f16"
 
 
-def kept_kind(ref: TensorRef, kind: Kind) -> Kind | None:
+def kept_kind(ref: TensorRef, kind: GgmlKind) -> GgmlKind | None:
     """The type whose blocks a weight is written as unchanged in a file of ``kind``, if any."""
     wants_values = kind in UNBLOCKED and isinstance(ref, Quantized)
     return None if wants_values else held_kind(ref)
 
 
 def tensor_kinds(
-    checkpoint: Checkpoint, *, kind: Kind | None = None
-) -> dict[str, tuple[Kind, bool]]:
+    checkpoint: Checkpoint, *, kind: GgmlKind | None = None
+) -> dict[str, tuple[GgmlKind, bool]]:
     """By name, the type each tensor gets in a file, and whether its rows are the model's columns.
 
     Raises:
@@ -193,13 +193,13 @@ class _Entry:
     name: str
     source: Callable[[], Tensor]
     shape: tuple[int, ...]
-    kind: Kind
+    kind: GgmlKind
     stands_in: bool = False
     is_encoded: bool = False
 
     @property
     def num_bytes(self) -> int:
-        return num_bytes(self.kind, self.shape)
+        return tensor_bytes(self.kind, self.shape)
 
     def data(self) -> np.ndarray:
         """Its bytes, uint8."""
@@ -208,7 +208,7 @@ class _Entry:
 
 
 def _entries(
-    checkpoint: Checkpoint, model: PreTrainedModel, architecture: Architecture, kind: Kind
+    checkpoint: Checkpoint, model: PreTrainedModel, architecture: Architecture, kind: GgmlKind
 ) -> list[_Entry]:
     config = model.config
     names = gguf.get_tensor_name_map(architecture.arch, config.num_hidden_layers)
@@ -234,7 +234,7 @@ def _entries(
     return entries
 
 
-def _stand_ins(entries: list[_Entry], kind: Kind) -> Iterator[str]:
+def _stand_ins(entries: list[_Entry], kind: GgmlKind) -> Iterator[str]:
     """Says what is not written as ``kind``, and as what instead."""
     others = [entry for entry in entries if entry.stands_in]
     for other in sorted({entry.kind for entry in others}):
@@ -245,7 +245,9 @@ def _stand_ins(entries: list[_Entry], kind: Kind) -> Iterator[str]:
         )
 
 
-def _recoded(checkpoint: Checkpoint, entries: list[_Entry], asked: Kind | None) -> Iterator[str]:
+def _recoded(
+    checkpoint: Checkpoint, entries: list[_Entry], asked: GgmlKind | None
+) -> Iterator[str]:
     """Says which codes are written as another type than asked for, or unasked as values."""
     coded = [
         entry
@@ -300,7 +302,7 @@ def _describe(
     checkpoint: Checkpoint,
     model: PreTrainedModel,
     architecture: Architecture,
-    kind: Kind,
+    kind: GgmlKind,
 ) -> None:
     writer.add_string(MARK, _own_version())
     writer.add_type("model")
@@ -322,7 +324,7 @@ def _describe_name(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
     found.set_gguf_meta_model(writer)
 
 
-def _write(writer: GGUFWriter, entries: list[_Entry], announce: Announce) -> None:
+def _write(writer: GGUFWriter, entries: list[_Entry], announce: TensorProgress) -> None:
     for entry in entries:
         writer.add_tensor_info(
             entry.name, entry.shape, np.dtype(np.int8), entry.num_bytes, ggml_type(entry.kind)

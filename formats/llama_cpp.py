@@ -1,175 +1,68 @@
-"""A program of its own: opens a GGUF file with llama.cpp and measures what it is.
+"""llama.cpp, the runtime of GGUF files, started in a fresh process.
 
-It is run by path in a fresh, isolated interpreter (``python -I llama_cpp.py request.json``) and
-imports nothing of this package, so what it finds is what anybody finds who opens the file. The
-request names the file, windows of token ids or null, threads and counts. Figures go to the file
-the request names, progress to stdout, one ``@ done total label`` a line.
-
-llama.cpp's server gives no probabilities of a prompt's tokens, so each window is read as if it were
-being decoded: one token is asked for, a bias makes it the one that comes next in the text, and the
-probability it had before the bias is taken down. What was read stays in the cache.
+The process runs `measure_gguf.py` by path and imports nothing of this package.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import platform
-import resource
-import statistics
-import sys
-import urllib.request
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-_STATUS = Path("/proc/self/status")
-_CERTAIN = 1000.0  # a bias no logit outweighs
-_SPARE_POSITIONS = 8
+import torch
+
+from ..errors import MissingExtraError
+from ..models.fresh_process import Announce, Measurement, Probe, run_alone
+
+_PROGRAM = Path(__file__).with_name("measure_gguf.py")
 
 
-def main(request_path: str) -> None:
-    """Measure what the request asks for and leave the figures where it says."""
-    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    try:
-        _check_alone()
-        result = measure(request)
-        _check_alone()
-    except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
-        result = {"error": f"{type(error).__name__}: {error}"}
-    Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
+def require_llama_cpp() -> None:
+    """See that what runs GGUF files is installed.
 
-
-def _check_alone() -> None:
-    if "birdbone" in sys.modules:
-        raise RuntimeError("birdbone is loaded here, so this process proves nothing")
-
-
-def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one file: bytes, speed, peak memory and, on tokens, what it says of them."""
-    tokens: list[list[int]] = request["tokens"] or []
-    llama = _Llama(request)
-    figures: dict[str, float] = {"weight_bytes": Path(request["file"]).stat().st_size}
-    prompt = _prompt(tokens, request, llama.positions - request["decode_tokens"])
-    runs = [llama.timed(prompt, request["decode_tokens"]) for _ in range(request["repeats"])]
-    prefill, decode = zip(*runs, strict=True)
-    figures["prefill_tokens_per_second"] = statistics.median(prefill)
-    figures["decode_tokens_per_second"] = statistics.median(decode)
-    figures["peak_bytes"] = _peak_bytes()
-    nll = _nats(llama, tokens)
-    if tokens:
-        figures.update(_perplexity(nll))
-    environment = _environment(request["threads"])
-    return {"figures": {"light": figures}, "nll": nll, "environment": environment}
-
-
-class _Llama:
-    """The file, opened by llama.cpp."""
-
-    def __init__(self, request: dict[str, Any]) -> None:
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
-        params.model.path = request["file"]
-        longest = max((len(row) for row in request["tokens"] or []), default=0)
-        speed = request["prefill_tokens"] + request["decode_tokens"]
-        params.n_ctx = max(longest, speed) + _SPARE_POSITIONS
-        params.n_parallel, params.warmup, params.verbosity = 1, True, -1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["threads"]
-        self._server = xllamacpp.Server(params)
-        self._vocabulary = request["vocabulary"]
-
-    @property
-    def positions(self) -> int:
-        """How many tokens the context takes: as many as the model was made for, at most."""
-        return int(self._asked("props")["default_generation_settings"]["n_ctx"])
-
-    def timed(self, prompt: list[int], count: int) -> tuple[float, float]:
-        """Tokens/s of reading the prompt and of greedy decoding after it."""
-        asked = {"prompt": prompt, "n_predict": count, "temperature": 0, "ignore_eos": True}
-        found = self._completion({**asked, "cache_prompt": False})["timings"]
-        return found["prompt_per_second"], found["predicted_per_second"]
-
-    def log_probability(self, before: list[int], token: int) -> float:
-        """Of one token after others, natural logarithm."""
-        found = self._after(before, wanted=token, listed=1)
-        if found and found["id"] == token:
-            return float(found["logprob"])
-        # Half a letter, or an end of text, is held back with all that is said of it.
-        plain = self._asked("tokenize", {"content": "a"})["tokens"][-1]
-        found = self._after(before, wanted=plain, listed=self._vocabulary)
-        return float(next(e["logprob"] for e in found["top_logprobs"] if e["id"] == token))
-
-    def _after(self, before: list[int], *, wanted: int, listed: int) -> dict[str, Any]:
-        """What is said of the token that a bias makes come next; empty where nothing is."""
-        asked = {"prompt": before, "n_predict": 1, "temperature": 0, "cache_prompt": True}
-        bias = [[wanted, _CERTAIN]]
-        choice = self._completion({**asked, "n_probs": listed, "logit_bias": bias})["choices"][0]
-        content = (choice.get("logprobs") or {}).get("content") or [{}]
-        found: dict[str, Any] = content[0]
-        return found
-
-    def _asked(self, about: str, words: dict[str, str] | None = None) -> dict[str, Any]:
-        """What the server tells over its port on this machine, past any proxy."""
-        request = urllib.request.Request(
-            f"{self._server.listening_address}/{about}",
-            None if words is None else json.dumps(words).encode(),
-            {"Content-Type": "application/json"},
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if find_spec("xllamacpp") is None:
+        raise MissingExtraError(
+            "GGUF files are run by llama.cpp, which is not installed; "
+            "run pip install 'birdbone[llama]'"
         )
-        local = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with local.open(request, timeout=60) as reply:
-            found: dict[str, Any] = json.load(reply)
-        return found
-
-    def _completion(self, asked: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self._server.handle_completions(asked)
-        if "choices" not in found:
-            raise ValueError(f"llama.cpp answers {json.dumps(found)}")
-        return found
 
 
-def _prompt(tokens: list[list[int]], request: dict[str, Any], limit: int) -> list[int]:
-    """Real tokens where there are some, with room left for those decoded."""
-    room = max(1, min(request["prefill_tokens"], limit))
-    flat = [token for row in tokens for token in row] or list(range(room))
-    return [token % request["vocabulary"] for token in flat[:room]]
+async def measure_gguf(
+    path: Path, probe: Probe, vocabulary: int, announce: Announce
+) -> Measurement:
+    """What llama.cpp makes of a file, in a fresh process.
+
+    Raises:
+        ProofError: it cannot open or run it.
+    """
+    tokens = None if probe.tokens is None else probe.tokens.tolist()
+    found = await run_llama_cpp(path, tokens, probe, vocabulary, announce)
+    return Measurement(found["figures"], found["environment"])
 
 
-def _nats(llama: _Llama, tokens: list[list[int]]) -> list[list[float]]:
-    """Of every predicted token, window by window."""
-    nats = []
-    for done, row in enumerate(tokens, 1):
-        nats.append([-llama.log_probability(row[:at], row[at]) for at in range(1, len(row))])
-        sys.stdout.write(f"@ {done} {len(tokens)} windows scored by llama.cpp\n")
-        sys.stdout.flush()
-    return nats
+async def run_llama_cpp(
+    path: Path, tokens: list[list[int]] | None, probe: Probe, vocabulary: int, announce: Announce
+) -> dict[str, Any]:
+    """Everything `measure_gguf` says of a file: ``figures``, ``nll`` and ``environment``.
 
+    Args:
+        tokens: windows, of any length each.
+        probe: how it is timed; its own tokens are not used.
 
-def _perplexity(nats: list[list[float]]) -> dict[str, float]:
-    means = [statistics.fmean(row) for row in nats]
-    value = math.exp(statistics.fmean(means))
-    if len(means) < 2:
-        return {"perplexity": value}
-    error = value * statistics.stdev(means) / math.sqrt(len(means))
-    return {"perplexity": value, "perplexity_error": error}
-
-
-def _peak_bytes() -> int:
-    """Peak resident bytes of this process, the pages of the file it touched among them."""
-    if _STATUS.exists():
-        lines = _STATUS.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _environment(threads: int) -> dict[str, str]:
-    return {
-        "device": f"{platform.machine()}, {threads} threads",
-        "python": platform.python_version(),
-        "llama.cpp": f"xllamacpp {metadata.version('xllamacpp')}",
+    Raises:
+        ProofError: it cannot open or run it.
+    """
+    request = {
+        "folder": str(path.parent),
+        "file": str(path),
+        "tokens": tokens,
+        "vocabulary": vocabulary,
+        "threads": torch.get_num_threads(),
+        "prefill_tokens": probe.prefill_tokens,
+        "decode_tokens": probe.decode_tokens,
+        "repeats": probe.repeats,
     }
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    return await run_alone(_PROGRAM, request, announce, opener="llama.cpp")

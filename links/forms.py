@@ -6,11 +6,11 @@ from typing import Literal
 
 from ..checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ..errors import SettingError
-from ..formats.contest import require_llama_cpp
 from ..formats.ggml_blocks import held_kind
-from ..formats.ggml_types import UNBLOCKED, Kind
+from ..formats.ggml_types import UNBLOCKED, GgmlKind
 from ..formats.gguf import file_kind
 from ..formats.gguf_architectures import architecture_of
+from ..formats.llama_cpp import require_llama_cpp
 from ..models.linears import all_linears
 from ..models.skeleton import empty_model
 
@@ -28,7 +28,7 @@ _WORDS = {
 }
 
 
-def chosen_form(checkpoint: Checkpoint, format: Format, kind: Kind | None) -> Format:
+def chosen_form(checkpoint: Checkpoint, format: Format, kind: GgmlKind | None) -> Format:
     """The format to write, never auto: that takes what the weights are made for.
 
     Raises:
@@ -46,7 +46,7 @@ def chosen_form(checkpoint: Checkpoint, format: Format, kind: Kind | None) -> Fo
     )
 
 
-def check_settings(checkpoint: Checkpoint | None, format: Format, kind: Kind | None) -> None:
+def check_settings(checkpoint: Checkpoint | None, format: Format, kind: GgmlKind | None) -> None:
     """Refuse what can be told before the model is as it will be saved.
 
     Raises:
@@ -76,7 +76,7 @@ def _made_for(
     return "safetensors"
 
 
-def _check_gguf(checkpoint: Checkpoint, made_for: Format, kind: Kind | None) -> None:
+def _check_gguf(checkpoint: Checkpoint, made_for: Format, kind: GgmlKind | None) -> None:
     if file_kind(checkpoint, kind) in UNBLOCKED:
         return
     for name, ref in checkpoint.refs.items():

@@ -10,9 +10,9 @@ from typing import Any, cast
 from ..checkpoints import Checkpoint
 from ..contexts.flow import Savable
 from ..engine import announce, in_thread
-from ..formats.contest import measure_gguf
-from ..formats.ggml_types import UNBLOCKED, Kind
+from ..formats.ggml_types import UNBLOCKED, GgmlKind
 from ..formats.gguf import file_kind, write_gguf
+from ..formats.llama_cpp import measure_gguf
 from ..models.adapter import has_adapter
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.skeleton import text_config
@@ -24,7 +24,7 @@ FILE_NAME = "model.gguf"
 _NLL_OFF, _NLL_OFF_PLAIN = 1e-2, 3e-3
 
 
-async def write_file(checkpoint: Checkpoint, folder: Path, kind: Kind | None) -> None:
+async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None) -> None:
     """The model as the one file of a folder."""
 
     def told(done: int, total: int) -> None:
@@ -39,7 +39,7 @@ async def write_file(checkpoint: Checkpoint, folder: Path, kind: Kind | None) ->
     await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
 
 
-def score_tolerance(checkpoint: Checkpoint, kind: Kind | None, asked: float | None) -> float:
+def score_tolerance(checkpoint: Checkpoint, kind: GgmlKind | None, asked: float | None) -> float:
     """How far the mean nats that llama.cpp gives may be from those in memory, relative."""
     plain = file_kind(checkpoint, kind) in UNBLOCKED
     return asked or (_NLL_OFF_PLAIN if plain else _NLL_OFF)

@@ -13,10 +13,8 @@ from ..models.hollowing import Kept
 from ..models.linears import named
 from ..models.missing import Fed
 from ..models.narrowing import Narrowing
-from ..solvers.column_refit import refit_columns
-from ..solvers.column_removal import keep_columns
+from ..solvers.column_removal import keep_columns, keep_groups, refit_columns
 from ..solvers.factor import factorize
-from ..solvers.group_removal import keep_groups
 from ..solvers.output_error import relative_output_error
 from ..solvers.target import shifted_weight
 from .planning import Planning

@@ -21,7 +21,7 @@ from ..solvers.gptq import Order, quantize_gptq
 from ..solvers.gram import Gram
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
-from ..solvers.results import Quantized as Codes
+from ..solvers.results import QuantizedWeight
 from ..solvers.target import matched_weight
 from .correcting import Correcting
 from .stacking import stacked
@@ -125,7 +125,7 @@ class Rounding:
         self,
         weights: Sequence[tuple[Linear, Tensor]],
         whole: Tensor,
-        codes: Codes,
+        codes: QuantizedWeight,
         gram: Gram,
         factor: Factor,
     ) -> Mapping[str, float]:
@@ -200,7 +200,7 @@ def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
     )
 
 
-def split(codes: Codes, linears: Sequence[Linear], *, packable: bool) -> list[Solution]:
+def split(codes: QuantizedWeight, linears: Sequence[Linear], *, packable: bool) -> list[Solution]:
     """The solution of each layer of a stack, in its order.
 
     On a grid of ggml's they are its blocks, but for experts: those are a part of a tensor.

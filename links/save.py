@@ -21,9 +21,9 @@ from ..contexts.forecast import Forecast
 from ..contexts.saved import Saved
 from ..engine import announce, in_thread, link
 from ..errors import BirdboneError, GateError, NumericsError, ProofError
-from ..formats.ggml_types import Kind
-from ..formats.gguf_values import stored_values
-from ..formats.proving import prove_gguf
+from ..formats.ggml_types import GgmlKind
+from ..formats.gguf_proof import prove_gguf
+from ..formats.gguf_rounding import stored_values
 from ..models.fresh_process import Measurement, Probe, measure_folders
 from ..models.memory import pass_bytes, written_bytes
 from ..models.proof import prove
@@ -61,7 +61,7 @@ async def save(
     path: str,
     force: bool = False,
     format: Format = "auto",
-    kind: Kind | None = None,
+    kind: GgmlKind | None = None,
     max_shard_gb: Annotated[float, Field(gt=0)] = 5.0,
     compare: bool = True,
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None,

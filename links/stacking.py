@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import SolverError
 from ..models.linears import Linear, named
-from ..solvers.admission import require_weight
+from ..solvers.checks import require_weight
 
 
 def stacked(weights: Sequence[tuple[Linear, Tensor]]) -> Tensor:

@@ -18,7 +18,7 @@ from ..solvers.masks import Pattern, pattern_mask
 from ..solvers.normalized import Normalized, Resolvent, Spectrum
 from ..solvers.output_error import relative_output_errors
 from ..solvers.regrowth import limit_regrowth, num_regrown
-from ..solvers.results import Pruned
+from ..solvers.results import PrunedWeight
 from ..solvers.table import PREPARE, PRUNERS
 from ..solvers.target import pull_of
 from .planning import Planning
@@ -112,17 +112,24 @@ class Thinning(Planning):
             )
         return fresh
 
-    def _by_scores(self, linear: Linear, weight: Tensor, gram: Gram, share: float | None) -> Pruned:
+    def _by_scores(
+        self, linear: Linear, weight: Tensor, gram: Gram, share: float | None
+    ) -> PrunedWeight:
         """Remove what the score link scored lowest; no remaining weight is changed."""
         values = self.scores.weights[linear.name].to(weight.device)
         mask = pattern_mask(values, sparsity=share, pattern=self.pattern)
         thinned = weight.masked_fill(~mask, 0.0)
         errors = relative_output_errors(weight, thinned, gram, heights=(len(weight),))
-        return Pruned(thinned, mask, errors)
+        return PrunedWeight(thinned, mask, errors)
 
     def _polished(
-        self, weight: Tensor, thinned: Pruned, gram: Gram, heights: Sequence[int], prepared: Any
-    ) -> Pruned:
+        self,
+        weight: Tensor,
+        thinned: PrunedWeight,
+        gram: Gram,
+        heights: Sequence[int],
+        prepared: Any,
+    ) -> PrunedWeight:
         fitted = refit(
             weight,
             thinned.mask,
@@ -137,8 +144,13 @@ class Thinning(Planning):
         return replace(thinned, weight=fitted, relative_errors=errors)
 
     def _limited(
-        self, weight: Tensor, thinned: Pruned, gram: Gram, heights: Sequence[int], prepared: Any
-    ) -> Pruned:
+        self,
+        weight: Tensor,
+        thinned: PrunedWeight,
+        gram: Gram,
+        heights: Sequence[int],
+        prepared: Any,
+    ) -> PrunedWeight:
         return limit_regrowth(
             weight,
             thinned,

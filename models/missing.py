@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..solvers.checks import working_dtype
 from ..solvers.gram import Gram, GramAccumulator
-from ..solvers.precision import working_dtype
 from .experts import Fellows
 from .inputs import Group
 from .linears import Linear

@@ -2,10 +2,10 @@
 
 A solver sees one linear at a time; here gradients of the block's own output say which codes and
 scales to change (SignRound, https://arxiv.org/abs/2309.05516; what is learned of each weight is in
-`solvers.rounding`). The loss is the squared error of a token's output over that output's square,
-averaged over tokens: without the division a few tokens of huge activations would own it. Windows
-that are never trained on choose the iterate, the start among them, so that the outcome is never
-worse there than what the solver gave.
+`solvers.learned_rounding`). The loss is the squared error of a token's output over that output's
+square, averaged over tokens: without the division a few tokens of huge activations would own it.
+Windows that are never trained on choose the iterate, the start among them, so that the outcome is
+never worse there than what the solver gave.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from ..checkpoints import Quantized
 from ..errors import DataError, SettingError
-from ..solvers.rounding import LearnedRounding
+from ..solvers.learned_rounding import LearnedRounding
 from .linears import Linear
 from .losses import check_loss, relative_errors
 from .rewriting import Solved

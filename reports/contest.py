@@ -10,14 +10,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..formats.contest import Standing
+from ..formats.runtime_benchmark import BenchmarkResult
 from .table import in_bytes
 
 _MISSING = "–"
 _LONGEST_NAME = 8  # longer ones stand below the table, which has to fit 80 columns
 
 
-def contest_report(standings: Sequence[Standing], measured_on: Mapping[str, str]) -> RenderableType:
+def contest_report(
+    standings: Sequence[BenchmarkResult], measured_on: Mapping[str, str]
+) -> RenderableType:
     """What a person reads, sizes and speeds side by side."""
     named = max(len(each.model) for each in standings) <= _LONGEST_NAME
     table = Table(box=SIMPLE)
@@ -38,7 +40,7 @@ def contest_report(standings: Sequence[Standing], measured_on: Mapping[str, str]
 
 
 def contest_document(
-    standings: Sequence[Standing], measured_on: Mapping[str, str]
+    standings: Sequence[BenchmarkResult], measured_on: Mapping[str, str]
 ) -> dict[str, Any]:
     """The same for programs."""
     return {"measured_on": dict(measured_on), "models": [each.as_dict() for each in standings]}

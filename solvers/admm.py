@@ -27,13 +27,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .admission import require_finite, require_weight, require_width
 from .budget import Budget, rough_threshold
+from .checks import require_finite, require_weight, require_width
 from .gram import Gram
 from .masks import UNSTRUCTURED, Pattern, num_better
 from .normalized import Resolvent, resolve
 from .output_error import relative_output_errors
-from .results import Pruned
+from .results import PrunedWeight
 from .target import pull_of
 
 # A narrow layer's products take no time, and its steps go on until little is left to gain.
@@ -57,7 +57,7 @@ def prune_admm(
     matching: float = 0.0,
     damping: float = 0.01,
     steps: int | None = None,
-) -> Pruned:
+) -> PrunedWeight:
     """Prune [out_features, in_features] with ADMM, to the count or to n:m.
 
     ``factor`` reuses a resolvent of the same Gram, and its damping then holds; ``matching`` is the
@@ -76,7 +76,7 @@ def prune_admm(
     kept = budget.keep(sums.abs())
     thinned = sums.div_(factor.scale).masked_fill_(~kept, 0.0).to(weight.dtype)
     require_finite(thinned, f"pruned weight in {weight.dtype}")
-    return Pruned(
+    return PrunedWeight(
         thinned,
         kept,
         relative_output_errors(weight, thinned, gram, heights=budget.heights),

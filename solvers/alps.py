@@ -17,14 +17,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .admission import require_finite, require_weight, require_width
 from .budget import Budget
+from .checks import require_finite, require_weight, require_width
 from .gram import Gram
 from .least_squares import refit
 from .masks import UNSTRUCTURED, Pattern
 from .normalized import Spectrum, decompose
 from .output_error import relative_output_errors
-from .results import Pruned
+from .results import PrunedWeight
 from .target import pull_of
 
 _FIRST_PENALTY = 0.1
@@ -47,7 +47,7 @@ def prune_alps(
     factor: Spectrum | None = None,
     matching: float = 0.0,
     damping: float = 0.01,
-) -> Pruned:
+) -> PrunedWeight:
     """Prune [out_features, in_features] with ALPS, to the count or to n:m.
 
     ``factor`` reuses a spectrum of the same Gram, and its damping then holds; ``matching`` is the
@@ -69,7 +69,7 @@ def prune_alps(
         weight, kept, gram, start=start, pull=pull, steps=_POLISH, normalized=factor.normalized
     )
     error = relative_output_errors(weight, thinned, gram, heights=budget.heights)
-    return Pruned(thinned, kept, error, factor.normalized.damping)
+    return PrunedWeight(thinned, kept, error, factor.normalized.damping)
 
 
 def _iterate(

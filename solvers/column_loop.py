@@ -13,6 +13,7 @@ loop stays its reference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor
 
 from .grid import Scales
-from .spans import walk
 
 BLOCK_SIZE = 128
 SPANS = (BLOCK_SIZE, 32, 8)
@@ -129,3 +129,25 @@ class _Loop:
             if index + 1 < stop:
                 rest = self.columns[index + 1 : stop]
                 rest.addr_(self.shares[index, index + 1 : stop], error, alpha=-1)
+
+
+class Walked(Protocol):
+    """What is done on the way."""
+
+    def settle_columns(self, start: int, stop: int) -> None:
+        """Settle columns ``start`` to ``stop``, every earlier change being applied to them."""
+
+    def pass_on(self, first: int, last: int, stop: int) -> None:
+        """Apply to columns ``last`` to ``stop`` what was changed in ``first`` to ``last``."""
+
+
+def walk(walked: Walked, start: int, stop: int, sizes: Sequence[int]) -> None:
+    """Settle [start, stop) in spans of falling ``sizes``."""
+    if not sizes:
+        walked.settle_columns(start, stop)
+        return
+    for first in range(start, stop, sizes[0]):
+        last = min(first + sizes[0], stop)
+        walk(walked, first, last, sizes[1:])
+        if last < stop:
+            walked.pass_on(first, last, stop)

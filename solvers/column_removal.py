@@ -18,8 +18,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_weight, require_width
-from .factor import Factor
+from .checks import require_finite, require_weight, require_width
+from .damping import mean_live_diagonal
+from .factor import Factor, decoupled
+from .gram import Gram
+from .output_error import relative_output_error
+from .results import PrunedWeight
 
 _CHUNK = 16
 
@@ -75,3 +79,56 @@ def remove(values: Tensor, inverse: Tensor, gone: Tensor) -> None:
     inverse[gone] = 0.0
     inverse[:, gone] = 0.0
     inverse.diagonal()[gone] = 1.0
+
+
+def keep_groups(weight: Tensor, factor: Factor, *, size: int, keep: int) -> Tensor:
+    """Return which ``keep`` groups of ``size`` consecutive columns stay, int64 [keep], ascending.
+
+    ``factor`` is in the natural order. Raises SettingError for a size that does not divide the
+    width, a count out of range or shapes that do not fit, SolverError for weights that are not
+    finite.
+    """
+    require_weight(weight)
+    require_width(weight, factor.upper, "factor")
+    width = weight.shape[1]
+    if size < 1 or width % size:
+        raise SettingError(f"groups of {size} columns do not divide a width of {width}")
+    require_keep(keep, width // size, "groups")
+    values, inverse = start(weight, factor)
+    columns = torch.arange(width, device=weight.device).view(-1, size)
+    kept = list(range(len(columns)))
+    while len(kept) > keep:
+        cost = {group: _cost(values, inverse, columns[group]) for group in kept}
+        cheapest = min(kept, key=cost.__getitem__)
+        remove(values, inverse, columns[cheapest])
+        kept.remove(cheapest)
+    return torch.tensor(kept, device=weight.device)
+
+
+def _cost(values: Tensor, inverse: Tensor, columns: Tensor) -> float:
+    lower = torch.linalg.cholesky(inverse[columns][:, columns])
+    weights = values[:, columns].T
+    return float((weights * torch.cholesky_solve(weights, lower)).sum(dtype=torch.float64))
+
+
+def refit_columns(weight: Tensor, gram: Gram, factor: Factor, columns: Tensor) -> PrunedWeight:
+    """Return least-squares values for ``columns``, int64 [kept]; every other column is zero.
+
+    ``factor`` is of the same Gram and says at which damping that is positive definite. Raises
+    SettingError for shapes that do not fit, SolverError for values that are not finite.
+    """
+    require_weight(weight)
+    require_width(weight, gram.matrix, "Gram matrix")
+    hessian, _ = decoupled(gram)
+    hessian.diagonal().add_(factor.damping * mean_live_diagonal(gram))
+    dtype = torch.promote_types(weight.dtype, hessian.dtype)
+    hessian = hessian.to(dtype)
+    wanted = weight.detach().to(dtype) @ hessian[:, columns]
+    lower = torch.linalg.cholesky(hessian[columns][:, columns])
+    fitted = torch.zeros_like(weight)
+    fitted[:, columns] = torch.cholesky_solve(wanted.T, lower).T.to(weight.dtype)
+    require_finite(fitted, f"refitted weight in {weight.dtype}")
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    mask[:, columns] = True
+    error = relative_output_error(weight, fitted, gram)
+    return PrunedWeight(fitted, mask, (error,), factor.damping, factor.escalations)

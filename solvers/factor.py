@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .admission import all_finite, require_finite
+from .checks import all_finite, require_finite, working_dtype
 from .damping import escalate, mean_live_diagonal
 from .gram import Gram
-from .precision import working_dtype
 
 _INVERTED_WHOLE = 192
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_mask, require_weight, require_width
+from .checks import require_mask, require_weight, require_width
 from .column_loop import BLOCK_SIZE, BlockPlan, ColumnRule, run_column_loop
 from .column_rounding import ColumnRounder, rounders_of
 from .factor import Factor, factorize
@@ -28,7 +28,7 @@ from .gram import Gram
 from .grid import Grid, Scales, require_exact_zero
 from .grid_search import ScaleRule, fit_groups
 from .refinement import refine
-from .results import Quantized
+from .results import QuantizedWeight
 from .saliency import require_natural_order
 from .target import matched_weight
 
@@ -49,7 +49,7 @@ def quantize_gptq(
     scales: ScaleRule = "searched",
     refit: bool = False,
     sweeps: int = 0,
-) -> Quantized:
+) -> QuantizedWeight:
     """Quantise [out_features, in_features] with error compensation.
 
     Where ``mask`` is False the weight is held at exactly zero and its loss is compensated too.
@@ -78,7 +78,7 @@ def quantize_gptq(
     rule = _run(
         target, factor, grid=grid, scale_dtype=scale_dtype, mask=mask, order=order, scales=scales
     )
-    quantized = Quantized.assemble(
+    quantized = QuantizedWeight.assemble(
         rule.codes.T.contiguous(),
         rule.scales,
         damping=factor.damping,

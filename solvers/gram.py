@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_finite
-from .precision import working_dtype
+from .checks import require_finite, working_dtype
 
 # Rows upcast at a time: bounds the float32 copy of a half-precision batch.
 _ROWS_PER_CHUNK = 2048

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .block_grids import fit_super_blocks
 from .grid import Grid, Scales, fit_scales, nearest_zero_point, stored_scale
+from .super_blocks import fit_super_blocks
 
 ScaleRule = Literal["searched", "minmax"]
 

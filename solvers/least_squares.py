@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .admission import require_finite, require_mask, require_weight, require_width
+from .checks import require_finite, require_mask, require_weight, require_width
 from .gram import Gram
 from .normalized import Normalized, normalize
 

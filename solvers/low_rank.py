@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_finite, require_weight, require_width
+from .checks import require_finite, require_weight, require_width
 from .damping import escalate
 from .gram import Gram
 from .normalized import normalize

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .admission import require_width
 from .budget import Budget
+from .checks import require_width
 from .factor import Factor
 from .gram import Gram
 from .masks import UNSTRUCTURED, Pattern
 from .output_error import relative_output_errors
-from .results import Pruned
+from .results import PrunedWeight
 from .saliency import magnitude_saliency
 
 
@@ -25,7 +25,7 @@ def prune_magnitude(
     heights: Sequence[int] | None = None,
     factor: Factor | None = None,
     matching: float = 0.0,
-) -> Pruned:
+) -> PrunedWeight:
     """Remove the smallest |W| of the whole layer, or of every m columns.
 
     ``gram`` serves only to measure the damage; ``factor`` and ``matching`` are not used. Raises
@@ -36,6 +36,6 @@ def prune_magnitude(
     budget = Budget.of(weight, sparsity=sparsity, pattern=pattern, heights=heights)
     mask = budget.keep(saliency)
     thinned = weight.detach().masked_fill(~mask, 0.0)
-    return Pruned(
+    return PrunedWeight(
         thinned, mask, relative_output_errors(weight, thinned, gram, heights=budget.heights)
     )

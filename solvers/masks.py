@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_finite, require_matrix
+from .checks import require_finite, require_matrix
 
 Scope = Literal["layer", "row"]
 

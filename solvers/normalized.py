@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_finite
+from .checks import require_finite, working_dtype
 from .damping import escalate, mean_live_diagonal, require_damping
 from .gram import Gram
-from .precision import working_dtype
 
 _DEAD = 1e-8
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .admission import require_finite
+from .checks import require_finite, working_dtype
 from .gram import Gram
-from .precision import working_dtype
 
 _COLUMNS_PER_STRIP = 128
 

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_mask, require_weight, require_width
-from .column_loop import SPANS
+from .checks import require_mask, require_weight, require_width
+from .column_loop import SPANS, walk
 from .damping import mean_live_diagonal
 from .factor import decoupled
 from .gram import Gram
-from .results import Quantized
-from .spans import walk
+from .results import QuantizedWeight
 
 # Relative to A's mean diagonal; it only shortens the step, since what is solved for is a change.
 _RIDGE = 1e-5
@@ -36,14 +35,14 @@ _NUMBERS_PER_CHUNK = 1 << 22
 
 def refine(
     weight: Tensor,
-    quantized: Quantized,
+    quantized: QuantizedWeight,
     gram: Gram,
     *,
     damping: float = 0.01,
     mask: Tensor | None = None,
     refit: bool = True,
     sweeps: int = 1,
-) -> Quantized:
+) -> QuantizedWeight:
     """Return ``quantized`` with less damped output error against ``weight`` [out, in].
 
     Scales are refitted (unless not ``refit``) before each of ``sweeps`` passes over the codes, and
@@ -72,21 +71,21 @@ def refine(
 
 
 def refit_scales(
-    weight: Tensor, quantized: Quantized, gram: Gram, *, damping: float = 0.01
-) -> Quantized:
+    weight: Tensor, quantized: QuantizedWeight, gram: Gram, *, damping: float = 0.01
+) -> QuantizedWeight:
     """Return ``quantized`` with the best scales for its codes; zero points stay."""
     return refine(weight, quantized, gram, damping=damping, sweeps=0)
 
 
 def descend_codes(
     weight: Tensor,
-    quantized: Quantized,
+    quantized: QuantizedWeight,
     gram: Gram,
     *,
     damping: float = 0.01,
     mask: Tensor | None = None,
     sweeps: int = 1,
-) -> Quantized:
+) -> QuantizedWeight:
     """Return ``quantized`` with better codes for its scales, masked ones left as they are."""
     return refine(weight, quantized, gram, damping=damping, mask=mask, refit=False, sweeps=sweeps)
 
@@ -98,7 +97,9 @@ def damped_hessian(gram: Gram, damping: float) -> Tensor:
     return hessian
 
 
-def _require_fit(weight: Tensor, quantized: Quantized, gram: Gram, mask: Tensor | None) -> None:
+def _require_fit(
+    weight: Tensor, quantized: QuantizedWeight, gram: Gram, mask: Tensor | None
+) -> None:
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
     if mask is not None:
@@ -110,7 +111,7 @@ def _require_fit(weight: Tensor, quantized: Quantized, gram: Gram, mask: Tensor 
         )
 
 
-def _refitted(weight: Tensor, quantized: Quantized, hessian: Tensor) -> Quantized:
+def _refitted(weight: Tensor, quantized: QuantizedWeight, hessian: Tensor) -> QuantizedWeight:
     num_groups = quantized.scales.shape[1]
     # Two matrices of a row's width are needed beside its system.
     per_row = max(num_groups * num_groups, 2 * weight.shape[1])
@@ -132,7 +133,7 @@ def _slices(length: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, length, size)]
 
 
-def _steps(quantized: Quantized, rows: slice, dtype: torch.dtype) -> Tensor:
+def _steps(quantized: QuantizedWeight, rows: slice, dtype: torch.dtype) -> Tensor:
     """Return codes less zero points, [rows, groups, columns]."""
     codes = quantized.codes[rows]
     steps = codes.view(codes.shape[0], quantized.scales.shape[1], -1).to(dtype)
@@ -180,8 +181,8 @@ def _solved(systems: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _descended(
-    weight: Tensor, quantized: Quantized, hessian: Tensor, mask: Tensor | None
-) -> Quantized:
+    weight: Tensor, quantized: QuantizedWeight, hessian: Tensor, mask: Tensor | None
+) -> QuantizedWeight:
     """Make one pass over all columns."""
     kept = None if mask is None else mask.T.to(hessian.dtype).contiguous()
     descent = _Descent(weight.detach().to(hessian.dtype), quantized, hessian, kept)
@@ -193,7 +194,7 @@ class _Descent:
     """One pass, on transposed tensors so that a column is contiguous."""
 
     def __init__(
-        self, weight: Tensor, quantized: Quantized, hessian: Tensor, kept: Tensor | None
+        self, weight: Tensor, quantized: QuantizedWeight, hessian: Tensor, kept: Tensor | None
     ) -> None:
         dtype = hessian.dtype
         self.codes = quantized.codes.T.to(dtype).contiguous()

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_width
+from .checks import require_width
 from .gram import Gram
 from .least_squares import refit
 from .masks import drop_smallest
 from .normalized import Normalized
 from .output_error import relative_output_errors
-from .results import Pruned
+from .results import PrunedWeight
 from .saliency import wanda_saliency
 
 
@@ -35,7 +35,7 @@ def num_regrown(weight: Tensor, thinned: Tensor) -> int:
 
 def limit_regrowth(
     weight: Tensor,
-    thinned: Pruned,
+    thinned: PrunedWeight,
     gram: Gram,
     *,
     limit: float,
@@ -43,7 +43,7 @@ def limit_regrowth(
     pull: Tensor | None = None,
     normalized: Normalized | None = None,
     damping: float = 0.01,
-) -> Pruned:
+) -> PrunedWeight:
     """Return the same, or one in which at most ``limit`` of each layer's zeros are weights again.
 
     ``thinned`` is what a solver made of ``weight`` [out_features, in_features], the rows of layers

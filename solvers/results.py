@@ -13,7 +13,7 @@ from .output_error import relative_output_error
 
 
 @dataclass(frozen=True, eq=False)
-class Pruned:
+class PrunedWeight:
     """A weight with zeros in it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Pruned:
 
 
 @dataclass(frozen=True, eq=False)
-class Quantized:
+class QuantizedWeight:
     """A weight as small integers: value = (code - zero_point) * scale, or code * scale - minimum.
 
     Attributes:
@@ -46,7 +46,7 @@ class Quantized:
         scales: [out_features, groups] in the dtype they are stored in.
         zero_points: int8 [out_features, groups], None for a symmetric grid or one with minimums.
         grid: the grid the codes live on.
-        relative_error: as in `Pruned`, of the float32 dequantised weight; None without a Gram.
+        relative_error: as in `PrunedWeight`, of the float32 dequantised weight; None without Gram.
         damping: relative damping of the Hessian, None if the method uses none.
         escalations: tenfold raises the damping needed.
         minimums: float32 [out_features, groups], None for an ordinary grid.
@@ -66,7 +66,7 @@ class Quantized:
     @classmethod
     def assemble(
         cls, codes: Tensor, scales: Scales, *, damping: float | None = None, escalations: int = 0
-    ) -> Quantized:
+    ) -> QuantizedWeight:
         """Join int8 codes [out, in] with scales [out, groups]; nothing is measured yet."""
         return cls(
             codes,
@@ -79,7 +79,7 @@ class Quantized:
             super_blocks=scales.super_blocks,
         )
 
-    def measured(self, weight: Tensor, gram: Gram) -> Quantized:
+    def measured(self, weight: Tensor, gram: Gram) -> QuantizedWeight:
         """Return the same with ``relative_error`` against the ``weight`` it stands for."""
         error = relative_output_error(weight, self.dequantize(), gram)
         return replace(self, relative_error=error)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .admission import require_mask, require_weight, require_width
+from .checks import require_mask, require_weight, require_width, working_dtype
 from .factor import Factor
 from .gram import Gram
 from .grid import Grid, require_exact_zero
 from .grid_search import ScaleRule, fit_groups
-from .precision import working_dtype
-from .results import Quantized
+from .results import QuantizedWeight
 
 
 def quantize_round_to_nearest(
@@ -24,7 +23,7 @@ def quantize_round_to_nearest(
     factor: Factor | None = None,
     matching: float = 0.0,
     scales: ScaleRule = "minmax",
-) -> Quantized:
+) -> QuantizedWeight:
     """Quantise [out_features, in_features] group by group.
 
     ``scales="searched"`` clips where that serves the rest (`grid_search`), each column weighted by
@@ -47,7 +46,7 @@ def quantize_round_to_nearest(
         groups, grid=grid, scale_dtype=scale_dtype, rule=scales, importance=importance
     )
     codes = fitted.unsqueeze(-1).encode(groups).to(torch.int8).view(rows, width)
-    quantized = Quantized.assemble(codes, fitted)
+    quantized = QuantizedWeight.assemble(codes, fitted)
     return quantized if gram is None else quantized.measured(weight, gram)
 
 

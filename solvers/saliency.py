@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_weight, require_width
+from .checks import require_weight, require_width, working_dtype
 from .factor import Factor
 from .gram import Gram
-from .precision import working_dtype
 
 
 def magnitude_saliency(weight: Tensor) -> Tensor:

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .admission import require_finite, require_mask, require_weight, require_width
 from .budget import Budget
+from .checks import require_finite, require_mask, require_weight, require_width
 from .column_loop import BLOCK_SIZE, BlockPlan, ColumnRule, run_column_loop
 from .factor import Factor, factorize
 from .gram import Gram
 from .masks import UNSTRUCTURED, Pattern, drop_smallest, keep_n_largest
 from .output_error import relative_output_errors
-from .results import Pruned
+from .results import PrunedWeight
 from .saliency import require_natural_order
 from .target import matched_weight
 
@@ -37,7 +37,7 @@ def prune_sparsegpt(
     factor: Factor | None = None,
     matching: float = 0.0,
     damping: float = 0.01,
-) -> Pruned:
+) -> PrunedWeight:
     """Prune with SparseGPT, removing ``round(sparsity * n)`` weights of the layer, or to n:m.
 
     ``heights`` are the rows of each layer where several are stacked, each of which loses its own
@@ -57,7 +57,7 @@ def prune_sparsegpt(
     else:
         rule = _GroupSelection(kept, factor.upper, *pattern.n_of_m)
     thinned = _run(matched_weight(weight, gram, factor, share=matching), factor, rule)
-    return Pruned(
+    return PrunedWeight(
         thinned,
         kept.T.contiguous(),
         relative_output_errors(weight, thinned, gram, heights=budget.heights),

@@ -19,7 +19,7 @@ from .grid import Grid
 from .magnitude import prune_magnitude
 from .masks import UNSTRUCTURED, Pattern
 from .normalized import decompose, resolve
-from .results import Pruned, Quantized
+from .results import PrunedWeight, QuantizedWeight
 from .round_to_nearest import quantize_round_to_nearest
 from .sparsegpt import prune_sparsegpt
 from .wanda import prune_wanda
@@ -43,7 +43,7 @@ class Pruner(Protocol):
         heights: Sequence[int] | None = None,
         factor: Any = None,
         matching: float = 0.0,
-    ) -> Pruned: ...
+    ) -> PrunedWeight: ...
 
 
 class Prepare(Protocol):
@@ -68,7 +68,7 @@ class Quantizer(Protocol):
         mask: Tensor | None = None,
         factor: Factor | None = None,
         matching: float = 0.0,
-    ) -> Quantized: ...
+    ) -> QuantizedWeight: ...
 
 
 PRUNERS: Mapping[str, Pruner] = MappingProxyType(

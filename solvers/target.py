@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_finite, require_weight, require_width
+from .checks import require_finite, require_weight, require_width
 from .factor import Factor, in_order
 from .gram import Gram
 

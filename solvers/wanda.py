@@ -14,7 +14,7 @@ from .factor import Factor
 from .gram import Gram
 from .masks import UNSTRUCTURED, Pattern, pattern_mask
 from .output_error import relative_output_errors
-from .results import Pruned
+from .results import PrunedWeight
 from .saliency import wanda_saliency
 
 
@@ -27,7 +27,7 @@ def prune_wanda(
     heights: Sequence[int] | None = None,
     factor: Factor | None = None,
     matching: float = 0.0,
-) -> Pruned:
+) -> PrunedWeight:
     """Remove the smallest |W_ij| ||X_j|| of every row, or of every m columns.
 
     Each row loses ``round(sparsity * in_features)`` weights; ``factor``, ``heights`` and
@@ -37,7 +37,7 @@ def prune_wanda(
     scores = wanda_saliency(weight, gram)
     mask = pattern_mask(scores, sparsity=sparsity, pattern=pattern, scope="row")
     thinned = weight.detach().masked_fill(~mask, 0.0)
-    return Pruned(
+    return PrunedWeight(
         thinned,
         mask,
         relative_output_errors(weight, thinned, gram, heights=heights or (weight.shape[0],)),

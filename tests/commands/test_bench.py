@@ -19,15 +19,10 @@ from typer.testing import CliRunner, Result
 from birdbone.checkpoints import Checkpoint
 from birdbone.cli import app
 from birdbone.errors import BirdboneError, MissingExtraError, SettingError
-from birdbone.formats import contest
-from birdbone.formats.contest import (
-    Contender,
-    Standing,
-    compete,
-    measure_gguf,
-    require_llama_cpp,
-)
+from birdbone.formats import llama_cpp, runtime_benchmark
 from birdbone.formats.gguf import write_gguf
+from birdbone.formats.llama_cpp import measure_gguf, require_llama_cpp
+from birdbone.formats.runtime_benchmark import BenchmarkedModel, BenchmarkResult, run_benchmark
 from birdbone.models.fresh_process import Measurement, Probe
 from birdbone.models.skeleton import Skeleton
 from birdbone.models.sources import Source
@@ -118,10 +113,10 @@ async def test_rounds_go_round_and_medians_count(monkeypatch: pytest.MonkeyPatch
         }
         return Measurement({"light": figures}, {"device": "none"})
 
-    monkeypatch.setattr(contest, "measure_folders", measure)
+    monkeypatch.setattr(runtime_benchmark, "measure_folders", measure)
     probe = Probe(tiny_windows(2).tokens, torch.float32)
-    both = [Contender(name, Source(name, Path(name)), probe, 128) for name in ("a", "b")]
-    found = await compete(both, rounds=3, announce=lambda *_: None)
+    both = [BenchmarkedModel(name, Source(name, Path(name)), probe, 128) for name in ("a", "b")]
+    found = await run_benchmark(both, rounds=3, announce=lambda *_: None)
     assert calls == [("a", True), ("b", True), *[("a", False), ("b", False)] * 2]
     assert [each.figures["prefill_tokens_per_second"] for each in found] == [20.0, 2.0]
     assert [each.figures["perplexity"] for each in found] == [4.0, 4.0]
@@ -129,7 +124,7 @@ async def test_rounds_go_round_and_medians_count(monkeypatch: pytest.MonkeyPatch
 
 async def test_nothing_to_measure_is_refused() -> None:
     with pytest.raises(SettingError, match="0 models in 3 rounds"):
-        await compete([], rounds=3, announce=lambda *_: None)
+        await run_benchmark([], rounds=3, announce=lambda *_: None)
 
 
 def test_a_runtime_that_is_not_installed_is_named(
@@ -137,7 +132,7 @@ def test_a_runtime_that_is_not_installed_is_named(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        contest, "find_spec", lambda name: None if name == "xllamacpp" else real(name)
+        llama_cpp, "find_spec", lambda name: None if name == "xllamacpp" else real(name)
     )
     with pytest.raises(MissingExtraError, match=r"pip install 'birdbone\[llama\]'"):
         require_llama_cpp()
@@ -160,9 +155,9 @@ def test_windows_longer_than_a_model_takes_are_refused_before_anything_runs(
     async def none(*_: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(contest, "run_alone", none)
-    monkeypatch.setattr(contest, "measure_folders", none)
-    monkeypatch.setattr(contest, "require_llama_cpp", lambda: None)
+    monkeypatch.setattr(llama_cpp, "run_alone", none)
+    monkeypatch.setattr(runtime_benchmark, "measure_folders", none)
+    monkeypatch.setattr(llama_cpp, "require_llama_cpp", lambda: None)
     for name in ("dense", "gguf"):
         found = run(folders / name, "--heldout-data", folders / "text.txt", "--length", 65)
         assert found.exit_code == 1
@@ -179,7 +174,7 @@ def test_a_long_path_leaves_the_table_whole_in_80_columns(name: str) -> None:
         "decode_tokens_per_second": 16.7,
         "peak_bytes": 1.3e9,
     }
-    standing = Standing(name, "transformers", figures, {"device": "x86_64"})
+    standing = BenchmarkResult(name, "transformers", figures, {"device": "x86_64"})
     console = Console(width=80, file=io.StringIO())
     console.print(contest_report([standing, standing], {"text": "words"}))
     assert isinstance(console.file, io.StringIO)
@@ -195,7 +190,7 @@ def test_the_table_has_a_row_for_each(folders: Path, monkeypatch: pytest.MonkeyP
         figures = dict.fromkeys(("weight_bytes", "peak_bytes", "perplexity", *SPEEDS), 7.0)
         return Measurement({"light": figures}, {"device": "none"})
 
-    monkeypatch.setattr(contest, "measure_folders", measure)
+    monkeypatch.setattr(runtime_benchmark, "measure_folders", measure)
     text = folders / "text.txt"
     models = (folders / "dense", folders / "packed")
     found = run(*models, "--heldout-data", text, "--length", 16, "--windows", 2, "--rounds", 1)

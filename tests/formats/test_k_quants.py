@@ -9,7 +9,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from birdbone.formats.ggml_encoding import encode
-from birdbone.formats.ggml_types import Kind, fitting_kind, smallest_kind
+from birdbone.formats.ggml_types import GgmlKind, fitting_kind, smallest_kind
 
 
 def weights(rows: int = 24, width: int = 512) -> Tensor:
@@ -19,7 +19,7 @@ def weights(rows: int = 24, width: int = 512) -> Tensor:
     return (torch.randn(rows, width // 16, 16, generator=generator) * size).view(rows, width)
 
 
-def read(values: Tensor, kind: Kind) -> Tensor:
+def read(values: Tensor, kind: GgmlKind) -> Tensor:
     return torch.from_numpy(
         dequantize(encode(kind, values, "x"), GGMLQuantizationType[kind.upper()])
     )
@@ -27,14 +27,14 @@ def read(values: Tensor, kind: Kind) -> Tensor:
 
 # ggml's own quantiser makes errors of 7.7 and 1.75 in a hundred of these very weights.
 @pytest.mark.parametrize(("kind", "bits", "most"), [("q4_k", 4.5, 0.079), ("q6_k", 6.5625, 0.018)])
-def test_values_come_back_nearly(kind: Kind, bits: float, most: float) -> None:
+def test_values_come_back_nearly(kind: GgmlKind, bits: float, most: float) -> None:
     values = weights()
     assert encode(kind, values, "x").size * 8 == values.numel() * bits
     assert 0 < (read(values, kind) - values).norm() / values.norm() < most
 
 
 @pytest.mark.parametrize("kind", ["q4_k", "q6_k"])
-def test_each_column_keeps_its_place(kind: Kind) -> None:
+def test_each_column_keeps_its_place(kind: GgmlKind) -> None:
     """A layout with two columns exchanged would give a small error on noise, a large one here."""
     values = torch.zeros(256, 256)
     values.fill_diagonal_(1.0)

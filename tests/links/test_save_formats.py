@@ -26,7 +26,7 @@ from birdbone.errors import (
     ProofError,
     SettingError,
 )
-from birdbone.formats import contest, gguf
+from birdbone.formats import gguf, llama_cpp
 from birdbone.links import load, quantize, save
 
 save_module = import_module("birdbone.links.save")
@@ -198,7 +198,7 @@ async def test_what_cannot_be_saved_is_refused_before_the_links_before_it_run(
 async def test_a_consumer_that_is_not_installed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contest, "find_spec", lambda name: None)
+    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(LinkError, match=r"pip install 'birdbone\[llama\]'") as caught:
         await run(save(path=str(tmp_path / "light"), format="gguf"), context(DENSE))
     assert isinstance(caught.value.__cause__, MissingExtraError)

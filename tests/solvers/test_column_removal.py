@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from birdbone.errors import SettingError, SolverError
-from birdbone.solvers.column_refit import refit_columns
-from birdbone.solvers.column_removal import keep_columns, remove, start
+from birdbone.solvers.column_removal import keep_columns, keep_groups, refit_columns, remove, start
 from birdbone.solvers.factor import factorize
 from birdbone.solvers.gram import Gram
-from birdbone.solvers.group_removal import keep_groups
 from birdbone.solvers.output_error import relative_output_error
 
 

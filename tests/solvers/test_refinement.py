@@ -13,19 +13,19 @@ from birdbone.errors import SettingError
 from birdbone.solvers.gram import Gram
 from birdbone.solvers.grid import Grid
 from birdbone.solvers.refinement import damped_hessian, descend_codes, refine, refit_scales
-from birdbone.solvers.results import Quantized
+from birdbone.solvers.results import QuantizedWeight
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 
 GRIDS = [Grid(3, 4), Grid(2, 8, signed=True), Grid(4, 2, symmetric=False), Grid(3, None)]
 
 
-def loss(weight: Tensor, quantized: Quantized, gram: Gram, damping: float = 0.01) -> Tensor:
+def loss(weight: Tensor, quantized: QuantizedWeight, gram: Gram, damping: float = 0.01) -> Tensor:
     """Damped squared output error of every row, in float64."""
     error = quantized.dequantize(torch.float64) - weight.double()
     return ((error @ damped_hessian(gram, damping).double()) * error).sum(1)
 
 
-def rounded(layer, grid, mask=None, scale_dtype=torch.float64) -> Quantized:
+def rounded(layer, grid, mask=None, scale_dtype=torch.float64) -> QuantizedWeight:
     return quantize_round_to_nearest(
         layer.weight, layer.gram, grid=grid, mask=mask, scale_dtype=scale_dtype
     )

@@ -10,10 +10,10 @@ from birdbone.errors import SettingError, SolverError
 from birdbone.solvers.factor import factorize
 from birdbone.solvers.gptq import quantize_gptq
 from birdbone.solvers.grid import Grid
+from birdbone.solvers.learned_rounding import LearnedRounding
 from birdbone.solvers.output_error import relative_output_error
-from birdbone.solvers.results import Quantized
+from birdbone.solvers.results import QuantizedWeight
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
-from birdbone.solvers.rounding import LearnedRounding
 
 GRIDS = {
     "int2": Grid(2, 4),
@@ -41,7 +41,7 @@ def start(make_layer, grid: Grid, *, scale_dtype=torch.float32, mask=None):  # t
     return layer, codes, learned(weight, codes)
 
 
-def learned(weight: Tensor, codes: Quantized) -> LearnedRounding:
+def learned(weight: Tensor, codes: QuantizedWeight) -> LearnedRounding:
     """A rounding that starts at these codes."""
     return LearnedRounding(
         weight, codes.codes, codes.scales, codes.zero_points, bits=codes.grid.bits
@@ -75,7 +75,7 @@ def test_whatever_the_gradient_codes_and_scales_can_be_stored(make_layer, grid) 
     assert rounding.scales.dtype == torch.bfloat16
     assert not torch.equal(rounding.scales, codes.scales)
     assert torch.equal(rounding.scales.sign(), codes.scales.sign())
-    stored = Quantized(rounding.codes, rounding.scales, codes.zero_points, grid)
+    stored = QuantizedWeight(rounding.codes, rounding.scales, codes.zero_points, grid)
     assert torch.equal(rounding.values(torch.float32), stored.dequantize())
 
 

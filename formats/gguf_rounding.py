@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..checkpoints import Checkpoint, TensorRef
 from .ggml_encoding import encode
-from .ggml_types import Kind, ggml_type
+from .ggml_types import GgmlKind, ggml_type
 from .gguf import file_kind, kept_kind, tensor_kinds
 
 
-class Rounded(TensorRef):
+class RoundedToGgml(TensorRef):
     """Another reference's tensor as a type of ggml's holds it, float32, rounded when it loads."""
 
-    def __init__(self, name: str, source: TensorRef, kind: Kind, *, transposed: bool) -> None:
+    def __init__(self, name: str, source: TensorRef, kind: GgmlKind, *, transposed: bool) -> None:
         self._name, self._source, self._kind, self._transposed = name, source, kind, transposed
         self.dtype, self.shape = torch.float32, source.shape
 
@@ -33,7 +33,7 @@ class Rounded(TensorRef):
         return (found.T if self._transposed else found).reshape(self.shape)
 
 
-def stored_values(checkpoint: Checkpoint, *, kind: Kind | None = None) -> Checkpoint:
+def stored_values(checkpoint: Checkpoint, *, kind: GgmlKind | None = None) -> Checkpoint:
     """The checkpoint with every tensor as `write_gguf` would store it.
 
     Raises:
@@ -44,5 +44,5 @@ def stored_values(checkpoint: Checkpoint, *, kind: Kind | None = None) -> Checkp
     for name, (found, transposed) in tensor_kinds(checkpoint, kind=kind).items():
         ref = checkpoint.refs[name]
         kept = kept_kind(ref, chosen) is not None
-        refs[name] = ref if kept else Rounded(name, ref, found, transposed=transposed)
+        refs[name] = ref if kept else RoundedToGgml(name, ref, found, transposed=transposed)
     return replace(checkpoint, refs=refs)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from birdbone.solvers.checks import working_dtype
 from birdbone.solvers.gram import GramAccumulator
-from birdbone.solvers.precision import working_dtype
 
 
 @pytest.fixture

@@ -7,27 +7,22 @@ alike; medians over the rounds count. Perplexity is measured in the first round 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from ..errors import MissingExtraError, SettingError
-from ..models.fresh_process import Measurement, Probe, measure_folders, run_alone
+from ..errors import SettingError
+from ..models.fresh_process import Announce, Measurement, Probe, measure_folders
 from ..models.sources import Source
+from .llama_cpp import measure_gguf, require_llama_cpp
 
 Runtime = Literal["transformers", "llama.cpp"]
-Announce = Callable[[str, int, int | None], None]
 
-_LLAMA_CPP = Path(__file__).with_name("llama_cpp.py")
 _REPEATED = ("prefill_tokens_per_second", "decode_tokens_per_second", "peak_bytes")
 
 
 @dataclass(frozen=True)
-class Contender:
+class BenchmarkedModel:
     """One model to be measured.
 
     Attributes:
@@ -49,7 +44,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Standing:
+class BenchmarkResult:
     """What was measured of one model.
 
     Attributes:
@@ -71,9 +66,9 @@ class Standing:
         return asdict(self)
 
 
-async def compete(
-    contenders: Sequence[Contender], *, rounds: int, announce: Announce
-) -> list[Standing]:
+async def run_benchmark(
+    contenders: Sequence[BenchmarkedModel], *, rounds: int, announce: Announce
+) -> list[BenchmarkResult]:
     """Measure every model in every round, in their order.
 
     Args:
@@ -100,58 +95,7 @@ async def compete(
     return [_standing(*each) for each in zip(contenders, found, strict=True)]
 
 
-def require_llama_cpp() -> None:
-    """See that what runs GGUF files is installed.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    if find_spec("xllamacpp") is None:
-        raise MissingExtraError(
-            "GGUF files are run by llama.cpp, which is not installed; "
-            "run pip install 'birdbone[llama]'"
-        )
-
-
-async def measure_gguf(
-    path: Path, probe: Probe, vocabulary: int, announce: Announce
-) -> Measurement:
-    """What llama.cpp makes of a file, in a fresh process.
-
-    Raises:
-        ProofError: it cannot open or run it.
-    """
-    tokens = None if probe.tokens is None else probe.tokens.tolist()
-    found = await run_llama_cpp(path, tokens, probe, vocabulary, announce)
-    return Measurement(found["figures"], found["environment"])
-
-
-async def run_llama_cpp(
-    path: Path, tokens: list[list[int]] | None, probe: Probe, vocabulary: int, announce: Announce
-) -> dict[str, Any]:
-    """Everything `llama_cpp` says of a file: ``figures``, ``nll`` and ``environment``.
-
-    Args:
-        tokens: windows, of any length each.
-        probe: how it is timed; its own tokens are not used.
-
-    Raises:
-        ProofError: it cannot open or run it.
-    """
-    request = {
-        "folder": str(path.parent),
-        "file": str(path),
-        "tokens": tokens,
-        "vocabulary": vocabulary,
-        "threads": torch.get_num_threads(),
-        "prefill_tokens": probe.prefill_tokens,
-        "decode_tokens": probe.decode_tokens,
-        "repeats": probe.repeats,
-    }
-    return await run_alone(_LLAMA_CPP, request, announce, opener="llama.cpp")
-
-
-async def _measured(contender: Contender, announce: Announce) -> Measurement:
+async def _measured(contender: BenchmarkedModel, announce: Announce) -> Measurement:
     source = contender.source
     if source.gguf is None:
         return await measure_folders(source.folder, None, contender.probe, announce)
@@ -159,11 +103,13 @@ async def _measured(contender: Contender, announce: Announce) -> Measurement:
     return await measure_gguf(path, contender.probe, contender.vocabulary, announce)
 
 
-def _standing(contender: Contender, found: Sequence[Measurement]) -> Standing:
+def _standing(contender: BenchmarkedModel, found: Sequence[Measurement]) -> BenchmarkResult:
     first = found[0].figures["light"]
     medians = {
         key: statistics.median(each.figures["light"][key] for each in found) for key in _REPEATED
     }
     kept = ("weight_bytes", "perplexity", "perplexity_error")
     figures = {key: float(first[key]) for key in kept if key in first}
-    return Standing(contender.name, contender.runtime, {**figures, **medians}, found[0].environment)
+    return BenchmarkResult(
+        contender.name, contender.runtime, {**figures, **medians}, found[0].environment
+    )

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..errors import SettingError, SolverError
 
+_REDUCED = frozenset({"tf32", "bf16"})
+
 
 def require_finite(tensor: Tensor, name: str) -> None:
     """Raise SolverError with the counts of NaN and infinity if there are any in ``tensor``."""
@@ -67,3 +69,15 @@ def require_mask(weight: Tensor, mask: Tensor) -> None:
             f"weight {tuple(weight.shape)} and mask {tuple(mask.shape)} of dtype {mask.dtype} "
             "do not fit: the mask must be boolean (True = kept) and of the weight's shape"
         )
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """Return float64 for float64 input, otherwise float32 if that is exact here, else float64."""
+    if tensor.dtype == torch.float64 or _float32_is_reduced(tensor.device):
+        return torch.float64
+    return torch.float32
+
+
+def _float32_is_reduced(device: torch.device) -> bool:
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    return backend.matmul.fp32_precision in _REDUCED

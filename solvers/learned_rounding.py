@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .admission import require_weight
+from .checks import require_weight
 from .grid import Grid
 
 # A weight half a step or more from its code starts half way to the code's edge.

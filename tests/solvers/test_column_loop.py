@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from birdbone.solvers.spans import walk
+from birdbone.solvers.column_loop import walk
 
 
 class Ledger:

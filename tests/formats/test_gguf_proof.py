@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from birdbone.cli import app
 from birdbone.engine import run
 from birdbone.errors import MissingExtraError, ProofError
-from birdbone.formats import proving
-from birdbone.formats.proving import prove_gguf
+from birdbone.formats import gguf_proof
+from birdbone.formats.gguf_proof import prove_gguf
 from birdbone.links import save
 from birdbone.models.proof import Check, Proof
 from birdbone.models.record import read_record
@@ -54,7 +54,7 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise ProofError(said["error"])
         return said
 
-    monkeypatch.setattr(proving, "run_llama_cpp", stand_in)
+    monkeypatch.setattr(gguf_proof, "run_llama_cpp", stand_in)
     return said
 
 
@@ -125,7 +125,7 @@ def test_without_llama_cpp_the_extra_is_named_and_files_are_looked_at(
     def missing() -> None:
         raise MissingExtraError("not installed; run pip install 'birdbone[llama]'")
 
-    monkeypatch.setattr(proving, "require_llama_cpp", missing)
+    monkeypatch.setattr(gguf_proof, "require_llama_cpp", missing)
     done = prove(folder)
     assert done.exit_code == 1
     said = " ".join(done.stdout.split())

@@ -19,7 +19,7 @@ from ..models.gguf_header import read_header
 from ..models.proof import Check, Proof, check_score, read_papers
 from ..models.record import Record
 from ..models.sources import find_model
-from .contest import require_llama_cpp, run_llama_cpp
+from .llama_cpp import require_llama_cpp, run_llama_cpp
 
 # Timing is no part of the proof; the fewest tokens that show it decodes.
 _PROBE = Probe(None, torch.float32, prefill_tokens=8, decode_tokens=8, repeats=1)
