@@ -38,7 +38,8 @@ _DRY = "Say what the run would cost and write, from its config and one block; ru
 _FORCE = "Replace the folder even if birdbone did not make it."
 _RUN = "Keep what finished links leave in this folder, and go on from what it holds."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
-_DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or pydoc, the default."
+_DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or built in: pydoc, stdlib, readmes."
+_ELSEWHERE = "Text of another source to judge on; a built-in one that is not used, by default."
 _TARGET = "Share of the model's parameters that is to remain, for chains with waves."
 _STOP_LOSS = "The most perplexity may rise over dense, as a share, for chains with waves."
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -99,6 +100,7 @@ def run(
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder to write.")] = None,
     data: Annotated[str | None, typer.Option(help=_DATA)] = None,
+    elsewhere: Annotated[str | None, typer.Option(help=_ELSEWHERE)] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="LINK.SETTING=VALUE", help="Change a setting; repeatable."),
@@ -131,7 +133,12 @@ def run(
         stack.enter_context(quiet_libraries())
         stack.enter_context(redirect_stdout(sys.stderr))  # stdout is for the result alone
         assembled = _assemble(chain, recipe, model=model, out=out, data=data)
-        shortcuts = {"target": target, "stop-loss": stop_loss, "bits": bits}
+        shortcuts = {
+            "target": target,
+            "stop-loss": stop_loss,
+            "bits": bits,
+            "elsewhere": elsewhere,
+        }
         assembled = _configured(assembled, assignments or [], shortcuts, force=force)
         silent = quiet or as_json or log is not None
         expected = look_ahead(assembled, run_folder, dry_run=dry_run, quiet=silent)

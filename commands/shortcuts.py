@@ -10,7 +10,12 @@ from ..errors import SettingError
 if TYPE_CHECKING:
     from ..engine import Chain
 
-_SETTINGS = {"target": "waves.target", "stop-loss": "waves.stop_loss", "bits": "quantize.bits"}
+_SETTINGS = {
+    "target": "waves.target",
+    "stop-loss": "waves.stop_loss",
+    "bits": "quantize.bits",
+    "elsewhere": "calibrate.elsewhere",
+}
 
 
 def changes_of(chain: Chain, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,12 +51,19 @@ class Loaded(Empty, Measured):
 class Texts(Measured):
     """Token windows int64 ``[num_windows, length]`` that never overlap.
 
-    ``calibration``: to measure inputs on; ``healing``: to train on; ``heldout``: to judge on.
+    ``calibration``: to measure inputs on; ``healing``: to train on; ``heldout``: to judge on, of
+    the same sources.
     """
 
     calibration: Windows
     healing: Windows
     heldout: Windows
+
+
+class Calibrating(Texts):
+    """``elsewhere``: windows to judge on, of a source that no other part is from."""
+
+    elsewhere: Windows
 
 
 class Calibrated(Loaded, Texts):
@@ -98,15 +105,23 @@ class Pruned(Changed):
 
 
 class Healable(Calibrated):
-    """``plan``: what pruning did, where it did; says which blocks are left."""
+    """``plan``: what pruning did, where it did; says which blocks are left.
+
+    ``elsewhere``: windows of another source, where there are some.
+    """
 
     plan: NotRequired[Plan]
+    elsewhere: NotRequired[Windows]
 
 
 class Validatable(Calibrated):
-    """``reference``: the dense model's run over the held-out text, once it was made."""
+    """``reference``: the dense model's run over the held-out text, once it was made.
+
+    ``elsewhere``: windows of another source, where there are some.
+    """
 
     reference: NotRequired[Reference]
+    elsewhere: NotRequired[Windows]
 
 
 class Validated(Measured):
@@ -119,13 +134,14 @@ class Validated(Measured):
 class Savable(Loaded):
     """``heldout``, where there is some, is what the saved folder is scored on.
 
-    ``verdict``: the figures in memory, which the saved folder must reproduce. ``calibration`` and
-    ``healing`` are named in the saved folder's record.
+    ``verdict``: the figures in memory, which the saved folder must reproduce. ``calibration``,
+    ``healing`` and ``elsewhere`` are named in the saved folder's record.
     """
 
     calibration: NotRequired[Windows]
     healing: NotRequired[Windows]
     heldout: NotRequired[Windows]
+    elsewhere: NotRequired[Windows]
     verdict: NotRequired[Verdict]
 
 

@@ -49,6 +49,7 @@ from .gguf_files import judge_file, score_tolerance, write_file
 
 __all__ = ["check_disk", "check_target", "save"]
 
+_TEXTS = ("calibration", "healing", "heldout", "elsewhere")
 _FILES_BYTES = 4 << 20  # tokenizer, card and records
 _PROCESS_BYTES = 512 << 20  # an interpreter with its libraries, and one batch of logits
 _SPARE_BYTES = 64 << 20  # tokenizer, card and what safetensors adds
@@ -265,7 +266,7 @@ def _write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _texts(ctx: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    parts = {name: ctx.get(name) for name in ("calibration", "healing", "heldout")}
+    parts = {name: ctx.get(name) for name in _TEXTS}
     return {
         name: {
             "text": part.text,

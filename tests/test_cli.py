@@ -87,7 +87,7 @@ def test_help_names_every_command_and_option() -> None:
     ] == []
     text = birdbone("run", "--help").stdout
     options = ("model", "out", "data", "set", "recipe", "force", "json", "quiet", "log", "wandb")
-    more = ("threads", "target", "stop-loss", "bits")
+    more = ("threads", "target", "stop-loss", "bits", "elsewhere")
     assert [name for name in (*options, *more) if f"--{name}" not in text] == []
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingExtraError
+from .builtin import BUILTIN
+from .corpus import Corpus
 from .documents import divide, is_heading
 
 MINIMUM_CHARACTERS = 1000
@@ -21,32 +19,16 @@ SUFFIXES = (".txt", ".md")
 """The file names a folder is searched for."""
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Documents and the short name they are printed under, e.g. `pydoc (CPython 3.11)`."""
-
-    name: str
-    documents: tuple[str, ...]
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256, in hexadecimal, over the documents in order; the name does not count."""
-        total = sha256()
-        for document in self.documents:
-            encoded = document.encode()
-            total.update(len(encoded).to_bytes(8, "little"))
-            total.update(encoded)
-        return total.hexdigest()
-
-
 def read_corpus(source: str = "pydoc") -> Corpus:
     """Read the documents a source stands for.
 
-    `pydoc` is the language reference every Python carries, one topic a document. `hf:DATASET`,
-    `hf:DATASET:CONFIG` or `hf:DATASET:CONFIG:SPLIT` is a dataset with a `text` column; the split
-    is `train` when not said. Anything else is a path: of a UTF-8 file, or of a folder whose .txt
-    and .md files, also in its subfolders, are one document each in sorted order. A lone file is
-    divided at its WikiText article headings, or else by paragraphs (see `documents.divide`).
+    `pydoc` is the language reference every Python carries, one topic a document; `stdlib` the
+    Python source of its library, one module a document; `readmes` the descriptions of the packages
+    birdbone requires. `hf:DATASET`, `hf:DATASET:CONFIG` or `hf:DATASET:CONFIG:SPLIT` is a dataset
+    with a `text` column; the split is `train` when not said. Anything else is a path: of a UTF-8
+    file, or of a folder whose .txt and .md files, also in its subfolders, are one document each in
+    sorted order. A lone file is divided at its WikiText article headings, or else by paragraphs
+    (see `documents.divide`).
 
     Raises:
         DataError: nothing is there, or it is empty, not UTF-8, binary, or under 1000 characters.
@@ -63,8 +45,8 @@ def read_corpus(source: str = "pydoc") -> Corpus:
 
 
 def _reader(source: str) -> Callable[[], Corpus]:
-    if source == "pydoc":
-        return _read_pydoc
+    if source in BUILTIN:
+        return BUILTIN[source]
     if source.startswith("hf:"):
         return lambda: _read_dataset(source.removeprefix("hf:"))
     path = Path(source)
@@ -74,15 +56,8 @@ def _reader(source: str) -> Callable[[], Corpus]:
         return lambda: Corpus(path.name, divide(_read_text(path)))
     raise DataError(
         f"text '{source}' is neither a file nor a folder here; give the path of a text file or "
-        "folder, 'pydoc', or 'hf:DATASET:CONFIG:SPLIT'"
+        f"folder, one of {', '.join(BUILTIN)}, or 'hf:DATASET:CONFIG:SPLIT'"
     )
-
-
-def _read_pydoc() -> Corpus:
-    from pydoc_data.topics import topics
-
-    name = f"pydoc (CPython {sys.version_info.major}.{sys.version_info.minor})"
-    return Corpus(name, tuple(topics[key] for key in sorted(topics)))
 
 
 def _read_folder(folder: Path) -> Corpus:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..errors import DataError, SettingError
+from .corpus import Corpus
 from .documents import distinct, long_lines, mostly_within, normalised
-from .sources import Corpus
 
 PARTS = ("calibration", "healing", "heldout")
 

@@ -16,6 +16,8 @@ from birdbone.errors import DataError, LinkError, SettingError
 from birdbone.links import calibrate
 from birdbone.models.tokenizer import load_tokenizer
 
+KEYS = ("calibration", "healing", "heldout", "elsewhere")
+
 WORDS = ("bone", "wing", "the", "and", "light", "hollow", "strut", "of", "carried", "load")
 
 
@@ -47,8 +49,8 @@ def loaded(arch: str = "llama", **overrides: Any) -> dict[str, Any]:
 
 def some(data: str, **settings: Any) -> Any:
     """calibrate with few, short windows."""
-    counts = {"windows": 5, "healing_windows": 4, "heldout_windows": 3, "length": 32}
-    return calibrate(data=data, **{**counts, **settings})
+    counts = {"windows": 5, "healing_windows": 4, "heldout_windows": 3, "elsewhere_windows": 2}
+    return calibrate(data=data, **{**counts, "length": 32, **settings})
 
 
 def texts_of(ctx: dict[str, Any]) -> list[set[str]]:
@@ -56,20 +58,21 @@ def texts_of(ctx: dict[str, Any]) -> list[set[str]]:
     tokenizer = load_tokenizer(ctx["checkpoint"])
     return [
         {word for row in ctx[key].tokens for word in tokenizer.decode(row).split()[1:-1]}
-        for key in ("calibration", "healing", "heldout")
+        for key in KEYS[:3]
     ]
 
 
 async def test_each_part_has_the_windows_asked_for(documents: str) -> None:
     after = await run(some(documents), loaded())
-    shapes = [tuple(after[key].tokens.shape) for key in ("calibration", "healing", "heldout")]
-    assert shapes == [(5, 32), (4, 32), (3, 32)]
+    shapes = [tuple(after[key].tokens.shape) for key in KEYS]
+    assert shapes == [(5, 32), (4, 32), (3, 32), (2, 32)]
     assert after["history"][-1].metrics == {
         "calibration_tokens": 160,
         "healing_tokens": 128,
         "heldout_tokens": 96,
+        "elsewhere_tokens": 64,
     }
-    assert all(key in after[key].text for key in ("calibration", "healing", "heldout"))
+    assert all(key in after[key].text for key in KEYS)
 
 
 async def test_no_document_is_in_two_parts(documents: str) -> None:
@@ -88,7 +91,7 @@ async def test_no_document_is_in_two_parts(documents: str) -> None:
 
 async def test_the_seed_decides_the_windows(documents: str) -> None:
     first, again, other = [await run(some(documents, seed=s), loaded()) for s in (0, 0, 1)]
-    for key in ("calibration", "healing", "heldout"):
+    for key in KEYS:
         assert first[key].digest == again[key].digest
         assert first[key].digest != other[key].digest
 
@@ -137,10 +140,45 @@ async def test_heldout_text_that_was_trained_on_is_refused(documents: str, tmp_p
     other = write_documents(tmp_path / "other", seed=7)
     copied = (Path(documents) / "03.txt").read_text(encoding="utf-8")
     (Path(other) / "copied.txt").write_text(copied, encoding="utf-8")
-    message = r"held-out text '.*other.*' shares 1 documents with '.*documents.*', the first"
+    message = r"held-out text 'other' shares 1 documents with 'documents', the first"
     with pytest.raises(LinkError, match=message) as caught:
         await run(some(documents, heldout_data=other), loaded())
     assert isinstance(caught.value.__cause__, DataError)
+
+
+async def test_the_user_names_text_from_elsewhere(documents: str, tmp_path: Path) -> None:
+    other = write_documents(tmp_path / "other", seed=7)
+    after = await run(some(documents, elsewhere=other), loaded())
+    assert after["elsewhere"].text == "other, elsewhere"
+    plain = await run(some(documents), loaded())
+    assert [after[key].digest for key in KEYS[:3]] == [plain[key].digest for key in KEYS[:3]]
+
+
+@pytest.mark.parametrize(
+    ("used", "chosen"),
+    [
+        ({}, "stdlib"),
+        ({"heldout_data": "stdlib"}, "pydoc"),
+        ({"heldout_data": "stdlib", "data": "pydoc"}, "readmes"),
+    ],
+)
+async def test_text_from_elsewhere_is_a_built_in_text_that_is_not_used(
+    documents: str, used: dict[str, str], chosen: str
+) -> None:
+    after = await run(some(**{"data": documents, **used}), loaded())
+    assert after["elsewhere"].text.startswith(chosen)
+    assert after["elsewhere"].num_windows == 2
+
+
+async def test_text_from_elsewhere_that_stands_in_another_part_is_refused(
+    documents: str, tmp_path: Path
+) -> None:
+    other = write_documents(tmp_path / "other", seed=7)
+    copied = (Path(documents) / "03.txt").read_text(encoding="utf-8")
+    (Path(other) / "copied.txt").write_text(copied, encoding="utf-8")
+    message = r"text from elsewhere 'other' shares 1 documents with 'documents', the first"
+    with pytest.raises(LinkError, match=message):
+        await run(some(documents, elsewhere=other), loaded())
 
 
 async def test_text_too_short_for_one_window_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from birdbone.errors import DataError, MissingExtraError
-from birdbone.texts.sources import MINIMUM_CHARACTERS, Corpus, read_corpus
+from birdbone.texts.sources import MINIMUM_CHARACTERS, read_corpus
 
 PARAGRAPH = "A bird's bone is hollow, and struts stand where the load is carried. " * 15
 
@@ -85,11 +85,6 @@ def test_a_blank_file_in_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.warns(UserWarning, match=r"empty\.txt' is blank"):
         assert len(read_corpus(str(tmp_path)).documents) == 2
-
-
-def test_the_digest_depends_on_where_documents_end_and_not_on_the_name() -> None:
-    assert Corpus("x", ("ab", "c")).digest == Corpus("y", ("ab", "c")).digest
-    assert Corpus("x", ("ab", "c")).digest != Corpus("x", ("a", "bc")).digest
 
 
 def test_a_missing_path_says_what_may_be_given() -> None:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birdbone.errors import DataError, SettingError
+from birdbone.texts.corpus import Corpus
 from birdbone.texts.documents import normalised
-from birdbone.texts.sources import Corpus, read_corpus
+from birdbone.texts.sources import read_corpus
 from birdbone.texts.split import PARTS, shared_documents, split
 
 texts = st.text(alphabet="ab \n", max_size=12)

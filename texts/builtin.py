@@ -1,0 +1,104 @@
+"""Text that every installation carries: Python's documentation, its library, packages' READMEs."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+
+from ..errors import DataError
+from .corpus import Corpus
+
+# Tests, tables of character encodings, other people's packages, and the text of `pydoc`.
+_NOT_LIBRARY = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "_bundled"}
+    | {"encodings", "pydoc_data"}
+)
+
+# What birdbone itself requires, so that every installation has them.
+_DESCRIBED = (
+    *("torch", "transformers", "safetensors", "huggingface_hub", "accelerate", "peft"),
+    *("bitsandbytes", "compressed-tensors", "gguf", "modulink-py", "pydantic", "numpy"),
+    *("packaging", "psutil", "PyYAML", "typer", "rich", "structlog", "wandb"),
+)
+
+
+def read_pydoc() -> Corpus:
+    """The language reference, one topic a document, sorted by name."""
+    from pydoc_data.topics import topics
+
+    return Corpus(f"pydoc ({_python()})", tuple(topics[key] for key in sorted(topics)))
+
+
+def read_stdlib() -> Corpus:
+    """Python source of the standard library, one module a document, sorted by path, no tests.
+
+    Raises:
+        DataError: this Python carries no source of its library.
+    """
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(_modules(folder), key=lambda path: path.relative_to(folder).as_posix())
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
+    documents = tuple(text for text in texts if text.strip())
+    if not documents:
+        raise DataError(
+            f"this Python has no source of its standard library in '{folder}'; "
+            f"give 'pydoc' or a text of your own"
+        )
+    return Corpus(f"stdlib ({_python()})", documents)
+
+
+def _modules(folder: Path) -> Iterable[Path]:
+    """The library's modules; files that describe the build machine are left out."""
+    for entry in folder.iterdir():
+        if entry.name in _NOT_LIBRARY or entry.name.startswith(("_sysconfigdata", "config-")):
+            continue
+        if entry.suffix == ".py":
+            yield entry
+        elif entry.is_dir():
+            inner = (path.relative_to(entry).parts for path in entry.rglob("*.py"))
+            yield from (entry.joinpath(*parts) for parts in inner if not _NOT_LIBRARY & {*parts})
+
+
+def read_readmes() -> Corpus:
+    """The descriptions (READMEs) of the packages birdbone requires, one a document."""
+    texts = (_description(name) for name in _DESCRIBED)
+    return Corpus("readmes (installed packages)", tuple(text for text in texts if text.strip()))
+
+
+def _description(package: str) -> str:
+    """What follows the headers of a package's metadata; nothing where it is not installed."""
+    try:
+        page = metadata.distribution(package).read_text("METADATA") or ""
+    except metadata.PackageNotFoundError:
+        return ""
+    return page.partition("\n\n")[2]
+
+
+BUILTIN: Mapping[str, Callable[[], Corpus]] = MappingProxyType(
+    {"stdlib": read_stdlib, "pydoc": read_pydoc, "readmes": read_readmes}
+)
+"""Source name to reader, in the order in which they are tried as text from elsewhere."""
+
+
+def unused_builtin(used: Iterable[str]) -> str:
+    """The first built-in source that is not among these.
+
+    Raises:
+        DataError: all of them are.
+    """
+    taken = set(used)
+    for name in BUILTIN:
+        if name not in taken:
+            return name
+    raise DataError(
+        f"every built-in text ({', '.join(BUILTIN)}) is used already, and none is left to judge "
+        f"by as text from elsewhere; name one with elsewhere="
+    )
+
+
+def _python() -> str:
+    return f"CPython {sys.version_info.major}.{sys.version_info.minor}"
