@@ -5,8 +5,8 @@ MARKED ?= not slow
 WORKERS ?= 0
 BIN := .venv/bin
 
-PACKAGES := chains checkpoints commands contexts engine formats journal links middleware models reports solvers texts
-SOURCES := $(sort $(wildcard *.py $(addsuffix /*.py,$(PACKAGES)) chains/*.yaml) py.typed)
+PACKAGES := $(shell sed -n 's/^    "birdbone\.\(.*\)",$$/\1/p' pyproject.toml | tr . /)
+SOURCES := $(sort $(wildcard *.py $(addsuffix /*.py,$(PACKAGES))) py.typed)
 
 # Several threads on few cores spin against one another; nothing in a test needs the network.
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false \
@@ -63,7 +63,7 @@ bench: setup ## every solver on drawn layers; benchmarks/peers.py says how to ru
 	$(BIN)/python benchmarks/solvers.py
 
 docs: setup ## write the reference pages from the links themselves
-	$(BIN)/python -m birdbone.reports.reference docs/
+	$(BIN)/python -m birdbone.commands.reference docs/
 
 clean: ## remove everything the other verbs made
 	rm -rf .venv build birdbone.egg-info light light-gguf runs wandb .hypothesis .mypy_cache .ruff_cache \

@@ -155,7 +155,7 @@ def run(
 
 
 def _run(chain: Chain, store: RunFolder | None) -> dict[str, Any]:
-    from .reports.stopping import Stopped, run_until_stopped
+    from .commands.stopping import Stopped, run_until_stopped
     from .reports.terminal import say
 
     try:
@@ -207,7 +207,7 @@ def _configured(
     """The chain with what ``--set`` and its kin say, its output folder known to be free."""
     from .chains import configure, parse_assignment
     from .commands.shortcuts import changes_of
-    from .models.publishing import check_target
+    from .models.writing.publishing import check_target
     from .reports.chains import save_links
 
     changes = changes_of(chain, shortcuts)

@@ -30,7 +30,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
 from birdbone.formats.gguf import write_gguf
 from birdbone.links import load, quantize
-from birdbone.models.tokenizer import load_tokenizer
+from birdbone.models.reading.tokenizer import load_tokenizer
 from birdbone.texts import Windows
 
 LENGTH = 512

@@ -35,10 +35,10 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.verdict import Verdict
 from birdbone.engine import Chain, run
 from birdbone.links import calibrate, heal, load, prune, validate
-from birdbone.links.removal import Removal
-from birdbone.links.thinning import Thinning
-from birdbone.models.hollowing import Kept
-from birdbone.models.missing import Fed
+from birdbone.links.pruning.solve_masks import Thinning
+from birdbone.links.pruning.solve_units import Removal
+from birdbone.models.units.remove_units import Kept
+from birdbone.models.units.residuals import Fed
 
 LENGTH = 512
 

@@ -38,11 +38,11 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.scores import LinearScore, Scores
 from birdbone.engine import Chain, run
 from birdbone.links import calibrate, load, prune, quantize
-from birdbone.links.rounding import Rounding
-from birdbone.links.thinning import Thinning
-from birdbone.models.linears import all_linears
-from birdbone.models.scoring import own_perplexity
-from birdbone.models.skeleton import Skeleton
+from birdbone.links.pruning.solve_masks import Thinning
+from birdbone.links.quantizing.solve import Rounding
+from birdbone.models.blocks.linears import all_linears
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.evaluation.scoring import own_perplexity
 from birdbone.texts import Windows
 
 LENGTH = 512

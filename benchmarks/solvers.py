@@ -35,10 +35,10 @@ from torch import Tensor
 
 from birdbone.engine import Chain, run
 from birdbone.links import calibrate, load
-from birdbone.models.inputs import sum_inputs
-from birdbone.models.linears import find_linears
-from birdbone.models.replay import capture, replay
-from birdbone.models.skeleton import Skeleton
+from birdbone.models.blocks.linears import find_linears
+from birdbone.models.blocks.replay import capture, replay
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.passes.inputs import sum_inputs
 from birdbone.solvers.gptq import quantize_gptq
 from birdbone.solvers.gram import Gram, GramAccumulator
 from birdbone.solvers.grid import Grid

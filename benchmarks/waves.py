@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from healing import opened
 
-from birdbone.chains.waves import waves
 from birdbone.engine import Chain, Link, run
 from birdbone.journal import RunFolder
 from birdbone.links import heal, profile, prune, score, validate
+from birdbone.links.waves import waves
 from birdbone.middleware import Progress
 
 SIDES = ("waves", "healed once", "one shot")

@@ -1,12 +1,12 @@
 """Whole chains: the predefined ones, settings changed by name, and recipes in YAML."""
 
-from .building import build
-from .dumping import dump
+from ..links.waves import waves
 from .library import LINKS
 from .overrides import configure, parse_assignment
 from .predefined import CHAINS, ChainMaker, bird_bone, one_shot, quantize_only
-from .recipes import Recipe, load_recipe
-from .waves import waves
+from .recipes.build import build
+from .recipes.dump import dump
+from .recipes.recipe import Recipe, load_recipe
 
 __all__ = [
     "CHAINS",

@@ -14,8 +14,8 @@ from ..engine import Chain
 from ..errors import SettingError, did_you_mean
 from ..formats.ggml_types import GGML_KINDS
 from ..links import calibrate, load, quantize, save
-from ..models.opening import keeps_codes, quantized_by
-from ..models.sources import find_model
+from ..models.reading.opening import keeps_codes, quantized_by
+from ..models.reading.sources import find_model
 
 TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

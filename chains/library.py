@@ -7,8 +7,7 @@ from types import MappingProxyType
 
 from .. import links
 from ..engine import LinkFactory
-from .waves import waves
 
 LINKS: Mapping[str, LinkFactory[...]] = MappingProxyType(
-    {name: getattr(links, name) for name in links.__all__} | {waves.name: waves}
+    {name: getattr(links, name) for name in links.__all__}
 )

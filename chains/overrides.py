@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engine import Chain, Link, check_following
+from ..engine.rebuilding import links_with_settings, rebuilt
 from ..errors import SettingError, did_you_mean
 from .library import LINKS
-from .plain_yaml import read_yaml
-from .rebuilding import links_with_settings, rebuilt
+from .yaml import read_yaml
 
 _ADDRESS = re.compile(r"(?P<link>[^.#\s]+)(?:#(?P<place>[1-9][0-9]{0,3}))?\.(?P<setting>[^.#\s]+)")
 

@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ..engine import Chain
+from ..engine.rebuilding import BODY
 from ..links import calibrate, heal, load, profile, prune, quantize, save, score, validate
-from .rebuilding import BODY
-from .waves import waves
+from ..links.waves import waves
 
 
 class ChainMaker(Protocol):

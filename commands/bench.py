@@ -14,7 +14,7 @@ from ..errors import SettingError
 
 if TYPE_CHECKING:
     from ..formats.runtime_benchmark import BenchmarkedModel
-    from ..models.sources import Source
+    from ..models.reading.sources import Source
     from ..texts import Corpus
 
 _MODELS = "Folders that transformers opens, .gguf files, or folders of one."
@@ -42,7 +42,7 @@ def bench(
     tokenizers are the same.
     """
     from ..formats.runtime_benchmark import run_benchmark
-    from ..reports.contest import contest_document, contest_report
+    from ..reports.bench import contest_document, contest_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
 
     def told(label: str, done: int, total: int | None) -> None:
@@ -77,10 +77,10 @@ def _contender(
 
     from ..formats.llama_cpp import require_llama_cpp
     from ..formats.runtime_benchmark import BenchmarkedModel
-    from ..models.fresh_process import Probe
-    from ..models.skeleton import default_device
-    from ..models.sources import find_model
-    from ..models.tokenizer import read_tokenizer
+    from ..models.blocks.device import default_device
+    from ..models.evaluation.fresh_process import Probe
+    from ..models.reading.sources import find_model
+    from ..models.reading.tokenizer import read_tokenizer
     from ..texts import pack_windows
 
     source = find_model(name)
@@ -99,7 +99,7 @@ def _contender(
 
 def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
     """Windows longer than the model takes are refused here, not in a process of its own."""
-    from ..models.opening import positions_of
+    from ..models.reading.opening import positions_of
 
     most = positions_of(source, trust_remote_code=trust)
     if most is not None and length > most:

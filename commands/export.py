@@ -40,9 +40,9 @@ def export(
     """
     from ..chains.exporting import export_chain
     from ..middleware import GpuMemory, Progress, Timing
-    from ..reports.stopping import Stopped, run_until_stopped
-    from ..reports.table import result_document, result_report
+    from ..reports.result import result_document, result_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
+    from .stopping import Stopped, run_until_stopped
 
     with ExitStack() as stack:
         stack.enter_context(warnings_as_notes())

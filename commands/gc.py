@@ -24,7 +24,7 @@ def gc(
     from ..journal.collecting import collect
     from ..journal.folder import RunFolder
     from ..journal.journal import Journal
-    from ..reports.table import in_bytes
+    from ..reports.result import in_bytes
 
     Journal(folder)  # a folder that is none is refused, not made one
     with RunFolder(folder) as opened:

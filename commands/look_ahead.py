@@ -27,9 +27,9 @@ def look_ahead(
         ResourceError: the run cannot fit.
     """
     begun = run_folder is not None and run_folder.is_dir() and any(run_folder.iterdir())
-    from ..chains.preflight import preflight
+    from ..chains.preflight.look import preflight
     from ..errors import ResourceError
-    from ..reports.forecasting import in_short
+    from ..reports.forecast import in_short
     from ..reports.terminal import say
 
     try:
@@ -53,7 +53,7 @@ def look_ahead(
 def tell_ahead(found: Preflight | None, *, as_json: bool) -> None:
     """What a dry run prints."""
     assert found is not None  # a dry run always looks
-    from ..reports.forecasting import preflight_document, preflight_report
+    from ..reports.forecast import preflight_document, preflight_report
     from ..reports.terminal import show
 
     if as_json:
@@ -64,8 +64,8 @@ def tell_ahead(found: Preflight | None, *, as_json: bool) -> None:
 
 def tell_after(found: Preflight | None, result: Mapping[str, Any], *, as_json: bool) -> None:
     """What a finished run prints: its result, and estimates beside what happened."""
-    from ..reports.forecasting import outcomes, outcomes_document, outcomes_report
-    from ..reports.table import result_document, result_report
+    from ..reports.forecast import outcomes, outcomes_document, outcomes_report
+    from ..reports.result import result_document, result_report
     from ..reports.terminal import show
 
     rows = [] if found is None else outcomes(found, result)

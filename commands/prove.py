@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..models.proof import Proof
+    from ..models.evaluation.proof import Proof
 
 _TRUST = "Allow Python that the folder brings to run."
 
@@ -29,7 +29,7 @@ def prove(
     proven: exit code 1 too. A checksum shows damage; it is no signature, and shows no forger's
     name.
     """
-    from ..reports.proving import proof_report
+    from ..reports.proof import proof_report
     from ..reports.terminal import quiet_libraries, show, warnings_as_notes
 
     with warnings_as_notes(), quiet_libraries():
@@ -45,7 +45,7 @@ def prove(
 def _proof(folder: Path, trust: bool) -> Coroutine[Any, Any, Proof]:
     """By transformers where there is a config for it, else by llama.cpp where there is its file."""
     from ..formats import gguf_proof
-    from ..models import proof
+    from ..models.evaluation import proof
 
     if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
         return gguf_proof.prove_gguf(folder)

@@ -41,7 +41,8 @@ def revert(
 
 def _written(journal: Journal, kept: Kept, out: str, force: bool) -> dict[str, Any]:
     """Write the folder and its record, and publish both in one step."""
-    from ..models.publishing import (
+    from ..models.writing.folder import write_model
+    from ..models.writing.publishing import (
         PROVENANCE,
         check_disk,
         check_target,
@@ -49,7 +50,6 @@ def _written(journal: Journal, kept: Kept, out: str, force: bool) -> dict[str, A
         private_folder,
         publish,
     )
-    from ..models.writing import write_model
     from ..reports.provenance import provenance
 
     checkpoint = journal.checkpoint(kept)

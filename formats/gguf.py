@@ -24,8 +24,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..checkpoints import Checkpoint, InMemory, Quantized, TensorRef
 from ..checkpoints.typed_paths import typed_path
 from ..errors import ModelError, SettingError
-from ..models.publishing import check_disk
-from ..models.skeleton import empty_model
+from ..models.blocks.empty_model import empty_model
+from ..models.writing.publishing import check_disk
 from .ggml_blocks import held_blocks, held_kind
 from .ggml_encoding import encode
 from .ggml_types import (

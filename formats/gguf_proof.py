@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from ..errors import MissingExtraError, ModelError, ProofError
-from ..models.fresh_process import Announce, Probe
-from ..models.gguf_header import read_header
-from ..models.proof import Check, Proof, check_score, read_papers
-from ..models.record import Record
-from ..models.sources import find_model
+from ..models.evaluation.fresh_process import Announce, Probe
+from ..models.evaluation.proof import Check, Proof, check_score, read_papers
+from ..models.evaluation.record import Record
+from ..models.reading.gguf_header import read_header
+from ..models.reading.sources import find_model
 from .llama_cpp import require_llama_cpp, run_llama_cpp
 
 # Timing is no part of the proof; the fewest tokens that show it decodes.

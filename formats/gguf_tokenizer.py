@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..checkpoints import Checkpoint
 from ..errors import ModelError
-from ..models.gguf_splitting import prefix_space, splitting_name
-from ..models.tokenizer import load_tokenizer
+from ..models.codecs.pretokenizers import prefix_space, splitting_name
+from ..models.reading.tokenizer import load_tokenizer
 from .sentencepiece_scores import scores_of
 
 _SPECIAL_IDS = {

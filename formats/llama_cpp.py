@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import MissingExtraError
-from ..models.fresh_process import Announce, Measurement, Probe, run_alone
+from ..models.evaluation.fresh_process import Announce, Measurement, Probe, run_alone
 
 _PROGRAM = Path(__file__).with_name("measure_gguf.py")
 

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ..errors import SettingError
-from ..models.fresh_process import Announce, Measurement, Probe, measure_folders
-from ..models.sources import Source
+from ..models.evaluation.fresh_process import Announce, Measurement, Probe, measure_folders
+from ..models.reading.sources import Source
 from .llama_cpp import measure_gguf, require_llama_cpp
 
 Runtime = Literal["transformers", "llama.cpp"]

@@ -10,8 +10,8 @@ import torch
 
 from ..checkpoints import Checkpoint, Quantized, TensorRef, diff
 from ..checkpoints.typed_paths import typed_path
-from ..models.opening import open_checkpoint
-from ..models.sources import find_model
+from ..models.reading.opening import open_checkpoint
+from ..models.reading.sources import find_model
 from .journal import Journal, parse_step
 
 

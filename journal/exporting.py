@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..checkpoints.typed_paths import typed_path
 from ..errors import RunFolderError, SettingError
-from ..models.linears import all_linears
-from ..models.publishing import private_folder, publish
+from ..models.blocks.linears import all_linears
+from ..models.writing.publishing import private_folder, publish
 from .journal import UNREADABLE, Journal, Kept, plain
 
 

@@ -174,9 +174,18 @@ def _versions() -> Mapping[str, str]:
 
 @cache
 def _own_code() -> str:
-    """A hash of bird-bone's own code, which a checkout changes without changing its version."""
-    files = [path for room in _ROOMS for path in sorted((_PACKAGE / room).glob("*.py"))]
-    return hash_of([[path.name, file_hash(path)] for path in files])
+    """Hash of bird-bone's own code, which a checkout changes without changing its version."""
+    return source_hash(_PACKAGE)
+
+
+def source_hash(package: Path) -> str:
+    """SHA-256 over the Python files that decide what links return, sub-packages included.
+
+    Args:
+        package: folder of the package; only the folders named in `_ROOMS` count.
+    """
+    files = [path for room in _ROOMS for path in sorted((package / room).rglob("*.py"))]
+    return hash_of([[path.relative_to(package).as_posix(), file_hash(path)] for path in files])
 
 
 def _foreign_code(step: Link) -> str | None:
@@ -186,7 +195,8 @@ def _foreign_code(step: Link) -> str | None:
     if file is None or not Path(file).is_file():
         return hashlib.sha256(function.__code__.co_code).hexdigest()
     path = Path(file).resolve()
-    return None if path.parent.parent == _PACKAGE else file_hash(path)
+    own = any(path.is_relative_to(_PACKAGE / room) for room in _ROOMS)
+    return None if own else file_hash(path)
 
 
 def difference(before: Ingredients, now: Ingredients) -> str:

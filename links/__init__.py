@@ -1,6 +1,6 @@
 """The compression steps, one a file: each a pure async function over a typed context."""
 
-from . import order as order  # its checks of heal, prune and quantize
+from . import order_checks as order_checks  # registers its checks of heal, prune and quantize
 from .calibrate import calibrate
 from .heal import heal
 from .load import load
@@ -10,6 +10,7 @@ from .quantize import quantize
 from .save import save
 from .score import score
 from .validate import validate
+from .waves import waves
 
 __all__ = [
     "calibrate",
@@ -21,4 +22,5 @@ __all__ = [
     "save",
     "score",
     "validate",
+    "waves",
 ]

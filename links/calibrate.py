@@ -15,8 +15,9 @@ from ..contexts.flow import Calibrating, Loaded
 from ..contexts.forecast import Forecast
 from ..engine import in_thread, link
 from ..errors import DataError, SettingError
-from ..models.skeleton import text_config
-from ..models.tokenizer import load_tokenizer
+from ..models.blocks.empty_model import text_config
+from ..models.planning.effort import outlined_windows
+from ..models.reading.tokenizer import load_tokenizer
 from ..texts import (
     Corpus,
     Split,
@@ -29,7 +30,6 @@ from ..texts import (
     split,
     unused_builtin,
 )
-from .effort import outlined_windows
 
 _KEYS = ("calibration", "healing", "heldout", "elsewhere")
 # Of a long text, whole documents of so many characters per token that is asked for are tokenised:

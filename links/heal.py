@@ -14,14 +14,14 @@ from ..contexts.flow import Changed, Healable
 from ..contexts.steps import Step
 from ..engine import announce, in_thread, link
 from ..errors import SettingError
-from ..models.bitsandbytes import nf4_values
-from ..models.block_healing import Target
-from ..models.gain import standings
-from ..models.linears import all_linears
+from ..models.blocks.linears import all_linears
+from ..models.codecs.bitsandbytes import nf4_values
+from ..models.evaluation.scoring import standings
+from ..models.training.blockwise import Target
 from ..texts import Windows
-from .heal_forecast import heal_forecast
-from .healers import by_blocks, need_bytes, on_text
-from .healing import Method, Precision, chosen, num_heldout, warn_of_unused
+from .healing.forecast import heal_forecast
+from .healing.methods import Method, Precision, chosen, num_heldout, warn_of_unused
+from .healing.train import by_blocks, need_bytes, on_text
 
 
 @link

@@ -13,11 +13,12 @@ from ..contexts.flow import Empty, Loaded
 from ..contexts.forecast import Forecast
 from ..engine import announce, in_thread, link
 from ..errors import NumericsError
-from ..models.adapter import ADAPTER_FILES
-from ..models.opening import open_checkpoint
-from ..models.outline import held_bytes, outlined_model
-from ..models.skeleton import Skeleton, text_config
-from ..models.sources import Source, find_model
+from ..models.blocks.empty_model import text_config
+from ..models.blocks.skeleton import Skeleton
+from ..models.codecs.peft_adapter import ADAPTER_FILES
+from ..models.planning.outline import held_bytes, outlined_model
+from ..models.reading.opening import open_checkpoint
+from ..models.reading.sources import Source, find_model
 
 # Of a parameter whose code is multiplied out, and of a token with its merge in a GGUF file, which
 # is read twice one by one, on one thread of a common CPU.

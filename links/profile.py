@@ -14,15 +14,15 @@ from ..contexts.flow import Calibrated, Profiling
 from ..contexts.forecast import Forecast
 from ..contexts.profile import BlockProfile, LinearProfile, Profile
 from ..engine import announce, in_thread, link
-from ..models.experts import no_tokens
-from ..models.inputs import Group, SquareSum, sum_inputs
-from ..models.linears import Linear, all_linears, expert_kind, find_linears
-from ..models.memory import pass_bytes
-from ..models.replay import capture
-from ..models.skeleton import Skeleton
+from ..models.blocks.linears import Linear, all_linears, expert_kind, find_linears
+from ..models.blocks.replay import capture
+from ..models.blocks.skeleton import Skeleton
+from ..models.passes.experts import no_tokens
+from ..models.passes.inputs import Group, SquareSum, sum_inputs
+from ..models.planning.effort import num_blocks
+from ..models.planning.memory import pass_bytes
 from ..solvers.gram import GramAccumulator
 from ..texts import Windows
-from .effort import num_blocks
 
 _OUTLIER = 6.0  # root mean square over the layer's median; LLM.int8 (2208.07339) uses 6 too
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from ..contexts.flow import Pruned, Scored
 from ..contexts.forecast import Forecast
 from ..engine import link
-from .hollowing import Hollowing, hollow, hollow_bytes, hollow_forecast
-from .masking import check_mask, mask, mask_bytes, mask_forecast
-from .sizing import check_units, takes_units
-from .thinning import Method
+from .pruning.masks import check_mask, mask, mask_bytes, mask_forecast
+from .pruning.solve_masks import Method
+from .pruning.unit_sizes import check_units, takes_units
+from .pruning.units import Hollowing, hollow, hollow_bytes, hollow_forecast
 
 
 @link

@@ -13,21 +13,21 @@ from ..contexts.flow import Changed, Standing
 from ..contexts.forecast import Forecast
 from ..engine import in_thread, link
 from ..errors import SettingError
-from ..models.bitsandbytes import check_nf4_shape, nf4_values
-from ..models.linears import Linear, named
-from ..models.memory import pass_bytes
-from ..models.outline import exchanged
-from ..models.tuning import Tuning
+from ..models.blocks.linears import Linear, named
+from ..models.codecs.bitsandbytes import check_nf4_shape, nf4_values
+from ..models.passes.tuning import Tuning
+from ..models.planning.effort import SolverWork, num_blocks, rewriting
+from ..models.planning.memory import pass_bytes
+from ..models.planning.outline import exchanged
 from ..solvers.gptq import Order
 from ..solvers.grid import Grid
 from ..solvers.grid_search import ScaleRule
-from .correcting import Correcting, check_rank
-from .effort import SolverWork, num_blocks, rewriting
-from .quantized_outline import handed_over, on_grid
-from .remarks import CALIBRATED, warn_of_left, warn_of_unused
-from .rounding import BlockTuning, Rounding, fitting_grid
-from .rounding_pass import round_by_text
-from .uncalibrated import BITSANDBYTES, chosen_linears, one_by_one, packs_codes
+from .quantizing.calibrated import round_by_text
+from .quantizing.forecast import handed_over, on_grid
+from .quantizing.low_rank import Correcting, check_rank
+from .quantizing.solve import BlockTuning, Rounding, fitting_grid
+from .quantizing.uncalibrated import BITSANDBYTES, chosen_linears, one_by_one, packs_codes
+from .quantizing.warnings import CALIBRATED, warn_of_left, warn_of_unused
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
 GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]

@@ -24,10 +24,16 @@ from ..errors import BirdboneError, GateError, NumericsError, ProofError
 from ..formats.ggml_types import GgmlKind
 from ..formats.gguf_proof import prove_gguf
 from ..formats.gguf_rounding import stored_values
-from ..models.fresh_process import Measurement, Probe, measure_folders
-from ..models.memory import pass_bytes, written_bytes
-from ..models.proof import prove
-from ..models.publishing import (
+from ..models.blocks.config import has_code
+from ..models.blocks.device import compute_dtype, default_device
+from ..models.blocks.empty_model import text_config
+from ..models.evaluation.fresh_process import Measurement, Probe, measure_folders
+from ..models.evaluation.proof import prove
+from ..models.evaluation.record import RECORD, Record, make_record, probe_windows
+from ..models.planning.effort import num_blocks
+from ..models.planning.memory import pass_bytes, written_bytes
+from ..models.writing.folder import weight_format, write_model
+from ..models.writing.publishing import (
     PROVENANCE,
     check_disk,
     check_target,
@@ -36,16 +42,12 @@ from ..models.publishing import (
     publish,
     set_aside,
 )
-from ..models.record import RECORD, Record, make_record, probe_windows
-from ..models.skeleton import compute_dtype, default_device, has_code, text_config
-from ..models.writing import weight_format, write_model
 from ..reports.card import model_card
 from ..reports.provenance import provenance, stands, without_paths
 from ..texts import Windows
-from .acceptance import check_accepted, logits_tolerance
-from .effort import num_blocks
-from .forms import Format, check_settings, chosen_form
-from .gguf_files import judge_file, score_tolerance, write_file
+from .saving.acceptance import check_accepted, logits_tolerance
+from .saving.formats import Format, check_settings, chosen_form
+from .saving.gguf import judge_file, score_tolerance, write_file
 
 __all__ = ["check_disk", "check_target", "save"]
 

@@ -16,15 +16,15 @@ from ..contexts.profile import LinearProfile, Profile
 from ..contexts.scores import LinearScore, Scores
 from ..engine import announce, in_thread, link
 from ..errors import SettingError, SolverError
-from ..models.linears import Linear, all_linears, find_linears, named
-from ..models.memory import factor_bytes, training_bytes
-from ..models.skeleton import find_blocks, shared_model
-from ..models.taylor import taylor_scores
+from ..models.blocks.empty_model import find_blocks, shared_model
+from ..models.blocks.linears import Linear, all_linears, find_linears, named
+from ..models.passes.taylor import taylor_scores
+from ..models.planning.effort import num_blocks
+from ..models.planning.memory import factor_bytes, training_bytes
 from ..solvers.factor import factorize
 from ..solvers.gram import Gram
 from ..solvers.saliency import magnitude_saliency, obs_saliency
 from ..texts import Windows
-from .effort import num_blocks
 
 _OUTLIER = 5.0  # times the linear's mean score, as OWL (2310.05175) counts outliers
 

@@ -15,11 +15,12 @@ from ..contexts.forecast import Forecast
 from ..contexts.verdict import Perplexity, Reference, Verdict
 from ..engine import announce, in_thread, link
 from ..errors import GateError
-from ..models.memory import pass_bytes
-from ..models.scoring import compare, last_hidden, perplexity, rise, skeleton_pair
-from ..models.skeleton import compute_dtype, default_device, text_config
+from ..models.blocks.device import compute_dtype, default_device
+from ..models.blocks.empty_model import text_config
+from ..models.evaluation.scoring import compare, last_hidden, perplexity, rise, skeleton_pair
+from ..models.planning.effort import num_blocks
+from ..models.planning.memory import pass_bytes
 from ..texts import Windows
-from .effort import num_blocks
 
 
 @link

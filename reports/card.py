@@ -8,9 +8,9 @@ from typing import Any
 
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
-from ..models.adapter import has_adapter
+from ..models.codecs.peft_adapter import has_adapter
 from .provenance import without_paths
-from .table import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
+from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
 from .waves import wave_rows, waves_markdown
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -73,8 +73,8 @@ def model_card(
 
     Args:
         name: of the folder.
-        weight_format: how weights are stored, see `birdbone.models.writing.weight_format`, or
-            gguf.
+        weight_format: how weights are stored, see `weight_format` of
+            `birdbone.models.writing.folder`, or gguf.
         history: the steps that led here, oldest first.
     """
     source = checkpoint.source or "an unnamed model"

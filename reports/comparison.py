@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .table import in_bytes
+from .result import in_bytes
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .inspection import BlockGroup, Inspection, done_to
-from .table import in_bytes
+from .result import in_bytes
 
 
 def inspection_report(found: Inspection) -> RenderableType:

@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 from ..checkpoints import Checkpoint, TensorRef, open_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import ModelError
-from ..models.gguf_head import gguf_config
-from ..models.gguf_header import read_header
-from ..models.linears import find_linears
-from ..models.opening import open_checkpoint
-from ..models.publishing import PROVENANCE
-from ..models.refusals import REFUSED, reason
-from ..models.skeleton import empty_model, find_blocks
-from ..models.sources import Source, find_model, read_config
+from ..models.blocks.empty_model import empty_model, find_blocks
+from ..models.blocks.linears import find_linears
+from ..models.blocks.transformers_errors import REFUSED, reason
+from ..models.codecs.gguf_head import gguf_config
+from ..models.reading.gguf_header import read_header
+from ..models.reading.opening import open_checkpoint
+from ..models.reading.sources import Source, find_model, read_config
+from ..models.writing.publishing import PROVENANCE
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .. import __version__
 from ..checkpoints import Checkpoint
 from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
-from ..models.publishing import PROVENANCE
+from ..models.writing.publishing import PROVENANCE
 
 _LIBRARIES = (
     "torch",

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from .table import in_bytes
+from .result import in_bytes
 
 _MISSING = "–"
 _FEW = 2  # of a curve more than its ends are left to --json

@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from .masks import (
-    Pattern,
-    drop_smallest,
-    keep_mask_n_of_m,
-    require_groups_of,
-    require_sparsity,
-)
+from .masks import Pattern, drop_smallest, keep_mask_n_of_m, require_groups_of, require_sparsity
 
 # Values looked at to guess a threshold; the share removed is then right to about 0.4 %.
 _SAMPLE = 1 << 14

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from birdbone.links import acceptance
-from birdbone.models.fresh_process import Measurement, Probe
-from birdbone.models.proof import Proof
+from birdbone.links.saving import acceptance
+from birdbone.models.evaluation.fresh_process import Measurement, Probe
+from birdbone.models.evaluation.proof import Proof
 
 PERPLEXITY = 20.0
 

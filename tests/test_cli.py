@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner, Result
 
 from birdbone import __version__
-from birdbone.chains import preflight as looking
+from birdbone.chains.preflight import look as looking
 from birdbone.cli import app
 from birdbone.errors import LinkError, ResourceError
 

@@ -1,5 +1,6 @@
 """The explicit packages list against the folders, and what must travel with them."""
 
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -18,17 +19,25 @@ def test_the_packages_list_names_every_folder_with_an_init_file() -> None:
 
 
 def test_every_folder_with_python_files_is_a_package_or_known_not_to_be() -> None:
-    folders = {path.parent.name for path in ROOT.glob("[!.]*/*.py")}
-    packaged = {name.rpartition(".")[2] for name in SETTINGS["tool"]["setuptools"]["packages"]}
-    assert folders <= packaged | NOT_PACKAGED
+    folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/*.py")}
+    names = {f"birdbone.{'.'.join(folder.parts)}" for folder in folders}
+    unpackaged = {name for name in names if name.split(".")[1] in NOT_PACKAGED}
+    assert names - unpackaged <= set(SETTINGS["tool"]["setuptools"]["packages"])
 
 
-def test_the_makefile_links_every_package() -> None:
-    line = next(
-        line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("PACKAGES")
-    )
+def test_the_makefile_links_every_file_of_every_package() -> None:
+    listed = subprocess.run(
+        ["make", "-s", "-f", "Makefile", "-f", "-", "listed"],
+        input="listed:\n\t@echo $(SOURCES)\n",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     packages = SETTINGS["tool"]["setuptools"]["packages"]
-    assert line.split()[2:] == sorted(name.rpartition(".")[2] for name in packages[1:])
+    folders = [ROOT.joinpath(*name.split(".")[1:]) for name in packages]
+    files = {str(path.relative_to(ROOT)) for folder in folders for path in folder.glob("*.py")}
+    assert set(listed) == files | {"py.typed"}
 
 
 def test_every_runtime_dependency_is_pinned_in_the_tested_set() -> None:

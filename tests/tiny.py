@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.models.opening import as_checkpoint
+from birdbone.models.reading.opening import as_checkpoint
 from birdbone.texts.windows import Windows
 
 VOCAB = 128

@@ -12,7 +12,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.checkpoints.tensors import digest
 from birdbone.engine import Chain, run
 from birdbone.links import profile, score
-from birdbone.models.linears import Linear
+from birdbone.models.blocks.linears import Linear
 
 ROUTERS = ("mlp.gate.weight", "mlp.router.weight")
 

@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.checkpoints.tensors import BitsAndBytesKind
-from birdbone.models.bitsandbytes import handed_over
-from birdbone.models.linears import find_linears
-from birdbone.models.skeleton import Skeleton, empty_model, find_blocks
-from birdbone.models.writing import write_model
+from birdbone.models.blocks.empty_model import empty_model, find_blocks
+from birdbone.models.blocks.linears import find_linears
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.codecs.bitsandbytes import handed_over
+from birdbone.models.writing.folder import write_model
 from birdbone.solvers.grid import Grid
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 

@@ -9,7 +9,7 @@ from tiny_tokenizers import byte_level, sentencepiece
 from transformers import Gemma2Config, MistralConfig, PreTrainedTokenizerBase, Qwen2Config
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.models.opening import as_checkpoint
+from birdbone.models.reading.opening import as_checkpoint
 
 _MORE = {
     "mistral": lambda **more: MistralConfig(**{**_GROUPED, "head_dim": 8, **more}),

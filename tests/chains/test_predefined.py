@@ -6,8 +6,8 @@ import pytest
 
 from birdbone import links
 from birdbone.chains import CHAINS, LINKS, bird_bone, one_shot, quantize_only
-from birdbone.chains.rebuilding import bind
 from birdbone.engine import Chain
+from birdbone.engine.rebuilding import bind
 from birdbone.errors import SettingError
 
 

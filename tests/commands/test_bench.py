@@ -23,10 +23,10 @@ from birdbone.formats import llama_cpp, runtime_benchmark
 from birdbone.formats.gguf import write_gguf
 from birdbone.formats.llama_cpp import measure_gguf, require_llama_cpp
 from birdbone.formats.runtime_benchmark import BenchmarkedModel, BenchmarkResult, run_benchmark
-from birdbone.models.fresh_process import Measurement, Probe
-from birdbone.models.skeleton import Skeleton
-from birdbone.models.sources import Source
-from birdbone.reports.contest import contest_report
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.evaluation.fresh_process import Measurement, Probe
+from birdbone.models.reading.sources import Source
+from birdbone.reports.bench import contest_report
 
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.cli import app
-from birdbone.models.opening import open_checkpoint
-from birdbone.models.sources import find_model
+from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.sources import find_model
 
 UP = "model.layers.1.mlp.up_proj.weight"
 WORDS = "the bone is thin where no load is carried and thick where it is "

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from birdbone.cli import app
 from birdbone.engine import run
 from birdbone.links import save
-from birdbone.models import proof
-from birdbone.models.proof import Check, Proof
+from birdbone.models.evaluation import proof
+from birdbone.models.evaluation.proof import Check, Proof
 
 
 def prove(*words: str) -> Result:

@@ -20,8 +20,8 @@ from birdbone.contexts.flow import Empty
 from birdbone.engine import Chain, link, run, unfinished
 from birdbone.journal import Journal, RunFolder
 from birdbone.links import heal, profile, prune, quantize, score
-from birdbone.models.opening import open_checkpoint
-from birdbone.models.sources import find_model
+from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.sources import find_model
 
 
 def chain(sparsity: float) -> Chain:

@@ -23,9 +23,9 @@ from birdbone.errors import CheckpointError, ModelError, ResourceError, SettingE
 from birdbone.formats.ggml_blocks import held_kind
 from birdbone.formats.gguf import write_gguf
 from birdbone.links import quantize
-from birdbone.models.opening import open_checkpoint
-from birdbone.models.skeleton import Skeleton
-from birdbone.models.sources import find_model
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.sources import find_model
 
 # Half precision in the weights costs 5e-6 nats at most on these; a mistake, a tenth or more.
 _KL = 3e-5

@@ -19,8 +19,8 @@ from birdbone.errors import MissingExtraError, ProofError
 from birdbone.formats import gguf_proof
 from birdbone.formats.gguf_proof import prove_gguf
 from birdbone.links import save
-from birdbone.models.proof import Check, Proof
-from birdbone.models.record import read_record
+from birdbone.models.evaluation.proof import Check, Proof
+from birdbone.models.evaluation.record import read_record
 
 
 @pytest.fixture(scope="module")

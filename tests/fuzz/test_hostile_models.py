@@ -23,8 +23,8 @@ from tiny import tiny_checkpoint, tiny_windows
 from tiny_folders import for_bitsandbytes, quantized, written
 
 from birdbone.errors import ProofError
-from birdbone.models import proof
-from birdbone.models.record import make_record
+from birdbone.models.evaluation import proof
+from birdbone.models.evaluation.record import make_record
 from birdbone.reports.provenance import provenance
 
 ARCHITECTURES = ("llama_tied", "gpt2", "gemma3", "mixtral", "phi3", "gpt_oss", "falcon", "opt")

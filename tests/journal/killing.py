@@ -22,11 +22,11 @@ import peft  # noqa: F401 - heal imports it, which takes seconds
 from tiny import tiny_checkpoint
 from tiny_contexts import calibrated, digests
 
-import birdbone.models.distillation  # noqa: F401
+import birdbone.models.training.distillation  # noqa: F401
 from birdbone.engine import Chain, run
 from birdbone.journal import RunFolder
 from birdbone.links import heal, profile, prune, quantize, score, validate
-from birdbone.models import resuming
+from birdbone.models.passes import resuming
 
 ATTEMPTS = 80
 

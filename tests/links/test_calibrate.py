@@ -14,7 +14,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
 from birdbone.errors import DataError, LinkError, SettingError
 from birdbone.links import calibrate
-from birdbone.models.tokenizer import load_tokenizer
+from birdbone.models.reading.tokenizer import load_tokenizer
 
 KEYS = ("calibration", "healing", "heldout", "elsewhere")
 

@@ -13,11 +13,12 @@ from birdbone.contexts.plan import Plan
 from birdbone.engine import Chain, Progress, run
 from birdbone.errors import LinkError, MissingExtraError, NumericsError, SettingError
 from birdbone.journal.folder import RunFolder
-from birdbone.links import healers, quantize
+from birdbone.links import quantize
 from birdbone.links.heal import heal
-from birdbone.links.healing import SUITED
-from birdbone.models.gain import standings
-from birdbone.models.opening import as_checkpoint
+from birdbone.links.healing import train as healers
+from birdbone.links.healing.methods import SUITED
+from birdbone.models.evaluation.scoring import standings
+from birdbone.models.reading.opening import as_checkpoint
 from birdbone.texts import Windows
 
 LINEAR = "model.layers.1.mlp.up_proj.weight"

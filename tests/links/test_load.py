@@ -16,7 +16,7 @@ from birdbone.engine import run
 from birdbone.errors import LinkError, ModelError, NumericsError, SettingError
 from birdbone.links import load
 from birdbone.links.load import check_weights
-from birdbone.models.opening import as_checkpoint
+from birdbone.models.reading.opening import as_checkpoint
 
 
 def saved(model: PreTrainedModel, folder: Path) -> str:

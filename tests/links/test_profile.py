@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import run
 from birdbone.links import profile
-from birdbone.models.linears import all_linears
-from birdbone.models.skeleton import Skeleton
+from birdbone.models.blocks.linears import all_linears
+from birdbone.models.blocks.skeleton import Skeleton
 
 DENSE_ARCHS = ("llama", "qwen3", "gemma3", "opt", "gpt_neox", "phi3", "falcon")
 

@@ -14,13 +14,14 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.scores import LinearScore, Scores
 from birdbone.engine import Chain, run
 from birdbone.errors import DataError, LinkError, SettingError, SolverError
-from birdbone.links import profile, prune, quantize, score, thinning
-from birdbone.links.allocation import by_load, uniform
-from birdbone.links.stacking import stacked
-from birdbone.models.linears import Linear, all_linears
-from birdbone.models.memory import pass_bytes
-from birdbone.models.opening import as_checkpoint
-from birdbone.models.skeleton import Skeleton
+from birdbone.links import profile, prune, quantize, score
+from birdbone.links.pruning import solve_masks as thinning
+from birdbone.links.pruning.masks import by_load, uniform
+from birdbone.models.blocks.linears import Linear, all_linears
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.passes.stacking import stacked
+from birdbone.models.planning.memory import pass_bytes
+from birdbone.models.reading.opening import as_checkpoint
 from birdbone.solvers.gram import Gram
 from birdbone.solvers.sparsegpt import prune_sparsegpt
 

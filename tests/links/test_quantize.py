@@ -16,13 +16,15 @@ from transformers import AutoModelForCausalLM
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
-from birdbone.links import profile, prune, quantize, rounding, score, uncalibrated
-from birdbone.models.bitsandbytes import int8_values, nf4_values
-from birdbone.models.linears import all_linears
-from birdbone.models.opening import open_checkpoint
-from birdbone.models.skeleton import Skeleton
-from birdbone.models.sources import find_model
-from birdbone.models.writing import write_model
+from birdbone.links import profile, prune, quantize, score
+from birdbone.links.quantizing import solve as rounding
+from birdbone.links.quantizing import uncalibrated
+from birdbone.models.blocks.linears import all_linears
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.codecs.bitsandbytes import int8_values, nf4_values
+from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.sources import find_model
+from birdbone.models.writing.folder import write_model
 from birdbone.solvers.grid import Grid
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 

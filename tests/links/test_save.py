@@ -25,12 +25,12 @@ from birdbone.contexts.steps import Step
 from birdbone.contexts.verdict import Perplexity, Verdict
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
-from birdbone.links import acceptance
 from birdbone.links.save import check_disk, check_target, save
-from birdbone.models.bitsandbytes import int8_values, nf4_values
-from birdbone.models.proof import Check, Proof, read_papers
-from birdbone.models.publishing import publish
-from birdbone.models.skeleton import Skeleton
+from birdbone.links.saving import acceptance
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.codecs.bitsandbytes import int8_values, nf4_values
+from birdbone.models.evaluation.proof import Check, Proof, read_papers
+from birdbone.models.writing.publishing import publish
 
 # The package's attribute of that name is the link.
 save_module = import_module("birdbone.links.save")

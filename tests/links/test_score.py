@@ -15,7 +15,7 @@ from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import profile, score
 from birdbone.links.score import _score
-from birdbone.models.linears import all_linears
+from birdbone.models.blocks.linears import all_linears
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "taylor")
 

@@ -17,7 +17,7 @@ from birdbone.contexts.verdict import Verdict
 from birdbone.engine import Chain, run
 from birdbone.errors import GateError, LinkError, SettingError
 from birdbone.links import validate
-from birdbone.models.skeleton import Skeleton
+from birdbone.models.blocks.skeleton import Skeleton
 
 
 def lighter(checkpoint: Checkpoint, factor: float = 0.5) -> Checkpoint:

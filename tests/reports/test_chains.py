@@ -6,13 +6,7 @@ from rich.console import Console
 from birdbone.chains import CHAINS, waves
 from birdbone.engine import Chain
 from birdbone.links import load, prune, quantize, save, validate
-from birdbone.reports.chains import (
-    chain_markdown,
-    chain_page,
-    chains_report,
-    each_link,
-    save_links,
-)
+from birdbone.reports.chains import chain_markdown, chain_page, chains_report, each_link, save_links
 
 
 def nested(*, model: str, out: str) -> Chain:

@@ -10,7 +10,7 @@ from tiny import tiny_checkpoint, tiny_model
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.errors import CheckpointError, ModelError
-from birdbone.models.writing import write_model
+from birdbone.models.writing.folder import write_model
 from birdbone.reports.description import inspection_report
 from birdbone.reports.inspection import BlockLinear, done_to, inspect_model
 

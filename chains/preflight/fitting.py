@@ -1,0 +1,52 @@
+"""Which settings of a chain could be milder, so that it needs less memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ...engine import Chain
+from ...engine.rebuilding import links_with_settings
+from ...errors import BirdboneError
+from ..overrides import configure
+
+_FEWEST_WINDOWS = 1
+
+
+def single_links(chain: Chain) -> Iterator[Any]:
+    """The links in running order, those of nested chains in their place."""
+    for each in chain.links:
+        if isinstance(each, Chain):
+            yield from single_links(each)
+        else:
+            yield each
+
+
+def milder(chain: Chain) -> Iterator[tuple[Mapping[str, Any], Chain]]:
+    """Changes of settings and the chain they make, the mildest first.
+
+    Fewer windows at a time come first, which cost only time; then nothing to compare with; then
+    fewer windows, ever fewer.
+    """
+    for changes in _changes(chain):
+        with suppress(BirdboneError):  # what a link refuses is no mend
+            yield changes, configure(chain, changes)
+
+
+def _changes(chain: Chain) -> Iterator[dict[str, Any]]:
+    links = {each.__name__: each for each in links_with_settings(chain)}
+    single = {
+        f"{name}.batch_size": 1
+        for name, each in links.items()
+        if isinstance(each.settings.get("batch_size"), int) and each.settings["batch_size"] > 1
+    }
+    alone = {f"{name}.compare": False for name in links if name == "save"}
+    for changes in (single, alone, {**single, **alone}):
+        if changes:
+            yield changes
+    if "calibrate" in links:
+        windows = links["calibrate"].settings["windows"]
+        while windows > _FEWEST_WINDOWS:
+            windows //= 2
+            yield {**single, **alone, "calibrate.windows": windows}

@@ -1,0 +1,1 @@
+"""Recipes: chains written in YAML."""

@@ -1,0 +1,39 @@
+"""A program of its own: writes docs/links.md and docs/chains.md from signatures and docstrings.
+
+``python -m birdbone.commands.reference docs/``; a test holds the committed pages against it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..chains import CHAINS, LINKS
+from ..reports.chains import chain_markdown, chain_page
+from ..reports.links import link_markdown, link_page
+
+_ORIGIN = (
+    "Written by `python -m birdbone.commands.reference docs/` from the code; change the code, then "
+    "run it again."
+)
+
+
+def reference() -> dict[str, str]:
+    """File name to text of every page of the reference."""
+    links = [link_markdown(link_page(factory)) for factory in LINKS.values()]
+    chains = [chain_markdown(chain_page(name, make)) for name, make in CHAINS.items()]
+    return {"links.md": _page("Links", links), "chains.md": _page("Chains", chains)}
+
+
+def _page(title: str, sections: list[str]) -> str:
+    return "\n\n".join([f"# {title}", _ORIGIN, *sections]) + "\n"
+
+
+def write_reference(folder: Path) -> None:
+    """Write every page into an existing folder."""
+    for name, text in reference().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_reference(Path(sys.argv[1]))

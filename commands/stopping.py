@@ -1,0 +1,70 @@
+"""A run that Ctrl-C or SIGTERM ends: stopped at the next block, and true words on what it left."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.typed_paths import typed_path
+from ..engine import Chain, Store
+from ..engine import run as run_chain
+from ..errors import BirdboneError
+from ..reports.chains import save_links
+
+
+class Stopped(Exception):
+    """A signal ended the run; ``number`` is the signal's."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+def run_until_stopped(
+    chain: Chain, *, tell: Callable[[str], None], store: Store | None = None
+) -> dict[str, Any]:
+    """Run a chain in a new event loop; SIGINT and SIGTERM stop it at the next block.
+
+    Args:
+        store: where finished links are kept, so that the run can go on another time.
+        tell: takes the message that a signal has arrived, while the run comes to its end.
+
+    Raises:
+        Stopped: a signal arrived before the chain was done.
+    """
+    folders = [typed_path(each.settings["path"]) for each in save_links(chain)]
+    before = [_identity(folder) for folder in folders]
+    received: list[int] = []
+    try:
+        return asyncio.run(_watched(chain, received, tell, store))
+    except (asyncio.CancelledError, BirdboneError):
+        if not received:
+            raise
+        written = [_identity(folder) for folder in folders] != before
+        what = "what was saved by then is whole" if written else "nothing was written"
+        if store is not None:
+            what += "; finished links are kept, and the same command goes on from there"
+        raise Stopped(received[0], f"stopped at the next block; {what}") from None
+
+
+async def _watched(
+    chain: Chain, received: list[int], tell: Callable[[str], None], store: Store | None
+) -> dict[str, Any]:
+    task = asyncio.ensure_future(run_chain(chain, store=store))
+
+    def stop(number: int) -> None:
+        received.append(number)
+        tell("stopping at the next block")
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    return await task
+
+
+def _identity(folder: Path) -> int | None:
+    """Tells a folder from the one that took its place: publishing is a rename."""
+    return folder.stat().st_ino if folder.exists() else None

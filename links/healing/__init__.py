@@ -1,0 +1,1 @@
+"""Parts of the link heal: its methods, what they train, and their estimates."""

@@ -1,0 +1,1 @@
+"""Parts of the link prune: masks, and structured removal of units."""

@@ -1,0 +1,168 @@
+"""How prune solves the linears on one input: stacked, from one factorisation, each to its share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ...contexts.plan import LinearPlan
+from ...contexts.scores import Scores
+from ...errors import SolverError
+from ...models.blocks.linears import Linear, named
+from ...models.passes.stacking import stacked
+from ...solvers.gram import Gram
+from ...solvers.least_squares import refit
+from ...solvers.masks import Pattern, pattern_mask
+from ...solvers.normalized import Normalized, Resolvent, Spectrum
+from ...solvers.output_error import relative_output_errors
+from ...solvers.regrowth import limit_regrowth, num_regrown
+from ...solvers.results import PrunedWeight
+from ...solvers.table import PREPARE, PRUNERS
+from ...solvers.target import pull_of
+from .plans import Planning
+
+Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
+
+
+@dataclass(frozen=True)
+class Thinning(Planning):
+    """What was asked of prune; called by the pass over the blocks.
+
+    Attributes:
+        shares: sparsity of every linear by name.
+        scores: every weight's score, for method "scores".
+        polish: steps of least squares on the mask found.
+        matching: share of what earlier blocks changed that a linear makes up for.
+        regrow: the most of a linear's zeros that may become weights again.
+        plans: filled as linears are done.
+    """
+
+    method: Method
+    pattern: Pattern
+    shares: Mapping[str, float]
+    scores: Scores
+    damping: float
+    polish: int
+    matching: float
+    regrow: float = 1.0
+    plans: dict[str, LinearPlan] = field(default_factory=dict)
+
+    def __call__(
+        self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
+    ) -> Mapping[Linear, Tensor]:
+        """The thinned weight of each linear, [out_features, in_features]."""
+        prepared: Any = None
+        solved: dict[Linear, Tensor] = {}
+        for stack in self._stacks(weights):
+            whole = stacked(stack)
+            try:
+                if prepared is None and self.method in PREPARE:
+                    prepared = PREPARE[self.method](gram, damping=self.damping)
+                solved.update(self._solve(stack, whole, gram, prepared))
+            except SolverError as error:
+                raise named(stack[0][0], error) from error
+        return solved
+
+    def _stacks(
+        self, weights: Sequence[tuple[Linear, Tensor]]
+    ) -> list[list[tuple[Linear, Tensor]]]:
+        """Linears solved as one: all that lose the same share, unless each has its own scores."""
+        if self.method == "scores":
+            return [[each] for each in weights]
+        stacks: dict[float, list[tuple[Linear, Tensor]]] = {}
+        for linear, weight in weights:
+            stacks.setdefault(self.shares[linear.name], []).append((linear, weight))
+        return list(stacks.values())
+
+    def _solve(
+        self, stack: Sequence[tuple[Linear, Tensor]], whole: Tensor, gram: Gram, prepared: Any
+    ) -> dict[Linear, Tensor]:
+        linears = [linear for linear, _ in stack]
+        heights = [weight.shape[0] for _, weight in stack]
+        share = self.shares[linears[0].name] if self.pattern.n_of_m is None else None
+        if self.method == "scores":
+            thinned = self._by_scores(linears[0], whole, gram, share)
+        else:
+            thinned = PRUNERS[self.method](
+                whole,
+                gram,
+                sparsity=share,
+                pattern=self.pattern,
+                heights=heights,
+                factor=prepared,
+                matching=self.matching,
+            )
+        if self.polish:
+            thinned = self._polished(whole, thinned, gram, heights, prepared)
+        if self.regrow < 1:
+            thinned = self._limited(whole, thinned, gram, heights, prepared)
+        fresh = dict(zip(linears, thinned.weight.split(heights), strict=True))
+        found = zip(stack, thinned.mask.split(heights), thinned.relative_errors, strict=True)
+        for (linear, weight), mask, error in found:
+            self.plans[linear.name] = LinearPlan(
+                sparsity=1 - float(mask.double().mean()),
+                relative_error=error,
+                damping=thinned.damping,
+                borrowed_tokens=gram.num_borrowed,
+                zeros_before=int((weight == 0).sum()),
+                regrown=num_regrown(weight, fresh[linear]),
+            )
+        return fresh
+
+    def _by_scores(
+        self, linear: Linear, weight: Tensor, gram: Gram, share: float | None
+    ) -> PrunedWeight:
+        """Remove what the score link scored lowest; no remaining weight is changed."""
+        values = self.scores.weights[linear.name].to(weight.device)
+        mask = pattern_mask(values, sparsity=share, pattern=self.pattern)
+        thinned = weight.masked_fill(~mask, 0.0)
+        errors = relative_output_errors(weight, thinned, gram, heights=(len(weight),))
+        return PrunedWeight(thinned, mask, errors)
+
+    def _polished(
+        self,
+        weight: Tensor,
+        thinned: PrunedWeight,
+        gram: Gram,
+        heights: Sequence[int],
+        prepared: Any,
+    ) -> PrunedWeight:
+        fitted = refit(
+            weight,
+            thinned.mask,
+            gram,
+            start=thinned.weight,
+            pull=pull_of(weight, gram, share=self.matching),
+            steps=self.polish,
+            normalized=_normalized(prepared),
+            damping=self.damping,
+        )
+        errors = relative_output_errors(weight, fitted, gram, heights=heights)
+        return replace(thinned, weight=fitted, relative_errors=errors)
+
+    def _limited(
+        self,
+        weight: Tensor,
+        thinned: PrunedWeight,
+        gram: Gram,
+        heights: Sequence[int],
+        prepared: Any,
+    ) -> PrunedWeight:
+        return limit_regrowth(
+            weight,
+            thinned,
+            gram,
+            limit=self.regrow,
+            heights=heights,
+            pull=pull_of(weight, gram, share=self.matching),
+            normalized=_normalized(prepared),
+            damping=self.damping,
+        )
+
+
+def _normalized(prepared: Any) -> Normalized | None:
+    """What a method worked from in the units of least squares, where it did."""
+    return prepared.normalized if isinstance(prepared, Resolvent | Spectrum) else None

@@ -1,0 +1,90 @@
+"""How prune chooses the units of a block that stay, and what the linear behind a gap must hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...contexts.plan import LinearPlan
+from ...errors import SolverError
+from ...models.blocks.linears import named
+from ...models.units.narrowing import Narrowing
+from ...models.units.remove_units import Kept
+from ...models.units.residuals import Fed
+from ...solvers.column_removal import keep_columns, keep_groups, refit_columns
+from ...solvers.factor import factorize
+from ...solvers.output_error import relative_output_error
+from ...solvers.target import shifted_weight
+from .plans import Planning
+
+
+@dataclass(frozen=True)
+class Removal(Planning):
+    """What was asked of prune; called by the pass over the blocks.
+
+    Attributes:
+        matching: share of what earlier blocks changed that the survivors make up for.
+        plans: filled as output linears are done.
+    """
+
+    change: Narrowing
+    damping: float
+    matching: float
+    plans: dict[str, LinearPlan] = field(default_factory=dict)
+
+    def __call__(self, fed: Fed) -> Kept:
+        """The units that stay, and the output linear's weight refitted to them."""
+        try:
+            return self._solve(fed)
+        except SolverError as error:
+            raise named(fed.linear, error) from error
+
+    def _solve(self, fed: Fed) -> Kept:
+        factor = factorize(fed.gram, damping=self.damping)
+        target = fed.weight
+        if fed.missing is not None:
+            target = shifted_weight(target, fed.missing, fed.gram, factor, share=self.matching)
+        size = self.change.output.size // self.change.before
+        if size == 1:
+            units = keep_columns(target, factor, keep=self.change.after)
+        else:
+            units = keep_groups(target, factor, size=size, keep=self.change.after)
+        within = torch.arange(size, device=units.device)
+        columns = (units.unsqueeze(1) * size + within).flatten()
+        fitted = refit_columns(target, fed.gram, factor, columns)
+        self.plans[fed.linear.name] = LinearPlan(
+            sparsity=1 - self.change.after / self.change.before,
+            relative_error=relative_output_error(fed.weight, fitted.weight, fed.gram),
+            damping=fitted.damping,
+            borrowed_tokens=fed.gram.num_borrowed,
+        )
+        return Kept(units, fitted.weight)
+
+
+@dataclass(frozen=True)
+class Bridging(Planning):
+    """How a linear is refitted to give beside its own what was taken out around it.
+
+    Attributes:
+        share: of what is missing, that it makes up for.
+        plans: filled as linears are done.
+    """
+
+    damping: float
+    share: float
+    plans: dict[str, LinearPlan] = field(default_factory=dict)
+
+    def __call__(self, fed: Fed) -> Tensor:
+        """The linear's new weight ``[out_features, in_features]``."""
+        if fed.missing is None:
+            return fed.weight
+        try:
+            factor = factorize(fed.gram, damping=self.damping)
+            bridged = shifted_weight(fed.weight, fed.missing, fed.gram, factor, share=self.share)
+            moved = relative_output_error(fed.weight, bridged, fed.gram)
+        except SolverError as error:
+            raise named(fed.linear, error) from error
+        self.plans[fed.linear.name] = LinearPlan(0.0, moved, factor.damping)
+        return bridged

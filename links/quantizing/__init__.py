@@ -1,0 +1,1 @@
+"""Parts of the link quantize: calibrated and uncalibrated rounding, estimates, warnings."""

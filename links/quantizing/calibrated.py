@@ -1,0 +1,44 @@
+"""quantize by text: one pass of GPTQ over the blocks, tuned and corrected where that was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...checkpoints import Checkpoint
+from ...engine import announce, in_thread, unfinished
+from ...models.passes.resuming import Resuming
+from ...models.passes.rewriting import rewrite_blocks
+from ...texts import Windows
+from .low_rank import with_adapter
+from .solve import BlockTuning, Rounding
+
+
+async def round_by_text(
+    windows: Windows, rounding: Rounding, tuning: BlockTuning | None, batch_size: int
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The checkpoint of ``rounding`` with codes in it, and what is to be told of how they came."""
+    correcting = rounding.correcting
+    fresh = await in_thread(
+        rewrite_blocks,
+        rounding.checkpoint,
+        windows,
+        rounding,
+        chosen=lambda linear: linear.plain or not rounding.packable,
+        batch_size=batch_size,
+        paired=rounding.matching > 0 or tuning is not None,
+        refine=tuning,
+        resuming=Resuming(
+            unfinished(),
+            rounding,
+            *([] if tuning is None else [tuning]),
+            beside=None if correcting is None else correcting.factors,
+        ),
+        announce=lambda done, total: announce("quantising blocks", done, total),
+    )
+    light, told = rounding.checkpoint.evolve(fresh), {**rounding.metrics(), "linears": len(fresh)}
+    if tuning is not None:
+        told.update(tuning.metrics())
+    if correcting is not None:
+        light, size = with_adapter(light, correcting)
+        told.update(size)
+    return light, told

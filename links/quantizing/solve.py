@@ -1,0 +1,222 @@
+"""How quantize solves the linears on one input: stacked, from one factorisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...checkpoints import Checkpoint, GgmlBlocks, Quantized
+from ...engine import announce
+from ...errors import SolverError
+from ...formats.ggml_blocks import kind_of, pack
+from ...models.blocks.linears import Linear, named
+from ...models.passes.rewriting import Solution, Solved
+from ...models.passes.stacking import stacked
+from ...models.passes.tuning import Tuned, Tuning, tune_block
+from ...solvers.factor import Factor, factorize
+from ...solvers.gptq import Order, quantize_gptq
+from ...solvers.gram import Gram
+from ...solvers.grid import Grid
+from ...solvers.grid_search import ScaleRule
+from ...solvers.results import QuantizedWeight
+from ...solvers.target import matched_weight
+from .low_rank import Correcting
+
+# From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
+_MASKED = 0.01
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """How a linear was solved.
+
+    Attributes:
+        relative_error: of its output on the calibration inputs, squared.
+        escalations: tenfold raises the damping of its Hessian needed.
+        borrowed_tokens: tokens' worth of other experts' inputs in its Hessian.
+        corrected_error: the error with its correction put on; None where none was asked for.
+    """
+
+    relative_error: float
+    escalations: int
+    borrowed_tokens: int
+    corrected_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What was asked of quantize(method="gptq"); called by the pass over the blocks.
+
+    Attributes:
+        grid: where codes lie.
+        packable: whether a format that loads plainly holds such codes; if not, the values they
+            stand for are stored.
+        matching: share of what earlier blocks changed that a linear makes up for.
+        correcting: what finds a correction beside the codes; None where none was asked for.
+        rounded: by linear, filled as they are done.
+    """
+
+    checkpoint: Checkpoint
+    grid: Grid
+    packable: bool
+    damping: float
+    order: Order
+    scales: ScaleRule
+    refit: bool
+    sweeps: int
+    matching: float
+    correcting: Correcting | None = None
+    rounded: dict[str, Rounded] = field(default_factory=dict)
+
+    def facts(self) -> Any:
+        """What was solved so far, for a pass that may be stopped."""
+        return {name: asdict(each) for name, each in self.rounded.items()}
+
+    def recall(self, facts: Any) -> None:
+        """Take up what was solved in a pass that was stopped."""
+        self.rounded.update({name: Rounded(**each) for name, each in facts.items()})
+
+    def metrics(self) -> Mapping[str, float]:
+        """The mean error, and what was out of the ordinary."""
+        every = self.rounded.values()
+        left = [each.corrected_error for each in every if each.corrected_error is not None]
+        return {
+            **({"mean_corrected_error": sum(left) / len(left)} if left else {}),
+            "mean_relative_error": sum(each.relative_error for each in every) / len(every),
+            "experts_topped_up": sum(each.borrowed_tokens > 0 for each in every),
+            "dampings_raised": sum(each.escalations > 0 for each in every),
+        }
+
+    def __call__(
+        self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
+    ) -> Mapping[Linear, Solution]:
+        """The codes of each linear, or where they cannot be packed the values they stand for."""
+        linears = [linear for linear, _ in weights]
+        grid = fitting_grid(self.grid, linears[0])
+        whole = stacked(weights)
+        try:
+            factor = factorize(gram, damping=self.damping, descending=self.order == "static")
+            codes = quantize_gptq(
+                whole,
+                gram,
+                grid=grid,
+                scale_dtype=scale_dtype(grid, self.checkpoint, linears[0]),
+                mask=mask_of([weight for _, weight in weights]),
+                factor=factor,
+                matching=self.matching,
+                order=self.order,
+                scales=self.scales,
+                refit=self.refit,
+                sweeps=self.sweeps,
+            )
+            left = self._left(weights, whole, codes, gram, factor)
+        except SolverError as error:
+            raise named(linears[0], error) from error
+        how = Rounded(codes.relative_error or 0.0, codes.escalations, gram.num_borrowed)
+        names = [linear.name for linear in linears]
+        self.rounded.update({name: replace(how, corrected_error=left.get(name)) for name in names})
+        return dict(zip(linears, split(codes, linears, packable=self.packable), strict=True))
+
+    def _left(
+        self,
+        weights: Sequence[tuple[Linear, Tensor]],
+        whole: Tensor,
+        codes: QuantizedWeight,
+        gram: Gram,
+        factor: Factor,
+    ) -> Mapping[str, float]:
+        """What corrections leave of each linear's error; empty where none are asked for."""
+        if self.correcting is None:
+            return {}
+        target = matched_weight(whole, gram, factor, share=self.matching)
+        return self.correcting(weights, target, codes.dequantize(), gram)
+
+
+@dataclass(frozen=True)
+class BlockTuning:
+    """What quantize(method="signround") adds to a pass: each block tuned as a whole once solved.
+
+    Attributes:
+        tuned: what became of each block, filled as they are done.
+    """
+
+    tuning: Tuning
+    tuned: list[Tuned] = field(default_factory=list)
+
+    def facts(self) -> Any:
+        """What became of the blocks so far, but for their codes, which the pass keeps."""
+        return [
+            [each.loss_before, each.loss_after, each.iteration, each.changed_share]
+            for each in self.tuned
+        ]
+
+    def recall(self, facts: Any) -> None:
+        """Take up what became of the blocks of a pass that was stopped."""
+        self.tuned.extend(Tuned({}, *each) for each in facts)
+
+    def __call__(self, solved: Solved) -> Mapping[Linear, Solution]:
+        found = tune_block(
+            solved,
+            self.tuning,
+            announce=lambda done, total: announce("tuning a block", done, total),
+        )
+        self.tuned.append(found)
+        return found.solutions
+
+    def metrics(self) -> Mapping[str, float]:
+        """Means over the blocks, of loss on the windows kept out and of codes that changed."""
+        count = len(self.tuned)
+        return {
+            "block_loss_before": sum(each.loss_before for each in self.tuned) / count,
+            "block_loss_after": sum(each.loss_after for each in self.tuned) / count,
+            "codes_changed": sum(each.changed_share for each in self.tuned) / count,
+        }
+
+
+def fitting_grid(grid: Grid, linear: Linear) -> Grid:
+    """The grid itself, or Q5_0 where super-blocks do not divide the width, as llama.cpp does."""
+    if grid.super_block and linear.shape[1] % grid.super_block:
+        return Grid.named("q5_0")
+    return grid
+
+
+def scale_dtype(grid: Grid, checkpoint: Checkpoint, linear: Linear) -> torch.dtype:
+    """What scales are stored in: the grid's own dtype, or the weight's."""
+    return grid.scale_dtype or checkpoint.refs[linear.tensor].dtype
+
+
+def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
+    """Which weights of a stack are kept: all but the zeros of those taken to be pruned."""
+    masks = [weight != 0 for weight in weights]
+    pruned = [float(mask.double().mean()) <= 1 - _MASKED for mask in masks]
+    if not any(pruned):
+        return None
+    return torch.cat(
+        [mask if thin else torch.ones_like(mask) for mask, thin in zip(masks, pruned, strict=True)]
+    )
+
+
+def split(codes: QuantizedWeight, linears: Sequence[Linear], *, packable: bool) -> list[Solution]:
+    """The solution of each layer of a stack, in its order.
+
+    On a grid of ggml's they are its blocks, but for experts: those are a part of a tensor.
+    """
+    heights = [linear.shape[0] for linear in linears]
+    kind = kind_of(codes.grid)
+    if kind and all(linear.expert is None for linear in linears):
+        blocks = pack(codes).cpu().split(heights)
+        return [
+            GgmlBlocks(part.clone(), kind=kind, transposed=linear.transposed)
+            for part, linear in zip(blocks, linears, strict=True)
+        ]
+    if not packable:
+        return list(codes.dequantize().split(heights))
+    parts = (each.cpu().split(heights) for each in (codes.codes, codes.scales))
+    return [
+        Quantized(part.contiguous(), scales.contiguous(), bits=codes.grid.bits)
+        for part, scales in zip(*parts, strict=True)
+    ]

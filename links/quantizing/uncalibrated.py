@@ -1,0 +1,87 @@
+"""quantize without text: each linear by itself, to nearest or as bitsandbytes has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor
+
+from ...checkpoints import Checkpoint, TensorRef
+from ...checkpoints.tensors import BitsAndBytesKind
+from ...engine import announce
+from ...errors import SettingError, SolverError
+from ...models.blocks.linears import Linear, all_linears, named
+from ...models.codecs.bitsandbytes import handed_over
+from ...models.passes.rewriting import Solution
+from ...solvers.grid import Grid
+from ...solvers.grid_search import ScaleRule
+from ...solvers.round_to_nearest import quantize_round_to_nearest
+from .solve import fitting_grid, mask_of, scale_dtype, split
+
+# Methods that choose the codes themselves.
+BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
+
+
+def packs_codes(settings: Mapping[str, Any]) -> bool:
+    """Whether integer codes that quantize is to make are packed as such, by its settings."""
+    return bool(settings["symmetric"]) and settings["grid"] == "int"
+
+
+def one_by_one(
+    checkpoint: Checkpoint, method: str, grid: Grid, packable: bool, scales: ScaleRule
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """Every chosen linear put on its grid by itself; and what is to be told of it."""
+    fresh: dict[str, Tensor | TensorRef] = {}
+    linears = chosen_linears(checkpoint, packable)
+    for done, linear in enumerate(linears, 1):
+        ref = checkpoint.refs[linear.tensor]
+        if method in BITSANDBYTES:
+            fresh[linear.tensor] = handed_over(ref, cast("BitsAndBytesKind", method))
+        else:
+            solution = _nearest(checkpoint, linear, grid, packable, scales)
+            fresh[linear.tensor] = _whole(solution, linear, fresh.get(linear.tensor, ref))
+        announce("quantising linears", done, len(linears))
+    return checkpoint.evolve(fresh), {"linears": len(fresh)}
+
+
+def _nearest(
+    checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool, scales: ScaleRule
+) -> Solution:
+    weight = linear.view(checkpoint.refs[linear.tensor].load()).float()
+    grid = fitting_grid(grid, linear)
+    try:
+        codes = quantize_round_to_nearest(
+            weight,
+            None,
+            grid=grid,
+            scale_dtype=scale_dtype(grid, checkpoint, linear),
+            mask=mask_of([weight]),
+            scales=scales,
+        )
+    except SolverError as error:
+        raise named(linear, error) from error
+    return split(codes, [linear], packable=packable)[0]
+
+
+def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Tensor | TensorRef:
+    """The tensor as stored with this linear's values in it: an expert's is a part of one."""
+    if not isinstance(solution, Tensor):
+        return solution
+    whole = stored if isinstance(stored, Tensor) else stored.load().clone()
+    linear.view(whole).copy_(solution)
+    return whole
+
+
+def chosen_linears(checkpoint: Checkpoint, packable: bool) -> list[Linear]:
+    """Plain linears where codes are to be packed, else every one."""
+    every = all_linears(checkpoint)
+    if not packable:
+        return every
+    plain = [linear for linear in every if linear.plain]
+    if not plain:
+        raise SettingError(
+            f"no linear of '{checkpoint.source}' is a plain one that a packed format can hold; "
+            f"its weights are {every[0].name} and the like"
+        )
+    return plain

@@ -1,0 +1,1 @@
+"""Parts of the link save: choice of format, acceptance checks, GGUF files."""

@@ -1,0 +1,139 @@
+"""What `save` holds a written folder to before anybody else sees it.
+
+That it computes what the model in memory computed; that it is better than guessing, speaks instead
+of repeating itself, and is smaller where the recipe promised that. What fails is a reason in words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ...checkpoints import Checkpoint
+from ...contexts.flow import Savable
+from ...engine import announce, in_thread
+from ...errors import GateError, ProofError
+from ...models.blocks.empty_model import text_config
+from ...models.evaluation.fresh_process import Measurement
+from ...models.evaluation.scoring import own_perplexity, share_repeating
+from ...models.writing.folder import weight_format
+from ...texts import Windows, chance_perplexity
+
+# Of the mean NLL in memory. LLM.int8 quantises activations too, NF4 computes in the dtype its
+# scales are stored in, and bfloat16 on CUDA depends on the shape of the batch.
+_NLL_OFF = {"dense": 1e-3, "packed": 1e-3, "nf4": 1e-2, "llm.int8": 2e-2}
+_NLL_OFF_HALF = 5e-3
+# Of the root mean square of single logits, which a mean does not even out.
+_LOGITS_OFF = {"dense": 1e-3, "packed": 1e-3, "nf4": 2e-2, "llm.int8": 1e-1}
+_LOGITS_OFF_HALF = 2e-2
+_COLLAPSED = 0.75  # share of texts the light model only repeats itself after
+_SPEAKS = 0.5  # where the dense one does so after no more than this share
+
+
+async def check_accepted(
+    ctx: Savable, found: Measurement, *, dtype: torch.dtype, tolerance: float | None
+) -> None:
+    """Hold the fresh process's figures against memory, against chance and against the promise.
+
+    Raises:
+        ProofError: the folder does not score as the model in memory did.
+        GateError: the model is no better than chance, only repeats itself, or did not shrink.
+    """
+    heldout = ctx.get("heldout")
+    _check_size(ctx, found)
+    if heldout is None:
+        return
+    await _check_same(ctx, heldout, found, dtype, tolerance)
+    bar = _chance(ctx, heldout)
+    collapsed = _only_repeats(found)
+    measured = found.figures["light"]["perplexity"]
+    if (measured < bar and not collapsed) or await _dense_perplexity(ctx, heldout, found) >= bar:
+        return  # a dense model that guesses itself, such as one not trained yet, is no measure
+    if collapsed:
+        raise GateError(
+            "the light model, left to go on by itself, only repeats itself, where the dense one "
+            "does not; prune less, keep more bits, or heal longer"
+        )
+    raise GateError(
+        f"perplexity {measured:.1f} on {heldout.text} is no better than guessing by word counts "
+        f"({bar:.1f}); prune less, keep more bits, or heal longer"
+    )
+
+
+def logits_tolerance(checkpoint: Checkpoint, dtype: torch.dtype, asked: float | None) -> float:
+    """How far logits may be from those in memory, for what the weights are stored as."""
+    return asked or _default(_LOGITS_OFF, _LOGITS_OFF_HALF, checkpoint, dtype)
+
+
+def _default(
+    bounds: Mapping[str, float], half: float, checkpoint: Checkpoint, dtype: torch.dtype
+) -> float:
+    bound = bounds[weight_format(checkpoint)]
+    return bound if dtype.itemsize >= 4 else max(bound, half)
+
+
+def _check_size(ctx: Savable, found: Measurement) -> None:
+    """A step that says it ``shrinks`` the model is taken at its word."""
+    promised = [step.link for step in ctx.get("history", ()) if step.metrics.get("shrinks")]
+    light = int(found.figures["light"]["weight_bytes"])
+    measured = found.figures.get("dense", {}).get("weight_bytes")
+    dense = ctx["dense"].num_bytes if measured is None else int(measured)
+    if promised and light >= dense:
+        raise GateError(
+            f"{' and '.join(dict.fromkeys(promised))} promised a smaller model, but its weights "
+            f"take {light:,} bytes on disk and the dense ones {dense:,}"
+        )
+
+
+async def _check_same(
+    ctx: Savable,
+    heldout: Windows,
+    found: Measurement,
+    dtype: torch.dtype,
+    asked: float | None,
+) -> None:
+    """Hold the fresh process's perplexity against the one in memory."""
+    bound = asked or _default(_NLL_OFF, _NLL_OFF_HALF, ctx["checkpoint"], dtype)
+    expected = await _in_memory(ctx, heldout, str(dtype).removeprefix("torch."))
+    measured = found.figures["light"]["perplexity"]
+    off = abs(math.log(measured) - math.log(expected)) / max(math.log(expected), 1e-9)
+    if not off <= bound:
+        raise ProofError(
+            f"the saved folder has perplexity {measured:.4f} in a fresh process, the model in "
+            f"memory had {expected:.4f}: the mean NLL is off by {off:.2%}, more than "
+            f"{bound:.2%}; raise tolerance if that much is expected"
+        )
+
+
+async def _in_memory(ctx: Savable, windows: Windows, dtype: str) -> float:
+    """Perplexity in memory: the verdict's if it is of this very model, windows and dtype."""
+    verdict, checkpoint = ctx.get("verdict"), ctx["checkpoint"]
+    if verdict is not None:
+        measured = (verdict.checkpoint, verdict.windows, verdict.dtype)
+        if measured == (checkpoint.id, windows.digest, dtype):
+            return verdict.light.value
+    return await in_thread(own_perplexity, checkpoint, windows, announce=announce)
+
+
+async def _dense_perplexity(ctx: Savable, windows: Windows, found: Measurement) -> float:
+    """The dense model's, measured now if nobody did; asked for only when something looks wrong."""
+    measured = found.figures.get("dense", {}).get("perplexity")
+    verdict = ctx.get("verdict")
+    if measured is not None:
+        return measured
+    if verdict is not None and verdict.windows == windows.digest:
+        return verdict.dense.value
+    return await in_thread(own_perplexity, ctx["dense"], windows, announce=announce)
+
+
+def _chance(ctx: Mapping[str, Any], heldout: Windows) -> float:
+    seen = [ctx[name] for name in ("calibration", "healing") if ctx.get(name) is not None]
+    return chance_perplexity(heldout, seen, int(text_config(ctx["checkpoint"]).vocab_size))
+
+
+def _only_repeats(found: Measurement) -> bool:
+    light, dense = (share_repeating(found.decoded.get(name, ())) for name in ("light", "dense"))
+    return light >= _COLLAPSED and dense <= _SPEAKS

@@ -1,0 +1,98 @@
+"""What a model is saved as: which format holds it, asked before anything is written."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ...checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ...errors import SettingError
+from ...formats.ggml_blocks import held_kind
+from ...formats.ggml_types import UNBLOCKED, GgmlKind
+from ...formats.gguf import file_kind
+from ...formats.gguf_architectures import architecture_of
+from ...formats.llama_cpp import require_llama_cpp
+from ...models.blocks.empty_model import empty_model
+from ...models.blocks.linears import all_linears
+
+Format = Literal["auto", "safetensors", "compressed-tensors", "bitsandbytes", "gguf"]
+
+_MENDS = {
+    "safetensors": "load(dequantize=True) reads a saved model as values",
+    "compressed-tensors": "quantize(bits=4) makes codes that it holds",
+    "bitsandbytes": "quantize(method='nf4') hands weights over to it",
+}
+_WORDS = {
+    "safetensors": "plain values",
+    "compressed-tensors": "codes on an integer grid",
+    "bitsandbytes": "meant for bitsandbytes",
+}
+
+
+def chosen_form(checkpoint: Checkpoint, format: Format, kind: GgmlKind | None) -> Format:
+    """The format to write, never auto: that takes what the weights are made for.
+
+    Raises:
+        SettingError: a format that does not hold these weights, with the one that does.
+    """
+    made_for = _made_for(checkpoint)
+    if format == "auto" or format == made_for:
+        return made_for
+    if format == "gguf":
+        _check_gguf(checkpoint, made_for, kind)
+        return format
+    raise SettingError(
+        f"save(format='{format}') does not hold this model: its weights are "
+        f"{_WORDS[made_for]}, which '{made_for}' holds; {_MENDS[format]}"
+    )
+
+
+def check_settings(checkpoint: Checkpoint | None, format: Format, kind: GgmlKind | None) -> None:
+    """Refuse what can be told before the model is as it will be saved.
+
+    Raises:
+        SettingError: settings that do not go together, or an architecture that does not fit.
+        ModelError: an architecture GGUF has not.
+        MissingExtraError: llama.cpp, which proves GGUF files, is not installed.
+    """
+    if kind is not None and format != "gguf":
+        raise SettingError(f"save(kind='{kind}') is ggml's and of format 'gguf' alone; set both")
+    if format == "gguf":
+        require_llama_cpp()
+        if checkpoint is not None:
+            architecture_of(empty_model(checkpoint).config)
+    elif format in ("compressed-tensors", "bitsandbytes") and checkpoint is not None:
+        _check_linears(checkpoint, format)
+
+
+def _made_for(
+    checkpoint: Checkpoint,
+) -> Literal["safetensors", "compressed-tensors", "bitsandbytes"]:
+    """By the first weight that is no plain tensor; a mixture is refused when it is written."""
+    for ref in checkpoint.refs.values():
+        if isinstance(ref, BitsAndBytes):
+            return "bitsandbytes"
+        if isinstance(ref, Quantized):
+            return "compressed-tensors"
+    return "safetensors"
+
+
+def _check_gguf(checkpoint: Checkpoint, made_for: Format, kind: GgmlKind | None) -> None:
+    if file_kind(checkpoint, kind) in UNBLOCKED:
+        return
+    for name, ref in checkpoint.refs.items():
+        if isinstance(ref, Quantized | BitsAndBytes) and held_kind(ref) is None:
+            given = "" if kind is None else f", kind='{kind}'"
+            raise SettingError(
+                f"save(format='gguf'{given}) would round '{name}' once more, which is rounded "
+                f"already; '{made_for}' holds the weights as they are, and kind "
+                f"{', '.join(UNBLOCKED)} their values"
+            )
+
+
+def _check_linears(checkpoint: Checkpoint, format: Format) -> None:
+    linears = all_linears(checkpoint)
+    if not any(linear.plain for linear in linears):
+        raise SettingError(
+            f"save(format='{format}') holds linears alone, and '{checkpoint.source}' has none: its "
+            f"weights are {linears[0].name} and the like; 'safetensors' holds them"
+        )

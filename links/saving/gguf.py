@@ -1,0 +1,81 @@
+"""save's GGUF file: written, read by llama.cpp in a fresh process, and held against memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ...checkpoints import Checkpoint
+from ...contexts.flow import Savable
+from ...engine import announce, in_thread
+from ...formats.ggml_types import UNBLOCKED, GgmlKind
+from ...formats.gguf import file_kind, write_gguf
+from ...formats.llama_cpp import measure_gguf
+from ...models.blocks.empty_model import text_config
+from ...models.codecs.peft_adapter import has_adapter
+from ...models.evaluation.fresh_process import Measurement, Probe, measure_folders
+from .acceptance import check_accepted
+
+FILE_NAME = "model.gguf"
+
+# Of the mean NLL. llama.cpp rounds activations too, to 8 bits where weights have few.
+_NLL_OFF, _NLL_OFF_PLAIN = 1e-2, 3e-3
+
+
+async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None) -> None:
+    """The model as the one file of a folder."""
+
+    def told(done: int, total: int) -> None:
+        announce("tensors written", done, total)
+
+    if has_adapter(checkpoint):
+        warnings.warn(
+            "save(format='gguf') leaves out the adapter beside the weights, which PEFT reads; save "
+            "as safetensors too to keep it",
+            stacklevel=2,
+        )
+    await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
+
+
+def score_tolerance(checkpoint: Checkpoint, kind: GgmlKind | None, asked: float | None) -> float:
+    """How far the mean nats that llama.cpp gives may be from those in memory, relative."""
+    plain = file_kind(checkpoint, kind) in UNBLOCKED
+    return asked or (_NLL_OFF_PLAIN if plain else _NLL_OFF)
+
+
+async def judge_file(
+    ctx: Savable,
+    stored: Checkpoint,
+    folder: Path,
+    beside: Path | None,
+    probe: Probe,
+    *,
+    tolerance: float,
+) -> Measurement:
+    """What llama.cpp makes of the file and, where given, transformers of the dense folder.
+
+    Memory is `stored`, the values the file stores, not the model that was given: how much rounding
+    to a type costs is a figure, what llama.cpp computes with them is the proof.
+
+    Raises:
+        ProofError: llama.cpp cannot run it, or does not score as those values do.
+        GateError: as `check_accepted` says.
+    """
+    vocabulary = int(text_config(stored).vocab_size)
+    found = await measure_gguf(folder / FILE_NAME, probe, vocabulary, announce)
+    counts = {
+        "parameters": float(stored.num_parameters),
+        "nonzero": float(await in_thread(stored.count_nonzero)),
+    }
+    figures: dict[str, Mapping[str, float]] = {"light": {**found.figures["light"], **counts}}
+    environment = dict(found.environment)
+    if beside is not None:
+        dense = await measure_folders(beside, None, probe, announce)
+        figures["dense"] = dense.figures["light"]
+        environment = {**dense.environment, **environment}
+    measured = Measurement(figures, environment)
+    judged = cast("Savable", {**cast("dict[str, Any]", ctx), "checkpoint": stored})
+    await check_accepted(judged, measured, dtype=probe.dtype, tolerance=tolerance)
+    return measured

@@ -1,0 +1,35 @@
+"""How much memory a context holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...checkpoints import Checkpoint
+from ...contexts.profile import Profile
+from ...contexts.scores import Scores
+from ...contexts.verdict import Reference
+from ...models.planning.outline import held_bytes
+
+
+def context_bytes(*contexts: Mapping[str, Any]) -> int:
+    """Bytes in memory of what contexts hold, counted once where they share it.
+
+    Counted are models, hidden states, weights' scores, and moments: of a profile in outline one
+    for each linear, which is an upper bound, for linears on one input share theirs.
+    """
+    values = {id(value): value for ctx in contexts for value in ctx.values()}.values()
+    models = held_bytes(*(value for value in values if isinstance(value, Checkpoint)))
+    tensors = {id(tensor): tensor for value in values for tensor in _tensors(value)}.values()
+    return models + sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Reference):
+        yield value.hidden
+    elif isinstance(value, Scores):
+        yield from value.weights.values()
+    elif isinstance(value, Profile):
+        yield from (each.second_moment for each in value.linears.values())

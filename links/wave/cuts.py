@@ -1,0 +1,144 @@
+"""What the prunes of a body can take from a model in one wave, in sizes that it can have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...checkpoints import Checkpoint
+from ...errors import ModelError
+from ...models.evaluation.footprint import Footprint, by_shapes
+from ...models.units.narrowing import resizing, units_of
+from ...models.units.remove_layers import require_alike, shorter_config
+from ..pruning.unit_sizes import UnitPattern, default_multiple, takes_units
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What every prune of the body is to do, in order, and what the model will weigh.
+
+    Attributes:
+        sparsities: a mask's is the absolute share of zeros, that of units the share of those
+            there now are.
+        taken: the largest share that a prune takes of what remains.
+    """
+
+    sparsities: tuple[float, ...]
+    weight: Footprint
+    taken: float
+
+
+class Cutter:
+    """The cuts one model can be given; remembers what it found out about sizes.
+
+    Attributes:
+        weight: what the model weighs, zeros counted.
+
+    Args:
+        prunes: the settings of the body's prune links, in running order: all masks, or none.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, weight: Footprint, prunes: Sequence[Settings]
+    ) -> None:
+        self._checkpoint, self.weight, self._prunes = checkpoint, weight, prunes
+        self._known: dict[tuple[Any, ...], Any] = {}
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether units go several at a time, which a smaller multiple of prune would change."""
+        return any(self._step(each["pattern"], each["multiple"]) > 1 for each in self._prunes)
+
+    def cut(self, share: float) -> Cut | None:
+        """Take at most ``share`` of what remains, or one step in size where that is more.
+
+        None where a prune finds no smaller size at all.
+        """
+        if not takes_units(self._prunes[0]["pattern"]):
+            zeros = 1 - (1 - self.weight.zero_share) * (1 - share)
+            return Cut((zeros,) * len(self._prunes), self._forecast({}, zeros), share)
+        config: dict[str, Any] = {}
+        sparsities = []
+        for settings in self._prunes:
+            found = self._units(settings["pattern"], settings["multiple"], share)
+            if found is None:
+                return None
+            sparsities.append(found[0])
+            config = _merged(config, found[1])
+        weight = self._forecast(config, self.weight.zero_share)
+        return Cut(tuple(sparsities), weight, max(sparsities))
+
+    def _units(
+        self, pattern: UnitPattern, multiple: int | None, share: float
+    ) -> tuple[float, Settings] | None:
+        """The sparsity that leaves the size wanted, and the config that says so."""
+        before = self._count(pattern)
+        for after in _sizes(before, self._step(pattern, multiple), (1 - share) * before):
+            config = self._remembered(
+                (pattern, after), lambda after=after: _config(self._checkpoint, pattern, after)
+            )
+            if config is not None:
+                return 1 - after / before, config
+        return None
+
+    def _count(self, pattern: UnitPattern) -> int:
+        found: int = self._remembered(
+            ("before", pattern), lambda: _count(self._checkpoint, pattern)
+        )
+        return found
+
+    def _step(self, pattern: str, multiple: int | None) -> int:
+        if not takes_units(pattern):
+            return 1
+        return multiple or default_multiple(pattern, self._count(pattern))
+
+    def _forecast(self, config: Settings, zeros: float) -> Footprint:
+        """What a model of this config weighs with this share of zeros in its linears."""
+        smaller = replace(self._checkpoint, config={**self._checkpoint.config, **config})
+        key = ("weight", repr(sorted(config.items())))
+        bare: Footprint = self._remembered(key, lambda: by_shapes(smaller))
+        return replace(bare, masked=round(bare.linear_weights * zeros))
+
+    def _remembered(self, key: tuple[Any, ...], find: Any) -> Any:
+        if key not in self._known:
+            self._known[key] = find()
+        return self._known[key]
+
+
+def _merged(config: Settings, changes: Settings) -> dict[str, Any]:
+    """Both settings of a config; a nested config of theirs keeps both too."""
+    nested = {
+        key: {**config[key], **value}
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(config.get(key), dict)
+    }
+    return {**config, **changes, **nested}
+
+
+def _count(checkpoint: Checkpoint, pattern: UnitPattern) -> int:
+    return require_alike(checkpoint) if pattern == "layers" else units_of(checkpoint, pattern)
+
+
+def _sizes(before: int, step: int, wanted: float) -> Iterator[int]:
+    """Smaller sizes: the least that is not below what is wanted first, then ever nearer ``before``.
+
+    Last, where none of these can be had, those below what is wanted, the largest first.
+    """
+    legal = range(step, before, step)
+    first = max(0, math.ceil(wanted / step - 1e-9) - 1)  # against rounding of an exact multiple
+    yield from legal[first:]
+    yield from reversed(legal[:first])
+
+
+def _config(checkpoint: Checkpoint, pattern: UnitPattern, after: int) -> Settings | None:
+    """The config of the smaller model; None where the model cannot have that size."""
+    if pattern == "layers":
+        return shorter_config(checkpoint, range(after))
+    try:
+        return resizing(checkpoint, pattern, after).config
+    except ModelError:
+        return None

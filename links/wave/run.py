@@ -1,0 +1,171 @@
+"""One wave: the body run on what held before, judged, and written down, kept or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...contexts.cost import Meter
+from ...contexts.steps import Step
+from ...contexts.verdict import Verdict
+from ...engine import Chain, in_thread
+from ...errors import DataError, GateError, LinkError, NumericsError, SolverError
+from ...models.evaluation.footprint import MEASURES, Footprint, Measure, footprint
+from .body import judging
+from .course import Course
+
+# Faults of the model that a wave made: a gentler one may be without. All else ends the run.
+_STEPS_BACK = (GateError, NumericsError, SolverError)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How hard a wave goes to work.
+
+    Attributes:
+        share: what it takes of what remains.
+        healing: how many times as long as the body says it heals.
+    """
+
+    share: float
+    healing: int = 1
+
+    def gentler(self) -> Pace:
+        """Half the share, and twice the healing."""
+        return Pace(self.share / 2, self.healing * 2)
+
+
+@dataclass(frozen=True)
+class Wave:
+    """A wave that ran.
+
+    Attributes:
+        number: from 1; 0 is the model as it came.
+        kept: whether it held.
+        context: what the next wave starts from; where this one was reverted, what it started from.
+        weight: what the model of ``context`` weighs.
+        left: the shares of the dense model's that are.
+        steps: records of the links that made what was kept.
+        record: of the wave as a whole, with its figures and its reason.
+    """
+
+    number: int
+    kept: bool
+    context: Mapping[str, Any]
+    weight: Footprint
+    left: Mapping[Measure, float]
+    steps: tuple[Step, ...]
+    record: Step
+
+
+async def first_wave(ctx: Mapping[str, Any], body: Chain, course: Course, stop_loss: float) -> Wave:
+    """Judge the model as it came: wave 0, from which the curve starts.
+
+    Raises:
+        GateError: it breaks stop_loss already.
+        DataError: the text cannot tell whether it does.
+    """
+    meter = Meter()
+    context = await judging(body).run(ctx)
+    verdict: Verdict = context["verdict"]
+    fault = _broken(verdict, stop_loss)
+    if fault is not None:
+        raise GateError(f"before the first wave {fault}; heal first, or raise stop_loss")
+    if verdict.margin > stop_loss:
+        raise DataError(_too_little(verdict, stop_loss))
+    weight = await in_thread(footprint, context["checkpoint"])
+    left = weight.share_of(course.dense)
+    found = {"reason": "the model as it came", **_figures(weight, left, verdict)}
+    record = _record(0, True, Pace(0.0), meter, found, verdict.checkpoint)
+    return Wave(0, True, context, weight, left, _new_steps(ctx, context), record)
+
+
+async def run_wave(
+    number: int, start: Wave, chain: Chain, course: Course, pace: Pace, stop_loss: float
+) -> Wave:
+    """Run a wave's own chain on what held; judge what comes out, and keep it or step back.
+
+    Raises:
+        DataError: nothing was kept yet, and the text cannot tell a rise of stop_loss from none.
+        LinkError: a link failed for a reason that a gentler wave would not mend.
+    """
+    meter = Meter()
+    try:
+        context = await chain.run(start.context)
+    except LinkError as error:
+        if not isinstance(error.__cause__, _STEPS_BACK):
+            raise
+        record = _record(number, False, pace, meter, {"reason": str(error)}, None)
+        return replace(start, number=number, kept=False, steps=(), record=record)
+    verdict: Verdict = context["verdict"]
+    weight = await in_thread(footprint, context["checkpoint"])
+    left = weight.share_of(course.dense)
+    fault = _broken(verdict, stop_loss) or _no_lighter(start.weight, weight)
+    if fault is None and verdict.margin > stop_loss:
+        fault = _too_little(verdict, stop_loss)
+        if start.number == 0:
+            raise DataError(fault)
+    found = {"reason": fault or "held", **_figures(weight, left, verdict)}
+    record = _record(number, fault is None, pace, meter, found, verdict.checkpoint)
+    if fault is not None:
+        return replace(start, number=number, kept=False, steps=(), record=record)
+    steps = _new_steps(start.context, context)
+    return Wave(number, True, context, weight, left, steps, record)
+
+
+def _broken(verdict: Verdict, stop_loss: float) -> str | None:
+    if verdict.holds(stop_loss):
+        return None
+    return (
+        f"perplexity rose by {verdict.rise:.2%} (standard error {verdict.rise_error:.2%}) over "
+        f"dense, more than stop_loss={stop_loss:.2%} allows"
+    )
+
+
+def _no_lighter(before: Footprint, after: Footprint) -> str | None:
+    lighter = any(after.of(measure) < before.of(measure) for measure in MEASURES)
+    return None if lighter else "nothing went: the step is too small for this model's sizes"
+
+
+def _too_little(verdict: Verdict, stop_loss: float) -> str:
+    windows = math.ceil(verdict.num_windows * (verdict.margin / stop_loss) ** 2)
+    return (
+        f"stop_loss={stop_loss:.2%} is smaller than the noise of the text: two standard errors of "
+        f"the rise are {verdict.margin:.2%} on {verdict.num_windows} windows of {verdict.window} "
+        f"tokens; it takes about {windows:,} such windows (heldout_windows), or a higher stop_loss"
+    )
+
+
+def _figures(
+    weight: Footprint, left: Mapping[Measure, float], verdict: Verdict
+) -> dict[str, float | int]:
+    """What the curve is drawn from; the shares are of the dense model's."""
+    return {
+        **{name: weight.of(name) for name in MEASURES},
+        **{f"{name}_left": share for name, share in left.items()},
+        "perplexity": verdict.light.value,
+        "perplexity_error": verdict.light.standard_error,
+        "rise": verdict.rise,
+        "rise_error": verdict.rise_error,
+        "mean_kl": verdict.mean_kl,
+    }
+
+
+def _record(
+    number: int,
+    kept: bool,
+    pace: Pace,
+    meter: Meter,
+    found: Mapping[str, Any],
+    checkpoint: str | None,
+) -> Step:
+    """The wave as the history keeps it; ``checkpoint`` is the model it made, kept or not."""
+    metrics = {"wave": number, "kept": kept, **found}
+    return Step("wave", asdict(pace), meter.stop(), metrics, checkpoint)
+
+
+def _new_steps(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Step, ...]:
+    steps: tuple[Step, ...] = after["history"][len(before.get("history", ())) :]
+    return steps

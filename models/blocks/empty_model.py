@@ -1,0 +1,90 @@
+"""Build the transformers model of a checkpoint's config with its parameters on the meta device."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ...checkpoints import Checkpoint
+from ...errors import ModelError
+from .config import has_code, read_config_object, require_depth, unbuildable
+from .transformers_errors import REFUSED
+
+
+def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The transformers model of a checkpoint's config with parameters on the meta device.
+
+    Args:
+        dtype: what it will compute in, which constants such as Gemma's embedding scale are rounded
+            to; None for the config's.
+
+    Raises:
+        ModelError: transformers does not know the architecture, or its config is refused.
+    """
+    trust = has_code(checkpoint)
+    try:
+        with (
+            read_config_object(checkpoint, trust) as config,
+            init_empty_weights(include_buffers=False),
+        ):
+            # One product per expert, so that each expert's inputs can be seen apart.
+            config._experts_implementation = "eager"
+            # A loss over all routers' logits, of which a run block by block has none.
+            config.get_text_config(decoder=True).output_router_logits = False
+            if checkpoint.refs:
+                require_depth(config, len(checkpoint.refs))
+            model = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust, dtype=dtype or config.dtype
+            )
+    except REFUSED as error:
+        raise unbuildable(checkpoint, error) from error
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def shared_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The same, made once for a config, for all who only look at it: nobody may change it."""
+    if has_code(checkpoint):
+        return empty_model(checkpoint)
+    return _of_config(json.dumps(dict(checkpoint.config)))
+
+
+@lru_cache(maxsize=8)
+def _of_config(config: str) -> PreTrainedModel:
+    return empty_model(Checkpoint(json.loads(config), {}))
+
+
+def text_config(checkpoint: Checkpoint) -> Any:
+    """The config of the language model as transformers reads it: defaults in, nesting gone."""
+    return shared_model(checkpoint).config.get_text_config(decoder=True)
+
+
+def tie(model: PreTrainedModel) -> None:
+    """Make tied parameters one object again after tensors were exchanged."""
+    for target, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+        place, _, leaf = target.rpartition(".")
+        model.get_submodule(place)._parameters[leaf] = model.get_parameter(source)
+
+
+def find_blocks(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
+    """The decoder stack: the one module list as long as the config says there are layers.
+
+    Raises:
+        ModelError: no such list, with what was looked for.
+    """
+    config = model.config.get_text_config(decoder=True)
+    count = getattr(config, "num_hidden_layers", None)
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return path, list(module)
+    lists = [f"{p} ({len(m)})" for p, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    raise ModelError(
+        f"{type(model).__name__} has no stack of decoder blocks: looked for a module list of "
+        f"num_hidden_layers={count}, found {', '.join(lists) or 'none'}"
+    )

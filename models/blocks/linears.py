@@ -1,0 +1,122 @@
+"""The weight matrices of a block, whatever the architecture calls them.
+
+A linear is found by what it is, not by name: an ``nn.Linear``, a GPT-2 ``Conv1D`` (stored
+transposed), or one expert's slice of a 3-D parameter. Routers are left out: they choose experts,
+carry no load, and are tiny.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
+
+from ...checkpoints import Checkpoint
+from ...errors import BirdboneError
+from .empty_model import find_blocks, shared_model
+
+Refusal = TypeVar("Refusal", bound=BirdboneError)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One weight matrix, seen as ``[out_features, in_features]`` however it is stored.
+
+    Attributes:
+        tensor: name of the checkpoint tensor that holds it.
+        shape: (out_features, in_features).
+        transposed: stored as ``[in_features, out_features]``.
+        expert: index along the first axis of a 3-D tensor, or None.
+        plain: an ``nn.Linear``, which packed formats can hold.
+    """
+
+    tensor: str
+    shape: tuple[int, int]
+    transposed: bool = False
+    expert: int | None = None
+    plain: bool = True
+
+    @property
+    def name(self) -> str:
+        """What messages and tables call it, such as ``model.layers.0.mlp.up_proj``."""
+        base = self.tensor.removesuffix(".weight")
+        return base if self.expert is None else f"{base}[{self.expert}]"
+
+    def view(self, stored: Tensor) -> Tensor:
+        """This linear's ``[out_features, in_features]`` as a view of the stored tensor."""
+        matrix = stored if self.expert is None else stored[self.expert]
+        return matrix.T if self.transposed else matrix
+
+
+def expert_kind(linear: Linear) -> str | None:
+    """What the fellows of an expert have in common, such as ``…mlp.experts.*.up_proj``.
+
+    None for a linear that is no expert's.
+    """
+    if linear.expert is not None:
+        return linear.tensor
+    kind, count = re.subn(r"(?<=\bexperts\.)\d+(?=\.)", "*", linear.tensor)
+    return kind if count else None
+
+
+def named(linear: Linear, error: Refusal) -> Refusal:
+    """A solver's refusal with the layer's name, which the solver does not know."""
+    return type(error)(f"layer '{linear.name}': {error}")
+
+
+def all_linears(checkpoint: Checkpoint) -> list[Linear]:
+    """Every linear of every block, in order, from shapes alone."""
+    path, blocks = find_blocks(shared_model(checkpoint))
+    return [
+        linear
+        for index, block in enumerate(blocks)
+        for linear in find_linears(block, f"{path}.{index}.")
+    ]
+
+
+def find_linears(block: nn.Module, prefix: str) -> list[Linear]:
+    """Every linear of a block; ``prefix`` is the block's path in the model, with its last dot."""
+    return [
+        linear
+        for path, module in block.named_modules()
+        for linear in _of_module(module, f"{prefix}{path}.", _parent(block, path))
+    ]
+
+
+def _parent(block: nn.Module, path: str) -> nn.Module:
+    return block.get_submodule(path.rpartition(".")[0])
+
+
+def _of_module(module: nn.Module, prefix: str, parent: nn.Module) -> Iterator[Linear]:
+    if isinstance(module, nn.Linear):
+        if not _is_router(module, parent):
+            yield Linear(f"{prefix}weight", (module.out_features, module.in_features))
+    elif isinstance(module, Conv1D):
+        yield Linear(f"{prefix}weight", (module.nf, module.nx), transposed=True, plain=False)
+    elif not isinstance(module, _ConvNd):  # whose 3-D weights are kernels, not experts
+        yield from _experts(module, prefix)
+
+
+def _is_router(module: nn.Linear, parent: nn.Module) -> bool:
+    experts = getattr(parent, "experts", None)
+    if experts is None:
+        return False
+    is_list = isinstance(experts, nn.ModuleList)
+    count = len(experts) if is_list else getattr(experts, "num_experts", None)
+    # A gate of a shared expert has one output.
+    return module.out_features in (1, count)
+
+
+def _experts(module: nn.Module, prefix: str) -> Iterator[Linear]:
+    transposed = bool(getattr(module, "is_transposed", False))
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.ndim == 3:
+            count, rows, cols = parameter.shape
+            shape = (cols, rows) if transposed else (rows, cols)
+            for expert in range(count):
+                yield Linear(f"{prefix}{name}", shape, transposed, expert, plain=False)

@@ -1,0 +1,1 @@
+"""How other libraries store weights: compressed-tensors, bitsandbytes, PEFT, GGUF headers."""

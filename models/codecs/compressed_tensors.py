@@ -1,0 +1,314 @@
+"""Reading what compressed-tensors stores: integer codes back as references to weights.
+
+Two of its formats hold integer codes that this package keeps as they are: ``pack-quantized`` and
+``int-quantized``. Both are read lazily, a layer at a time. A weight's value is
+``(code - zero_point) * scale`` in float32, which no code of up to 8 bits rounds by more than that
+one product.
+
+Codes on a grid as compressed-tensors stores them, format ``pack-quantized``.
+
+Each quantised ``nn.Linear`` becomes ``weight_packed`` (codes shifted to unsigned, packed densely
+into int32 along the row), ``weight_scale`` and ``weight_shape``. The format's zero points do not
+load in plain transformers, so only symmetric grids are written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    QuantizationStatus,
+)
+from compressed_tensors.utils.match import match_name
+from pydantic import ValidationError
+from torch import Tensor
+
+from ...checkpoints import Quantized, TensorRef
+from ...errors import CheckpointError
+from ..blocks.transformers_errors import reason
+
+_PACKED, _PLAIN = "pack-quantized", "int-quantized"
+_PART_NAMES = ("packed", "scale", "shape", "zero_point", "g_idx")
+
+
+class Unpacked(TensorRef):
+    """A weight in a compressed-tensors folder: float32, multiplied out each time it loads."""
+
+    def __init__(self, name: str, parts: Mapping[str, TensorRef], args: QuantizationArgs) -> None:
+        self._name, self._parts = name, parts
+        self._bits, self._symmetric = args.num_bits, args.symmetric
+        self.dtype, self.shape = torch.float32, self._stated_shape()
+        self._check_scales()
+
+    def load(self) -> Tensor:
+        return self.codes().values(torch.float32)
+
+    def codes(self) -> Quantized:
+        """The codes and scales as they are stored.
+
+        Raises:
+            CheckpointError: parts that do not fit each other.
+        """
+        scales = self._scales()
+        return Quantized(
+            self._codes(), scales, bits=self._bits, zero_points=self._zero_points(scales)
+        )
+
+    def outline(self) -> Quantized:
+        """The same without values, on the meta device: nothing of them is read."""
+        scale, rows = self._part("scale"), self.shape[0]
+        groups = 1 if scale.num_values == 1 else scale.shape[1]
+        scales = torch.empty(rows, groups, dtype=scale.dtype, device="meta")
+        zeros = None if self._symmetric else torch.empty_like(scales, dtype=torch.int8)
+        codes = torch.empty(self.shape, dtype=torch.int8, device="meta")
+        return Quantized(codes, scales, bits=self._bits, zero_points=zeros)
+
+    def _stated_shape(self) -> tuple[int, ...]:
+        """Rows and columns, checked against the bytes that are there."""
+        if "packed" not in self._parts:
+            return self._parts["codes"].shape
+        packed = self._parts["packed"]
+        shape = tuple(int(size) for size in self._part("shape").load().flatten().tolist())
+        wanted = (*shape[:-1], math.ceil(shape[-1] * self._bits / 32)) if len(shape) == 2 else None
+        if packed.dtype != torch.int32 or packed.shape != wanted:
+            raise CheckpointError(
+                f"'{self._name}' is said to have shape {list(shape)} and {self._bits} bits, but "
+                f"its codes are {packed.dtype} {list(packed.shape)}; fetch the folder again"
+            )
+        return shape
+
+    def _check_scales(self) -> None:
+        scales = self._part("scale")
+        rows, width = self.shape
+        if scales.num_values == 1:
+            return
+        if (
+            len(scales.shape) != 2
+            or scales.shape[0] != rows
+            or width % (scales.shape[1] or width + 1)
+        ):
+            raise CheckpointError(
+                f"'{self._name}' has scales {list(scales.shape)} for a weight {[rows, width]}, "
+                f"which they do not divide; fetch the folder again"
+            )
+
+    def _codes(self) -> Tensor:
+        if "packed" not in self._parts:
+            return self._parts["codes"].load()
+        packed = self._parts["packed"].load()
+        codes: Tensor = unpack_from_int32(packed, self._bits, torch.Size(self.shape))
+        return codes.contiguous()
+
+    def _scales(self) -> Tensor:
+        """``[out_features, groups]``; one scale for a whole matrix is stood in every row."""
+        stored = self._part("scale").load()
+        if stored.numel() == 1:
+            return stored.reshape(1, 1).expand(self.shape[0], 1).contiguous()
+        return stored
+
+    def _zero_points(self, scales: Tensor) -> Tensor | None:
+        """int8 like ``scales``; packed down the columns in a packed folder."""
+        if self._symmetric:
+            return None
+        stored = self._part("zero_point").load()
+        if stored.dtype == torch.int32:
+            expected = (math.ceil(scales.shape[0] * self._bits / 32), scales.shape[1])
+            if stored.shape != expected:
+                raise CheckpointError(
+                    f"'{self._name}' has zero points {list(stored.shape)} for scales "
+                    f"{list(scales.shape)}, which need {list(expected)}; fetch the folder again"
+                )
+            stored = unpack_from_int32(stored, self._bits, scales.shape, packed_dim=0)
+        return stored.to(torch.int8).expand(scales.shape).contiguous()
+
+    def _part(self, part: str) -> TensorRef:
+        if part not in self._parts:
+            raise CheckpointError(
+                f"'{self._name}' is quantised but the folder lacks its {part.replace('_', ' ')}; "
+                f"fetch it again"
+            )
+        return self._parts[part]
+
+
+def unpack(
+    refs: Mapping[str, TensorRef], settings: Mapping[str, Any]
+) -> dict[str, TensorRef] | None:
+    """A folder's tensors with its codes as `Unpacked` weights; None for formats not read here.
+
+    Args:
+        refs: the tensors as the folder names them.
+        settings: what ``config.json`` says under ``quantization_config``.
+
+    Raises:
+        CheckpointError: settings that are none, parts missing or not fitting.
+    """
+    if not has_integer_codes(settings):
+        return None
+    schemes = _schemes(_parsed(settings))
+    bases = [name.removesuffix("_scale") for name in refs if name.endswith(".weight_scale")]
+    parts = {base: _parts(refs, base) for base in bases}
+    taken = {f"{base}_{part}" for base in bases for part in _PART_NAMES}
+    found = {name: ref for name, ref in refs.items() if name not in taken and name not in parts}
+    for base in bases:
+        if "g_idx" in parts[base]:
+            raise CheckpointError(
+                f"'{base}' has its columns in an order of their own (g_idx), which is not read; "
+                f"give the model it was made from"
+            )
+        args = _args(
+            base.removesuffix(".weight"), [(each.targets, each.weights) for each in schemes]
+        )
+        found[base] = Unpacked(base, parts[base], args)
+    return found
+
+
+def has_integer_codes(settings: Mapping[str, Any]) -> bool:
+    """Whether codes are of the two formats read here, by what ``config.json`` says of them.
+
+    Raises:
+        CheckpointError: settings that are none.
+    """
+    config = _parsed(settings)
+    return all(
+        _is_integer(scheme.weights, scheme.format or config.format) for scheme in _schemes(config)
+    )
+
+
+def _schemes(config: QuantizationConfig) -> list[QuantizationScheme]:
+    """Of weights alone."""
+    return [scheme for scheme in config.config_groups.values() if scheme.weights is not None]
+
+
+def _parsed(settings: Mapping[str, Any]) -> QuantizationConfig:
+    try:
+        return QuantizationConfig.model_validate(
+            {
+                key: value
+                for key, value in settings.items()
+                if key in QuantizationConfig.model_fields
+            }
+        )
+    except (ValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"quantization_config in config.json cannot be read: {reason(error)}"
+        ) from error
+
+
+def _is_integer(args: QuantizationArgs, format: str | None) -> bool:
+    return format in (_PACKED, _PLAIN) and args.type == "int" and 1 <= args.num_bits <= 8
+
+
+def _parts(refs: Mapping[str, TensorRef], base: str) -> dict[str, TensorRef]:
+    found = {part: refs[f"{base}_{part}"] for part in _PART_NAMES if f"{base}_{part}" in refs}
+    if "packed" not in found:
+        if base not in refs or refs[base].dtype != torch.int8 or len(refs[base].shape) != 2:
+            raise CheckpointError(f"'{base}' has a scale but no codes; fetch the folder again")
+        found["codes"] = refs[base]
+    return found
+
+
+def _args(
+    module: str, schemes: Sequence[tuple[Sequence[str], QuantizationArgs]]
+) -> QuantizationArgs:
+    """The scheme of one layer: one that names it, before one for every layer of its class."""
+    for targets, args in schemes:
+        if any(match_name(module, target) for target in targets):
+            return args
+    for targets, args in schemes:
+        if "Linear" in targets:
+            return args
+    raise CheckpointError(
+        f"'{module}' holds codes, but no group in quantization_config names it; "
+        f"fetch the folder again"
+    )
+
+
+_FORMAT = "pack-quantized"
+_Grid = tuple[int, int | None]
+
+
+def packed(name: str, ref: Quantized) -> dict[str, Tensor]:
+    """The tensors that stand for a quantised weight in a saved folder, by full name.
+
+    Args:
+        name: of the weight, ending in ``.weight``.
+
+    Raises:
+        CheckpointError: the grid is asymmetric.
+    """
+    if not ref.symmetric:
+        raise CheckpointError(
+            f"'{name}' is quantised with zero points, which plain transformers does not load "
+            f"from a packed folder; quantise with symmetric=True"
+        )
+    return {
+        f"{name}_packed": pack_to_int32(ref.codes.cpu().contiguous(), ref.bits),
+        f"{name}_scale": ref.scales,
+        f"{name}_shape": torch.tensor(ref.shape),
+    }
+
+
+def packed_outline(name: str, ref: Quantized) -> dict[str, Tensor]:
+    """The same names, shapes and dtypes as `packed`, on the meta device."""
+    rows, width = ref.shape
+    words = math.ceil(width * ref.bits / 32)
+    return {
+        f"{name}_packed": torch.empty(rows, words, dtype=torch.int32, device="meta"),
+        f"{name}_scale": torch.empty(ref.scales.shape, dtype=ref.scales.dtype, device="meta"),
+        f"{name}_shape": torch.empty(2, dtype=torch.int64, device="meta"),
+    }
+
+
+def quantization_config(
+    quantized: Mapping[str, Quantized], linears: Iterable[str]
+) -> dict[str, Any]:
+    """What ``config.json`` says under ``quantization_config``.
+
+    One group for each pair of bits and group size; with a single one it covers every linear.
+
+    Args:
+        quantized: weight name to its codes.
+        linears: paths of all ``nn.Linear`` modules of the model, in its order; those not quantised
+            are ignored.
+    """
+    modules: dict[_Grid, list[str]] = {}
+    linears = list(linears)
+    for path in linears:
+        if (ref := quantized.get(f"{path}.weight")) is not None:
+            modules.setdefault(_grid(ref), []).append(path)
+    covered = {name for names in modules.values() for name in names}
+    config = QuantizationConfig(
+        config_groups={
+            f"group_{place}": _scheme(grid, ["Linear"] if len(modules) == 1 else names)
+            for place, (grid, names) in enumerate(modules.items())
+        },
+        format=_FORMAT,
+        quantization_status=QuantizationStatus.COMPRESSED,
+        ignore=[name for name in linears if name not in covered],
+    )
+    written: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    return written
+
+
+def _grid(ref: Quantized) -> _Grid:
+    """Bits and group size; None where a whole row shares its scale."""
+    return ref.bits, None if ref.scales.shape[1] == 1 else ref.group_size
+
+
+def _scheme(grid: _Grid, targets: list[str]) -> QuantizationScheme:
+    bits, group_size = grid
+    weights = QuantizationArgs(
+        num_bits=bits,
+        type="int",
+        symmetric=True,
+        strategy="channel" if group_size is None else "group",
+        group_size=group_size,
+    )
+    return QuantizationScheme(targets=targets, weights=weights, format=_FORMAT)

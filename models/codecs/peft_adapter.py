@@ -1,0 +1,64 @@
+"""A low-rank correction as the files PEFT keeps a LoRA adapter in, beside the weights it corrects.
+
+LoRA (https://arxiv.org/abs/2106.09685) computes ``W + (alpha / r) B A``; with alpha = r that is the
+correction as it was solved for. Nothing in the model's own files knows of it: the folder loads
+without, and ``PeftModel.from_pretrained(model, "FOLDER/adapter")`` puts it on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ...checkpoints import Checkpoint
+from ..blocks.linears import Linear
+
+FOLDER = "adapter"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (f"{FOLDER}/{_CONFIG}", f"{FOLDER}/{_WEIGHTS}")
+# PEFT's names: its wrapper around the model, and the model within.
+_PREFIX = "base_model.model."
+
+
+def has_adapter(checkpoint: Checkpoint) -> bool:
+    """Whether a correction lies beside the weights."""
+    return ADAPTER_FILES[0] in checkpoint.files
+
+
+def adapter_files(
+    factors: Mapping[Linear, tuple[Tensor, Tensor]],
+    *,
+    rank: int,
+    dtype: torch.dtype,
+) -> dict[str, bytes]:
+    """The adapter's files by name, to be written beside the weights; same factors, same bytes.
+
+    Args:
+        factors: of every plain linear its B ``[out_features, rank]`` and A ``[rank, in_features]``.
+        dtype: what they are stored in.
+    """
+    tensors: dict[str, Tensor] = {}
+    for linear, (left, right) in factors.items():
+        path = _PREFIX + linear.name
+        tensors[f"{path}.lora_B.weight"] = left.to(dtype).cpu().contiguous()
+        tensors[f"{path}.lora_A.weight"] = right.to(dtype).cpu().contiguous()
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+        "target_modules": sorted(linear.name for linear in factors),
+    }
+    return {
+        f"{FOLDER}/{_CONFIG}": (json.dumps(config, indent=2) + "\n").encode(),
+        f"{FOLDER}/{_WEIGHTS}": save(dict(sorted(tensors.items())), {"format": "pt"}),
+    }

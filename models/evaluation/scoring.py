@@ -1,0 +1,206 @@
+"""Two models on the same held-out tokens: perplexity, its rise, KL and agreement.
+
+The blocks run one at a time for each model; logits of both are then made batch by batch, so
+neither model nor all logits are ever whole in memory.
+
+What training gained: a model before and after it, beside the dense one, on text kept out.
+
+Telling a model that only repeats itself from one that speaks: what damage of a kind looks like.
+
+A model pruned too far may keep a passable perplexity and yet, left to go on by itself, say one word
+over and over. A sound small model does so at times too, so it is judged over several texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...checkpoints import Checkpoint
+from ...texts import Windows
+from ..blocks.replay import capture, logits, through_blocks
+from ..blocks.skeleton import Skeleton
+
+Announce = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same windows, token by token.
+
+    Attributes:
+        dense_nll, light_nll: float64 ``[num_windows, length - 1]``, nats per predicted token.
+        kl: float64, same shape, KL(dense || light) in nats.
+        agreement: share of predicted tokens on which both rank the same token first.
+    """
+
+    dense_nll: Tensor
+    light_nll: Tensor
+    kl: Tensor
+    agreement: float
+
+
+def last_hidden(
+    skeleton: Skeleton, windows: Windows, *, batch_size: int, label: str, announce: Announce
+) -> Tensor:
+    """What leaves the last block for every window: ``[num_windows, length, hidden_size]``."""
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    hidden = through_blocks(skeleton, batches, lambda done, total: announce(label, done, total))
+    return torch.cat(hidden)
+
+
+@torch.no_grad()
+def compare(
+    dense: tuple[Skeleton, Tensor],
+    light: tuple[Skeleton, Tensor],
+    windows: Windows,
+    *,
+    announce: Announce,
+) -> Comparison:
+    """Compare two models from what left their last blocks (see `last_hidden`).
+
+    One window at a time: its log-probabilities are ``[length, vocab_size]`` floats for each model,
+    which is more than the window's way through the blocks takes.
+    """
+    parts = []
+    same_first = 0
+    for index in range(windows.num_windows):
+        window = slice(index, index + 1)
+        tokens = windows.tokens[window]
+        dense_log = _log_probabilities(dense[0], tokens, dense[1][window])
+        light_log = _log_probabilities(light[0], tokens, light[1][window])
+        same_first += int((dense_log.argmax(-1) == light_log.argmax(-1)).sum())
+        target = tokens[:, 1:].to(dense_log.device)
+        divergence = (dense_log.exp() * (dense_log - light_log)).sum(-1, dtype=torch.float64)
+        parts.append((_nll(dense_log, target), _nll(light_log, target), divergence.cpu()))
+        announce("windows compared", index + 1, windows.num_windows)
+    dense_nll, light_nll, kl = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Comparison(dense_nll, light_nll, kl, same_first / kl.numel())
+
+
+@torch.no_grad()
+def divergences(
+    skeleton: Skeleton, tokens: Tensor, given: Tensor, others: Sequence[Tensor]
+) -> list[float]:
+    """Mean KL(given || other) in nats per token, from what left the last block of one model.
+
+    ``tokens`` ``[windows, length]``; ``given`` and each of ``others``
+    ``[windows, length, hidden_size]``.
+    """
+    totals = [0.0] * len(others)
+    for index in range(len(tokens)):
+        window = slice(index, index + 1)
+        wanted = _log_probabilities(skeleton, tokens[window], given[window])
+        weights = wanted.exp()
+        for place, hidden in enumerate(others):
+            found = _log_probabilities(skeleton, tokens[window], hidden[window])
+            per_token = (weights * (wanted - found)).sum(-1, dtype=torch.float64)
+            totals[place] += float(per_token.mean())
+    return [total / len(tokens) for total in totals]
+
+
+@torch.no_grad()
+def own_perplexity(checkpoint: Checkpoint, windows: Windows, *, announce: Announce) -> float:
+    """The perplexity of one model by itself, in memory, a window at a time."""
+    skeleton = Skeleton(checkpoint)
+    hidden = last_hidden(skeleton, windows, batch_size=1, label="blocks", announce=announce)
+    parts = []
+    for window in torch.arange(windows.num_windows).split(1):
+        tokens = windows.tokens[window]
+        log = _log_probabilities(skeleton, tokens, hidden[window])
+        parts.append(_nll(log, tokens[:, 1:].to(log.device)))
+    return perplexity(torch.cat(parts))[0]
+
+
+def _log_probabilities(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
+    scores = logits(skeleton, tokens, hidden)[:, :-1]
+    return torch.log_softmax(scores.float(), dim=-1)
+
+
+def _nll(log_probabilities: Tensor, target: Tensor) -> Tensor:
+    return -log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1).double().cpu()
+
+
+def perplexity(nll: Tensor) -> tuple[float, float]:
+    """exp of the mean of ``nll`` ``[num_windows, tokens]``, and its standard error.
+
+    Tokens of a window hang together, so the error is that of the windows' means, carried through
+    exp by the delta method; infinite where there is only one window.
+    """
+    mean, error = _mean_and_error(nll)
+    return math.exp(mean), math.exp(mean) * error
+
+
+def rise(dense_nll: Tensor, light_nll: Tensor) -> tuple[float, float]:
+    """light perplexity over dense, minus one, and its standard error, from paired differences."""
+    mean, error = _mean_and_error(light_nll - dense_nll)
+    return math.expm1(mean), math.exp(mean) * error
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    means = values.mean(1)
+    error = float(means.std() / math.sqrt(len(means))) if len(means) > 1 else math.inf
+    return float(means.mean()), error
+
+
+def skeleton_pair(dense: Checkpoint, light: Checkpoint) -> tuple[Skeleton, Skeleton]:
+    """Skeletons of both models, one and the same where the models are."""
+    first = Skeleton(dense)
+    return first, first if light.id == dense.id else Skeleton(light)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a model is from the dense one: KL(dense || it), and its NLL; nats per token."""
+
+    kl: float
+    nll: float
+
+    def loss(self, kl_weight: float) -> float:
+        """The mix of both that training is after."""
+        return kl_weight * self.kl + (1 - kl_weight) * self.nll
+
+
+def standings(
+    dense: Checkpoint, models: list[Checkpoint], windows: Windows, *, announce: Announce
+) -> list[Standing]:
+    """Each model as it is stored, on the same windows; the dense one runs once for all."""
+
+    def run(checkpoint: Checkpoint, label: str) -> tuple[Skeleton, Tensor]:
+        skeleton = Skeleton(checkpoint)
+        hidden = last_hidden(skeleton, windows, batch_size=1, label=label, announce=announce)
+        return skeleton, hidden
+
+    wanted = run(dense, "dense blocks")
+    found = []
+    for place, model in enumerate(models, 1):
+        asked = wanted if model.id == dense.id else run(model, f"judging blocks, {place}")
+        result = compare(wanted, asked, windows, announce=announce)
+        found.append(Standing(float(result.kl.mean()), float(result.light_nll.mean())))
+    return found
+
+
+_LONGEST_PERIOD = 4
+_REPEATED = 0.9
+
+
+def repeats(tokens: Sequence[int]) -> bool:
+    """Whether nine in ten tokens are the one that stood one to four places before."""
+    return any(
+        _share_repeated(tokens, period) >= _REPEATED
+        for period in range(1, min(_LONGEST_PERIOD, len(tokens) // 2) + 1)
+    )
+
+
+def _share_repeated(tokens: Sequence[int], period: int) -> float:
+    pairs = list(zip(tokens[period:], tokens[:-period], strict=True))
+    return sum(now == before for now, before in pairs) / len(pairs)
+
+
+def share_repeating(rows: Sequence[Sequence[int]]) -> float:
+    """Share of the texts in which the model only repeats itself; 0 of none."""
+    return sum(repeats(row) for row in rows) / len(rows) if rows else 0.0

@@ -1,0 +1,1 @@
+"""Passes over the blocks: input statistics, weight replacement, block tuning, resume."""

@@ -1,0 +1,161 @@
+"""One pass over the blocks that replaces weights, each block seeing what the new prefix feeds it.
+
+Per block: run the calibration batches and sum what flows into each distinct input; hand weights
+and Gram to the solver; put what it returns into the block; run the batches again, so that the next
+block is solved for the inputs it will really get. Before that a second look may be taken at the
+block as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ...solvers.gram import Gram, GramAccumulator
+from ...texts import Windows
+from ..blocks.linears import Linear, find_linears
+from ..blocks.replay import Call, capture, replay
+from ..blocks.skeleton import Skeleton
+from .experts import Fellows
+from .inputs import Group, sum_inputs
+from .resuming import Resuming, Standing
+
+Solution = Tensor | Quantized | GgmlBlocks
+Solve = Callable[[Sequence[tuple[Linear, Tensor]], Gram], Mapping[Linear, Solution]]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A block whose solutions have just been put in; nothing in here is to be changed in place.
+
+    Attributes:
+        block: the block, computing with the solutions.
+        prefix: its path in the model, with its last dot.
+        solutions: what the solver returned.
+        weights: what each linear held before, ``[out_features, in_features]``, as computed with.
+        inputs: per batch, what the rewritten blocks before it feed it
+            ``[batch, length, hidden_size]``.
+        calls: per batch, how it is called.
+        block_outputs: per batch, what the block as given makes of ``inputs``.
+        given_outputs: per batch, what leaves the block in the model as given; None unless the pass
+            is paired.
+    """
+
+    block: nn.Module
+    prefix: str
+    solutions: Mapping[Linear, Solution]
+    weights: Mapping[Linear, Tensor]
+    inputs: Sequence[Tensor]
+    calls: Sequence[Call]
+    block_outputs: Sequence[Tensor]
+    given_outputs: Sequence[Tensor] | None
+
+
+Refine = Callable[[Solved], Mapping[Linear, Solution]]
+
+
+def rewrite_blocks(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    solve: Solve,
+    *,
+    chosen: Callable[[Linear], bool] = lambda linear: True,
+    batch_size: int,
+    paired: bool = False,
+    refine: Refine | None = None,
+    resuming: Resuming | None = None,
+    announce: Callable[[int, int], None],
+) -> dict[str, Tensor | TensorRef]:
+    """Solve every chosen linear of every block in turn; returns what to `evolve` with.
+
+    Args:
+        solve: given linears on one input, with their weights ``[out_features, in_features]`` in
+            the compute dtype, and the Gram of that input; returns each linear's new weight, or
+            its codes where a linear is a whole tensor.
+        paired: whether Grams also say what the model as given feeds each linear (their ``cross``);
+            costs a third run of every block, and hidden states twice.
+        refine: looks at each block as a whole once all of it is solved; returns the solutions
+            that are to be exchanged.
+        resuming: keeps how far the pass is, and says where to go on; what ``solve`` and
+            ``refine`` gather must be among its notes.
+        announce: told blocks done and their count.
+
+    Raises:
+        DataError: a linear saw too few tokens, or no expert of a kind saw any.
+        NumericsError: NaN or infinity in a block's output.
+    """
+    skeleton = Skeleton(checkpoint)
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    hidden = [batch.hidden for batch in batches]
+    begin = Standing(0, hidden, list(hidden) if paired else None, {})
+    begin = (resuming and resuming.load(skeleton.device)) or begin
+    hidden, rewritten = list(begin.hidden), dict(begin.rewritten)
+    given = None if begin.given is None else list(begin.given)
+    last = len(skeleton.blocks) - 1
+    for index, block in skeleton.each_block(begin.index):
+        prefix = f"{skeleton.path}.{index}."
+        linears = [linear for linear in find_linears(block, prefix) if chosen(linear)]
+        calls = [batch.calls[index] for batch in batches]
+        groups, hidden_out = sum_inputs(
+            block, prefix, linears, hidden, calls, GramAccumulator, given
+        )
+        weights = {linear: _weight(skeleton, linear) for linear in linears}
+        solutions = _solve(groups, weights, solve)
+        fresh = _put(skeleton, solutions)
+        if refine is not None and solutions:
+            solved = Solved(block, prefix, solutions, weights, hidden, calls, hidden_out, given)
+            fresh = _put(skeleton, {**solutions, **refine(solved)})
+        rewritten.update(fresh)
+        if fresh and index < last:
+            with torch.no_grad():
+                hidden_out = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
+        hidden = hidden_out
+        if resuming is not None and index < last:
+            resuming.save(Standing(index + 1, hidden, given, rewritten))
+        announce(index + 1, len(skeleton.blocks))
+    return rewritten
+
+
+def _weight(skeleton: Skeleton, linear: Linear) -> Tensor:
+    return linear.view(skeleton.model.get_parameter(linear.tensor).detach())
+
+
+def _solve(
+    groups: list[Group[GramAccumulator]], weights: Mapping[Linear, Tensor], solve: Solve
+) -> dict[Linear, Solution]:
+    """Solve group by group, letting go of each sum once it was used."""
+    fellows = Fellows(groups)
+    solutions: dict[Linear, Solution] = {}
+    while groups:
+        group = groups.pop()
+        here = [(linear, weights[linear].contiguous()) for linear in group.linears]
+        solutions.update(solve(here, fellows.gram(group)))
+    return solutions
+
+
+def _put(skeleton: Skeleton, solutions: Mapping[Linear, Solution]) -> dict[str, Tensor | TensorRef]:
+    """Put solutions into their block; returns them as tensors by name."""
+    fresh = _as_tensors(skeleton.checkpoint, solutions)
+    for name, value in fresh.items():
+        skeleton.put(name, value)
+    return fresh
+
+
+def _as_tensors(
+    checkpoint: Checkpoint, solutions: Mapping[Linear, Solution]
+) -> dict[str, Tensor | TensorRef]:
+    """Solutions gathered into whole tensors as stored: transposed, experts stacked, dtype kept."""
+    fresh: dict[str, Tensor | TensorRef] = {}
+    for linear, solution in solutions.items():
+        if isinstance(solution, Quantized | GgmlBlocks):
+            fresh[linear.tensor] = solution
+            continue
+        whole = fresh.get(linear.tensor)
+        if not isinstance(whole, Tensor):
+            whole = fresh[linear.tensor] = checkpoint.tensors[linear.tensor].clone()
+        linear.view(whole).copy_(solution)
+    return fresh

@@ -1,0 +1,68 @@
+"""First-order Taylor scores: how much the loss would change if a weight were gone.
+
+|w dL/dw| summed over windows (Molchanov et al. 2019, https://arxiv.org/abs/1906.10771, their
+first-order criterion without the square). Each parameter's gradient is folded into its score and
+freed as soon as it is made, so one gradient is held at a time beside the model and the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...checkpoints import Checkpoint
+from ...errors import NumericsError
+from ..blocks.linears import find_linears
+from ..blocks.skeleton import Skeleton
+
+
+def taylor_scores(
+    checkpoint: Checkpoint, windows: Tensor, announce: Callable[[int, int], None]
+) -> dict[str, Tensor]:
+    """Scores of every block linear's tensor, float32, stored as the checkpoint stores it.
+
+    Args:
+        windows: int64 ``[num_windows, length]``.
+
+    Raises:
+        NumericsError: the loss of a window is not finite.
+    """
+    skeleton = Skeleton(checkpoint)
+    model = skeleton.fill()
+    names = {
+        linear.tensor
+        for index, block in enumerate(skeleton.blocks)
+        for linear in find_linears(block, f"{skeleton.path}.{index}.")
+    }
+    scores: dict[str, Tensor] = {}
+    hooks = []
+    for name in names:
+        parameter = model.get_parameter(name)
+        parameter.requires_grad_(True)
+        scores[name] = torch.zeros_like(parameter, dtype=torch.float32)
+        hooks.append(parameter.register_post_accumulate_grad_hook(_fold(scores[name])))
+    with torch.enable_grad():
+        for done, window in enumerate(windows.split(1), 1):
+            tokens = window.to(skeleton.device)
+            loss = model(tokens, labels=tokens, use_cache=False).loss
+            if not torch.isfinite(loss):
+                raise NumericsError(
+                    f"the loss of calibration window {done} is {float(loss.detach())}; the weights "
+                    f"are damaged or the dtype {skeleton.dtype} is too narrow"
+                )
+            loss.backward()
+            announce(done, len(windows))
+    for hook in hooks:
+        hook.remove()
+    return {name: score.cpu() for name, score in scores.items()}
+
+
+def _fold(score: Tensor) -> Callable[[Tensor], None]:
+    def fold(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        score.add_((parameter.detach().float() * parameter.grad.float()).abs())
+        parameter.grad = None
+
+    return fold

@@ -1,0 +1,1 @@
+"""Estimate memory, disk and time from a config before any weight is loaded."""

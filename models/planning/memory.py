@@ -1,0 +1,149 @@
+"""How much memory a pass over the blocks will take, stated before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ...checkpoints.shards import plan_shards
+from ...texts import Windows
+from ..blocks.device import compute_dtype, default_device
+from ..blocks.empty_model import empty_model, find_blocks, shared_model
+from ..blocks.linears import Linear, find_linears
+from .outline import in_memory
+
+# The Gram as a whole matrix, damped, turned round, its factor, an identity and the inverse.
+_COPIES_TO_FACTOR = 6
+# Of a code: itself, unsigned and shifted in 32 bits.
+_PACKED_BYTES = 9
+
+
+def pass_bytes(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    batch_size: int,
+    *,
+    grams: bool,
+    paired: bool = False,
+) -> int:
+    """Bytes a pass holds at its peak beyond the checkpoint: an estimate, from shapes alone.
+
+    Counted: what is outside the blocks in the compute dtype, hidden states of all windows before
+    and after a block, and the greater of one batch's logits, which the first batch is run to, and
+    of what the blocks take: two of them, one batch's widest activations, and, with ``grams``, one
+    float32 Gram per linear (an upper bound: linears on one input share theirs) and what factorising
+    the widest takes. A ``paired`` pass has the hidden states of two models, one
+    batch's inputs of every linear, and twice the Grams.
+    """
+    width = compute_dtype(checkpoint, default_device()).itemsize
+    model = shared_model(checkpoint)
+    config = model.config.get_text_config(decoder=True)
+    path, blocks = find_blocks(model)
+    linears = find_linears(blocks[0], f"{path}.0.")
+    inside = [name for name in checkpoint.refs if name.startswith(f"{path}.")]
+    in_blocks = sum(checkpoint.refs[name].num_values for name in inside)
+    outside = checkpoint.num_parameters - in_blocks
+    weights = 2 * in_blocks // len(blocks) * width
+    hidden = 2 * windows.num_tokens * int(config.hidden_size) * width
+    widest = max(max(linear.shape) for linear in linears)
+    tokens = min(batch_size, windows.num_windows) * windows.length
+    activations = 4 * widest * tokens * width
+    summed = _gram_bytes(linears) if grams else 0
+    inside_blocks = weights + activations + summed
+    if paired:
+        kept = tokens * sum(linear.shape[1] for linear in linears) * width
+        inside_blocks += hidden + kept + summed
+    logits = int(config.vocab_size) * tokens * width
+    return outside * width + hidden + max(logits, inside_blocks)
+
+
+def training_bytes(
+    teacher: Checkpoint | None,
+    light: Checkpoint,
+    windows: Windows,
+    *,
+    micro_batch_size: int,
+    rank: int | None,
+    packed: bool,
+    checkpointing: bool,
+) -> int:
+    """Bytes that training a whole model holds at its peak: an estimate, from shapes alone.
+
+    Counted: the teacher's pass over the windows, if there is one; the light model in float32; of
+    what learns its gradient, two moments and the best of it; and what a step keeps: activations
+    twice over for what norms, attention and activation functions keep, six tensors of logits.
+
+    Args:
+        rank: of adapters on every linear but experts; None where all weights learn.
+        packed: whether the linears are held in 4 bits, and a byte each for where they are zero.
+        checkpointing: whether one block's activations are kept at a time, and what enters each.
+    """
+    path, blocks = find_blocks(shared_model(light))
+    linears = [
+        linear
+        for index, block in enumerate(blocks)
+        for linear in find_linears(block, f"{path}.{index}.")
+    ]
+    sides = sum(sum(linear.shape) for linear in linears if linear.expert is None)
+    learned = light.num_parameters if rank is None else rank * sides
+    vocabulary = max(ref.shape[0] for ref in light.refs.values() if len(ref.shape) == 2)
+    tokens = min(micro_batch_size, windows.num_windows) * windows.length
+    kept = 2 * sides // (len(blocks) if checkpointing else 1)
+    step = 4 * (4 * learned + tokens * (kept + 6 * vocabulary)) + (learned if rank is None else 0)
+    model = 4 * light.num_parameters
+    if packed:
+        model -= sum(2 * linear.shape[0] * linear.shape[1] for linear in linears if linear.plain)
+    batch = micro_batch_size
+    passed = 0 if teacher is None else pass_bytes(teacher, windows, batch, grams=False)
+    return passed + model + step
+
+
+def written_bytes(checkpoint: Checkpoint, max_shard_bytes: int) -> int:
+    """Bytes that writing the model as a folder holds at its peak beyond it: an estimate.
+
+    Counted: one shard as far as it is gathered, and of the tensor that joins it what it is made
+    from: in float32 what is read from a file, what packing passes through of codes.
+    """
+    peak = 0
+    sizes = {name: ref.num_bytes for name, ref in checkpoint.refs.items()}
+    for names in plan_shards(sizes, max_shard_bytes):
+        gathered = 0
+        for name in names:
+            gathered += sizes[name]
+            peak = max(peak, gathered + _made_from(checkpoint.refs[name]))
+    return peak
+
+
+def _made_from(ref: TensorRef) -> int:
+    if isinstance(ref, Quantized):
+        return _PACKED_BYTES * ref.num_values
+    if isinstance(ref, GgmlBlocks):
+        return 4 * ref.num_values
+    return 0 if in_memory(ref) else 4 * ref.num_values
+
+
+def factor_bytes(width: int) -> int:
+    """Bytes that factorising the Gram of inputs so wide takes beside it."""
+    return 4 * _COPIES_TO_FACTOR * width**2
+
+
+def _gram_bytes(linears: Sequence[Linear]) -> int:
+    widths = [linear.shape[1] for linear in linears]
+    return 4 * sum(width**2 for width in widths) + factor_bytes(max(widths))
+
+
+def block_bytes(dense: Checkpoint, light: Checkpoint, windows: Windows, *, batch_size: int) -> int:
+    """Bytes that healing by blocks holds at its peak, estimated from shapes alone.
+
+    A pass over each model, the tensors already healed, and of the block at hand six values for
+    each of its own (a copy, its gradient, two moments, the best one, that of another rate) and what
+    a step keeps: activations twice over for what norms, attention and activation functions keep.
+    """
+    batch = min(batch_size, windows.num_windows)
+    passes = [pass_bytes(model, windows, batch, grams=False) for model in (dense, light)]
+    path, blocks = find_blocks(empty_model(light))
+    inside = [ref for name, ref in light.refs.items() if name.startswith(f"{path}.")]
+    values = sum(ref.num_values for ref in inside) // len(blocks)
+    sides = sum(sum(linear.shape) for linear in find_linears(blocks[0], f"{path}.0."))
+    step = 2 * batch * windows.length * sides
+    return sum(passes) + sum(ref.num_bytes for ref in inside) + 4 * (6 * values + step)

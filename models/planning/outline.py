@@ -1,0 +1,201 @@
+"""A model without its values: what a run can be planned on before anything is loaded.
+
+Shapes and dtypes come from the config alone, as transformers builds it. A tensor asked for is drawn
+at random, which is as good as the real one for timing a block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from torch import Tensor
+
+from ...checkpoints import (
+    BitsAndBytes,
+    Checkpoint,
+    GgmlBlocks,
+    InMemory,
+    Quantized,
+    TensorRef,
+    open_folder,
+)
+from ...checkpoints.shards import shard_paths
+from ...errors import ModelError
+from ..blocks.config import check_depth
+from ..blocks.empty_model import shared_model
+from ..blocks.transformers_errors import REFUSED, reason
+from ..codecs.compressed_tensors import Unpacked, unpack
+from ..codecs.gguf_head import gguf_config
+from ..reading.quantized import COMPRESSED_TENSORS
+from ..reading.sources import Source, read_config
+
+_DRAWN = 1 << 16  # values, which larger tensors repeat: drawing takes longer than computing
+_SPREAD = 0.02  # of drawn weights: activations stay finite through a block
+
+
+class Outlined(TensorRef):
+    """A tensor nobody has made yet.
+
+    Attributes:
+        held: whether it will lie in memory, rather than on disk until it is asked for.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, *, held: bool) -> None:
+        self.shape, self.dtype, self.held = shape, dtype, held
+
+    def load(self) -> Tensor:
+        if not self.dtype.is_floating_point:
+            return torch.zeros(self.shape, dtype=self.dtype)
+        generator, size = torch.Generator().manual_seed(0), self.num_values
+        drawn = torch.randn(min(size, _DRAWN), generator=generator) * _SPREAD
+        times = -(-size // len(drawn)) if size else 0
+        return drawn.to(self.dtype).repeat(times)[:size].reshape(self.shape)
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(f"outline {self.dtype} {self.shape}".encode()).hexdigest()
+
+
+def outlined_model(
+    source: Source,
+    dtype: torch.dtype | None,
+    *,
+    trust_remote_code: bool = False,
+    dequantize: bool = True,
+) -> Checkpoint:
+    """The model at ``source`` in outline.
+
+    Args:
+        dtype: what its floating-point tensors would be stored in; None for what the config says,
+            or float32 where its codes are to be multiplied out.
+        trust_remote_code: allow Python that the model's folder brings to run.
+        dequantize: multiply codes out. If not, those that are kept are told as codes.
+
+    Raises:
+        ModelError: its config cannot be read or built, or asks for more than its files hold.
+        CheckpointError: its weight files are missing or damaged.
+    """
+    config = _config(source)
+    code: dict[str, bytes] = {}
+    if trust_remote_code:
+        code = {path.name: path.read_bytes() for path in sorted(source.folder.glob("*.py"))}
+    else:
+        config.pop("auto_map", None)
+    quantization = config.pop("quantization_config", None)
+    codes = {} if dequantize or source.gguf else _kept_codes(source, quantization)
+    multiplied = (source.gguf is not None or bool(quantization)) and not codes
+    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+    chosen = dtype or (torch.float32 if multiplied else stored)
+    # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
+    config["dtype"] = str(chosen).removeprefix("torch.")
+    bare = Checkpoint(config, {}, code, source=source.label)
+    if source.gguf is None:
+        check_depth(bare, lambda: len(open_folder(source.folder)))
+    outline = outlined(bare, chosen, held=multiplied)
+    _check_size(outline, source)
+    return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
+
+
+def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:
+    """A folder's codes by the weights they stand for, in outline; none where none are kept."""
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != COMPRESSED_TENSORS:
+        return {}
+    found = unpack(open_folder(source.folder), quantization) or {}
+    return {name: ref.outline() for name, ref in found.items() if isinstance(ref, Unpacked)}
+
+
+def _check_size(outline: Checkpoint, source: Source) -> None:
+    """No format packs more values into a byte than it has bits; a block as large is never made."""
+    files = [source.folder / source.gguf] if source.gguf else shard_paths(source.folder)
+    held = sum(path.stat().st_size for path in files)
+    if outline.num_parameters > 8 * held:
+        raise ModelError(
+            f"config of '{source.label}' asks for {outline.num_parameters:,} parameters, more than "
+            f"weight files of {held:,} bytes can hold; fetch config and weights from one place"
+        )
+
+
+def _config(source: Source) -> dict[str, Any]:
+    config: dict[str, Any]
+    try:
+        if source.gguf is not None:
+            found = gguf_config(source.folder / source.gguf)
+            config = json.loads(found.to_json_string(use_diff=False))
+        else:
+            config = read_config(source)
+    except REFUSED as error:
+        raise ModelError(f"config of '{source.label}' cannot be read: {reason(error)}") from error
+    config.pop("_name_or_path", None)
+    return config
+
+
+def outlined(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    *,
+    held: bool,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """A checkpoint's config, some keys changed, with the tensors a model of it has."""
+    changed = replace(checkpoint, config={**checkpoint.config, **(config or {})}, refs={})
+    model = shared_model(changed)
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    refs = {
+        name: Outlined(
+            tuple(tensor.shape),
+            dtype if tensor.is_floating_point() else tensor.dtype,
+            held=held,
+        )
+        for name, tensor in model.state_dict().items()
+        if name not in tied
+    }
+    return replace(changed, refs=refs)
+
+
+def exchanged(checkpoint: Checkpoint, refs: Mapping[str, TensorRef]) -> Checkpoint:
+    """The checkpoint with some references exchanged; no value is hashed, unlike in `evolve`."""
+    return replace(checkpoint, refs={**checkpoint.refs, **refs})
+
+
+def outlined_codes(ref: TensorRef, bits: int, groups: int, dtype: torch.dtype) -> Quantized:
+    """Codes that would stand for a weight, on the meta device."""
+    codes = torch.empty(ref.shape, dtype=torch.int8, device="meta")
+    scales = torch.empty(ref.shape[0], groups, dtype=dtype, device="meta")
+    return Quantized(codes, scales, bits=bits)
+
+
+def outlined_blocks(shape: tuple[int, int], kind: str, *, transposed: bool) -> GgmlBlocks:
+    """The blocks of a ggml type that would stand for a weight, on the meta device.
+
+    Args:
+        shape: ``[out_features, in_features]``.
+    """
+    values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    blocks = torch.empty(shape[0], shape[1] // values * size, dtype=torch.uint8, device="meta")
+    return GgmlBlocks(blocks, kind=kind, transposed=transposed)
+
+
+def held_bytes(*checkpoints: Checkpoint) -> int:
+    """Bytes in memory of everything several checkpoints hold, what they share counted once."""
+    refs = {id(ref): ref for each in checkpoints for ref in each.refs.values()}
+    return sum(_held(ref) for ref in refs.values())
+
+
+def _held(ref: TensorRef) -> int:
+    if isinstance(ref, Quantized | GgmlBlocks):
+        return sum(part.numel() * part.itemsize for part in ref.parts().values())
+    if isinstance(ref, BitsAndBytes):
+        return ref.num_values * ref.dtype.itemsize + _held(ref.source)
+    return ref.num_bytes if in_memory(ref) else 0
+
+
+def in_memory(ref: TensorRef) -> bool:
+    """Whether a tensor's values lie in memory, rather than in a file until they are asked for."""
+    return ref.held if isinstance(ref, Outlined) else isinstance(ref, InMemory)

@@ -1,0 +1,170 @@
+"""How fast this machine is with one block of a model: the measure that run times are told in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import psutil
+import torch
+from torch import nn
+
+from ...checkpoints import Checkpoint
+from ...solvers.factor import factorize
+from ...solvers.gram import GramAccumulator
+from ..blocks.linears import find_linears
+from ..blocks.replay import Batch, capture, logits, replay
+from ..blocks.skeleton import Skeleton
+from ..passes.inputs import Group, sum_inputs
+
+_REPEATS = 3
+_LONG_SECONDS = 1.0  # what took that long is not run again
+BUSY = 0.25  # cores that other programs took meanwhile, from which on wall time is not ours
+_HEAD_TOKENS = 64  # timed of a window, since the head's product is as long as many blocks
+
+
+@dataclass(frozen=True)
+class BlockTimes:
+    """Seconds on the first block.
+
+    Attributes:
+        block: one window through it; ``head``: what follows the blocks, to logits.
+        gram: that window's inputs summed for every linear.
+        solve: those sums factorised, one for each distinct input.
+        product: every linear's weight multiplied by the sum over its inputs.
+        token: one token through all blocks and the head.
+        taken: cores that other programs took meanwhile; 0 where that is not known. From a quarter
+            on, on a CPU, the seconds are this process's own, divided among its threads.
+    """
+
+    block: float
+    head: float
+    gram: float
+    solve: float
+    product: float
+    token: float
+    taken: float = 0.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What clocks show, in seconds: ``wall``, ``own`` CPU time, and ``all`` of the machine's."""
+
+    wall: float
+    own: float
+    all: float
+
+
+Clock = Callable[[], Moment]
+
+
+def now() -> Moment:
+    """The clocks of this machine."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts a guest's time in that of the user's too.
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return Moment(time.perf_counter(), time.process_time(), sum(times) - idle - guests)
+
+
+@torch.no_grad()
+def time_block(checkpoint: Checkpoint, length: int, *, clock: Clock = now) -> BlockTimes:
+    """Load one block and push a window of ``length`` tokens through it.
+
+    Raises:
+        ModelError: the model is no stack of blocks, or does not take such a window.
+    """
+    skeleton = Skeleton(checkpoint)
+    vocabulary = int(skeleton.model.config.get_text_config(decoder=True).vocab_size)
+    tokens = torch.arange(length).remainder(vocabulary).unsqueeze(0)
+    whole, single = capture(skeleton, [tokens, tokens[:, :1]])
+    watch = _Watch(clock)
+    some = min(length, _HEAD_TOKENS)
+    head = watch.fastest(partial(logits, skeleton, whole.tokens[:, :some], whole.hidden[:, :some]))
+    token_head = watch.fastest(partial(logits, skeleton, single.tokens, single.hidden))
+    with skeleton.block(0) as block:
+        through = watch.fastest(partial(replay, block, whole.hidden, whole.calls[0]))
+        token = watch.fastest(partial(replay, block, single.hidden, single.calls[0]))
+        sums = _Sums(block, f"{skeleton.path}.0.", whole)
+        summing = watch.fastest(sums.sum)
+        solving, multiplying = watch.fastest(sums.factorize), watch.fastest(sums.multiply)
+    taken = watch.taken()
+
+    def ours(found: Moment) -> float:
+        return _seconds(found, busy=taken >= BUSY)
+
+    summed, passed = ours(summing), ours(through)
+    return BlockTimes(
+        block=passed,
+        head=ours(head) * length / some,
+        gram=max(0.0, summed - passed),
+        solve=ours(solving),
+        product=ours(multiplying),
+        token=ours(token) * len(skeleton.blocks) + ours(token_head),
+        taken=taken,
+    )
+
+
+class _Sums:
+    """What a solver works on: the sums over one window's inputs, and what is done with them."""
+
+    def __init__(self, block: nn.Module, prefix: str, batch: Batch) -> None:
+        self._block, self._prefix, self._batch = block, prefix, batch
+        self._groups: list[Group[GramAccumulator]] = []
+
+    def sum(self) -> None:
+        """Run the block while its inputs are summed."""
+        linears = find_linears(self._block, self._prefix)
+        hidden, calls = [self._batch.hidden], [self._batch.calls[0]]
+        found, _ = sum_inputs(self._block, self._prefix, linears, hidden, calls, GramAccumulator)
+        self._groups = [group for group in found if group.sum.num_tokens]
+
+    def factorize(self) -> None:
+        for group in self._groups:
+            factorize(group.sum.gram())
+
+    def multiply(self) -> None:
+        for group in self._groups:
+            for linear in group.linears:
+                path = linear.tensor.removeprefix(self._prefix)
+                linear.view(self._block.get_parameter(path)) @ group.sum.gram().matrix
+
+
+class _Watch:
+    """Times pieces of work by one clock, and sees what others take of the machine meanwhile."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._start = clock, clock()
+
+    def fastest(self, work: Callable[[], object]) -> Moment:
+        """The least of a few runs, the first of which may have to warm what it touches."""
+        found: list[Moment] = []
+        while len(found) < _REPEATS and sum(each.wall for each in found) < _LONG_SECONDS:
+            start = self._clock()
+            work()
+            _wait()
+            found.append(_between(start, self._clock()))
+        return min(found, key=lambda each: each.wall)
+
+    def taken(self) -> float:
+        """Cores that other programs kept busy since this was made."""
+        spent = _between(self._start, self._clock())
+        return max(0.0, (spent.all - spent.own) / spent.wall) if spent.wall > 0 else 0.0
+
+
+def _between(start: Moment, end: Moment) -> Moment:
+    return Moment(end.wall - start.wall, end.own - start.own, end.all - start.all)
+
+
+def _seconds(found: Moment, *, busy: bool) -> float:
+    """Wall time; on a busy machine this process's own, which others' turns are not part of."""
+    if not busy or torch.cuda.is_available():
+        return found.wall
+    return min(found.wall, found.own / torch.get_num_threads())
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,1 @@
+"""Find and open models: hub ids, folders, GGUF files, quantised folders, tokenizers."""

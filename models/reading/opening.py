@@ -1,0 +1,298 @@
+"""Opening a model as a `Checkpoint`: lazily where its files allow, else through transformers.
+
+What is quantised already is multiplied out to float32 unless its codes are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ...checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
+from ...checkpoints.shards import shard_paths
+from ...errors import CheckpointError, ModelError, SettingError
+from ..blocks.config import context_length
+from ..blocks.empty_model import empty_model
+from ..blocks.transformers_errors import REFUSED, reason
+from ..codecs.compressed_tensors import has_integer_codes
+from ..codecs.gguf_head import gguf_config
+from ..codecs.peft_adapter import ADAPTER_FILES
+from .progress_bars import quietly
+from .quantized import multiplied_out, with_codes
+from .sources import Source, read_config, small_files
+from .tokenizer import gguf_tokenizer
+
+_ASIDE_SHARD_BYTES = 2 << 30
+
+
+def open_checkpoint(
+    source: Source,
+    *,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    dequantize: bool = True,
+) -> Checkpoint:
+    """The model at ``source``; weights in safetensors stay on disk until they are asked for.
+
+    Args:
+        dtype: what floating-point tensors are stored as from here on; None keeps what is there,
+            and makes a quantised model float32, in which its codes are multiplied out.
+        trust_remote_code: allow Python that the model's folder brings to run.
+        dequantize: give a quantised model as the values its codes stand for. If not, they come as
+            `Quantized`, so that saving loses nothing.
+
+    Raises:
+        ModelError: not a causal language model transformers can build, or it needs code of its
+            own and that was not allowed; quantised by a method that is not read.
+        CheckpointError: pickled, damaged or missing weights.
+        SettingError: a quantised model whose codes cannot be kept as they are.
+    """
+    if source.gguf and not dequantize:
+        raise SettingError(
+            f"the codes of '{source.label}', a GGUF file, are multiplied out when it is read; "
+            f"leave dequantize on"
+        )
+    if source.gguf:
+        opened = _open_gguf(source, dtype)
+    else:
+        opened = _open_folder(source, trust_remote_code, dequantize)
+    return opened if dtype is None else _as_dtype(opened, dtype)
+
+
+def quantized_by(source: Source) -> str | None:
+    """Whose codes a folder holds, by its config; None for a dense folder or a GGUF file.
+
+    Raises:
+        ModelError: its config cannot be read.
+    """
+    if source.gguf is not None:
+        return None
+    found = read_config(source).get("quantization_config")
+    return str(found.get("quant_method")) if isinstance(found, dict) and found else None
+
+
+def keeps_codes(source: Source) -> bool:
+    """Whether `open_checkpoint` can give what a folder holds as codes.
+
+    Raises:
+        ModelError: its config cannot be read.
+        CheckpointError: what it says of quantisation cannot.
+    """
+    if quantized_by(source) != "compressed-tensors":
+        return False
+    return has_integer_codes(read_config(source)["quantization_config"])
+
+
+def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | None:
+    """How many tokens a model on disk takes, by its config; None where that does not say.
+
+    Raises:
+        ModelError: its config cannot be read.
+    """
+    if source.gguf is not None:
+        config = json.loads(_gguf_config(source).to_json_string(use_diff=False))
+        return context_length(Checkpoint(config, {}, source=source.label))
+    files = small_files(source.folder, code=trust_remote_code)
+    return context_length(Checkpoint(read_config(source), {}, files, source=source.label))
+
+
+def as_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
+) -> Checkpoint:
+    """A transformers model in memory as a checkpoint; the tensors are shared, not copied.
+
+    Tied parameters are kept once, under the name transformers saves them by.
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    refs: dict[str, TensorRef] = {
+        name: InMemory(tensor) for name, tensor in model.state_dict().items() if name not in tied
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        if model.generation_config is not None:
+            # Not save_pretrained, which refuses settings that many published models have.
+            model.generation_config.to_json_file(Path(folder) / "generation_config.json")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        files = small_files(Path(folder), code=False)
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    return Checkpoint(config, refs, files, source=source)
+
+
+def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> Checkpoint:
+    config = read_config(source)
+    if not trust_remote_code:
+        _refuse_code(config, source)
+        config.pop("auto_map", None)
+    if "torch_dtype" in config:  # as versions 4 of transformers wrote it
+        config.setdefault("dtype", config.pop("torch_dtype"))
+    files = small_files(source.folder, code=trust_remote_code)
+    files |= _adapter(source, keep=not dequantize)
+    quantization = config.pop("quantization_config", None)
+    opened = Checkpoint(config, open_folder(source.folder), files, source=source.label)
+    if not quantization:
+        return _as_named(opened) or _through_transformers(source, files, trust_remote_code)
+    return _open_quantized(opened, quantization, source, trust_remote_code, dequantize)
+
+
+def _as_named(opened: Checkpoint) -> Checkpoint | None:
+    """The tensors the model has, in its order, tied ones once; None where names differ."""
+    skeleton = empty_model(opened)
+    tied = getattr(skeleton, "all_tied_weights_keys", None) or {}
+    wanted = [name for name in skeleton.state_dict() if name not in tied]
+    if not opened.refs.keys() >= set(wanted):
+        return None
+    return replace(opened, refs={name: opened.refs[name] for name in wanted})
+
+
+def _open_quantized(
+    opened: Checkpoint, quantization: object, source: Source, trust: bool, dequantize: bool
+) -> Checkpoint:
+    """A folder somebody quantised, its weights in float32 or, if so asked, its codes."""
+    values = multiplied_out(opened.refs, quantization, source.label)
+    if values is None:
+        found = _dequantized_by_transformers(source, opened.files, trust)
+    else:
+        dense = replace(opened, refs=values)
+        found = _as_named(dense) or _written_dense(dense, source, trust)
+    return _as_dtype(found, torch.float32) if dequantize else with_codes(found, source.label)
+
+
+def _dequantized_by_transformers(
+    source: Source, files: Mapping[str, bytes], trust: bool
+) -> Checkpoint:
+    """Formats of compressed-tensors that are not integer codes, such as float8."""
+    try:
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust)
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+    config.quantization_config = {**config.quantization_config, "dequantize": True}
+    return _through_transformers(source, files, trust, config=config, dtype=torch.float32)
+
+
+def _written_dense(dense: Checkpoint, source: Source, trust: bool) -> Checkpoint:
+    """Let transformers translate names and shapes, by way of a dense folder written aside."""
+    sizes = {name: ref.num_bytes for name, ref in dense.refs.items()}
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside)
+        write_folder(folder, dense.tensors, sizes, max_bytes=_ASIDE_SHARD_BYTES)
+        for name, data in dense.top_files.items():
+            (folder / name).write_bytes(data)
+        config = {**dense.config, "dtype": "float32"}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return _through_transformers(replace(source, folder=folder), dense.files, trust)
+
+
+def _through_transformers(
+    source: Source, files: Mapping[str, bytes], trust: bool, **options: Any
+) -> Checkpoint:
+    """Load weights whose names transformers translates, such as experts stored one by one."""
+    model = _from_pretrained(source, trust_remote_code=trust, **options)
+    _forget_quantization(model)
+    opened = as_checkpoint(model, source=source.label)
+    return replace(opened, files={**opened.files, **files})
+
+
+def _gguf_config(source: Source) -> PreTrainedConfig:
+    try:
+        return gguf_config(source.folder / str(source.gguf))
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+
+
+def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
+    """Read a GGUF file through transformers, which multiplies codes out in float32, one by one."""
+    config = _gguf_config(source)
+    model = _from_pretrained(
+        source,
+        gguf_file=source.gguf,
+        config=config,
+        dtype=dtype or torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    tokenizer = gguf_tokenizer(source)
+    _forget_quantization(model)
+    return as_checkpoint(model, tokenizer, source=source.label)
+
+
+def _forget_quantization(model: Any) -> None:
+    """Let a model that was multiplied out as it was read pass for what it is, a dense one."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _from_pretrained(source: Source, **options: Any) -> Any:
+    try:
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                use_safetensors=None if "gguf_file" in options else True,
+                output_loading_info=True,
+                **options,
+            )
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+    model, info = loaded
+    # What transformers does not find, it makes up at random.
+    for name in sorted(info["missing_keys"]):
+        held = source.gguf or ", ".join(path.name for path in shard_paths(source.folder))
+        raise CheckpointError(f"'{source.label}' lacks tensor '{name}' in {held}; fetch it again")
+    return model
+
+
+def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
+    """Refuse a model that only its own code can build; transformers' own class needs no trust."""
+    if "auto_map" in config and config["model_type"] not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
+            f"run unless you say so: pass trust_remote_code=True if you trust it"
+        )
+
+
+def _adapter(source: Source, *, keep: bool) -> dict[str, bytes]:
+    """A correction of codes, which goes with the codes alone; a warning where it stays behind."""
+    found = {name: source.folder / name for name in ADAPTER_FILES}
+    if not all(path.is_file() for path in found.values()):
+        return {}
+    if not keep:
+        warnings.warn(
+            f"'{source.label}' has an adapter beside its weights, which is not read; "
+            f"load(dequantize=False) keeps it with the codes it corrects",
+            stacklevel=2,
+        )
+        return {}
+    return {name: path.read_bytes() for name, path in found.items()}
+
+
+def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    refs: dict[str, TensorRef] = {}
+    for name, ref in checkpoint.refs.items():
+        if not ref.dtype.is_floating_point or ref.dtype == dtype:
+            refs[name] = ref
+        elif isinstance(ref, InMemory):
+            refs[name] = InMemory(ref.load().to(dtype))
+        else:
+            refs[name] = Converted(ref, dtype)
+    config = {**checkpoint.config, "dtype": str(dtype).removeprefix("torch.")}
+    return replace(checkpoint, refs=refs, config=config)

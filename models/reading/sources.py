@@ -1,0 +1,159 @@
+"""Where a model is: what the user typed, turned into a folder or a file on this machine.
+
+Understood: a hub id, a local folder, also one that holds a single GGUF file, a ``.gguf`` file, and
+``package:NAME/FILE.gguf``, a file inside an installed package, found without importing the package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...checkpoints.typed_paths import typed_path
+from ...errors import ModelError, did_you_mean
+from ..blocks.transformers_errors import reason
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+_HUB_DESCRIPTION = ["config.json", "*.py"]
+
+_SMALL_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+# Other formats' copies of the same weights, which would double the download.
+_HUB_COPIES = ["*/*", "consolidated*"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on disk.
+
+    Attributes:
+        label: what to call it in cards and logs; never a path of this machine.
+        folder: the folder that holds it, as an absolute path: it is read from other folders too.
+        gguf: the name of the GGUF file in that folder, or None for a Hugging Face folder.
+    """
+
+    label: str
+    folder: Path
+    gguf: str | None = None
+
+
+def find_model(name: str, *, revision: str | None = None, weights: bool = True) -> Source:
+    """Find what ``name`` means; a hub id is downloaded into the hub's own cache.
+
+    Args:
+        revision: branch, tag or commit on the hub.
+        weights: whether those are wanted of a hub id, or only the files that describe the model.
+
+    Raises:
+        ModelError: nothing is there, or what is there is no model.
+    """
+    if name.startswith("package:"):
+        return _in_package(name)
+    path = typed_path(name)
+    if path.is_file():
+        return _gguf(path, path.name)
+    if path.is_dir():
+        return _folder(path, path.resolve().name)
+    if _looks_local(name):
+        raise ModelError(
+            f"model '{name}' not found: there is no such file or folder; "
+            f"a model on the hub is named owner/name"
+        )
+    return _from_hub(name, revision, _HUB_FILES if weights else _HUB_DESCRIPTION)
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """What a folder's ``config.json`` says.
+
+    Raises:
+        ModelError: it cannot be read, or names no kind of model.
+    """
+    try:
+        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"config.json of '{source.label}' cannot be read: {reason(error)}"
+        ) from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
+    return config
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") != 1
+
+
+def _gguf(path: Path, label: str) -> Source:
+    if path.suffix != ".gguf":
+        raise ModelError(f"'{path.name}' is a file but no .gguf; give a folder or a .gguf file")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelError(f"'{path.name}' does not begin as a GGUF file does; fetch it again")
+    return Source(label, path.parent.absolute(), path.name)
+
+
+def _folder(path: Path, label: str) -> Source:
+    if not (path / "config.json").is_file():
+        ggufs = sorted(found.name for found in path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return _gguf(path / ggufs[0], label)
+        mend = f"; name the file itself: {ggufs[0]}" if ggufs else ""
+        raise ModelError(f"folder '{path}' holds no config.json, so it is no model{mend}")
+    return Source(label, path.absolute())
+
+
+def _in_package(name: str) -> Source:
+    package, _, file = name.removeprefix("package:").partition("/")
+    if not package.isidentifier() or not file or ".." in Path(file).parts:
+        raise ModelError(f"'{name}' is not of the form package:NAME/FILE.gguf")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"package '{package}' is not installed; pip install it without dependencies"
+        )
+    folder = Path(spec.submodule_search_locations[0])
+    if not (folder / file).is_file():
+        held = [path.name for path in folder.glob("*.gguf")]
+        raise ModelError(f"package '{package}' holds no '{file}'; {did_you_mean(file, held)}")
+    return _gguf(folder / file, f"{package}/{file}")
+
+
+def _from_hub(name: str, revision: str | None, files: list[str]) -> Source:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=files, ignore_patterns=_HUB_COPIES
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        # The lines after the first advise on settings of the hub's library.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model '{name}' is no local folder and the hub does not give it: {reason}"
+        ) from error
+    return _folder(Path(found), name)
+
+
+def small_files(folder: Path, *, code: bool) -> dict[str, bytes]:
+    """What lies beside a model's weights and goes with them: its tokenizer, and its Python."""
+    names = [name for name in _SMALL_FILES if (folder / name).is_file()]
+    if code:
+        names += [path.name for path in folder.glob("*.py")]
+    return {name: (folder / name).read_bytes() for name in sorted(names)}

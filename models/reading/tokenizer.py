@@ -1,0 +1,114 @@
+"""The tokenizer of a model: out of its folder, its GGUF file, or a checkpoint's own files."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+from gguf import GGUFReader
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ...checkpoints import Checkpoint
+from ...errors import ModelError
+from ..blocks.transformers_errors import reason, tokenizer_refused
+from ..codecs.gguf_head import Head, read_head
+from ..codecs.pretokenizers import split_as
+from .progress_bars import quietly
+from .sources import Source, read_config, small_files
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer out of a checkpoint's files.
+
+    Raises:
+        ModelError: the checkpoint carries none that transformers can read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in checkpoint.top_files.items():
+            (Path(folder) / name).write_bytes(data)
+        (Path(folder) / "config.json").write_text(json.dumps(dict(checkpoint.config)))
+        trust = any(name.endswith(".py") for name in checkpoint.files)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        except BaseException as error:
+            if not tokenizer_refused(error):
+                raise
+            raise ModelError(
+                f"'{checkpoint.source}' has no tokenizer that can be read ({reason(error)}); "
+                f"put tokenizer.json beside its weights"
+            ) from error
+    return tokenizer
+
+
+def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model on disk, without its weights.
+
+    Raises:
+        ModelError: it has none that transformers can read.
+    """
+    if source.gguf is not None:
+        return gguf_tokenizer(source)
+    config, files = read_config(source), small_files(source.folder, code=trust_remote_code)
+    return load_tokenizer(Checkpoint(config, {}, files, source=source.label))
+
+
+def gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer in a GGUF file, mended where transformers reads another one out of it.
+
+    Raises:
+        ModelError: it has none that transformers can read.
+    """
+    try:
+        head = read_head(source.folder / str(source.gguf))
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
+        return _as_the_file_says(tokenizer, head, source)
+    except BaseException as error:
+        if not tokenizer_refused(error):
+            raise
+        raise ModelError(
+            f"the tokenizer in '{source.label}' cannot be read: {reason(error)}; "
+            f"fetch the file again"
+        ) from error
+
+
+def _as_the_file_says(
+    tokenizer: PreTrainedTokenizerBase, head: Head, source: Source
+) -> PreTrainedTokenizerBase:
+    """Mend what transformers makes of byte-level BPE: tokens it adds, text split as GPT-2 does."""
+    with head.as_file() as short:
+        fields = GGUFReader(short).fields
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or fields["tokenizer.ggml.model"].contents() != "gpt2":
+        return tokenizer
+    num_tokens = head.num_tokens
+    if num_tokens is not None and backend.get_vocab_size() > num_tokens:
+        tokenizer = _without_ids_from(num_tokens, tokenizer)
+    rule = fields.get("tokenizer.ggml.pre")
+    if rule is not None and not split_as(tokenizer.backend_tokenizer, str(rule.contents())):
+        warnings.warn(
+            f"'{source.label}' splits text by a rule called '{rule.contents()}', which is not "
+            f"known here: transformers may make other tokens of it than the model was made with",
+            stacklevel=2,
+        )
+    return tokenizer
+
+
+def _without_ids_from(first: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """The same without added tokens that the model has no row for."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition["added_tokens"] = [t for t in definition["added_tokens"] if t["id"] < first]
+    vocab = tokenizer.get_vocab()
+    special = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if vocab.get(str(token), first) < first
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(definition)),
+        chat_template=tokenizer.chat_template,
+        **special,
+    )

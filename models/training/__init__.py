@@ -1,0 +1,1 @@
+"""Healing: blockwise, whole-model and adapter training with masks kept."""

@@ -1,0 +1,243 @@
+"""Training a whole model on a lesson through accelerate: kept at its best, continued if stopped.
+
+One process on one device, in float32 or under autocast. Adam with a warm-up and a cosine; windows
+kept out of training judge after every epoch, and the start is among what they choose from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...errors import SettingError
+from ..passes.losses import check_loss
+from ..passes.resuming import Keeping, Unfinished
+from .distillation import Lesson
+from .optimiser import Survivors, computed_in, cosine
+
+Announce = Callable[[int, int], None]
+
+_MAX_GRADIENT_NORM = 1.0
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_MEND_MODEL = "the model's own weights are damaged or do not fit the dtype they are stored in"
+# Of a loss curve; what a person looks at, not what a step did.
+_NUM_POINTS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a whole model is trained.
+
+    Attributes:
+        learning_rate: at its peak, in the weights' own units.
+        epochs: passes over the training windows.
+        batch_size: windows in one step of the optimiser.
+        micro_batch_size: windows in one forward; the gradients of a step's forwards are summed.
+        heldout: last windows of the lesson, never trained on, which judge.
+        checkpointing: whether blocks are run again for the backward pass instead of kept.
+        autocast: narrower dtype that products are computed in; None for none.
+        seed: of the order of the windows.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    micro_batch_size: int = 1
+    heldout: int = 1
+    checkpointing: bool = False
+    autocast: torch.dtype | None = None
+    seed: int = 0
+
+    def order(self, num_windows: int) -> list[Tensor]:
+        """The window numbers of every step, each epoch in an order of its own."""
+        generator = torch.Generator().manual_seed(self.seed)
+        count = num_windows - self.heldout
+        return [
+            step
+            for _ in range(self.epochs)
+            for step in torch.randperm(count, generator=generator).split(self.batch_size)
+        ]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training went: the optimiser's steps, and losses in the order they came."""
+
+    steps: int
+    curves: Mapping[str, Sequence[float]]
+
+
+def train(
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    parameters: Sequence[nn.Parameter],
+    lesson: Lesson,
+    training: Training,
+    *,
+    keep_zeros: bool,
+    unfinished: Unfinished | None = None,
+    announce: Announce = lambda done, total: None,
+) -> Trained:
+    """Train some parameters of a model in place, and leave them at their best.
+
+    Args:
+        keep_zeros: whether those of the parameters stay, as `Survivors` says.
+        announce: told of every step of the optimiser; may raise to stop.
+
+    Raises:
+        NumericsError: a loss that is NaN or infinite.
+        SettingError: accelerate is set up otherwise in this process.
+    """
+    survivors = Survivors(parameters if keep_zeros else ())
+    course = _Course(model, parameters, survivors, lesson, training)
+    keeping = Keeping(unfinished)
+    order = training.order(len(lesson.tokens))
+    with _checkpointed(blocks if training.checkpointing else ()):
+        course.begin(keeping.load())
+        for step in range(course.steps, len(order)):
+            course.descend(order[step], share=cosine(step, len(order)))
+            if course.steps % (len(order) // training.epochs) == 0:
+                course.judge(f"after step {course.steps}")
+            keeping.save(course.state)
+            announce(course.steps, len(order))
+    return course.end()
+
+
+class _Course:
+    """The model, its optimiser, and the best it has been so far."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        survivors: Survivors,
+        lesson: Lesson,
+        training: Training,
+    ) -> None:
+        self.steps = 0
+        self._lesson, self._training = lesson, training
+        self._parameters = list(parameters)
+        for parameter in self._parameters:
+            parameter.requires_grad_()
+        self._survivors = survivors
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=training.learning_rate, weight_decay=0.0, fused=True
+        )
+        self._accelerator = _accelerator(self._parameters[0].device)
+        self._model = self._accelerator.prepare_model(model)
+        numbers = torch.arange(len(lesson.tokens))[-training.heldout :]
+        self._judged = numbers.split(training.micro_batch_size)
+        self._best, self._kept = math.inf, list[Tensor]()
+        self._losses, self._heldout = list[float](), list[float]()
+
+    def begin(self, kept: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None) -> None:
+        """Judge the start, or go on from where a training was broken off."""
+        if kept is None:
+            self.judge("before healing", _MEND_MODEL)
+            return
+        tensors, facts = kept
+        self.steps, self._best = facts["steps"], facts["best"]
+        self._losses, self._heldout = list(facts["losses"]), list(facts["heldout"])
+        self._kept = [tensors[f"best.{place}"] for place in range(len(self._parameters))]
+        for place, parameter in enumerate(self._parameters):
+            parameter.data = tensors[f"now.{place}"].to(parameter.device)
+            if f"step.{place}" in tensors:
+                self._optimizer.state[parameter] = {
+                    name: tensors[f"{name}.{place}"].to(parameter.device) for name in _MOMENTS
+                }
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that it takes to go on from here."""
+        tensors = {f"best.{place}": value for place, value in enumerate(self._kept)}
+        for place, parameter in enumerate(self._parameters):
+            tensors[f"now.{place}"] = parameter.detach()
+            for name, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}.{place}"] = value
+        facts = {
+            "steps": self.steps,
+            "best": self._best,
+            "losses": self._losses,
+            "heldout": self._heldout,
+        }
+        return tensors, facts
+
+    def descend(self, windows: Tensor, *, share: float) -> None:
+        """Take one step on the mean loss of numbered windows, at a share of the learning rate."""
+        training = self._training
+        mend = f"lower learning_rate, now {training.learning_rate:g}"
+        self._optimizer.zero_grad()
+        total = 0.0
+        device = self._parameters[0].device
+        for part in windows.split(training.micro_batch_size):
+            with torch.enable_grad(), computed_in(training.autocast, device):
+                loss = self._lesson.loss(self._model, part) * (len(part) / len(windows))
+            total += check_loss(loss.item(), f"at healing step {self.steps + 1}", mend)
+            self._accelerator.backward(loss)
+        self._survivors.confine()
+        self._accelerator.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
+        self._optimizer.param_groups[0]["lr"] = training.learning_rate * share
+        self._optimizer.step()
+        self.steps += 1
+        self._losses.append(total)
+
+    def judge(self, when: str, mend: str | None = None) -> None:
+        """Ask the windows kept out, and keep what is now if it is the best so far."""
+        mend = mend or f"lower learning_rate, now {self._training.learning_rate:g}"
+        reached = check_loss(self._lesson.mean_loss(self._model, self._judged), when, mend)
+        self._heldout.append(reached)
+        if reached < self._best:
+            self._best = reached
+            self._kept = [parameter.detach().clone() for parameter in self._parameters]
+
+    def end(self) -> Trained:
+        """Go back to the best."""
+        for parameter, value in zip(self._parameters, self._kept, strict=True):
+            parameter.data = value.to(parameter.device)
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        self._optimizer.state.clear()
+        curves = {"training_loss": _thinned(self._losses), "heldout_loss": self._heldout}
+        return Trained(self.steps, curves)
+
+
+def _accelerator(device: torch.device) -> Accelerator:
+    """accelerate on this device; its settings are one for the process, and ours are plain."""
+    try:
+        return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    except ValueError as error:
+        raise SettingError(
+            f"accelerate is set up in this process with other settings than healing takes "
+            f"({error}); heal in a process of its own"
+        ) from error
+
+
+@contextmanager
+def _checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Blocks keep only what enters them, and run again for the backward pass.
+
+    transformers' own switch works only in train mode, where dropout would be on.
+    """
+    for block in blocks:
+        again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = again
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _thinned(losses: Sequence[float]) -> list[float]:
+    """The curve in a few points, each the mean of as many steps."""
+    size = max(1, math.ceil(len(losses) / _NUM_POINTS))
+    parts = [losses[start : start + size] for start in range(0, len(losses), size)]
+    return [sum(part) / len(part) for part in parts]

@@ -1,0 +1,56 @@
+"""Full healing: every weight that survived trained at once, toward what the dense model says.
+
+Costs five values in float32 for every weight (it, its gradient, Adam's two moments and the best
+one), so it is for models of up to a few billion parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ...checkpoints import Checkpoint
+from ..blocks.skeleton import Skeleton
+from ..passes.resuming import Unfinished
+from .blockwise import trainable
+from .distillation import Lesson
+from .optimiser import Healed
+from .trainer import Training, train
+
+
+def heal_all(
+    light: Skeleton,
+    lesson: Lesson,
+    training: Training,
+    *,
+    unfinished: Unfinished | None = None,
+    announce: Callable[[int, int], None] = lambda done, total: None,
+) -> Healed:
+    """Train all floats of a model, embeddings and head too; fills ``light``.
+
+    Zeros of matrices stay zero, what is held as codes stays as it is.
+
+    Raises:
+        NumericsError: a loss that is NaN or infinite.
+    """
+    model = light.fill()
+    held = dict(model.named_parameters())
+    names = [name for name in trainable(light.checkpoint, light.checkpoint.refs) if name in held]
+    parameters = [held[name] for name in names]
+    trained = train(
+        model,
+        light.blocks,
+        parameters,
+        lesson,
+        training,
+        keep_zeros=True,
+        unfinished=unfinished,
+        announce=announce,
+    )
+    weights = {name: _stored(light.checkpoint, name, held[name]) for name in names}
+    return Healed(weights, trained.steps, sum(each.numel() for each in parameters), trained.curves)
+
+
+def _stored(checkpoint: Checkpoint, name: str, value: Tensor) -> Tensor:
+    return value.detach().to(checkpoint.refs[name].dtype).cpu()

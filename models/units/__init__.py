@@ -1,0 +1,1 @@
+"""Structured removal: feed-forward neurons, key/value groups, experts and whole layers."""

@@ -1,0 +1,92 @@
+"""What configs call the sizes that can shrink, and what else must be written when one does.
+
+All that bird-bone knows of architectures by name stands here; which tensors a size shows in is
+found by building the model at both sizes (see `units`). A key that a config does not have, or that
+its model does not heed, changes no tensor, and the model is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from ...checkpoints import Checkpoint
+
+Kind = Literal["neurons", "groups", "experts"]
+
+# In the order tried; the first that shrinks something in every block counts.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_NEURONS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+
+
+def counts(kind: Kind, config: Any) -> Iterator[tuple[str, int]]:
+    """Every key the text config may size this kind by, with how many units it says there are."""
+    hidden = int(config.hidden_size)
+    if kind == "neurons":
+        for key in _NEURONS:
+            if hasattr(config, key):
+                value = getattr(config, key)
+                count = 4 * hidden if value is None else value
+                if isinstance(count, int):
+                    yield key, count
+    elif kind == "experts":
+        for key in _EXPERTS:
+            if isinstance(getattr(config, key, None), int):
+                yield key, int(getattr(config, key))
+    else:
+        heads = int(config.num_attention_heads)
+        yield "num_key_value_heads", int(getattr(config, "num_key_value_heads", None) or heads)
+
+
+def settings(kind: Kind, key: str, config: Any, count: int) -> dict[str, int]:
+    """The text config's keys that together say there are ``count`` units.
+
+    A key/value group keeps its number of query heads and their width, which many configs derive
+    from ``hidden_size / num_attention_heads`` unless ``head_dim`` says it.
+    """
+    if kind != "groups":
+        return {_own(config, key): count}
+    heads = int(config.num_attention_heads)
+    groups = int(getattr(config, key, None) or heads)
+    width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    return {
+        _own(config, key): count,
+        _own(config, "num_attention_heads"): count * heads // groups,
+        "head_dim": int(width),
+    }
+
+
+def fewest(kind: Kind, config: Any) -> int:
+    """The least count of units a block can work with: a token needs its number of experts."""
+    return int(getattr(config, "num_experts_per_tok", None) or 1) if kind == "experts" else 1
+
+
+def layer_settings(config: Any, kept: Sequence[int]) -> dict[str, Any]:
+    """The text config's keys that say only the blocks ``kept`` are there.
+
+    A list with an entry for every layer keeps those of the layers that stay; it is written out
+    even where the config's file left it to be derived from the layers' places.
+    """
+    count = int(config.num_hidden_layers)
+    changes: dict[str, Any] = {_own(config, "num_hidden_layers"): len(kept)}
+    for key, value in config.to_dict().items():
+        if "layer" in key and isinstance(value, list) and len(value) == count:
+            changes[key] = [value[index] for index in kept]
+    return changes
+
+
+def with_settings(checkpoint: Checkpoint, whole: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Top-level config keys to set so that the text config says ``changes``.
+
+    ``whole`` is the checkpoint's config as transformers reads it.
+    """
+    text = whole.get_text_config(decoder=True)
+    for name in getattr(whole, "sub_configs", {}):
+        if getattr(whole, name, None) is text and name in checkpoint.config:
+            return {name: {**checkpoint.config[name], **changes}}
+    return dict(changes)
+
+
+def _own(config: Any, key: str) -> str:
+    """What this config's own file calls a key."""
+    return str(getattr(config, "attribute_map", {}).get(key, key))

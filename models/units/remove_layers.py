@@ -1,0 +1,196 @@
+"""Taking whole blocks out of a model, and bridging the gaps they leave.
+
+The last block before a gap has its output linear refitted, so that it also gives what the blocks
+gone would have added: least squares toward the hidden states that entered the next block of the
+model as given. Blocks behind a gap are refitted too, to make up for what is still missing. That
+folds into weights that are there anyway; where a norm or a router follows the linear it does not,
+and the gap is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...checkpoints import Checkpoint, TensorRef
+from ...errors import ModelError
+from ...texts import Windows
+from ..blocks.empty_model import find_blocks, shared_model
+from ..blocks.linears import Linear, find_linears
+from ..blocks.replay import Batch, capture, check_finite, replay
+from ..blocks.skeleton import Skeleton
+from ..passes.resuming import Standing
+from .config_keys import layer_settings, with_settings
+from .layout import plain_output
+from .remove_units import require_same
+from .residuals import Fed, lacking
+
+Bridge = Callable[[Fed], Tensor]
+
+
+def require_alike(checkpoint: Checkpoint) -> int:
+    """How many blocks there are.
+
+    Raises:
+        ModelError: they are not all of one kind, so that a config cannot say which are left.
+    """
+    model = shared_model(checkpoint)
+    path, blocks = find_blocks(model)
+    shapes = [{name: p.shape for name, p in block.named_parameters()} for block in blocks]
+    for index, found in enumerate(shapes):
+        if found != shapes[0]:
+            raise ModelError(
+                f"'{path}.{index}' of {type(model).__name__} is not made as '{path}.0' is, and a "
+                f"config that has fewer blocks cannot say which of them are left"
+            )
+    return len(blocks)
+
+
+def keep_layers(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    kept: Sequence[int],
+    bridge: Bridge,
+    mend: Bridge | None,
+    *,
+    batch_size: int,
+    announce: Callable[[int, int], None],
+    begin: Standing | None = None,
+    save: Callable[[Standing], None] = lambda standing: None,
+) -> Checkpoint:
+    """The model of the blocks ``kept``, ascending, gaps bridged.
+
+    Args:
+        bridge: gives the new weight of the output linear before a gap.
+        mend: gives those of the linears behind a gap that none follows; None leaves them.
+        announce: told blocks done and their count.
+        begin: where a pass that was stopped stood; None where this one begins.
+        save: told after every block how far the pass is.
+
+    Raises:
+        DataError: a linear saw too few tokens.
+        ModelError: the shorter model does not compute what was measured.
+        NumericsError: NaN or infinity in a block's output.
+    """
+    skeleton = Skeleton(checkpoint)
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    span = _Span(skeleton, batches, plain_output(skeleton), bridge, mend)
+    if begin is not None:
+        span.take_up(begin, kept)
+    else:
+        span.lead(range(kept[0]))
+    for index, end in zip(kept, (*kept[1:], len(skeleton.blocks)), strict=True):
+        if index < span.next:
+            continue
+        span.cross(index, end)
+        if end < len(skeleton.blocks):
+            save(span.standing())
+        announce(end, len(skeleton.blocks))
+    config = shorter_config(skeleton.checkpoint, kept)
+    shorter = checkpoint.evolve(_renumbered(skeleton, kept, span.bridged), config=config)
+    require_same(shorter, batches[0], span.hidden[0])
+    return shorter
+
+
+class _Span:
+    """The model as given and the shorter one, side by side as far as they have been run."""
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        batches: Sequence[Batch],
+        output: str | None,
+        bridge: Bridge,
+        mend: Bridge | None,
+    ) -> None:
+        self._skeleton, self._batches = skeleton, batches
+        self._output, self._bridge, self._mend = output, bridge, mend
+        self._done = 0
+        self.next = 0
+        self.given: Sequence[Tensor] = [batch.hidden for batch in batches]
+        self.hidden: Sequence[Tensor] = list(self.given)
+        self.bridged: dict[str, Tensor | TensorRef] = {}
+
+    def standing(self) -> Standing:
+        """How far the two have been run."""
+        return Standing(self.next, self.hidden, self.given, self.bridged)
+
+    def take_up(self, standing: Standing, kept: Sequence[int]) -> None:
+        """Go on from where two others stood."""
+        self.next, self.hidden, self.bridged = (
+            standing.index,
+            standing.hidden,
+            dict(standing.rewritten),
+        )
+        self.given = standing.given or self.given
+        self._done = sum(index < self.next for index in kept)
+
+    @torch.no_grad()
+    def lead(self, indices: Sequence[int]) -> None:
+        """Run the model as given through some blocks."""
+        for index in indices:
+            with self._skeleton.block(index) as block:
+                self.given = [
+                    replay(block, states, batch.calls[index])
+                    for states, batch in zip(self.given, self._batches, strict=True)
+                ]
+            check_finite(self.given, f"{self._skeleton.path}.{index}")
+
+    @torch.no_grad()
+    def cross(self, index: int, end: int) -> None:
+        """Run the shorter model through one block, the other one as far as ``end``."""
+        self.lead(range(index, end))
+        prefix = f"{self._skeleton.path}.{index}."
+        refit = self._bridge if end > index + 1 else self._mend if index > self._done else None
+        self._done, self.next = self._done + 1, end
+        with self._skeleton.block(index) as block:
+            if refit is not None and self._output is not None:
+                name = f"{prefix}{self._output}"
+                (linear,) = (each for each in find_linears(block, prefix) if each.tensor == name)
+                self._refit(index, linear, refit)
+            self.hidden = [
+                replay(block, states, batch.calls[index])
+                for states, batch in zip(self.hidden, self._batches, strict=True)
+            ]
+        check_finite(self.hidden, prefix.removesuffix("."))
+
+    def _refit(self, index: int, linear: Linear, refit: Bridge) -> None:
+        skeleton = self._skeleton
+        parameter = skeleton.model.get_parameter(linear.tensor).detach()
+        fed = lacking(
+            skeleton.blocks[index],
+            f"{skeleton.path}.{index}.",
+            linear,
+            linear.view(parameter),
+            self.hidden,
+            [batch.calls[index] for batch in self._batches],
+            self.given,
+        )
+        stored = skeleton.checkpoint.tensors[linear.tensor].clone()
+        linear.view(stored).copy_(refit(fed))
+        skeleton.put(linear.tensor, stored)
+        self.bridged[linear.tensor] = stored
+
+
+def shorter_config(checkpoint: Checkpoint, kept: Sequence[int]) -> dict[str, object]:
+    """Top-level config keys that say only the blocks ``kept`` are there."""
+    whole = shared_model(checkpoint).config
+    changes = layer_settings(whole.get_text_config(decoder=True), kept)
+    return with_settings(checkpoint, whole, changes)
+
+
+def _renumbered(
+    skeleton: Skeleton, kept: Sequence[int], bridged: Mapping[str, Tensor | TensorRef]
+) -> dict[str, Tensor | TensorRef | None]:
+    """What to evolve with: every block that stays under its new number, the last ones gone."""
+    path, refs = skeleton.path, skeleton.checkpoint.refs
+    fresh: dict[str, Tensor | TensorRef | None] = {}
+    for place in range(len(skeleton.blocks)):
+        for name in skeleton.block_names(place):
+            fresh[name] = None
+            if place < len(kept):
+                old = f"{path}.{kept[place]}.{name.removeprefix(f'{path}.{place}.')}"
+                fresh[name] = bridged.get(old, refs[old])
+    return fresh

@@ -1,0 +1,207 @@
+"""One pass over the blocks that takes whole units out of them, each block seeing the new prefix.
+
+While the pass runs, what is to go is zero in the output linear, which computes what its absence
+does; the tensors are cut as blocks are done. At the end the smaller model is built and run, and
+must give what the pass gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoints import Checkpoint
+from ...errors import ModelError
+from ...solvers.gram import GramAccumulator
+from ...texts import Windows
+from ..blocks.linears import Linear, find_linears
+from ..blocks.replay import Batch, Call, capture, check_finite, replay, through_blocks
+from ..blocks.skeleton import Skeleton
+from ..passes.experts import Fellows
+from ..passes.inputs import sum_inputs
+from ..passes.resuming import Resuming, Standing
+from .layout import Units, measure_units, plain_output
+from .narrowing import Narrowing, Part
+from .residuals import Fed, MissingSum, lacking, run_watched
+
+# Median over tokens of how far hidden states may lie apart, relative; a wrong layout is off by 1.
+_SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
+_SAME_IN_HALF = 5e-2
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The units of one output linear that stay, int64 ascending, and its weight, zero elsewhere."""
+
+    units: Tensor
+    weight: Tensor
+
+
+def hollow_blocks(
+    checkpoint: Checkpoint,
+    windows: Windows,
+    change: Narrowing,
+    choose: Callable[[Fed], Kept],
+    *,
+    batch_size: int,
+    matched: bool,
+    announce: Callable[[int, int], None],
+    mend: Callable[[Fed], Tensor] | None = None,
+    resuming: Resuming | None = None,
+) -> Checkpoint:
+    """Let ``choose`` say which units of every block stay; returns the smaller model.
+
+    Args:
+        choose: given each block's output linear, or each of its experts'.
+        matched: measure what is missing; costs a third run of every block.
+        announce: told blocks done and their count.
+        mend: where the units are not neurons and the pass is matched, gives a new weight for the
+            linear behind the neurons of each block, so that it makes up for what is still missing.
+        resuming: keeps how far the pass is, and says where to go on; what ``choose`` and ``mend``
+            gather must be among its notes.
+
+    Raises:
+        DataError: a linear saw too few tokens.
+        ModelError: the units cannot be told apart, or the smaller model is not what was measured.
+        NumericsError: NaN or infinity in a block's output.
+    """
+    skeleton = Skeleton(checkpoint)
+    units = measure_units(skeleton, change)
+    batches = capture(skeleton, windows.tokens.split(batch_size))
+    hidden = [batch.hidden for batch in batches]
+    begin = Standing(0, hidden, list(hidden) if matched else None, {})
+    begin = (resuming and resuming.load(skeleton.device)) or begin
+    hidden, cut = list(begin.hidden), dict(begin.rewritten)
+    given = None if begin.given is None else list(begin.given)
+    behind = None if mend is None or change.kind == "neurons" else plain_output(skeleton)
+    last = len(skeleton.blocks) - 1
+    for index, block in skeleton.each_block(begin.index):
+        prefix = f"{skeleton.path}.{index}."
+        view = _View(skeleton, block, prefix, change, units)
+        calls = [batch.calls[index] for batch in batches]
+        kept = {fed.linear: choose(fed) for fed in view.fed(hidden, calls, given)}
+        cut.update(view.cut(kept))
+        if behind is not None and mend is not None and given is not None:
+            cut.update(view.mended(behind, mend, hidden, calls, given))
+        with torch.no_grad():
+            hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
+        check_finite(hidden, prefix.removesuffix("."))
+        if resuming is not None and index < last:
+            resuming.save(Standing(index + 1, hidden, given, cut))
+        announce(index + 1, len(skeleton.blocks))
+    smaller = checkpoint.evolve(cut, config=change.config)
+    require_same(smaller, batches[0], hidden[0])
+    return smaller
+
+
+class _View:
+    """One materialised block as seen by the pass."""
+
+    def __init__(
+        self, skeleton: Skeleton, block: nn.Module, prefix: str, change: Narrowing, units: Units
+    ) -> None:
+        self._skeleton, self._block, self._prefix = skeleton, block, prefix
+        self._change, self._units = change, units
+        name = f"{prefix}{change.output.tensor}"
+        self._linears = [each for each in find_linears(block, prefix) if each.tensor == name]
+
+    def fed(
+        self, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor] | None
+    ) -> list[Fed]:
+        """What flows into the output linears; ``given`` is overwritten by what leaves the block."""
+        if given is not None and len(self._linears) == 1:
+            return [self._missing(self._linears[0], hidden, calls, given)]
+        groups, _ = sum_inputs(
+            self._block, self._prefix, self._linears, hidden, calls, GramAccumulator
+        )
+        fellows = Fellows(groups)
+        return [
+            Fed(linear, self._weight(linear), fellows.gram(group), None)
+            for group in groups
+            for linear in group.linears
+        ]
+
+    @torch.no_grad()
+    def _missing(
+        self, linear: Linear, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor]
+    ) -> Fed:
+        """What the linear's output lacks to make up for the blocks before this one."""
+        weight = self._weight(linear)
+        total = MissingSum(linear, weight)
+        for index, (states, call) in enumerate(zip(hidden, calls, strict=True)):
+            meant, given[index] = run_watched(self._block, self._prefix, linear, given[index], call)
+            inputs, output = run_watched(self._block, self._prefix, linear, states, call)
+            plainly = self._units.adds_plainly
+            total.add(inputs, given[index] - output if plainly else (meant - inputs) @ weight.T)
+        return total.fed()
+
+    def mended(
+        self,
+        tensor: str,
+        mend: Callable[[Fed], Tensor],
+        hidden: Sequence[Tensor],
+        calls: Sequence[Call],
+        wanted: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Put another weight into the linear behind the neurons; returns its tensor."""
+        name = f"{self._prefix}{tensor}"
+        (linear,) = (e for e in find_linears(self._block, self._prefix) if e.tensor == name)
+        weight = self._weight(linear)
+        fed = lacking(self._block, self._prefix, linear, weight, hidden, calls, wanted)
+        stored = self._stored(name).clone()
+        linear.view(stored).copy_(mend(fed))
+        self._skeleton.put(name, stored)
+        return {name: stored}
+
+    def _weight(self, linear: Linear) -> Tensor:
+        return linear.view(self._skeleton.model.get_parameter(linear.tensor).detach())
+
+    def cut(self, kept: Mapping[Linear, Kept]) -> dict[str, Tensor]:
+        """Put the weights in at full size; returns the block's tensors at their new size."""
+        name = self._linears[0].tensor
+        whole = self._stored(name).clone()
+        for linear, each in kept.items():
+            linear.view(whole).copy_(each.weight)
+        self._skeleton.put(name, whole)
+        fresh = {}
+        for part in self._change.parts:
+            full = f"{self._prefix}{part.tensor}"
+            stored = whole if full == name else self._stored(full)
+            fresh[full] = self._taken(stored, part, kept)
+        return fresh
+
+    def _stored(self, name: str) -> Tensor:
+        return self._skeleton.checkpoint.tensors[name]
+
+    def _taken(self, stored: Tensor, part: Part, kept: Mapping[Linear, Kept]) -> Tensor:
+        indices = {
+            linear.expert: self._units.kept(part, each.units) for linear, each in kept.items()
+        }
+        if None in indices:
+            return stored.index_select(part.axis, indices[None])
+        experts = [
+            stored[expert].index_select(part.axis - 1, indices[expert])
+            for expert in range(len(stored))
+        ]
+        return torch.stack(experts)
+
+
+def require_same(smaller: Checkpoint, batch: Batch, hidden: Tensor) -> None:
+    """Refuse a rebuilt model whose blocks do not give ``hidden`` for a batch.
+
+    Raises:
+        ModelError: they do not.
+    """
+    skeleton = Skeleton(smaller)
+    found = through_blocks(skeleton, capture(skeleton, [batch.tokens[:1]]))[0].float()
+    wanted = hidden[:1].float()
+    apart = (found - wanted).norm(dim=-1) / wanted.norm(dim=-1)
+    off = float(apart.median())
+    if not off <= _SAME.get(skeleton.dtype, _SAME_IN_HALF):
+        raise ModelError(
+            f"{type(skeleton.model).__name__} built at the smaller size gives hidden states "
+            f"{off:.1%} off those measured; its layout is not understood"
+        )

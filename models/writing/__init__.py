@@ -1,0 +1,1 @@
+"""Write a checkpoint as a Hugging Face folder and publish it atomically."""

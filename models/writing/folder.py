@@ -1,0 +1,271 @@
+"""A checkpoint as an ordinary Hugging Face folder, under the tensor names plain transformers loads.
+
+transformers translates some names and shapes when it loads (experts stored one by one, renamed
+heads). Its own reverse translation is applied group by group, so that a model larger than memory
+is written block by block.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.pytorch_utils import Conv1D
+
+from ...checkpoints import (
+    BitsAndBytes,
+    Checkpoint,
+    Converted,
+    GgmlBlocks,
+    Quantized,
+    TensorRef,
+    write_folder,
+)
+from ...checkpoints.allocator import give_back
+from ...checkpoints.shards import sync
+from ...errors import CheckpointError, ModelError
+from ..blocks.config import has_code
+from ..blocks.empty_model import empty_model, find_blocks
+from ..codecs.bitsandbytes import quantize_folder
+from ..codecs.compressed_tensors import packed, packed_outline, quantization_config
+
+Announce = Callable[[int, int], None]
+Kind = TypeVar("Kind", bound=TensorRef)
+
+
+def _silent(done: int, total: int) -> None:
+    """Announce nothing."""
+
+
+def write_model(
+    checkpoint: Checkpoint, folder: Path, *, max_shard_bytes: int, announce: Announce = _silent
+) -> None:
+    """Write weights, config, tokenizer and the rest into an existing, private folder.
+
+    Codes on a grid are written packed, weights meant for bitsandbytes as it stores them, the rest
+    as it is. Same checkpoint, same weight files, byte for byte.
+
+    Args:
+        announce: told how many of how many groups of tensors are written; may raise to stop.
+
+    Raises:
+        CheckpointError: quantised weights the format cannot hold, or of several formats.
+        ModelError: the architecture is unknown.
+        MissingExtraError: bitsandbytes is wanted and cannot be used.
+    """
+    checkpoint = _without_blocks(checkpoint)
+    model = empty_model(checkpoint)
+    config = dict(checkpoint.config)
+    codes = _of_kind(checkpoint, Quantized)
+    handed_over = _of_kind(checkpoint, BitsAndBytes)
+    _check_quantized(model, codes, handed_over)
+    if handed_over:
+        config["quantization_config"] = _write_bitsandbytes(
+            checkpoint, model, folder, max_shard_bytes, announce
+        )
+    else:
+        _write_weights(checkpoint, model, folder, max_shard_bytes, announce)
+    if codes:
+        config["quantization_config"] = quantization_config(codes, _modules(model, nn.Linear))
+    _write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
+
+
+def _without_blocks(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with the values of ggml's blocks, which no folder of transformers holds."""
+    blocks = _of_kind(checkpoint, GgmlBlocks)
+    if not blocks:
+        return checkpoint
+    warnings.warn(
+        f"{len(blocks)} weights on ggml's blocks are written as the values they stand for, so the "
+        f"folder gets no smaller by them; a GGUF file holds them as they are",
+        stacklevel=3,
+    )
+    dtype = getattr(torch, str(checkpoint.config.get("dtype")), torch.float32)
+    values = {name: Converted(ref, dtype) for name, ref in blocks.items()}
+    return replace(checkpoint, refs={**checkpoint.refs, **values})
+
+
+def weight_format(checkpoint: Checkpoint) -> str:
+    """What its quantised weights are saved as: ``dense``, ``packed``, ``nf4`` or ``llm.int8``."""
+    for ref in checkpoint.refs.values():
+        if isinstance(ref, BitsAndBytes):
+            return "nf4" if ref.kind == "nf4.single" else ref.kind
+        if isinstance(ref, Quantized):
+            return "packed"
+    return "dense"
+
+
+def _of_kind(checkpoint: Checkpoint, kind: type[Kind]) -> dict[str, Kind]:
+    return {name: ref for name, ref in checkpoint.refs.items() if isinstance(ref, kind)}
+
+
+def _modules(model: PreTrainedModel, *kinds: type[nn.Module]) -> list[str]:
+    return [path for path, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def _check_quantized(
+    model: PreTrainedModel, codes: Mapping[str, Quantized], handed_over: Mapping[str, BitsAndBytes]
+) -> None:
+    """No format of several packers, and none that holds anything but linears."""
+    formats = {ref.kind for ref in handed_over.values()} | ({"packed"} if codes else set())
+    if len(formats) > 1:
+        raise CheckpointError(
+            f"weights are quantised as {' and '.join(sorted(formats))}; one folder holds one "
+            f"format: quantise every layer the same way"
+        )
+    linears = {f"{path}.weight" for path in _modules(model, nn.Linear)}
+    for name in sorted((codes.keys() | handed_over.keys()) - linears):
+        raise CheckpointError(
+            f"'{name}' is quantised but belongs to no nn.Linear, and no packed format of "
+            f"transformers holds it; leave it dense"
+        )
+
+
+def _write_weights(
+    checkpoint: Checkpoint, model: PreTrainedModel, folder: Path, max_bytes: int, announce: Announce
+) -> None:
+    outgoing = _Outgoing(checkpoint, model, announce)
+    write_folder(folder, outgoing, outgoing.sizes, max_bytes=max_bytes)
+
+
+class _Outgoing(Mapping[str, Tensor]):
+    """The tensors to write, made when they are read; the last group made is kept.
+
+    Attributes:
+        sizes: bytes by name.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, announce: Announce) -> None:
+        self._refs, self._model, self._announce = checkpoint.refs, model, announce
+        self._is_packed = weight_format(checkpoint) == "packed"
+        self._groups = self._group()
+        self._group_of: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        for place, group in enumerate(self._groups):
+            for name, tensor in self._translated(self._outline(group)).items():
+                self._group_of[name] = place
+                self.sizes[name] = tensor.nbytes
+        self._made: tuple[int, dict[str, Tensor]] = (-1, {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        place = self._group_of[name]
+        if self._made[0] != place:
+            self._announce(place, len(self._groups))
+            # What packing passed through lies between the tensors that are kept for the shard.
+            self._made = (-1, {})
+            give_back()
+            self._made = (place, self._translated(self._values(self._groups[place])))
+        return self._made[1][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def _group(self) -> list[list[str]]:
+        """Names that are translated together: each alone where nothing is, else block by block."""
+        outline = self._outline(self._refs)
+        whole = self._translated(outline)
+        if whole is outline:
+            return [[name] for name in self._refs]
+        inside = f"{find_blocks(self._model)[0]}."
+        groups: dict[str, list[str]] = {}
+        for name in self._refs:
+            block = name.removeprefix(inside).split(".")[0] if name.startswith(inside) else ""
+            groups.setdefault(block, []).append(name)
+        self._check_whole(whole, list(groups.values()))
+        return list(groups.values())
+
+    def _check_whole(self, whole: Mapping[str, Tensor], groups: list[list[str]]) -> None:
+        found = {name for group in groups for name in self._translated(self._outline(group))}
+        for name in sorted(found ^ whole.keys()):
+            raise ModelError(
+                f"tensor '{name}' of {type(self._model).__name__} is made from several blocks at "
+                f"once, which is not supported; save the model with transformers"
+            )
+
+    def _outline(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Shapes and dtypes only, on the meta device."""
+        outline: dict[str, Tensor] = {}
+        for name in names:
+            ref = self._refs[name]
+            if isinstance(ref, Quantized):
+                outline.update(packed_outline(name, ref))
+            else:
+                outline[name] = torch.empty(ref.shape, dtype=ref.dtype, device="meta")
+        return outline
+
+    def _values(self, names: Iterable[str]) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = {}
+        for name in names:
+            ref = self._refs[name]
+            values.update(packed(name, ref) if isinstance(ref, Quantized) else {name: ref.load()})
+        return values
+
+    def _translated(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Under the names of the files; the very same dictionary where nothing is translated.
+
+        A packed folder keeps the names of the model: beside packed linears, transformers 5.23 takes
+        single experts for packed ones and loses them.
+        """
+        if self._is_packed:
+            return tensors
+        reverted: dict[str, Tensor] = revert_weight_conversion(self._model, tensors)
+        return reverted
+
+
+def _write_bitsandbytes(
+    checkpoint: Checkpoint, model: PreTrainedModel, folder: Path, max_bytes: int, announce: Announce
+) -> dict[str, Any]:
+    """Write the dense sources aside, let bitsandbytes make the folder; gives its settings."""
+    sources = {
+        name: ref.source if isinstance(ref, BitsAndBytes) else ref
+        for name, ref in checkpoint.refs.items()
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".dense-") as aside:
+        write_model(
+            replace(checkpoint, refs=sources),
+            Path(aside),
+            max_shard_bytes=max_bytes,
+            announce=announce,
+        )
+        quantize_folder(
+            Path(aside),
+            folder,
+            kind=next(iter(_of_kind(checkpoint, BitsAndBytes).values())).kind,
+            skipped=_left_alone(checkpoint, model),
+            dtype=getattr(torch, str(checkpoint.config.get("dtype")), torch.float32),
+            max_shard_bytes=max_bytes,
+            trust_remote_code=has_code(checkpoint),
+        )
+    sync(folder.glob("*.safetensors"))
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings: dict[str, Any] = written["quantization_config"]
+    return settings
+
+
+def _left_alone(checkpoint: Checkpoint, model: PreTrainedModel) -> Sequence[str]:
+    covered = {name.removesuffix(".weight") for name in _of_kind(checkpoint, BitsAndBytes)}
+    return [path for path in _modules(model, nn.Linear, Conv1D) if path not in covered]
+
+
+def _as_json(config: Mapping[str, Any]) -> bytes:
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    sync(folder / name for name in files)

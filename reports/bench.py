@@ -1,0 +1,62 @@
+"""The table of ``birdbone bench``: one row a model, and what it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..formats.runtime_benchmark import BenchmarkResult
+from .result import in_bytes
+
+_MISSING = "–"
+_LONGEST_NAME = 8  # longer ones stand below the table, which has to fit 80 columns
+
+
+def contest_report(
+    standings: Sequence[BenchmarkResult], measured_on: Mapping[str, str]
+) -> RenderableType:
+    """What a person reads, sizes and speeds side by side."""
+    named = max(len(each.model) for each in standings) <= _LONGEST_NAME
+    table = Table(box=SIMPLE)
+    table.add_column("model" if named else "", no_wrap=True)
+    for heading in ("runtime", "bytes", "perplexity", "prefill", "decode", "peak"):
+        table.add_column(heading, justify="left" if heading == "runtime" else "right")
+    for number, each in enumerate(standings, 1):
+        label = Text(each.model if named else str(number))
+        table.add_row(label, each.runtime, *_cells(each.figures))
+    names = [] if named else [f"{n}: {each.model}" for n, each in enumerate(standings, 1)]
+    remark = Text(
+        "prefill and decode in tokens/s, peak memory; each run in a process of its own, medians"
+    )
+    lines = [Text(f"{name}: {value}") for name, value in measured_on.items()]
+    environments = {f"{each.runtime}: {_words(each.environment)}": None for each in standings}
+    legend = (Text(name, overflow="fold") for name in names)
+    return Group(table, *legend, remark, *lines, *map(Text, environments))
+
+
+def contest_document(
+    standings: Sequence[BenchmarkResult], measured_on: Mapping[str, str]
+) -> dict[str, Any]:
+    """The same for programs."""
+    return {"measured_on": dict(measured_on), "models": [each.as_dict() for each in standings]}
+
+
+def _cells(figures: Mapping[str, float]) -> list[str]:
+    error = figures.get("perplexity_error")
+    perplexity = f"{figures['perplexity']:,.3f}" if "perplexity" in figures else _MISSING
+    return [
+        in_bytes(figures["weight_bytes"]),
+        perplexity if error is None else f"{perplexity} ± {error:,.3f}",
+        f"{figures['prefill_tokens_per_second']:,.1f}",
+        f"{figures['decode_tokens_per_second']:,.1f}",
+        in_bytes(figures["peak_bytes"]),
+    ]
+
+
+def _words(environment: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in environment.items())

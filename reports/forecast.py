@@ -1,0 +1,217 @@
+"""What a run is expected to cost, and afterwards how far off that was, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..contexts.forecast import Expected, Preflight
+from ..contexts.saved import Saved
+from ..contexts.steps import Step
+from ..models.writing.publishing import files_of
+from .result import in_bytes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One link's expected cost beside what it cost.
+
+    Attributes:
+        link: its name; several links of one name count together.
+        expected_seconds, seconds: wall time; None where none was expected.
+        expected_peak_bytes, peak_bytes: of this process.
+        expected_disk_bytes, disk_bytes: left on the disk; 0 for links that write no folder.
+    """
+
+    link: str
+    expected_seconds: float | None
+    seconds: float
+    expected_peak_bytes: int
+    peak_bytes: int
+    expected_disk_bytes: int = 0
+    disk_bytes: int = 0
+
+
+def preflight_report(found: Preflight) -> RenderableType:
+    """The links in order with time, memory and disk, what will be written, and what to know."""
+    beside = any(each.process_bytes for each in found.links)
+    table = Table("link")
+    for column in ("time", "peak memory", *(("fresh processes",) if beside else ()), "disk"):
+        table.add_column(column, justify="right")
+    for each in found.links:
+        processes = (in_bytes(each.process_bytes) if each.process_bytes else "",)
+        table.add_row(
+            Text(each.link),
+            in_time(each.seconds),
+            in_bytes(each.peak_bytes),
+            *(processes if beside else ()),
+            in_bytes(each.disk_bytes) if each.disk_bytes else "",
+        )
+    table.add_section()
+    table.add_row("the run", in_time(found.run_seconds), in_bytes(found.peak_bytes))
+    lines = [*_written(found), *_known(found), *(f"Note: {each}" for each in found.cautions)]
+    title = Text("Expected, before anything was run:")
+    return Group(title, table, *(Text(line) for line in lines))
+
+
+def _written(found: Preflight) -> Iterator[str]:
+    for each in found.links:
+        if each.writes:
+            passing = each.passing_disk_bytes
+            meanwhile = f", and {in_bytes(passing)} beside it meanwhile" if passing else ""
+            yield f"Will write {each.writes}: {in_bytes(each.disk_bytes)}{meanwhile}."
+
+
+def _known(found: Preflight) -> Iterator[str]:
+    """What the figures rest on, and how far they go."""
+    yield from dict.fromkeys(f"{each.link}: {note}." for each in found.links for note in each.notes)
+    if found.blind_from is not None:
+        yield f"Of '{found.blind_from}' nothing is known, nor of what comes after it."
+    if found.speed is not None:
+        yield (
+            f"Times rest on one block, {found.speed.block:.3f} s for a window of "
+            f"{found.speed.window} tokens, and may be off by a factor of 2."
+        )
+    yield f"{in_bytes(found.free_bytes)} of memory can be had. Looking took {found.seconds:.1f} s."
+
+
+def preflight_document(found: Preflight) -> dict[str, Any]:
+    """The same in types JSON knows."""
+    links = [
+        {
+            "link": each.link,
+            "seconds": each.seconds,
+            "peak_bytes": each.peak_bytes,
+            "process_bytes": each.process_bytes,
+            "disk_bytes": each.disk_bytes,
+            "passing_disk_bytes": each.passing_disk_bytes,
+            "writes": each.writes,
+            "guessed": each.guessed,
+            "notes": list(each.notes),
+        }
+        for each in found.links
+    ]
+    return {
+        "links": links,
+        "seconds": found.run_seconds,
+        "peak_bytes": found.peak_bytes,
+        "free_bytes": found.free_bytes,
+        "speed": None if found.speed is None else asdict(found.speed),
+        "preflight_seconds": found.seconds,
+        "blind_from": found.blind_from,
+        "cautions": list(found.cautions),
+    }
+
+
+def in_short(found: Preflight) -> str:
+    """One line before a run."""
+    disk = sum(each.disk_bytes for each in found.links)
+    seen = "" if found.blind_from is None else f", as far as '{found.blind_from}'"
+    return (
+        f"expected: {in_time(found.run_seconds)}, {in_bytes(found.peak_bytes)} of memory, "
+        f"{in_bytes(disk)} on disk{seen}; --dry-run shows each link"
+    )
+
+
+def outcomes(found: Preflight, result: Mapping[str, Any]) -> list[Outcome]:
+    """Expected beside measured, for every link that was expected and ran."""
+    names = dict.fromkeys(each.link for each in found.links)
+    ran = [step for step in result.get("history", ()) if step.within is None]
+    saved: Saved | None = result.get("saved")
+    left_bytes = 0 if saved is None else _left(saved.path)
+    return [
+        _outcome(
+            [each for each in found.links if each.link == name],
+            [step for step in ran if step.link == name],
+            left_bytes,
+        )
+        for name in names
+        if any(step.link == name for step in ran)
+    ]
+
+
+def _left(folder: Path) -> int:
+    return sum(path.stat().st_size for path in files_of(folder).values())
+
+
+def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int) -> Outcome:
+    told = list(expected)
+    disk = sum(each.disk_bytes for each in told)
+    return Outcome(
+        link=ran[0].link,
+        expected_seconds=_sum(each.seconds for each in told),
+        seconds=sum(step.cost.seconds for step in ran),
+        expected_peak_bytes=max(each.peak_bytes for each in told),
+        peak_bytes=max(step.cost.peak_bytes for step in ran),
+        expected_disk_bytes=disk,
+        disk_bytes=left_bytes if disk else 0,
+    )
+
+
+def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
+    """Expected, measured, and the one over the other, at the end of a run."""
+    table = Table("link")
+    for column in ("time", "was", "off", "peak", "was", "off"):
+        table.add_column(column, justify="right")
+    for each in rows:
+        table.add_row(
+            Text(each.link),
+            in_time(each.expected_seconds),
+            in_time(each.seconds),
+            _factor(each.expected_seconds, each.seconds),
+            in_bytes(each.expected_peak_bytes),
+            in_bytes(each.peak_bytes),
+            _share(each.expected_peak_bytes, each.peak_bytes),
+        )
+    told, was = _sum(each.expected_seconds for each in rows), sum(each.seconds for each in rows)
+    table.add_section()
+    table.add_row("all", in_time(told), in_time(was), _factor(told, was), *_highest(rows))
+    parts: list[RenderableType] = [Text("What was expected, and what it was:"), table]
+    parts += [
+        Text(
+            f"disk of {each.link}: expected {in_bytes(each.expected_disk_bytes)}, was "
+            f"{in_bytes(each.disk_bytes)}, {_share(each.expected_disk_bytes, each.disk_bytes)}"
+        )
+        for each in rows
+        if each.disk_bytes
+    ]
+    return Group(*parts)
+
+
+def _highest(rows: Sequence[Outcome]) -> tuple[str, str, str]:
+    told = max(each.expected_peak_bytes for each in rows)
+    was = max(each.peak_bytes for each in rows)
+    return in_bytes(told), in_bytes(was), _share(told, was)
+
+
+def outcomes_document(rows: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    """The same in types JSON knows."""
+    return [asdict(each) for each in rows]
+
+
+def in_time(seconds: float | None) -> str:
+    """Seconds in the unit a person would use; a dash where they are not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    known = list(seconds)
+    return None if None in known else sum(each or 0.0 for each in known)
+
+
+def _factor(expected: float | None, was: float) -> str:
+    return f"×{expected / was:.2f}" if expected is not None and was > 0 else "–"
+
+
+def _share(expected: int, was: int) -> str:
+    return f"{expected / was - 1:+.0%}" if was > 0 else "–"

@@ -1,0 +1,130 @@
+"""The program that proves a folder: alone in its process, and right about what it measures."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_windows
+from torch import Tensor
+
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.evaluation import measure_folder as rescore
+from birdbone.models.writing.folder import write_model
+
+LENGTH = 16
+
+
+def requested(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    """A request for two tiny folders, the light one with another seed."""
+    for seed, name in enumerate(("dense", "light")):
+        (tmp_path / name).mkdir()
+        write_model(tiny_checkpoint(seed=seed), tmp_path / name, max_shard_bytes=1 << 30)
+    return {
+        "folder": str(tmp_path / "light"),
+        "dense": str(tmp_path / "dense"),
+        "tokens": tiny_windows(3, LENGTH).tokens.tolist(),
+        "compare": True,
+        "dtype": "float32",
+        "device": "cpu",
+        "prefill_tokens": 8,
+        "decode_tokens": 4,
+        "repeats": 1,
+        "trust_remote_code": False,
+        "result": str(tmp_path / "result.json"),
+        **more,
+    }
+
+
+def log_probabilities(seed: int) -> Tensor:
+    """Float64 ``[windows, length - 1, vocab_size]``, computed here."""
+    model = Skeleton(tiny_checkpoint(seed=seed)).fill().eval()
+    with torch.no_grad():
+        logits = model(tiny_windows(3, LENGTH).tokens, use_cache=False).logits
+    return logits[:, :-1].double().log_softmax(-1)
+
+
+def perplexity(found: Tensor) -> tuple[float, float]:
+    """The value and its standard error, from the textbook."""
+    after = tiny_windows(3, LENGTH).tokens[:, 1:].unsqueeze(2)
+    means = -found.gather(2, after).mean((1, 2))
+    value = math.exp(float(means.mean()))
+    return value, value * float(means.std()) / math.sqrt(3)
+
+
+def test_figures_equal_a_computation_in_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescore, "_ROWS", 4)
+    figures = rescore.measure(requested(tmp_path))["figures"]
+    dense, light = log_probabilities(0), log_probabilities(1)
+    for name, found in (("dense", dense), ("light", light)):
+        value, error = perplexity(found)
+        assert figures[name]["perplexity"] == pytest.approx(value, rel=1e-5)
+        assert figures[name]["perplexity_error"] == pytest.approx(error, rel=1e-4)
+    kl = (dense.exp() * (dense - light)).sum(-1).mean()
+    assert figures["light"]["mean_kl"] == pytest.approx(float(kl), rel=1e-4)
+    agreed = (dense.argmax(-1) == light.argmax(-1)).double().mean()
+    assert figures["light"]["agreement"] == pytest.approx(float(agreed))
+    assert "mean_kl" not in figures["dense"]
+
+
+def test_the_batch_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = requested(tmp_path)
+    whole = rescore.measure(request)["figures"]
+    monkeypatch.setattr(rescore, "_LOGIT_BYTES", 1)
+    single = rescore.measure(request)["figures"]
+    for name in ("dense", "light"):
+        assert single[name]["perplexity"] == pytest.approx(whole[name]["perplexity"], rel=1e-5)
+
+
+def test_it_runs_alone_and_imports_nothing_of_ours(tmp_path: Path) -> None:
+    """The interpreter is asked what it loaded when the program has ended."""
+    request = requested(tmp_path, dense=None, tokens=None)
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__');"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, rescore.__file__, str(tmp_path / "request.json")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert "'transformers'" in done.stdout
+    assert "birdbone" not in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["figures"]["light"]["parameters"] == tiny_checkpoint().num_parameters
+
+
+def test_where_birdbone_is_loaded_it_refuses_to_prove(tmp_path: Path) -> None:
+    request = requested(tmp_path)
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    assert "birdbone" in sys.modules
+    rescore.main(str(tmp_path / "request.json"))
+    error = json.loads((tmp_path / "result.json").read_text())["error"]
+    assert error == "RuntimeError: birdbone is loaded here, so this process proves nothing"
+
+
+def test_a_model_gone_wrong_is_an_error_not_a_figure(tmp_path: Path) -> None:
+    request = requested(tmp_path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    broken = tiny_checkpoint().evolve({name: torch.full((64, 32), math.nan)})
+    write_model(broken, tmp_path / "light", max_shard_bytes=1 << 30)
+    with pytest.raises(ValueError, match="logits are NaN or infinite"):
+        rescore.measure(request)
+
+
+def test_the_prompt_keeps_to_the_context(tmp_path: Path) -> None:
+    """The tiny models hold 64 positions; a longer prompt would run past them."""
+    request = requested(tmp_path, dense=None, prefill_tokens=1000)
+    model = rescore._load(request["folder"], request)
+    tokens = tiny_windows(3, 50).tokens
+    prompt = rescore._prompt(model, tokens, request)
+    assert torch.equal(prompt, tokens.reshape(1, -1)[:, :60])

@@ -1,0 +1,98 @@
+"""The program that reads a folder: alone in its process, and it says what is there."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, tiny_windows
+
+from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.evaluation import run_folder as reread
+from birdbone.models.writing.folder import write_model
+
+
+def request_for(folder: Path, **more: Any) -> dict[str, Any]:
+    row = {"tokens": tiny_windows(1).tokens[0].tolist(), "places": [0, 15], "ids": [[1, 2], [3]]}
+    return {
+        "folder": str(folder),
+        "dtype": "float32",
+        "device": "cpu",
+        "decode_tokens": 5,
+        "trust_remote_code": False,
+        "windows": [row],
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("model")
+    write_model(tiny_checkpoint(), made, max_shard_bytes=1 << 30)
+    return made
+
+
+def test_what_it_reads_is_what_the_model_computes(folder: Path) -> None:
+    found = reread.read(request_for(folder))
+    tokens = tiny_windows(1).tokens
+    model = Skeleton(tiny_checkpoint()).fill()
+    with torch.no_grad():
+        logits = model(tokens, use_cache=False).logits[0]
+    nll = torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:], reduction="none")
+    assert found["nll"] == [pytest.approx(nll.tolist(), rel=1e-4)]
+    kept = [logits[0, [1, 2]].tolist(), logits[15, [3]].tolist()]
+    assert found["logits"] == [[pytest.approx(row, rel=1e-4, abs=1e-5) for row in kept]]
+    assert found["prompt"] == tokens[0].tolist()
+    assert found["decoded"][0] == int(logits[-1].argmax())
+    assert len(found["decoded"]) == 5
+
+
+def test_without_a_record_it_goes_on_from_a_fixed_text(folder: Path, tmp_path: Path) -> None:
+    found = reread.read(request_for(folder, windows=[]))
+    assert found["text"].startswith("The bones of a bird are")
+    bare = Path(shutil.copytree(folder, tmp_path / "bare"))
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    found = reread.read(request_for(bare, windows=[]))
+    assert found["text"] is None
+    assert found["prompt"] == list(range(16))
+
+
+def test_pickled_weights_are_not_opened(folder: Path, tmp_path: Path) -> None:
+    pickled = Path(shutil.copytree(folder, tmp_path / "pickled"))
+    (pickled / "model.safetensors").unlink()
+    torch.save(dict(tiny_checkpoint().tensors), pickled / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        reread.read(request_for(pickled))
+
+
+def test_it_runs_alone_and_imports_nothing_of_ours(folder: Path, tmp_path: Path) -> None:
+    """The interpreter is asked what it loaded when the program has ended."""
+    request = request_for(folder, result=str(tmp_path / "result.json"))
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__');"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, reread.__file__, str(tmp_path / "request.json")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert "'transformers'" in done.stdout
+    assert "birdbone" not in done.stdout
+    assert json.loads((tmp_path / "result.json").read_text())["architecture"] == "LlamaForCausalLM"
+
+
+def test_where_birdbone_is_loaded_it_refuses_to_prove(folder: Path, tmp_path: Path) -> None:
+    request = request_for(folder, result=str(tmp_path / "result.json"))
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    reread.main(str(tmp_path / "request.json"))
+    error = json.loads((tmp_path / "result.json").read_text())["error"]
+    assert error == "RuntimeError: birdbone is loaded here, so this process proves nothing"

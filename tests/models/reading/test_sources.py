@@ -1,0 +1,180 @@
+"""What the user typed is found, or refused with the mend."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from birdbone.errors import ModelError
+from birdbone.models.reading.sources import Source, find_model
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package with one GGUF file, which breaks when imported."""
+    folder = tmp_path / "tiny_gguf_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "small.Q4_1.gguf").write_bytes(b"GGUF and more")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def test_a_folder_is_called_by_its_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert find_model(str(tmp_path)) == Source(tmp_path.name, tmp_path)
+
+
+def test_the_folder_one_stands_in_has_a_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert find_model(".").label == tmp_path.name
+
+
+def test_a_gguf_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF and more")
+    found = find_model(str(tmp_path / "model.gguf"))
+    assert found == Source("model.gguf", tmp_path, "model.gguf")
+
+
+def test_a_file_with_the_wrong_magic_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"<html>")
+    with pytest.raises(ModelError, match=r"'model\.gguf' does not begin as a GGUF file .* fetch"):
+        find_model(str(tmp_path / "model.gguf"))
+
+
+def test_any_other_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"'model\.bin' is a file but no \.gguf"):
+        find_model(str(tmp_path / "model.bin"))
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no config\.json, so it is no model$"):
+        find_model(str(tmp_path))
+
+
+def test_a_folder_of_one_gguf_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "some.gguf").write_bytes(b"GGUF and more")
+    assert find_model(str(tmp_path)) == Source(tmp_path.name, tmp_path, "some.gguf")
+
+
+def test_a_folder_of_gguf_files_names_one(tmp_path: Path) -> None:
+    for name in ("some.gguf", "some-other.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"no model; name the file itself: some-other\.gguf"):
+        find_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["./absent", "~/absent-model", "absent.gguf", "absent", "a/b/c"])
+def test_what_can_only_be_local_is_not_asked_of_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(ModelError, match=r"not found: .* a model on the hub is named owner/name"):
+        find_model(name)
+
+
+def test_a_package_is_looked_into_but_not_imported(package: Path) -> None:
+    found = find_model("package:tiny_gguf_package/small.Q4_1.gguf")
+    assert found == Source("tiny_gguf_package/small.Q4_1.gguf", package, "small.Q4_1.gguf")
+    assert "tiny_gguf_package" not in sys.modules
+
+
+def test_a_file_the_package_lacks_names_the_nearest(package: Path) -> None:
+    expected = r"holds no 'small\.Q4_0\.gguf'; did you mean 'small\.Q4_1\.gguf'\?"
+    with pytest.raises(ModelError, match=expected):
+        find_model("package:tiny_gguf_package/small.Q4_0.gguf")
+
+
+def test_a_package_that_is_not_there(package: Path) -> None:
+    with pytest.raises(ModelError, match="package 'absent_package' is not installed; pip install"):
+        find_model("package:absent_package/small.gguf")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "package:tiny_gguf_package",
+        "package:tiny_gguf_package/",
+        "package:tiny_gguf_package/../small.gguf",
+        "package:tiny.package/small.gguf",
+        "package:/small.gguf",
+    ],
+)
+def test_a_package_name_of_another_form_is_refused(name: str, package: Path) -> None:
+    with pytest.raises(ModelError, match="is not of the form package:NAME/FILE"):
+        find_model(name)
+
+
+def test_a_hub_id_is_downloaded_without_pickles_or_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    asked: dict[str, object] = {}
+
+    def download(name: str, **settings: object) -> str:
+        asked.update(settings, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_model("owner/name", revision="v1") == Source("owner/name", tmp_path)
+    assert (asked["name"], asked["revision"]) == ("owner/name", "v1")
+    kept = huggingface_hub.utils.filter_repo_objects(
+        [
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "consolidated.safetensors",
+            "onnx/config.json",
+        ],
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert list(kept) == ["config.json", "model.safetensors"]
+
+
+def test_of_a_hub_id_only_the_description_can_be_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    asked: dict[str, object] = {}
+
+    def download(name: str, **settings: object) -> str:
+        asked.update(settings)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_model("owner/name", weights=False) == Source("owner/name", tmp_path)
+    kept = huggingface_hub.utils.filter_repo_objects(
+        ["config.json", "model.safetensors", "model.safetensors.index.json", "model.py"],
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert list(kept) == ["config.json", "model.py"]
+
+
+def test_a_hub_that_does_not_answer_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no connection\nand a long story")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    expected = "^model 'owner/name' is no local folder and the hub does not give it: no connection$"
+    with pytest.raises(ModelError, match=expected):
+        find_model("owner/name")
+
+
+def test_offline_a_model_that_was_never_fetched_is_refused() -> None:
+    with pytest.raises(ModelError, match="'owner/never-fetched' is no local folder and the hub"):
+        find_model("owner/never-fetched")
+
+
+def test_a_hub_id_of_bad_form_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"'owner/na\*me' is no local folder and the hub"):
+        find_model("owner/na*me")
