@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     FalconConfig,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -88,6 +89,23 @@ tiny_configs: dict[str, Callable[..., PreTrainedConfig]] = {
 
 Keyword arguments of a maker replace config values.
 """
+
+
+def picture_config(*, vision_layers: int = 3) -> PreTrainedConfig:
+    """Gemma 3 with a vision tower beside its three text blocks."""
+    text = {**_GROUPED, **_SLIDING, "head_dim": 8, "query_pre_attn_scalar": 8}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    ids = {"image_token_index": 120, "boi_token_index": 121, "eoi_token_index": 122}
+    return Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, **ids, **_IDS
+    )
 
 
 def tiny_model(arch: str = "llama", *, seed: int = 0, **overrides: Any) -> PreTrainedModel:

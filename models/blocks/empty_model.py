@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ...checkpoints import Checkpoint
 from ...errors import ModelError
@@ -73,18 +74,33 @@ def tie(model: PreTrainedModel) -> None:
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
-    """The decoder stack: the one module list as long as the config says there are layers.
+    """The decoder stack: the module list of the text model as long as its config says.
+
+    Vision and audio towers may have as many layers. They are modules with a config of their own,
+    and are not searched.
 
     Raises:
         ModelError: no such list, with what was looked for.
     """
-    config = model.config.get_text_config(decoder=True)
-    count = getattr(config, "num_hidden_layers", None)
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
+    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    lists = dict(_module_lists(model))
+    for path, module in lists.items():
+        if len(module) == count:
             return path, list(module)
-    lists = [f"{p} ({len(m)})" for p, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    listed = ", ".join(f"{path} ({len(module)})" for path, module in lists.items())
     raise ModelError(
         f"{type(model).__name__} has no stack of decoder blocks: looked for a module list of "
-        f"num_hidden_layers={count}, found {', '.join(lists) or 'none'}"
+        f"num_hidden_layers={count}, found {listed or 'none'}"
     )
+
+
+def _module_lists(model: PreTrainedModel) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Every module list that belongs to the text model, outer ones first."""
+    text_types = {type(model.config), type(model.config.get_text_config(decoder=True))}
+    others: list[str] = []
+    for path, module in model.named_modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig) and type(config) not in text_types:
+            others.append(f"{path}.")
+        elif isinstance(module, nn.ModuleList) and not path.startswith(tuple(others)):
+            yield path, module
