@@ -1,1 +1,4 @@
-"""Pure tensor mathematics on one weight matrix: no files, no models, no contexts."""
+"""Numerical methods for one weight matrix: pruning, quantisation and low-rank correction.
+
+Plain tensors in, results out; no files, models or contexts.
+"""

@@ -1,22 +1,25 @@
-"""ADMM pruning: mask and values found together, in a handful of matrix products.
+"""ADMM pruning: mask and values are found together, in a few matrix products.
 
-Minimises ||X(W - V)'||^2 over V with the zeros asked for. V is split in two, B free and Z sparse,
-held together by a dual U (https://arxiv.org/abs/2401.02938, Boza). In the units of `normalized`,
-with R = rho (Hn + rho I)^-1:
+Minimises ||X(W - V)'||^2 over V with the given sparsity. V is split into an unconstrained B and a
+sparse Z, tied together by a scaled dual variable U (https://arxiv.org/abs/2401.02938, Boza). In the
+normalised units of `normalized`, with R = rho (Hn + rho I)^-1, one step is
 
-    Z = keep(B + U);  U += B - Z;  B = (Wn Hn + rho (Z - U))(Hn + rho I)^-1
-      = Wn + (Z - U - Wn) R
+    Z = keep(B + U);  U += B - Z;  B = (Wn Hn + rho (Z - U)) (Hn + rho I)^-1
+                                     = Wn + (Z - U - Wn) R
 
-The last form needs one product a step and none before the first. With S = B + U, all that is
-carried from step to step, it reads Z = keep(S); S += B - Z; B = Wn + (2Z - S - Wn) R. Where the
-inputs have moved (`target`), Wn Hn has the pull W(C - H) D^-1 added to it, which over rho joins
-what is multiplied by R: one product in all, and W* itself is never formed.
+The second form of B needs one matrix product per step and no product before the first step. The
+code carries only S = B + U from step to step:
 
-Where we differ from the paper: weights are ranked by what the optimal brain surgeon charges for
-them under Hn + rho I, |S_ij| over the root of R_jj, not by |S_ij| alone; S moves 1.4 times as far
-(over-relaxation); damping 0.01 instead of 0.1, rho 0.7 instead of 1; and the whole of the mask is
-asked for from the first step. Measured on real layers, 4 steps so reach what 10 of the published
-ones do.
+    Z = keep(S);  S += B - Z  with  B = Wn + (2 Z - S - Wn) R
+
+If the inputs have drifted from those of the original model (`target`), the target's right-hand side
+is Wn Hn + W(C - H) D^-1. Divided by rho, the second term is added to what is multiplied by R, so W*
+itself is never computed.
+
+Differences from the paper: weights are ranked by the optimal brain surgeon's score under Hn + rho
+I, |S_ij| / sqrt(R_jj), not by |S_ij|; S moves 1.4 times as far per step (over-relaxation); damping
+0.01 instead of 0.1, rho 0.7 instead of 1; and the full sparsity applies from the first step instead
+of growing. On single layers of SmolLM2-135M, 4 such steps reach the error of 10 published ones.
 """
 
 from __future__ import annotations
@@ -34,16 +37,17 @@ from .masks import UNSTRUCTURED, Pattern, num_better
 from .normalized import Resolvent, resolve
 from .output_error import relative_output_errors
 from .results import PrunedWeight
-from .target import pull_of
+from .target import target_shift
 
-# A narrow layer's products take no time, and its steps go on until little is left to gain.
+# Default number of steps. Layers of up to `_NARROW` input features are cheap and run more.
 _STEPS, _STEPS_WHERE_NARROW = 4, 16
 _NARROW = 256
 _RELAXATION = 1.4
-# Values worked on at a time between products: they stay in a core's own cache.
+# Values processed at a time between the matrix products, so that they stay in the CPU cache.
 _VALUES_PER_TILE = 1 << 16
 
 Shrink = Callable[[Tensor], Tensor]
+"""Maps a tile of S to the same tile of Z."""
 
 
 def prune_admm(
@@ -58,63 +62,79 @@ def prune_admm(
     damping: float = 0.01,
     steps: int | None = None,
 ) -> PrunedWeight:
-    """Prune [out_features, in_features] with ADMM, to the count or to n:m.
+    """Prune with ADMM: ``round(sparsity * n)`` weights of each layer, or n:m.
 
-    ``factor`` reuses a resolvent of the same Gram, and its damping then holds; ``matching`` is the
-    share of `pull_of`; where no ``steps`` are given 4, or 16 up to 256 input features. Raises
-    SettingError for arguments that do not fit, SolverError for values that are not finite.
+    Args:
+        weight: [out_features, in_features], any floating dtype.
+        gram: Gram matrix of the inputs.
+        sparsity: fraction of weights to remove, for the unstructured pattern.
+        pattern: unstructured or n:m.
+        heights: rows of each stacked layer; each layer loses its own fraction.
+        factor: a resolvent of the same Gram matrix to reuse; its damping replaces ``damping``.
+        matching: fraction of the upstream error to correct, see `target_shift`.
+        damping: added to the Hessian's diagonal, as a fraction of its mean.
+        steps: ADMM steps; default 4, or 16 for layers of up to 256 input features.
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a value is not finite, or the Hessian cannot be factorised.
     """
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
     budget = Budget.of(weight, sparsity=sparsity, pattern=pattern, heights=heights)
     factor = factor or resolve(gram, damping=damping)
     require_width(weight, factor.inverse, "resolvent")
-    pull = pull_of(weight, gram, share=matching)
+    shift = target_shift(weight, gram, matching=matching)
     if steps is None:
         steps = _STEPS_WHERE_NARROW if gram.width <= _NARROW else _STEPS
-    sums = _iterate(weight, pull, factor, budget, steps).T.contiguous()
-    kept = budget.keep(sums.abs())
-    thinned = sums.div_(factor.scale).masked_fill_(~kept, 0.0).to(weight.dtype)
-    require_finite(thinned, f"pruned weight in {weight.dtype}")
+    sums = _iterate(weight, shift, factor, budget, steps).T.contiguous()  # S, [out, in]
+    kept = budget.keep(sums.abs())  # exact to the count, unlike the masks on the way
+    pruned = sums.div_(factor.scale).masked_fill_(~kept, 0.0).to(weight.dtype)
+    require_finite(pruned, f"pruned weight in {weight.dtype}")
     return PrunedWeight(
-        thinned,
+        pruned,
         kept,
-        relative_output_errors(weight, thinned, gram, heights=budget.heights),
+        relative_output_errors(weight, pruned, gram, heights=budget.heights),
         factor.normalized.damping,
         factor.escalations,
     )
 
 
 def _iterate(
-    weight: Tensor, pull: Tensor | None, factor: Resolvent, budget: Budget, steps: int
+    weight: Tensor, shift: Tensor | None, factor: Resolvent, budget: Budget, steps: int
 ) -> Tensor:
     """Return S after the last step, [in_features, out_features].
 
-    Columns of the transposed weight are outputs, so that whatever falls on an input, or on n of m
-    of them, runs along contiguous memory.
+    The weight is transposed so that what belongs to one input feature, or to a group of n:m, is
+    contiguous in memory.
     """
-    scale, dtype = factor.scale, factor.scale.dtype
-    scaled = weight.detach().T.to(dtype).mul(scale.unsqueeze(1)).contiguous()
-    offset = scaled.neg()
-    if pull is not None:
-        units = scale / (factor.normalized.scale.square() * factor.penalty)
-        offset.addcmul_(pull.T.to(dtype), units.unsqueeze(1))
-    sums, aimed = scaled.clone(), torch.empty_like(scaled)
+    scale, dtype = factor.scale, factor.scale.dtype  # D Q, [in]
+    scaled = weight.detach().T.to(dtype).mul(scale.unsqueeze(1)).contiguous()  # Wn, [in, out]
+    offset = scaled.neg()  # -Wn, plus the shift of the target over rho
+    if shift is not None:
+        units = scale / (factor.normalized.scale.square() * factor.penalty)  # Q D^-1 / rho
+        offset.addcmul_(shift.T.to(dtype), units.unsqueeze(1))
+    sums, rhs = scaled.clone(), torch.empty_like(scaled)  # start: B = Wn, U = 0
     for _ in range(steps):
         for tile, shrink in _tiles(sums, budget):
             here = sums[tile]
+            # Sparse part: Z = keep(S)
             sparse = shrink(here)
-            torch.sub(offset[tile], here, out=aimed[tile]).add_(sparse, alpha=2)
+            # What is multiplied by R: 2 Z - S - Wn
+            torch.sub(offset[tile], here, out=rhs[tile]).add_(sparse, alpha=2)
+            # The part of S += alpha (B - Z) that needs no product: S += alpha (Wn - Z)
             here.add_(sparse.neg_().add_(scaled[tile]), alpha=_RELAXATION)
-        sums.addmm_(factor.inverse.T, aimed, alpha=_RELAXATION)
+        # The rest: S += alpha (2 Z - S - Wn) R, with everything transposed
+        sums.addmm_(factor.inverse.T, rhs, alpha=_RELAXATION)
     return sums
 
 
 def _tiles(sums: Tensor, budget: Budget) -> Iterator[tuple[tuple[slice, slice], Shrink]]:
-    """Yield pieces of S [in_features, out_features], each with what makes its Z of it."""
+    """Yield tiles of S [in_features, out_features], each with the function that computes its Z."""
     shrinks: list[Shrink]
-    unit, widths = 1, budget.heights
+    unit, widths = 1, budget.heights  # a tile is a multiple of `unit` rows of S
     if budget.pattern.n_of_m is None:
+        # One threshold for each stacked layer.
         parts = sums.split(widths, dim=1)
         limits = [rough_threshold(part, budget.sparsity) for part in parts]
         shrinks = [partial(torch.hardshrink, lambd=max(limit, 0.0)) for limit in limits]
@@ -130,7 +150,7 @@ def _tiles(sums: Tensor, budget: Budget) -> Iterator[tuple[tuple[slice, slice], 
 
 
 def _largest(values: Tensor, *, n: int, m: int) -> Tensor:
-    """Return the values [in_features, out_features], 0 but for the n largest of every m inputs."""
-    grouped = values.view(-1, m, values.shape[1])
+    """Return values [in_features, out_features], zero except the n largest of every m inputs."""
+    grouped = values.view(-1, m, values.shape[1])  # [groups, m, out]
     kept = num_better(grouped.abs().transpose(0, 1)).lt_(n).transpose(0, 1)
     return (grouped * kept).view(values.shape)

@@ -1,13 +1,13 @@
-"""ALPS: ADMM run to convergence, the penalty rising as the mask settles. The best mask, slowest.
+"""ALPS: ADMM run to convergence with a rising penalty. The most accurate and slowest pruner.
 
-Minimises ||X(W - V)'||^2 over V with the zeros asked for; https://arxiv.org/abs/2406.07831,
-section 3. In the units of `normalized`, with Hn = Q L Q':
+Minimises ||X(W - V)'||^2 over V with the given sparsity; https://arxiv.org/abs/2406.07831, section
+3. In the normalised units of `normalized`, with Hn = Q L Q', one step is
 
     B = (Wn Hn - V + rho Z) Q (L + rho)^-1 Q';  Z = keep(B + V / rho);  V += rho (B - Z)
 
-Every third step the penalty rises by how much of the support changed since the last look; in the
-end `least_squares` gives the support the best values it can have, which matters where the steps ran
-out before Z and B met.
+where B is unconstrained, Z sparse and V the dual variable. Every third step the penalty rho rises,
+by more the more of the support has changed. At the end `least_squares` refits the values on the
+final mask, because the iteration may stop before Z and B have met.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from .masks import UNSTRUCTURED, Pattern
 from .normalized import Spectrum, decompose
 from .output_error import relative_output_errors
 from .results import PrunedWeight
-from .target import pull_of
+from .target import target_shift
 
 _FIRST_PENALTY = 0.1
-_LOOK_EVERY = 3
-# Share of the support that changed, and what the penalty is then multiplied by.
-_RISES = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
-_SETTLED = 3e-4
-_FEWEST_STEPS = 30
-_MOST_STEPS = 300
-_POLISH = 10
+_CHECK_EVERY = 3
+# Fraction of the support that changed since the last check, and the factor the penalty rises by.
+_PENALTY_RISES = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+# Converged when a smaller fraction than this has changed.
+_CONVERGED = 3e-4
+_MIN_STEPS = 30
+_MAX_STEPS = 300
+_REFIT_STEPS = 10
 
 
 def prune_alps(
@@ -48,11 +49,21 @@ def prune_alps(
     matching: float = 0.0,
     damping: float = 0.01,
 ) -> PrunedWeight:
-    """Prune [out_features, in_features] with ALPS, to the count or to n:m.
+    """Prune with ALPS: ``round(sparsity * n)`` weights of each layer, or n:m.
 
-    ``factor`` reuses a spectrum of the same Gram, and its damping then holds; ``matching`` is the
-    share of `pull_of`. Raises SettingError for arguments that do not fit, SolverError for values
-    that are not finite.
+    Args:
+        weight: [out_features, in_features], any floating dtype.
+        gram: Gram matrix of the inputs.
+        sparsity: fraction of weights to remove, for the unstructured pattern.
+        pattern: unstructured or n:m.
+        heights: rows of each stacked layer; each layer loses its own fraction.
+        factor: a spectrum of the same Gram matrix to reuse; its damping replaces ``damping``.
+        matching: fraction of the upstream error to correct, see `target_shift`.
+        damping: added to the Hessian's diagonal, as a fraction of its mean.
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a value is not finite.
     """
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
@@ -60,45 +71,58 @@ def prune_alps(
     factor = factor or decompose(gram, damping=damping)
     require_width(weight, factor.vectors, "spectrum")
     scale = factor.normalized.scale
-    pull = pull_of(weight, gram, share=matching)
-    turned = None if pull is None else (pull.to(scale.dtype) / scale) @ factor.vectors
-    sparse, kept = _iterate(weight.detach().to(scale.dtype) * scale, turned, factor, budget)
+    shift = target_shift(weight, gram, matching=matching)
+    rotated = None if shift is None else (shift.to(scale.dtype) / scale) @ factor.vectors
+    sparse, kept = _iterate(weight.detach().to(scale.dtype) * scale, rotated, factor, budget)
     start = sparse.div_(scale)
     require_finite(start, "ADMM's last iterate")
-    thinned = refit(
-        weight, kept, gram, start=start, pull=pull, steps=_POLISH, normalized=factor.normalized
+    pruned = refit(
+        weight,
+        kept,
+        gram,
+        start=start,
+        shift=shift,
+        steps=_REFIT_STEPS,
+        normalized=factor.normalized,
     )
-    error = relative_output_errors(weight, thinned, gram, heights=budget.heights)
-    return PrunedWeight(thinned, kept, error, factor.normalized.damping)
+    error = relative_output_errors(weight, pruned, gram, heights=budget.heights)
+    return PrunedWeight(pruned, kept, error, factor.normalized.damping)
 
 
 def _iterate(
-    scaled: Tensor, pull: Tensor | None, factor: Spectrum, budget: Budget
+    scaled: Tensor, shift: Tensor | None, factor: Spectrum, budget: Budget
 ) -> tuple[Tensor, Tensor]:
-    """Return Z [out_features, in_features] and its exact mask; ``pull`` joins Wn Hn Q."""
-    rotation, values = factor.vectors, factor.values
-    aim = (scaled @ rotation).mul_(values)
-    if pull is not None:
-        aim += pull
-    kept = settled = budget.keep(scaled.abs())
+    """Return Z [out_features, in_features] after the last step, and its mask, exact to the count.
+
+    ``scaled`` is Wn; ``shift`` is the target's shift W(C - H) D^-1 Q.
+    """
+    rotation, values = factor.vectors, factor.values  # Q [in, in], L [in]
+    target = (scaled @ rotation).mul_(values)  # Wn Hn Q = Wn Q L, [out, in]
+    if shift is not None:
+        target += shift
+    kept = checked = budget.keep(scaled.abs())  # start from Wanda's mask
     sparse, dual, penalty = scaled * kept, torch.zeros_like(scaled), _FIRST_PENALTY
-    for step in range(1, _MOST_STEPS + 1):
-        turned = torch.sub(penalty * sparse, dual) @ rotation
-        free = turned.add_(aim).div_(values + penalty) @ rotation.T
+    for step in range(1, _MAX_STEPS + 1):
+        # Unconstrained part: B = (Wn Hn - V + rho Z) Q (L + rho)^-1 Q'
+        rotated = torch.sub(penalty * sparse, dual) @ rotation
+        free = rotated.add_(target).div_(values + penalty) @ rotation.T
+        # Sparse part: Z = keep(B + V / rho)
         sums = free + dual / penalty
         kept = budget.keep_roughly(sums.abs())
         sparse = sums * kept
+        # Dual variable: V += rho (B - Z)
         dual = (sums - sparse).mul_(penalty)
-        if step % _LOOK_EVERY == 0:
-            changed = _share_changed(settled, kept)
-            settled = kept
-            if step >= _FEWEST_STEPS and changed < _SETTLED:
+        # Raise the penalty while the mask still changes; stop once it does not.
+        if step % _CHECK_EVERY == 0:
+            changed = _fraction_changed(checked, kept)
+            checked = kept
+            if step >= _MIN_STEPS and changed < _CONVERGED:
                 break
-            penalty *= next((by for above, by in _RISES if changed > above), 1.0)
+            penalty *= next((rise for above, rise in _PENALTY_RISES if changed > above), 1.0)
     kept = budget.keep(sums.abs())
     return sums * kept, kept
 
 
-def _share_changed(before: Tensor, after: Tensor) -> float:
-    """Return the weights that entered the support, as a share of it."""
+def _fraction_changed(before: Tensor, after: Tensor) -> float:
+    """Return how many weights entered the support, as a fraction of its size."""
     return float((after & ~before).sum()) / max(float(before.sum()), 1.0)

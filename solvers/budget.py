@@ -1,6 +1,7 @@
-"""How many weights go, and the masks that say which: one count for each layer that is stacked.
+"""How many weights to remove from each of several stacked layers, and the masks that do it.
 
-Layers on one input are solved as one, their rows stacked; each still loses its own share.
+Layers with the same input are solved together, their rows stacked into one weight. Each layer still
+loses its own fraction of weights.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from torch import Tensor
 from ..errors import SettingError
 from .masks import Pattern, drop_smallest, keep_mask_n_of_m, require_groups_of, require_sparsity
 
-# Values looked at to guess a threshold; the share removed is then right to about 0.4 %.
+# Values sampled to estimate a threshold; the fraction removed is then right to about 0.4 %.
 _SAMPLE = 1 << 14
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may stay of a weight whose rows are those of one or more layers.
+    """How many weights to keep in a weight whose rows belong to one or more layers.
 
     Attributes:
-        heights: rows of each layer, from the top.
+        heights: number of rows (out_features) of each stacked layer, from the top.
         width: in_features.
         pattern: unstructured or n:m.
-        sparsity: share of each layer's weights to remove.
+        sparsity: fraction of each layer's weights to remove.
     """
 
     heights: tuple[int, ...]
@@ -44,7 +45,14 @@ class Budget:
         pattern: Pattern,
         heights: Sequence[int] | None,
     ) -> Budget:
-        """Check what was asked against the weight; SettingError where it does not fit."""
+        """Check the settings against ``weight`` [out_features, in_features] and return the budget.
+
+        ``heights`` is None for a single layer.
+
+        Raises:
+            SettingError: the sparsity or pattern is invalid or does not fit the width, or
+                ``heights`` do not add up to the number of rows.
+        """
         rows, width = weight.shape
         fraction = require_sparsity(sparsity, pattern)
         if pattern.n_of_m is not None:
@@ -53,12 +61,12 @@ class Budget:
         if sum(stacked) != rows or min(stacked) < 1:
             raise SettingError(
                 f"heights {stacked} do not add up to the weight's {rows} rows; give the "
-                "out_features of each layer that is stacked"
+                "out_features of each stacked layer"
             )
         return cls(stacked, width, pattern, fraction)
 
     def keep(self, scores: Tensor) -> Tensor:
-        """Return the mask [rows, cols] of the highest scores, exact to the count."""
+        """Return a mask [rows, cols] of the highest scores, exact to the count."""
         if self.pattern.n_of_m is not None:
             n, m = self.pattern.n_of_m
             return keep_mask_n_of_m(scores, n=n, m=m)
@@ -69,9 +77,10 @@ class Budget:
         return torch.cat(masks)
 
     def keep_roughly(self, scores: Tensor) -> Tensor:
-        """Return a mask of about the highest scores, for steps on the way to a mask.
+        """Return a mask of approximately the highest scores, for intermediate iterations.
 
-        Exact for n:m, which costs no sort. Unstructured, the threshold is `rough_threshold`.
+        For n:m it is exact, since that needs no sort. For unstructured pruning the threshold is
+        estimated by `rough_threshold`.
         """
         if self.pattern.n_of_m is not None:
             return self.keep(scores)
@@ -79,18 +88,18 @@ class Budget:
         return torch.cat([part > rough_threshold(part, self.sparsity) for part in parts])
 
     def num_removed(self, height: int) -> int:
-        """Weights a layer of so many rows loses."""
+        """Number of weights removed from a layer with ``height`` rows."""
         return round(self.sparsity * height * self.width)
 
 
 def rough_threshold(values: Tensor, fraction: float) -> float:
-    """Return the size that about ``fraction`` of a matrix does not exceed, told by a sample.
+    """Estimate from a sample the magnitude that a ``fraction`` of the values does not exceed.
 
-    -1 where that is none of them.
+    Returns -1 if the fraction rounds to no value of the sample.
     """
     cols = values.shape[1]
     step = max(values.numel() // _SAMPLE, 1)
-    while math.gcd(step, cols) > 1:  # so that the walk comes through all columns
+    while math.gcd(step, cols) > 1:  # coprime, so that the sample covers all columns
         step += 1
     places = torch.arange(0, values.numel(), step, device=values.device)
     sample = values[places // cols, places % cols].abs()

@@ -1,14 +1,18 @@
-"""The loop under SparseGPT and GPTQ: settle column after column, let the rest make up for it.
+"""The loop shared by SparseGPT and GPTQ: fix one column, compensate in the later ones.
 
-When column j settles on v_j instead of w_j, the least-squares answer of each later column k is
-w_k -= (w_j - v_j) U_jk / U_jj, with U'U = H^-1 (https://arxiv.org/abs/2210.17323, section 3.3).
+When column j changes from w_j to v_j, the least-squares update of each later column k is w_k -=
+(w_j - v_j) U_jk / U_jj, with U'U = H^-1 (https://arxiv.org/abs/2210.17323, section 3.3).
 
-Two things make it fast and leave the result equal to rounding. The weight is worked on transposed,
-so that a column is contiguous; and updates are lazy at several levels: a span of columns updates
-only itself, and passes the errors of all its columns to the rest of its parent in one product.
+Two things make it fast; both change the result only by rounding. The weight is transposed, so that
+a column is contiguous in memory. Updates are applied lazily at several levels: a span of columns
+updates only itself, then passes the errors of all its columns to the rest of its parent span in one
+matrix product.
 
-On a GPU a Triton kernel does the same (`triton_loop`), by the rule that `runs_on_chip` states; this
-loop stays its reference.
+On a GPU a Triton kernel does the same (`triton_loop`) under the conditions of `uses_triton`. The
+code in this file is its reference.
+
+Legend: W transposed is ``columns`` [in_features, out_features]; U is ``upper``; e_j = w_j - v_j is
+the error of column j.
 """
 
 from __future__ import annotations
@@ -24,25 +28,28 @@ from torch import Tensor
 from .grid import Scales
 
 BLOCK_SIZE = 128
+"""Columns in a block: the widest span, and what one launch of the Triton kernel handles."""
+
 SPANS = (BLOCK_SIZE, 32, 8)
+"""Widths of the nested spans of columns."""
 
 
 @dataclass(frozen=True, eq=False)
 class BlockPlan:
-    """What a block's columns settle by: all of it known before the first of them is met.
+    """Everything that decides a block's values, known before its first column is processed.
 
-    Tensors are of the whole weight; a kernel reads and writes the rows of this block's columns.
+    The tensors cover the whole weight; a kernel reads and writes the rows of this block's columns.
 
     Attributes:
-        kept: bool [in_features, out_features], False where a weight is held at zero, and counts as
-            zero before it is rounded; None to hold none.
-        n_of_m: choose n of every m columns as each group of them is met, and write it to ``kept``;
-            m is a power of two up to 32.
-        scales: [groups, out_features], to round to; None to leave values as they are.
+        kept: bool [in_features, out_features], False where a weight is held at zero (before
+            rounding); None if all are kept.
+        n_of_m: keep n of every m columns, chosen at the start of each group and written to
+            ``kept``; m is a power of two up to 32.
+        scales: [groups, out_features] to round to; None to leave values unrounded.
         group_size: columns that share a scale.
         codes: int8 [in_features, out_features], where codes are written; None without scales.
-        places: int64, for each of the block's columns its row in ``kept`` and ``codes``, and times
-            ``group_size`` in ``scales``; None where that is the column's own index.
+        places: int64 [columns of the block], the row in ``kept`` and ``codes`` (and, times
+            ``group_size``, in ``scales``) of each column; None if that is the column's own index.
     """
 
     kept: Tensor | None = None
@@ -54,67 +61,77 @@ class BlockPlan:
 
 
 class ColumnRule(Protocol):
-    """What a method decides, column by column."""
+    """What a method decides for each column."""
 
     @property
     def unit(self) -> int:
-        """Columns decided on together."""
+        """How many columns are decided together."""
 
     def begin(self, start: int, window: Tensor) -> None:
-        """See columns ``start`` on, [unit or fewer, out_features], with all errors applied."""
+        """Prepare for the columns from ``start`` on, given them with all earlier errors applied.
+
+        ``window`` is [columns, out_features] with at most `unit` columns.
+        """
 
     def settle(self, index: int, column: Tensor) -> Tensor:
-        """Return the values [out_features] that column ``index`` takes, valid until the next."""
+        """Return the final values of a column, [out_features]; valid until the next call."""
 
     @property
     def plans_blocks(self) -> bool:
-        """Whether `plan` can stand in for `begin` and `settle`."""
+        """Whether `plan` can replace `begin` and `settle`."""
         return False
 
     def plan(self, start: int, rest: Tensor) -> BlockPlan:
-        """Tell all about the block at ``start``, seeing every column from there on."""
-        raise NotImplementedError(f"{type(self).__name__} settles column by column")
+        """Return the plan of the block at ``start``; ``rest`` holds all columns from there on."""
+        raise NotImplementedError(
+            f"{type(self).__name__} decides column by column and cannot plan a block"
+        )
 
 
 def run_column_loop(columns: Tensor, upper: Tensor, rule: ColumnRule) -> None:
-    """Settle every column of ``columns`` [in_features, out_features] in place.
+    """Replace every column of ``columns`` by its final values, in place.
 
-    ``columns`` must be the caller's own copy; ``upper`` is U, [in_features, in_features].
+    Args:
+        columns: W transposed, [in_features, out_features]; must be the caller's own copy.
+        upper: U, [in_features, in_features].
+        rule: decides the final values.
     """
-    shares = upper / upper.diagonal().unsqueeze(1)
-    if runs_on_chip(columns, rule):
-        from .triton_loop import settle_blocks  # the one import of Triton, which is optional
+    coefficients = upper / upper.diagonal().unsqueeze(1)  # U_jk / U_jj, [in, in]
+    if uses_triton(columns, rule):
+        from .triton_loop import settle_blocks  # Triton is optional and imported only here
 
-        settle_blocks(columns, shares, upper.diagonal().contiguous(), rule)
+        settle_blocks(columns, coefficients, upper.diagonal().contiguous(), rule)
     else:
-        walk(_Loop(columns, shares, rule), 0, columns.shape[0], _span_sizes(rule.unit))
+        loop = _Loop(columns, coefficients, rule)
+        process_spans(loop, 0, columns.shape[0], _span_sizes(rule.unit))
 
 
-def runs_on_chip(columns: Tensor, rule: ColumnRule) -> bool:
-    """Return whether the kernel runs: float32 on CUDA, blocks planned ahead, Triton installed."""
+def uses_triton(columns: Tensor, rule: ColumnRule) -> bool:
+    """Return whether the Triton kernel runs: float32 on CUDA, plannable rule, Triton installed."""
     planned = columns.is_cuda and columns.dtype == torch.float32 and rule.plans_blocks
     return planned and find_spec("triton") is not None
 
 
 def _span_sizes(unit: int) -> tuple[int, ...]:
-    """Return falling span sizes such that no unit straddles a span at least as long as itself."""
+    """Return falling span sizes such that no unit straddles two spans that are at least as long."""
     whole_units = {max(size // unit, 1) * unit for size in SPANS}
     return tuple(sorted(whole_units.union(size for size in SPANS if size < unit), reverse=True))
 
 
 class _Loop:
-    """One run: the columns, U with each row divided by its diagonal, and the errors made so far."""
+    """One run of the loop: the columns, U_jk / U_jj, and the errors so far."""
 
-    def __init__(self, columns: Tensor, shares: Tensor, rule: ColumnRule) -> None:
+    def __init__(self, columns: Tensor, coefficients: Tensor, rule: ColumnRule) -> None:
         self.columns = columns
-        self.shares = shares
+        self.coefficients = coefficients
         self.rule = rule
-        self.errors = torch.empty_like(columns)
+        self.errors = torch.empty_like(columns)  # e_j, [in, out]
         self._column, self._error = columns.unbind(), self.errors.unbind()
 
     def pass_on(self, first: int, last: int, stop: int) -> None:
+        # w_k -= sum_j e_j U_jk / U_jj, in one product
         self.columns[last:stop].addmm_(
-            self.shares[first:last, last:stop].T, self.errors[first:last], alpha=-1
+            self.coefficients[first:last, last:stop].T, self.errors[first:last], alpha=-1
         )
 
     def settle_columns(self, start: int, stop: int) -> None:
@@ -122,32 +139,36 @@ class _Loop:
         for index in range(start, stop):
             if index % unit == 0:
                 self.rule.begin(index, self.columns[index : index + unit])
-            column = self._column[index]
-            settled = self.rule.settle(index, column)
-            error = torch.sub(column, settled, out=self._error[index])
-            column.copy_(settled)
+            column = self._column[index]  # w_j, [out]
+            final = self.rule.settle(index, column)  # v_j
+            error = torch.sub(column, final, out=self._error[index])  # e_j
+            column.copy_(final)
             if index + 1 < stop:
+                # w_k -= e_j U_jk / U_jj for the rest of this span
                 rest = self.columns[index + 1 : stop]
-                rest.addr_(self.shares[index, index + 1 : stop], error, alpha=-1)
+                rest.addr_(self.coefficients[index, index + 1 : stop], error, alpha=-1)
 
 
-class Walked(Protocol):
-    """What is done on the way."""
+class SpanProcessor(Protocol):
+    """What `process_spans` calls."""
 
     def settle_columns(self, start: int, stop: int) -> None:
-        """Settle columns ``start`` to ``stop``, every earlier change being applied to them."""
+        """Compute the final values of columns [start, stop), to which all updates are applied."""
 
     def pass_on(self, first: int, last: int, stop: int) -> None:
-        """Apply to columns ``last`` to ``stop`` what was changed in ``first`` to ``last``."""
+        """Update columns [last, stop) for the changes of columns [first, last)."""
 
 
-def walk(walked: Walked, start: int, stop: int, sizes: Sequence[int]) -> None:
-    """Settle [start, stop) in spans of falling ``sizes``."""
+def process_spans(processor: SpanProcessor, start: int, stop: int, sizes: Sequence[int]) -> None:
+    """Process columns [start, stop) in nested spans of falling ``sizes``.
+
+    After each span, the rest of its parent is updated; columns outside [start, stop) are not.
+    """
     if not sizes:
-        walked.settle_columns(start, stop)
+        processor.settle_columns(start, stop)
         return
     for first in range(start, stop, sizes[0]):
         last = min(first + sizes[0], stop)
-        walk(walked, first, last, sizes[1:])
+        process_spans(processor, first, last, sizes[1:])
         if last < stop:
-            walked.pass_on(first, last, stop)
+            processor.pass_on(first, last, stop)

@@ -1,7 +1,7 @@
-"""A column rounded to its group's grid, as the column loop needs it: often, and without waste.
+"""Rounding one column to its group's grid, as often and as fast as the column loop needs it.
 
-It does what `Scales.encode` and `Scales.decode` do, operation for operation, so the codes are the
-same to the last bit; but a loop meets thousands of columns, and what is constant is set up once.
+Performs the operations of `Scales.encode` and `Scales.decode` in the same order, so the codes are
+bit-identical. What is constant for a group is prepared once, and no memory is allocated per column.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .grid import Grid, Scales
 
 
 def rounders_of(scales: Scales, dtype: torch.dtype) -> list[ColumnRounder]:
-    """Return one for each group of ``scales`` [out_features, groups]; they share one buffer."""
+    """Return a rounder for each group of ``scales`` [out_features, groups]; they share a buffer."""
     value = torch.empty_like(scales.scale[:, 0], dtype=dtype)
     return [
         ColumnRounder(scales.grid, value, scale, zero_point, minimum)
@@ -29,11 +29,12 @@ def rounders_of(scales: Scales, dtype: torch.dtype) -> list[ColumnRounder]:
 
 
 def _by_group(part: Tensor | None, num_groups: int, dtype: torch.dtype) -> Sequence[Tensor | None]:
+    """Return zero points or minimums as one row [out_features] per group, or one None per group."""
     return [None] * num_groups if part is None else part.T.to(dtype).contiguous().unbind()
 
 
 class ColumnRounder:
-    """Rounds a column as `Scales` does, in as few passes and with no memory of its own."""
+    """Rounds columns of one group, in place and without allocating."""
 
     def __init__(
         self,
@@ -48,7 +49,10 @@ class ColumnRounder:
         self._zero_point, self._minimum = zero_point, minimum
 
     def round(self, column: Tensor, codes: Tensor) -> Tensor:
-        """Write to ``codes`` and return the values they stand for, valid until the next call."""
+        """Write the integer codes of ``column`` to ``codes``; return the values they decode to.
+
+        All are [out_features]. The returned tensor is overwritten by the next call.
+        """
         value = self._value
         if self._minimum is not None:
             column = column + self._minimum

@@ -1,8 +1,9 @@
-"""What is added to a Hessian's diagonal, and when more of it than was asked.
+"""Damping: a constant added to the diagonal of the Hessian so that it can be factorised.
 
-H = X'X of few tokens is singular. A share of its mean diagonal over live features mends that; where
-a factorisation still fails in float arithmetic the share is raised tenfold, at most three times,
-and the result says how often. Nothing here turns a method into another.
+H = X'X of few tokens is singular. Solvers add ``damping`` times the mean of its diagonal over live
+features (features that were non-zero on at least one token). If the Cholesky factorisation still
+fails in floating point, the damping is multiplied by ten, at most three times, and the result
+records how often. No other fallback exists: if that does not help, the solver raises.
 """
 
 from __future__ import annotations
@@ -15,37 +16,45 @@ from ..errors import SettingError, SolverError
 from .gram import Gram
 
 MAX_ESCALATIONS = 3
+"""How many times `escalate` multiplies the damping by ten before it gives up."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Damped(Generic[T]):
-    """What came of a damped Hessian.
+class DampedResult(Generic[T]):
+    """What was computed from a damped Hessian, and with how much damping.
 
     Attributes:
-        made: what was made of it.
-        damping: the damping used, relative to the mean of H's diagonal over live features.
-        escalations: how often the damping had to be raised tenfold; 0 when it held at once.
+        value: the result, such as a Cholesky factor.
+        damping: the damping used, as a fraction of the mean diagonal of H over live features.
+        escalations: how many times the damping was multiplied by ten; 0 if the first attempt
+            succeeded.
     """
 
-    made: T
+    value: T
     damping: float
     escalations: int
 
 
-def escalate(gram: Gram, damping: float, attempt: Callable[[float], T | None]) -> Damped[T]:
-    """Return what ``attempt`` makes with ``damping``, or with the first tenfold that does.
+def escalate(gram: Gram, damping: float, attempt: Callable[[float], T | None]) -> DampedResult[T]:
+    """Call ``attempt`` with ``damping``, then with ten times as much, until it succeeds.
 
-    ``attempt`` returns None where the Hessian is not positive definite. Raises SettingError for a
-    damping below 0, SolverError if it never is.
+    Args:
+        gram: the Gram matrix, for the error message.
+        damping: the first damping to try.
+        attempt: takes a damping; returns None if the Hessian is not positive definite with it.
+
+    Raises:
+        SettingError: ``damping`` is negative or not finite.
+        SolverError: the Hessian is not positive definite after `MAX_ESCALATIONS` escalations.
     """
     require_damping(damping)
     for escalations in range(MAX_ESCALATIONS + 1):
         tried = damping * 10**escalations
-        made = attempt(tried)
-        if made is not None:
-            return Damped(made, tried, escalations)
+        value = attempt(tried)
+        if value is not None:
+            return DampedResult(value, tried, escalations)
     raise SolverError(
         f"Hessian of width {gram.width} over {gram.num_tokens} tokens is not positive definite at "
         f"damping {damping:g} nor, raised tenfold {MAX_ESCALATIONS} times, at {tried:g}; "
@@ -60,6 +69,6 @@ def require_damping(damping: float) -> None:
 
 
 def mean_live_diagonal(gram: Gram) -> float:
-    """Return the mean diagonal over live features, 0 if there are none."""
+    """Return the mean of the diagonal of H over live features; 0 if there are none."""
     num_live = max(int((~gram.dead).sum()), 1)
     return float(gram.diagonal.double().sum()) / num_live

@@ -1,15 +1,16 @@
-"""GPTQ: round column by column, and let the columns still to come make up for each rounding error.
+"""GPTQ: quantise column by column and let the later columns compensate for each rounding error.
 
 Minimises ||X(W - V)'||^2 over V on an integer grid, greedily. https://arxiv.org/abs/2210.17323,
-section 3; lazy updates as in `column_loop`. Static order walks the columns by falling input energy,
-with scales fitted to the weights as given, so that codes and scales come out in natural order and
-cost nothing at run time. In natural order a group's scale is fitted to the compensated weights at
-its start.
+section 3; lazy updates as in `column_loop`.
 
-Where we differ from the published code: scales are searched for rather than set by the extremes
-(`grid_search`), under the weights that the loop's own loss puts on rounding errors; what the loop
-leaves can be refined (`refinement`); and weights on dead features are rounded to nearest instead of
-zeroed, since a feature silent in calibration may speak later.
+Static order processes the columns by falling input energy, with scales fitted to the original
+weights. Codes and scales are stored in natural order, so it costs nothing at inference. In natural
+order, the scale of a group is fitted to the compensated weights when the group starts.
+
+Differences from the published code: scales are searched, not set by the extremes (`grid_search`),
+weighted as GPTQ's own loss weights rounding errors; the result can be refined afterwards
+(`refinement`); and weights of dead features are rounded to nearest instead of being set to zero,
+because a feature that is zero in calibration may be non-zero later.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .grid_search import ScaleRule, fit_groups
 from .refinement import refine
 from .results import QuantizedWeight
 from .saliency import require_natural_order
-from .target import matched_weight
+from .target import target_weight
 
 Order = Literal["natural", "static"]
 
@@ -50,15 +51,27 @@ def quantize_gptq(
     refit: bool = False,
     sweeps: int = 0,
 ) -> QuantizedWeight:
-    """Quantise [out_features, in_features] with error compensation.
+    """Quantise with error compensation.
 
-    Where ``mask`` is False the weight is held at exactly zero and its loss is compensated too.
-    ``factor`` reuses a factorisation, whose damping then holds instead of ``damping``; for
-    ``order="static"`` it must come from ``factorize(gram, descending=True)``. No ``order`` means
-    the factor's own where one is given, else the better one, static. ``matching`` is the share of
-    `matched_weight`, ``refit`` and ``sweeps`` are those of `refine`; all need the Gram. Raises
-    SettingError for arguments that do not fit, SolverError for values that are not finite or a
-    Hessian that will not factorise.
+    Args:
+        weight: [out_features, in_features], any floating dtype.
+        gram: Gram matrix of the inputs; may be None if ``factor`` is given and no option needs it.
+        grid: the integer grid.
+        scale_dtype: dtype that scales are stored in, unless the grid has its own.
+        mask: boolean, same shape as ``weight``; False holds a weight at exactly zero, and the error
+            of that is compensated too.
+        factor: a factorisation to reuse; its damping replaces ``damping``. For order "static" it
+            must come from ``factorize(gram, descending=True)``.
+        matching: fraction of the upstream error to correct, see `target_weight`; needs ``gram``.
+        damping: added to the Hessian's diagonal, as a fraction of its mean.
+        order: "static" or "natural"; default: the order of ``factor`` if given, else "static".
+        scales: "searched" or "minmax", see `grid_search`.
+        refit: refit the scales afterwards, see `refine`; needs ``gram``.
+        sweeps: passes of coordinate descent over the codes, see `refine`; needs ``gram``.
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a value is not finite, or the Hessian cannot be factorised.
     """
     require_weight(weight)
     if mask is not None:
@@ -68,13 +81,13 @@ def quantize_gptq(
         require_width(weight, gram.matrix, "Gram matrix")
     if gram is None and (refit or sweeps or matching):
         raise SettingError(
-            "gptq can neither match nor refine (refit or sweeps) by a factor alone; give the Gram "
-            "matrix too"
+            "gptq needs the Gram matrix for matching, refit and sweeps, but was given only a "
+            "factor; give the Gram matrix too"
         )
     order = order or ("natural" if factor is not None and factor.order is None else "static")
     factor = factor or _factorize(gram, damping=damping, order=order)
     require_width(weight, factor.upper, "factor")
-    target = weight if gram is None else matched_weight(weight, gram, factor, share=matching)
+    target = weight if gram is None else target_weight(weight, gram, factor, matching=matching)
     rule = _run(
         target, factor, grid=grid, scale_dtype=scale_dtype, mask=mask, order=order, scales=scales
     )
@@ -111,12 +124,12 @@ def _run(
     order: Order,
     scales: ScaleRule,
 ) -> _Rounding:
-    """Run the column loop on a transposed copy; the rule it went by holds the outcome."""
-    columns = weight.detach().T.to(
+    """Run the column loop on a transposed copy; the returned rule holds codes and scales."""
+    columns = weight.detach().T.to(  # [in, out]
         factor.upper.dtype, copy=True, memory_format=torch.contiguous_format
     )
     kept = None if mask is None else mask.T.contiguous()
-    importance = factor.upper.diagonal().square().reciprocal_()
+    importance = factor.upper.diagonal().square().reciprocal_()  # 1 / U_jj^2, [in]
     if order == "natural":
         require_natural_order(factor)
         rule = _Rounding(columns, grid, scale_dtype, kept, scales, importance)
@@ -133,13 +146,13 @@ def _require_order(factor: Factor) -> Tensor:
     if factor.order is None:
         raise SettingError(
             "order 'static' was given a factor in natural order; "
-            "make it with factorize(gram, descending=True)"
+            "call factorize(gram, descending=True)"
         )
     return factor.order
 
 
 class _Rounding(ColumnRule):
-    """Fits scales at the start of a group or super-block, then rounds its columns one by one."""
+    """Natural order: fits scales when a group or super-block starts, then rounds its columns."""
 
     def __init__(
         self,
@@ -167,18 +180,19 @@ class _Rounding(ColumnRule):
 
     @property
     def scales(self) -> Scales:
-        """Every group's scales joined, [out_features, groups]."""
+        """The scales of all groups, [out_features, groups]."""
         return Scales.joined(self._fitted, dim=1)
 
     def begin(self, start: int, window: Tensor) -> None:
         self._fit(start, window)
 
     def _fit(self, start: int, window: Tensor) -> None:
-        """Fit the groups that lie in ``window`` [columns, out_features]."""
+        """Fit the scales of the groups in ``window`` [columns, out_features]."""
         stop = start + window.shape[0]
         if self._kept is not None:
             window = window * self._kept[start:stop]
-        groups = window.T.contiguous().view(window.shape[1], -1, self._group_width)
+        num_rows = window.shape[1]
+        groups = window.T.contiguous().view(num_rows, -1, self._group_width)  # [out, groups, size]
         importance = None
         if self._importance is not None:
             importance = self._importance[start:stop].view(-1, self._group_width)
@@ -199,8 +213,9 @@ class _Rounding(ColumnRule):
 
     @property
     def plans_blocks(self) -> bool:
-        # A group that starts inside a block is fitted there, to what the block has done to it.
-        if self._grid.super_block:  # the kernel knows of no minimums
+        # A group that starts inside a block is fitted to weights that the block itself updates,
+        # so its scales are not known when the block starts.
+        if self._grid.super_block:  # the kernel does not support minimums
             return False
         return self._unit % BLOCK_SIZE == 0 or self._unit == self.codes.shape[0]
 
@@ -220,7 +235,7 @@ class _Rounding(ColumnRule):
 
 
 class _StaticRounding(_Rounding):
-    """Fits all scales to the weights as given, and meets the columns in another order."""
+    """Static order: fits all scales to the original weights, then rounds columns in ``order``."""
 
     def __init__(
         self,
@@ -242,7 +257,7 @@ class _StaticRounding(_Rounding):
         return BLOCK_SIZE
 
     def begin(self, start: int, window: Tensor) -> None:
-        """Nothing to decide: every scale is already fitted."""
+        """Nothing to do: all scales are fitted already."""
 
     def settle(self, index: int, column: Tensor) -> Tensor:
         return super().settle(self._order[index], column)

@@ -1,15 +1,17 @@
-"""The integer grids weights are rounded to, and how a scale is fitted to a group of weights.
+"""Integer quantisation grids, and fitting scales to the minimum and maximum of a group of weights.
 
-Codes are signed, from -2^(bits-1) to 2^(bits-1) - 1, and stored as int8. A symmetric grid decodes
-as code * scale with scale = max|w| / ((2^bits - 1) / 2), compressed-tensors' convention: the range
-is as wide as all the codes together, so the two extremes are each met to half a step. An asymmetric
-one decodes as (code - zero_point) * scale; its range always holds 0, and 0 is met exactly.
+Codes are signed integers from -2^(bits-1) to 2^(bits-1) - 1, stored as int8.
 
-There is one more code below zero than above. Where a scale may be negative, it lies on the side of
-the greater extreme: scale = that extreme / -2^(bits-1), ggml's convention for Q4_0.
-
-Some grids have the names of ggml's block formats. Q4_K codes are unsigned and decode as
-code * scale - minimum (`block_grids`).
+- Symmetric grid: value = code * scale, with scale = max|w| / ((2^bits - 1) / 2), the convention of
+  compressed-tensors. The range is as wide as all codes together, so both extremes are represented
+  to within half a step.
+- Signed scales (symmetric grids only): there is one more code below zero than above. A negative
+  scale puts that extra code on the side of the larger extreme: scale = that extreme / -2^(bits-1),
+  the convention of ggml's Q4_0.
+- Asymmetric grid: value = (code - zero_point) * scale. The range always includes 0, and 0 is
+  represented exactly.
+- Q4_K, one of the grids named after ggml's block formats: codes are unsigned and value = code *
+  scale - minimum (`super_blocks`).
 """
 
 from __future__ import annotations
@@ -24,25 +26,30 @@ from torch import Tensor
 
 from ..errors import SettingError, SolverError
 
+# Group sizes suggested in error messages.
 _COMMON_GROUP_SIZES = (16, 32, 48, 64, 96, 128, 192, 256)
 
-# What "auto" chooses from, largest first: the group sizes kernels are written for.
+# What "auto" chooses from, largest first: the group sizes that runtimes have kernels for.
 _AUTO_GROUP_SIZES = (128, 64, 32, 16)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An integer grid.
+    """An integer quantisation grid.
 
     Attributes:
-        bits: 2 to 8.
+        bits: bits of a code, 2 to 8.
         group_size: consecutive input columns that share a scale; None for the whole row; "auto" for
-            the largest of 128, 64, 32 and 16 that divides the row, else the whole row.
+            the largest of 128, 64, 32 and 16 that divides the row, or the whole row if none does.
         symmetric: whether the zero point is fixed at 0.
-        signed: whether a scale may be negative; for symmetric grids.
-        scale_dtype: the one its format stores scales in; None where the caller chooses.
-        super_block: consecutive input columns whose scales and minimums are themselves small
+        signed: whether scales may be negative (symmetric grids only).
+        scale_dtype: dtype the file format stores scales in; None if the caller chooses.
+        super_block: consecutive input columns whose scales and minimums are stored as small
             integers, as in Q4_K; None for an ordinary grid.
+
+    Raises:
+        SettingError: ``bits`` or ``group_size`` is out of range, or ``signed`` is set without
+            ``symmetric``.
     """
 
     bits: int = 4
@@ -62,33 +69,41 @@ class Grid:
             )
         if self.signed and not self.symmetric:
             raise SettingError(
-                "a grid cannot be signed and asymmetric: a zero point does already what the sign "
-                "of a scale does; set one of the two"
+                "a grid cannot be signed and asymmetric: a zero point already shifts the range, as "
+                "a negative scale would; set one of the two"
             )
 
     @classmethod
     def named(cls, name: str) -> Grid:
-        """Return a grid of ggml's: "q4_0", "q5_0", "q8_0" or "q4_k"."""
+        """Return a grid named after a ggml type: "q4_0", "q5_0", "q8_0" or "q4_k".
+
+        Raises:
+            SettingError: the name is not one of these.
+        """
         if name not in NAMED_GRIDS:
             raise SettingError(f"grid '{name}' is not known; take one of {', '.join(NAMED_GRIDS)}")
         return NAMED_GRIDS[name]
 
     @property
     def smallest(self) -> int:
-        """The least code."""
+        """The smallest code."""
         return 0 if self.super_block else -(1 << (self.bits - 1))
 
     @property
     def largest(self) -> int:
-        """The greatest code."""
+        """The largest code."""
         return self.smallest + (1 << self.bits) - 1
 
     def fitted_width(self, width: int) -> int:
-        """Return the columns whose scales are fitted together, checked as in `group_width`."""
+        """Return how many columns have their scales fitted together; raises as `group_width`."""
         return self.super_block or self.group_width(width)
 
     def group_width(self, width: int) -> int:
-        """Return columns per group in a row of ``width``; SettingError if they do not divide it."""
+        """Return the columns per group in a row of ``width`` columns.
+
+        Raises:
+            SettingError: the groups or super-blocks do not divide ``width``.
+        """
         if self.group_size is None:
             return width
         if self.group_size == "auto":
@@ -121,13 +136,14 @@ NAMED_GRIDS: Mapping[str, Grid] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class SuperBlocks:
-    """How Q4_K stores scales and minimums: as whole multiples of two float16 a super-block.
+    """How Q4_K stores scales and minimums: integers times two float16 factors per super-block.
 
     Attributes:
         scale_unit: float16 [out_features, super_blocks], ggml's d.
         minimum_unit: float16 [out_features, super_blocks], ggml's dmin.
-        scale_steps: uint8 [out_features, groups], 1 to 63.
-        minimum_steps: uint8 [out_features, groups], 0 to 63.
+        scale_steps: uint8 [out_features, groups], 1 to 63; scale = scale_unit * scale_steps.
+        minimum_steps: uint8 [out_features, groups], 0 to 63; minimum = minimum_unit *
+            minimum_steps.
     """
 
     scale_unit: Tensor
@@ -138,7 +154,7 @@ class SuperBlocks:
 
 @dataclass(frozen=True, eq=False)
 class Scales:
-    """Scales, and zero points or minimums if any, of some groups of one grid.
+    """Scales of groups of one grid, with their zero points or minimums if it has them.
 
     Attributes:
         scale: any shape, in the dtype it will be stored in; never 0, positive unless the grid is
@@ -146,7 +162,7 @@ class Scales:
         zero_point: int8, same shape; None for a symmetric grid or one with minimums.
         grid: the grid.
         minimum: float32, same shape, subtracted after scaling; None for an ordinary grid.
-        super_blocks: what ``scale`` and ``minimum`` are made of; None for an ordinary grid.
+        super_blocks: what ``scale`` and ``minimum`` are computed from; None for an ordinary grid.
     """
 
     scale: Tensor
@@ -157,7 +173,7 @@ class Scales:
 
     @classmethod
     def joined(cls, parts: Sequence[Scales], *, dim: int) -> Scales:
-        """Join scales of one grid along an axis they have; of super-blocks, along 0 or 1."""
+        """Concatenate scales of one grid along an existing axis (0 or 1 with super-blocks)."""
         points = [part.zero_point for part in parts if part.zero_point is not None]
         minimums = [part.minimum for part in parts if part.minimum is not None]
         blocks = [part.super_blocks for part in parts if part.super_blocks is not None]
@@ -170,9 +186,9 @@ class Scales:
         )
 
     def encode(self, values: Tensor) -> Tensor:
-        """Return the nearest codes, as whole numbers in the dtype of ``values``.
+        """Return the nearest codes, as whole numbers in the dtype of ``values``; halves go to even.
 
-        ``values`` must broadcast against `scale`. Halves go to the even code.
+        ``values`` must broadcast against `scale`.
         """
         if self.minimum is not None:
             values = values + self.minimum.to(values.dtype)
@@ -182,20 +198,20 @@ class Scales:
         return codes.clamp_(self.grid.smallest, self.grid.largest)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the values of ``codes`` in their own floating dtype."""
+        """Return the values of ``codes``, in the floating dtype of ``codes``."""
         if self.zero_point is not None:
             codes = codes - self.zero_point.to(codes.dtype)
         values = codes * self.scale.to(codes.dtype)
         return values if self.minimum is None else values - self.minimum.to(codes.dtype)
 
     def squeeze(self, dim: int) -> Scales:
-        """Return the same without the axis ``dim`` of size 1."""
+        """Return a copy without the axis ``dim``, which has size 1."""
         zero_point = None if self.zero_point is None else self.zero_point.squeeze(dim)
         minimum = None if self.minimum is None else self.minimum.squeeze(dim)
         return Scales(self.scale.squeeze(dim), zero_point, self.grid, minimum, self.super_blocks)
 
     def unsqueeze(self, dim: int) -> Scales:
-        """Return the same with an axis ``dim`` of size 1, to broadcast over a group's columns."""
+        """Return a copy with a new axis ``dim`` of size 1, to broadcast over a group's columns."""
         zero_point = None if self.zero_point is None else self.zero_point.unsqueeze(dim)
         minimum = None if self.minimum is None else self.minimum.unsqueeze(dim)
         return Scales(self.scale.unsqueeze(dim), zero_point, self.grid, minimum, self.super_blocks)
@@ -211,11 +227,13 @@ def _joined_blocks(parts: Sequence[SuperBlocks], *, dim: int) -> SuperBlocks:
 
 
 def fit_scales(values: Tensor, *, grid: Grid, scale_dtype: torch.dtype, dim: int = -1) -> Scales:
-    """Fit scales to the extremes of ``values`` along ``dim``, which is kept with size 1.
+    """Fit scales to the minimum and maximum of ``values`` along ``dim``, which is kept with size 1.
 
-    Scales are rounded here, to the grid's own dtype or else ``scale_dtype``, before any code is
-    chosen, so that codes fit the scale that is stored. A group of zeros gets scale 1. Raises
-    SolverError if a scale overflows.
+    Scales are rounded to their storage dtype (the grid's own, or else ``scale_dtype``) before any
+    code is chosen, so that the codes match the stored scale. A group of zeros gets scale 1.
+
+    Raises:
+        SolverError: a scale overflows its dtype.
     """
     low = values.amin(dim, keepdim=True).clamp_(max=0.0)
     high = values.amax(dim, keepdim=True).clamp_(min=0.0)
@@ -233,24 +251,25 @@ def fit_scales(values: Tensor, *, grid: Grid, scale_dtype: torch.dtype, dim: int
 
 
 def require_exact_zero(grid: Grid, mask: Tensor | None) -> None:
-    """Raise SettingError for a mask on a grid that has no exact zero."""
+    """Raise SettingError if a mask is given for a grid that cannot represent zero exactly."""
     if mask is not None and grid.super_block:
         raise SettingError(
             f"a grid with super-blocks of {grid.super_block} has no exact zero, so pruned weights "
-            "would not stay pruned; take another, such as 'q4_0'"
+            "would not stay zero; choose another grid, such as 'q4_0'"
         )
 
 
 def nearest_zero_point(low: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """Return the int8 zero point that puts ``low`` nearest to the least code."""
+    """Return the int8 zero point for which the smallest code decodes closest to ``low``."""
     zero_point = torch.round(grid.smallest - low / scale.to(low.dtype))
     return zero_point.clamp_(grid.smallest, grid.largest).to(torch.int8)
 
 
 def stored_scale(scale: Tensor, *, grid: Grid, scale_dtype: torch.dtype) -> Tensor:
-    """Round to the dtype of storing: 1 where there is nothing to scale, never 0, never infinite.
+    """Round scales to their storage dtype; an exact 0 becomes 1, and nothing else rounds to 0.
 
-    Raises SolverError if a scale overflows.
+    Raises:
+        SolverError: a scale overflows its dtype.
     """
     dtype = grid.scale_dtype or scale_dtype
     smallest = torch.finfo(dtype).tiny

@@ -1,12 +1,13 @@
-"""Scales found by search: the range that clips a few weights may serve the rest better.
+"""Scales found by search: clipping a few weights of a group can reduce the error of the others.
 
-Per row and group, minimises sum_j h_j (w_j - q_j)^2 over the scale, and over the zero point of an
-asymmetric grid. h_j is what an error in column j costs: for GPTQ 1 / U_jj^2, since its loss is the
-sum of e_j^2 / U_jj^2 over the rounding errors e_j it makes; for rounding to nearest H_jj.
+For every row and group, minimises sum_j h_j (w_j - q_j)^2 over the scale, and over the zero point
+of an asymmetric grid. h_j is the cost of an error in column j. For GPTQ it is 1 / U_jj^2, because
+GPTQ's loss is the sum of e_j^2 / U_jj^2 over its rounding errors e_j; for round to nearest it is
+H_jj.
 
-Each candidate scale only chooses codes. The scale that goes with them is the least-squares one,
-<w, c> / <c, c> under h, whose loss is sum h w^2 - <w, c>^2 / <c, c>: so a coarse comb of candidates
-does what a fine one would.
+A candidate scale is used only to choose codes c. The scale that belongs to these codes is the
+least-squares one, <w, c> / <c, c> with inner products weighted by h, and its loss is sum_j h_j
+w_j^2 - <w, c>^2 / <c, c>. So a few widely spaced candidates are as good as many.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from .super_blocks import fit_super_blocks
 ScaleRule = Literal["searched", "minmax"]
 
 _NUM_CANDIDATES = 7
-_WIDEST = 1.05
-# Values worked on at a time: bounds the copies, and keeps them in a core's own cache.
+_WIDEST = 1.05  # widest candidate, as a factor of the min-max range
+# Values processed at a time, so that temporaries stay small and in the CPU cache.
 _VALUES_PER_CHUNK = 1 << 18
 
 
@@ -35,10 +36,18 @@ def fit_groups(
     rule: ScaleRule,
     importance: Tensor | None = None,
 ) -> Scales:
-    """Return scales [rows, groups] for ``groups`` [rows, groups, columns] of weights.
+    """Return scales [rows, groups] for weights ``groups`` [rows, groups, group_size].
 
-    ``importance`` [groups, columns], positive, is h; None for equal weights, and it serves
-    "searched" only. Raises SolverError if a scale overflows.
+    Args:
+        groups: the weights.
+        grid: the integer grid.
+        scale_dtype: dtype that scales are stored in, unless the grid has its own.
+        rule: "minmax" or "searched".
+        importance: h, [groups, group_size], positive; None for equal weights. Used by "searched"
+            only.
+
+    Raises:
+        SolverError: a scale overflows its dtype.
     """
     num_values = max(groups[0].numel(), 1)
     fitted = [
@@ -67,7 +76,7 @@ def _fit(
 
 
 def shrink_factors(bits: int) -> list[float]:
-    """Return what to multiply the min-max range by: the fewer the codes, the more may be cut."""
+    """Return the candidates' ranges as factors of the min-max range; narrower for fewer bits."""
     narrowest = 1 - 1.6 / bits
     step = (_WIDEST - narrowest) / (_NUM_CANDIDATES - 1)
     return [_WIDEST - index * step for index in range(_NUM_CANDIDATES)]
@@ -76,7 +85,7 @@ def shrink_factors(bits: int) -> list[float]:
 def _searched(
     groups: Tensor, plain: Scales, importance: Tensor, scale_dtype: torch.dtype
 ) -> Scales:
-    """Return the better, group by group, of the best candidate and ``plain``, which is min-max."""
+    """Return, for every group, the better of the best candidate and the min-max scale ``plain``."""
     search = _Search(groups, importance, plain)
     for factor in shrink_factors(plain.grid.bits):
         search.try_range(factor)
@@ -101,13 +110,13 @@ def _searched(
 
 
 def _loss(groups: Tensor, scales: Scales, importance: Tensor) -> Tensor:
-    """Return the weighted squared error of every group, [rows, groups, 1]."""
+    """Return sum_j h_j (w_j - q_j)^2 of every group, [rows, groups, 1]."""
     error = scales.decode(scales.encode(groups)).sub_(groups)
     return error.square_().mul_(importance).sum(-1, keepdim=True)
 
 
 class _Search:
-    """The best scale so far of every group, all [rows, groups, 1]."""
+    """The best scale so far of every group. All state is [rows, groups, 1]."""
 
     def __init__(self, groups: Tensor, importance: Tensor, plain: Scales) -> None:
         self.scale = plain.scale.to(groups.dtype)
@@ -116,8 +125,8 @@ class _Search:
         self._grid = plain.grid
         self._groups = groups
         self._importance = importance
-        self._weighted = groups * importance
-        self._gain = torch.zeros_like(self.scale)
+        self._weighted = groups * importance  # h_j w_j, [rows, groups, group_size]
+        self._gain = torch.zeros_like(self.scale)  # <w, c>^2 / <c, c> of the best
         self._codes, self._products = torch.empty_like(groups), torch.empty_like(groups)
         if not plain.grid.symmetric:
             self._centre = (
@@ -125,7 +134,7 @@ class _Search:
             ) / 2
 
     def try_range(self, factor: float) -> None:
-        """Try the min-max range shrunk to ``factor`` about its own centre."""
+        """Try the min-max range scaled by ``factor`` about its centre."""
         scale = self._plain_scale * factor
         if self._grid.symmetric:
             self._try(scale, None)
@@ -135,21 +144,24 @@ class _Search:
         self._try(scale, zero_point.to(scale.dtype))
 
     def try_shift(self, shift: int) -> None:
-        """Try the best so far with its zero point moved."""
+        """Try the best grid so far with its zero point moved by ``shift``."""
         if self.zero_point is not None:
             shifted = (self.zero_point + shift).clamp_(self._grid.smallest, self._grid.largest)
             self._try(self.scale, shifted)
 
     def _try(self, scale: Tensor, zero_point: Tensor | None) -> None:
+        # Codes c of the candidate, less the zero point.
         codes = torch.div(self._groups, scale, out=self._codes).round_()
         if zero_point is None:
             codes.clamp_(self._grid.smallest, self._grid.largest)
         else:
             codes.clamp_(self._grid.smallest - zero_point, self._grid.largest - zero_point)
-        along = torch.mul(self._weighted, codes, out=self._products).sum(-1, keepdim=True)
-        size = codes.square_().mul_(self._importance).sum(-1, keepdim=True)
-        scale = torch.where(size > 0, along / size, self._plain_scale)
-        gain = along * scale
+        # Least-squares scale <w, c> / <c, c> for these codes, and the loss it saves.
+        inner = torch.mul(self._weighted, codes, out=self._products).sum(-1, keepdim=True)
+        norm = codes.square_().mul_(self._importance).sum(-1, keepdim=True)
+        scale = torch.where(norm > 0, inner / norm, self._plain_scale)
+        gain = inner * scale
+        # Keep it where it is the best so far.
         better = gain > self._gain
         self._gain = torch.where(better, gain, self._gain)
         self.scale = torch.where(better, scale, self.scale)

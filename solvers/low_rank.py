@@ -1,9 +1,9 @@
-"""A low-rank correction beside a thinned or rounded weight: what it left, as far as a rank goes.
+"""A low-rank correction BA, added to a pruned or quantised weight S, that reduces its output error.
 
-Minimises ||X(W - S - BA)'||^2 over B [out, r] and A [r, in], S held. With H = X'X = R R' and
-E = (W - S) R, the best BA R is E cut off after its r largest singular values (Eckart and Young,
-1936): B A = U_r S_r V_r' R^-1. The Hessian metric is that of https://arxiv.org/abs/2410.21271
-(EoRA).
+Minimises ||X(W - S - BA)'||^2 over B [out_features, rank] and A [rank, in_features], S fixed. With
+H = X'X = R R' and E = (W - S) R, the optimal B A R is the truncated singular value decomposition of
+E (Eckart and Young, 1936): B A = U_r S_r V_r' R^-1. Weighting the error by the Hessian follows EoRA
+(https://arxiv.org/abs/2410.21271).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .output_error import relative_output_error
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """B and A, to be added to a replaced weight as B A.
+    """B and A; the corrected weight is S + B A.
 
     Attributes:
-        left: B, [out_features, rank].
-        right: A, [rank, in_features].
+        left: B, [out_features, rank], in the dtype of the weight.
+        right: A, [rank, in_features], same dtype.
         relative_error: ||X(W - S - BA)'||^2 / ||XW'||^2 on the calibration inputs.
-        damping: the damping used, relative to the mean of H's diagonal over live features.
-        escalations: how often the damping had to be raised tenfold.
+        damping: the damping used, as a fraction of the mean diagonal of H over live features.
+        escalations: how many times the damping was multiplied by ten.
     """
 
     left: Tensor
@@ -44,42 +44,53 @@ class LowRank:
 def correct_low_rank(
     weight: Tensor, replacement: Tensor, gram: Gram, *, rank: int, damping: float = 0.01
 ) -> LowRank:
-    """Return the correction of ``rank`` that leaves the least damped output error.
+    """Return the correction of the given ``rank`` with the least damped output error.
 
-    ``replacement`` is S, [out_features, in_features]. Factors come in the weight's dtype, each with
-    the square root of the singular values, so that neither is much larger than the other.
+    The singular values are split evenly: each factor gets their square root, so that neither factor
+    is much larger than the other.
 
-    The damping is raised as `escalate` does.
+    Args:
+        weight: W, [out_features, in_features].
+        replacement: S, same shape.
+        gram: Gram matrix of the inputs.
+        rank: 1 to min(out_features, in_features).
+        damping: added to the Hessian's diagonal, as a fraction of its mean; raised as in
+            `escalate`.
 
-    Raises SettingError for shapes that do not fit or a rank outside 1 to the smaller side,
-    SolverError for values that are not finite.
+    Raises:
+        SettingError: shapes do not fit, or ``rank`` is out of range.
+        SolverError: a value is not finite, or the Hessian cannot be factorised.
     """
     require_weight(weight)
     require_finite(replacement, "replacement weight")
     require_width(weight, gram.matrix, "Gram matrix")
     if replacement.shape != weight.shape:
         raise SettingError(
-            f"weight {tuple(weight.shape)} and replacement {tuple(replacement.shape)} do not fit"
+            f"weight {tuple(weight.shape)} and replacement {tuple(replacement.shape)} do not fit: "
+            "give two tensors of the same shape"
         )
     if not 1 <= rank <= min(weight.shape):
         raise SettingError(
-            f"rank {rank} is out of range; give 1 to {min(weight.shape)}, the smaller side"
+            f"rank {rank} is out of range; give 1 to {min(weight.shape)}, the smaller dimension"
         )
     found = escalate(gram, damping, partial(_root, gram))
-    lower, scale = found.made
-    left_over = (weight.detach().to(scale.dtype) - replacement.detach().to(scale.dtype)) * scale
-    vectors, values, rest = torch.linalg.svd(left_over @ lower, full_matrices=False)
+    lower, scale = found.value  # R of the normalised Hessian [in, in], D [in]
+    # E = (W - S) R, with W and S in normalised units.
+    residual = (weight.detach().to(scale.dtype) - replacement.detach().to(scale.dtype)) * scale
+    vectors, values, right_vectors = torch.linalg.svd(residual @ lower, full_matrices=False)
+    # Truncate, and split the singular values between the factors.
     root = values[:rank].sqrt()
-    left = (vectors[:, :rank] * root).to(weight.dtype)
-    solved = torch.linalg.solve_triangular(lower, rest[:rank], upper=False, left=False)
+    left = (vectors[:, :rank] * root).to(weight.dtype)  # B = U_r S_r^(1/2), [out, rank]
+    # A = S_r^(1/2) V_r' R^-1 D^-1, [rank, in]
+    solved = torch.linalg.solve_triangular(lower, right_vectors[:rank], upper=False, left=False)
     right = (root.unsqueeze(1) * solved / scale).to(weight.dtype)
-    whole = replacement.detach().to(weight.dtype) + left @ right
-    error = relative_output_error(weight, whole, gram)
+    corrected = replacement.detach().to(weight.dtype) + left @ right
+    error = relative_output_error(weight, corrected, gram)
     return LowRank(left, right, error, found.damping, found.escalations)
 
 
 def _root(gram: Gram, damping: float) -> tuple[Tensor, Tensor] | None:
-    """Return R of the normalised Hessian, and what normalised it; None where it has none."""
+    """Return the Cholesky factor R of Hn and the scale D; None if Hn is not positive definite."""
     normalized = normalize(gram, damping=damping)
     lower, info = torch.linalg.cholesky_ex(normalized.matrix)
     return None if info.any() else (lower, normalized.scale)

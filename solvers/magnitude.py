@@ -1,4 +1,4 @@
-"""Magnitude pruning: remove the smallest weights, looking at no data. The baseline to beat."""
+"""Magnitude pruning: remove the weights of smallest absolute value. Needs no calibration data."""
 
 from __future__ import annotations
 
@@ -26,10 +26,20 @@ def prune_magnitude(
     factor: Factor | None = None,
     matching: float = 0.0,
 ) -> PrunedWeight:
-    """Remove the smallest |W| of the whole layer, or of every m columns.
+    """Remove the smallest |W| of each layer, or of every m consecutive columns.
 
-    ``gram`` serves only to measure the damage; ``factor`` and ``matching`` are not used. Raises
-    SettingError for arguments that do not fit, SolverError for values that are not finite.
+    Args:
+        weight: [out_features, in_features], any floating dtype.
+        gram: Gram matrix of the inputs, used only to measure the error.
+        sparsity: fraction of weights to remove, for the unstructured pattern.
+        pattern: unstructured or n:m.
+        heights: rows of each stacked layer; None for a single layer.
+        factor: not used.
+        matching: not used.
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a value is not finite.
     """
     require_width(weight, gram.matrix, "Gram matrix")
     saliency = magnitude_saliency(weight)

@@ -1,7 +1,7 @@
-"""Which weights stay: masks exact to the count, unstructured or n of every m.
+"""Pruning masks from scores: unstructured or n:m, exact to the count.
 
-True means kept. Equal scores are told apart by position: the one that comes first goes first, so
-the same scores always give the same mask.
+True means kept. Of equal scores, the one at the lower position is removed first, so equal inputs
+always give equal masks.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .checks import require_finite, require_matrix
 
 Scope = Literal["layer", "row"]
 
-# A row is long where a sample of it, sorted, tells nearly where its k-th value lies: within so many
-# places, four standard deviations of a place in a sample of that size.
+# Rows longer than `_LONG` are searched with the help of a sorted sample. The rank of a value in the
+# sample is right to within `_MARGIN` places: four standard deviations for a sample of that size.
 _LONG = 1 << 18
 _SAMPLE = 1 << 14
 _MARGIN = 1 << 8
@@ -27,10 +27,13 @@ _MARGIN = 1 << 8
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where zeros may fall: anywhere, or such that n of every m consecutive columns are kept.
+    """Where zeros may be: anywhere (unstructured), or n kept in every m consecutive columns.
 
     Attributes:
-        n_of_m: (n, m) with 0 < n < m, or None for unstructured.
+        n_of_m: (n, m) with 0 < n < m; None for unstructured.
+
+    Raises:
+        SettingError: n is not between 1 and m - 1.
     """
 
     n_of_m: tuple[int, int] | None = None
@@ -42,7 +45,11 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read "unstructured" or "n:m", n kept of every m: "2:4" keeps two of four."""
+        """Parse "unstructured" or "n:m"; "2:4" keeps two of every four consecutive weights.
+
+        Raises:
+            SettingError: ``text`` is neither.
+        """
         if text == "unstructured":
             return cls()
         match = re.fullmatch(r"(\d+):(\d+)", text)
@@ -62,9 +69,10 @@ UNSTRUCTURED = Pattern()
 def pattern_mask(
     scores: Tensor, *, sparsity: float | None, pattern: Pattern, scope: Scope = "layer"
 ) -> Tensor:
-    """Return the mask ``pattern`` asks for: `keep_mask` or `keep_mask_n_of_m`.
+    """Return the mask [rows, cols] that ``pattern`` asks for, True = kept.
 
-    Raises SettingError if sparsity is missing for "unstructured", or given beside n:m.
+    Calls `keep_mask` or `keep_mask_n_of_m`. Raises SettingError if sparsity is missing for
+    "unstructured" or given for an n:m pattern.
     """
     sparsity = require_sparsity(sparsity, pattern)
     if pattern.n_of_m is None:
@@ -74,11 +82,15 @@ def pattern_mask(
 
 
 def require_sparsity(sparsity: float | None, pattern: Pattern) -> float:
-    """Return the fraction to remove, from ``sparsity`` or n:m; SettingError if they conflict."""
+    """Return the fraction of weights to remove, from ``sparsity`` or from the n:m pattern.
+
+    Raises:
+        SettingError: ``sparsity`` is outside 0 to 1, or was given together with an n:m pattern.
+    """
     if pattern.n_of_m is not None:
         if sparsity is not None:
             raise SettingError(
-                f"sparsity {sparsity} was given beside pattern {pattern}, which already fixes it; "
+                f"sparsity {sparsity} was given with pattern {pattern}, which already fixes it; "
                 "leave sparsity out (or set it to null), or take pattern 'unstructured'"
             )
         return 1 - pattern.n_of_m[0] / pattern.n_of_m[1]
@@ -90,9 +102,9 @@ def require_sparsity(sparsity: float | None, pattern: Pattern) -> float:
 
 
 def keep_mask(scores: Tensor, *, sparsity: float, scope: Scope = "layer") -> Tensor:
-    """Return a mask [rows, cols] without the ``round(sparsity * n)`` smallest scores.
+    """Return a mask [rows, cols] that removes the ``round(sparsity * n)`` lowest scores.
 
-    n is the whole layer, or each row by itself with ``scope="row"``.
+    n counts the whole matrix, or each row separately with ``scope="row"``.
     """
     require_sparsity(sparsity, UNSTRUCTURED)
     require_matrix(scores, "scores")
@@ -102,31 +114,39 @@ def keep_mask(scores: Tensor, *, sparsity: float, scope: Scope = "layer") -> Ten
 
 
 def drop_smallest(scores: Tensor, *, count: int) -> Tensor:
-    """Return a mask [rows, n] without the ``count`` smallest scores of every row."""
+    """Return a mask [rows, n] that removes the ``count`` lowest scores of each row.
+
+    Raises:
+        SolverError: a score is not finite.
+    """
     require_finite(scores, "scores")
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = _kth_smallest(scores, count)
     kept = scores > threshold
     if int(kept.count_nonzero()) == len(scores) * (scores.shape[1] - count):
-        return kept  # nothing else is as large as the largest that goes
+        return kept  # no ties at the threshold
     tied = scores == threshold
-    # Of those at the threshold, each row drops just enough, first come first.
+    # Of the scores equal to the threshold, each row removes the first ones, as many as are missing.
     quota = count - (~kept & ~tied).sum(dim=1, keepdim=True)
     return kept | (tied & (tied.cumsum(dim=1) > quota))
 
 
 def _kth_smallest(scores: Tensor, k: int) -> Tensor:
-    """Return the k-th smallest (from 1) of every row as [rows, 1]."""
-    if scores.is_cuda:  # one long row would keep a single multiprocessor busy in kthvalue
+    """Return the k-th smallest value of each row (k counts from 1), [rows, 1]."""
+    if scores.is_cuda:  # kthvalue on one long row would use a single multiprocessor
         return scores.sort(dim=1).values[:, k - 1 : k]
     if len(scores) == 1 and scores.shape[1] > _LONG:
-        return _kth_smallest_of_many(scores[0], k).view(1, 1)
+        return _kth_smallest_by_sampling(scores[0], k).view(1, 1)
     return scores.kthvalue(k, dim=1, keepdim=True).values
 
 
-def _kth_smallest_of_many(scores: Tensor, k: int) -> Tensor:
-    """Return the same of one long row: what lies near it by a sample, and of that the one."""
+def _kth_smallest_by_sampling(scores: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest value of one long row, [].
+
+    A sorted sample brackets the value; the exact one is then selected among the few values inside
+    the bracket.
+    """
     sample = scores[:: len(scores) // _SAMPLE].sort().values
     place = k * len(sample) // len(scores)
     low = sample[max(place - _MARGIN, 0)]
@@ -134,12 +154,12 @@ def _kth_smallest_of_many(scores: Tensor, k: int) -> Tensor:
     near = scores[(scores >= low) & (scores <= high)]
     below = int((scores < low).count_nonzero())
     if not below < k <= below + len(near):
-        return scores.kthvalue(k).values  # the sample was not like the rest
+        return scores.kthvalue(k).values  # the bracket missed it: the sample was not representative
     return near.kthvalue(k - below).values
 
 
 def require_groups_of(m: int, width: int) -> None:
-    """Raise SettingError unless rows of ``width`` columns divide into groups of ``m``."""
+    """Raise SettingError unless ``width`` columns divide into groups of ``m``."""
     if width % m:
         raise SettingError(
             f"width {width} does not divide into groups of {m}; "
@@ -148,29 +168,35 @@ def require_groups_of(m: int, width: int) -> None:
 
 
 def keep_mask_n_of_m(scores: Tensor, *, n: int, m: int) -> Tensor:
-    """Return a mask [rows, cols] of the ``n`` largest scores in every ``m`` consecutive columns."""
+    """Return a mask [rows, cols] of the ``n`` highest scores in every ``m`` consecutive columns.
+
+    Raises:
+        SettingError: the width is not a multiple of ``m``, or n is not between 1 and m - 1.
+        SolverError: a score is not finite.
+    """
     Pattern((n, m))
     require_matrix(scores, "scores")
     require_groups_of(m, scores.shape[1])
     require_finite(scores, "scores")
-    candidates = scores.reshape(scores.shape[0], -1, m).movedim(-1, 0).contiguous()
+    groups = scores.reshape(scores.shape[0], -1, m)
+    candidates = groups.movedim(-1, 0).contiguous()  # [m, rows, groups]
     return keep_n_largest(candidates, n=n).movedim(0, -1).contiguous().view(scores.shape)
 
 
 def keep_n_largest(candidates: Tensor, *, n: int) -> Tensor:
-    """Return a mask [m, ...] of the ``n`` largest along the first axis, which must be short."""
+    """Return a mask [m, ...] of the ``n`` largest along the first axis; m should be small."""
     return num_better(candidates) < n
 
 
 def num_better(candidates: Tensor) -> Tensor:
-    """Return how many of its fellows on the first axis, which must be short, beat each candidate.
+    """Return how many candidates on the first axis beat each one, [m, ...]; m should be small.
 
-    Of two equals the later one is the better. Numbers are in the floating dtype of the candidates:
-    comparing into booleans takes several times as long.
+    Of two equal candidates the later one is the better. The counts have the floating dtype of the
+    candidates, because comparing into booleans takes several times as long.
     """
     better = torch.empty_like(candidates, memory_format=torch.contiguous_format)
     for index, rival in enumerate(candidates.unbind()):
-        beaten = candidates[:index].clone().le_(rival)
+        beaten = candidates[:index].clone().le_(rival)  # 1 where the earlier one loses
         better[:index] += beaten
         better[index] = index - beaten.sum(0)
     return better

@@ -1,6 +1,7 @@
-"""How far a replaced weight moves a layer's output, measured on the calibration inputs.
+"""The relative output error of a replaced weight on the calibration inputs.
 
-||X(W - V)'||^2 / ||XW'||^2 with both norms taken from H = X'X, since ||XD'||^2 = trace(D H D').
+The error is ||X(W - V)'||^2 / ||XW'||^2, with W the weight, V its replacement and X the inputs.
+Both norms come from H = X'X alone, since ||XD'||^2 = trace(D H D').
 """
 
 from __future__ import annotations
@@ -13,15 +14,25 @@ from torch import Tensor
 from .checks import require_finite, working_dtype
 from .gram import Gram
 
+# Columns of H used at a time; bounds the size of the products.
 _COLUMNS_PER_STRIP = 128
 
 
 def relative_output_error(weight: Tensor, replacement: Tensor, gram: Gram) -> float:
-    """Return the squared output error relative to the output's own energy.
+    """Return the squared output error as a fraction of the squared output of ``weight``.
 
-    Products in float32 or better, sums of strips and of rows in float64. 0.0 when nothing moved;
-    infinity when the output of ``weight`` is all zero and that of ``replacement`` is not. Raises
-    SolverError for a Gram or replacement that is not finite.
+    Args:
+        weight: W, [out_features, in_features].
+        replacement: V, same shape.
+        gram: Gram matrix of the layer's inputs.
+
+    Returns:
+        0.0 if the output does not change; infinity if the output of ``weight`` is zero on all
+        tokens and that of ``replacement`` is not. Products are in float32 or float64, sums in
+        float64.
+
+    Raises:
+        SolverError: the Gram matrix or ``replacement`` is not finite.
     """
     return relative_output_errors(weight, replacement, gram, heights=(weight.shape[0],))[0]
 
@@ -29,35 +40,38 @@ def relative_output_error(weight: Tensor, replacement: Tensor, gram: Gram) -> fl
 def relative_output_errors(
     weight: Tensor, replacement: Tensor, gram: Gram, *, heights: Sequence[int]
 ) -> tuple[float, ...]:
-    """Return the same for each of several layers stacked, of so many rows each."""
+    """Return `relative_output_error` of each of several layers whose rows are stacked.
+
+    ``heights`` is the number of rows (out_features) of each layer, from the top.
+    """
     require_finite(gram.matrix, "Gram matrix")
     require_finite(replacement, "replacement weight")
     dtype = torch.promote_types(working_dtype(weight), working_dtype(gram.matrix))
     hessian = gram.matrix.to(dtype)
-    given = weight.detach().to(dtype)
-    moved = _energies(given - replacement.detach().to(dtype), hessian, heights)
-    whole = _energies(given, hessian, heights)
-    return tuple(_ratio(error, energy) for error, energy in zip(moved, whole, strict=True))
+    original = weight.detach().to(dtype)
+    errors = _squared_outputs(original - replacement.detach().to(dtype), hessian, heights)
+    outputs = _squared_outputs(original, hessian, heights)
+    return tuple(_ratio(error, output) for error, output in zip(errors, outputs, strict=True))
 
 
-def _ratio(error: float, energy: float) -> float:
-    if error <= 0.0:
+def _ratio(error: float, output: float) -> float:
+    if error <= 0.0:  # rounding may leave a zero error just below 0
         return 0.0
-    return error / energy if energy > 0.0 else float("inf")
+    return error / output if output > 0.0 else float("inf")
 
 
-def _energies(rows: Tensor, hessian: Tensor, heights: Sequence[int]) -> list[float]:
-    """Return trace(R H R') of each layer's rows R; rounding may take one just below 0.
+def _squared_outputs(rows: Tensor, hessian: Tensor, heights: Sequence[int]) -> list[float]:
+    """Return trace(R H R') for the rows R of each layer.
 
-    H is symmetric: a strip of columns meets its own square once and what lies above it twice, which
-    is half the work.
+    H is symmetric, so each strip of columns needs its own diagonal square once and the part above
+    the square twice. That halves the work.
     """
     width = rows.shape[1]
     totals = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
     for start in range(0, width, _COLUMNS_PER_STRIP):
         stop = min(start + _COLUMNS_PER_STRIP, width)
-        strip = rows[:, start:stop]
-        products = strip @ hessian[start:stop, start:stop]
-        products.addmm_(rows[:, :start], hessian[:start, start:stop], alpha=2)
+        strip = rows[:, start:stop]  # [out, columns]
+        products = strip @ hessian[start:stop, start:stop]  # the diagonal square
+        products.addmm_(rows[:, :start], hessian[:start, start:stop], alpha=2)  # above it, twice
         totals += products.mul_(strip).sum(dim=1)
     return [float(part.sum()) for part in totals.split(tuple(heights))]

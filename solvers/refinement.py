@@ -1,15 +1,17 @@
-"""What a finished quantisation still leaves: better scales for its codes, better codes for them.
+"""Improving a finished quantisation: better scales for its codes, better codes for its scales.
 
-Both minimise ||X(W - V)'||^2 + damping ||W - V||^2 = sum over rows of e H e', e a row of V - W and
-H = X'X damped as in `factor`, and neither ever makes it worse.
+Both minimise ||X(W - V)'||^2 + damping ||W - V||^2, the sum over rows of e H e' with e a row of V -
+W and H = X'X damped as in `factor`. Neither ever increases it.
 
-`refit_scales`, codes held: V is linear in a row's scales, so their best change d solves A d = b
-with A_gk = u_g' H_gk u_k and b_g = -u_g' (e H)_g, u the codes less the zero point. What is stored
-is rounded, and a row that rounding would make worse keeps the scales it has.
+`refit_scales` keeps the codes. V is linear in the scales of a row, so the optimal change d of the
+scales solves A d = b with A_gk = u_g' H_gk u_k and b_g = -u_g' (e H)_g, where u are the codes minus
+the zero point. The stored scales are rounded; a row for which the rounded scales would be worse
+keeps its old ones.
 
-`descend_codes`, scales held: cyclic coordinate descent. With the rest held, the best value of
-column j is v_j - (e H)_j / H_jj, and the best code the nearest to it. A span of columns sees the
-changes of all others through one product at its start, and passes its own changes on to itself.
+`descend_codes` keeps the scales and runs cyclic coordinate descent over the codes. With all other
+columns fixed, the optimal value of column j is v_j - (e H)_j / H_jj, and the best code is the
+nearest to it. A span of columns takes in the changes of all other columns with one product at its
+start, and its own changes as they happen.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .checks import require_mask, require_weight, require_width
-from .column_loop import SPANS, walk
+from .column_loop import SPANS, process_spans
 from .damping import mean_live_diagonal
-from .factor import decoupled
+from .factor import decouple_dead_features
 from .gram import Gram
 from .results import QuantizedWeight
 
-# Relative to A's mean diagonal; it only shortens the step, since what is solved for is a change.
+# Ridge relative to A's mean diagonal. The unknown is a change, so it only shortens the step.
 _RIDGE = 1e-5
-# Numbers of a chunk's systems [rows, groups, groups] at a time.
+# Size of the linear systems [rows, groups, groups] of one chunk of rows, in numbers.
 _NUMBERS_PER_CHUNK = 1 << 22
 
 
@@ -43,12 +45,24 @@ def refine(
     refit: bool = True,
     sweeps: int = 1,
 ) -> QuantizedWeight:
-    """Return ``quantized`` with less damped output error against ``weight`` [out, in].
+    """Return ``quantized`` with less damped output error against ``weight``.
 
-    Scales are refitted (unless not ``refit``) before each of ``sweeps`` passes over the codes, and
-    after the last; it stops where a pass finds no code to change. Where ``mask`` is False codes are
-    left as they are. Scales of super-blocks are never refitted. ``relative_error`` of the result is
-    None. Raises SettingError for arguments that do not fit.
+    Scales are refitted before each of the ``sweeps`` passes over the codes, and after the last. It
+    stops early when a pass changes no code. ``relative_error`` of the result is None;
+    `QuantizedWeight.measured` computes it.
+
+    Args:
+        weight: the original weight, [out_features, in_features].
+        quantized: its quantisation.
+        gram: Gram matrix of the inputs.
+        damping: added to the Hessian's diagonal, as a fraction of its mean.
+        mask: boolean, same shape as ``weight``; codes are left unchanged where it is False.
+        refit: whether to refit scales. Scales of super-blocks are never refitted.
+        sweeps: number of passes over the codes.
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a weight is not finite.
     """
     if sweeps < 0:
         raise SettingError(f"sweeps {sweeps} is out of range; give 0 or more")
@@ -57,15 +71,15 @@ def refine(
     refit = refit and quantized.super_blocks is None
     quantized = replace(quantized, relative_error=None)
     if refit:
-        quantized = _refitted(weight, quantized, hessian)
+        quantized = _refit_scales(weight, quantized, hessian)
     for _ in range(sweeps):
         before = quantized.codes
-        quantized = _descended(weight, quantized, hessian, mask)
-        changed = (quantized.codes != before).any(dim=1, keepdim=True)
+        quantized = _sweep_codes(weight, quantized, hessian, mask)
+        changed = (quantized.codes != before).any(dim=1, keepdim=True)  # [out, 1]
         if not changed.any():
             break
-        if refit:  # a row that has settled stays, so that no row heeds what it is stacked with
-            scales = _refitted(weight, quantized, hessian).scales
+        if refit:  # only rows that changed, so that a row does not depend on those stacked with it
+            scales = _refit_scales(weight, quantized, hessian).scales
             quantized = replace(quantized, scales=torch.where(changed, scales, quantized.scales))
     return quantized
 
@@ -73,7 +87,7 @@ def refine(
 def refit_scales(
     weight: Tensor, quantized: QuantizedWeight, gram: Gram, *, damping: float = 0.01
 ) -> QuantizedWeight:
-    """Return ``quantized`` with the best scales for its codes; zero points stay."""
+    """Return ``quantized`` with the best scales for its codes. Zero points do not change."""
     return refine(weight, quantized, gram, damping=damping, sweeps=0)
 
 
@@ -86,13 +100,13 @@ def descend_codes(
     mask: Tensor | None = None,
     sweeps: int = 1,
 ) -> QuantizedWeight:
-    """Return ``quantized`` with better codes for its scales, masked ones left as they are."""
+    """Return ``quantized`` with better codes for its scales; masked-out codes do not change."""
     return refine(weight, quantized, gram, damping=damping, mask=mask, refit=False, sweeps=sweeps)
 
 
 def damped_hessian(gram: Gram, damping: float) -> Tensor:
-    """Return H with ``damping`` times its mean live diagonal added, as `factorize` damps it."""
-    hessian, _ = decoupled(gram)
+    """Return H with ``damping`` times its mean live diagonal added, as in `factorize`."""
+    hessian, _ = decouple_dead_features(gram)
     hessian.diagonal().add_(damping * mean_live_diagonal(gram))
     return hessian
 
@@ -107,13 +121,14 @@ def _require_fit(
     if quantized.codes.shape != weight.shape:
         raise SettingError(
             f"weight {tuple(weight.shape)} and codes {tuple(quantized.codes.shape)} do not fit; "
-            "give the weight that was quantised"
+            "give the weight that these codes were made from"
         )
 
 
-def _refitted(weight: Tensor, quantized: QuantizedWeight, hessian: Tensor) -> QuantizedWeight:
+def _refit_scales(weight: Tensor, quantized: QuantizedWeight, hessian: Tensor) -> QuantizedWeight:
+    """Refit the scales of all rows, a chunk of rows at a time to bound memory."""
     num_groups = quantized.scales.shape[1]
-    # Two matrices of a row's width are needed beside its system.
+    # A row needs its system and two vectors of its width.
     per_row = max(num_groups * num_groups, 2 * weight.shape[1])
     chunk = max(_NUMBERS_PER_CHUNK // per_row, 1)
     scales = [
@@ -134,7 +149,7 @@ def _slices(length: int, size: int) -> list[slice]:
 
 
 def _steps(quantized: QuantizedWeight, rows: slice, dtype: torch.dtype) -> Tensor:
-    """Return codes less zero points, [rows, groups, columns]."""
+    """Return u, the codes minus the zero points, [rows, groups, group_size]."""
     codes = quantized.codes[rows]
     steps = codes.view(codes.shape[0], quantized.scales.shape[1], -1).to(dtype)
     if quantized.zero_points is not None:
@@ -145,45 +160,47 @@ def _steps(quantized: QuantizedWeight, rows: slice, dtype: torch.dtype) -> Tenso
 def _refit_rows(
     weight: Tensor, steps: Tensor, scales: Tensor, hessian: Tensor, *, signed: bool
 ) -> Tensor:
-    """Return better scales [rows, groups] for ``steps`` [rows, groups, columns]."""
-    now = scales.to(hessian.dtype)
-    error = (steps * now.unsqueeze(-1)).view(weight.shape).sub_(weight)
-    slopes = (error @ hessian).view(steps.shape).mul_(steps).sum(-1)
-    systems = _systems(steps, hessian)
-    changed = (now + _solved(systems, -slopes)).to(scales.dtype)
-    usable = torch.isfinite(changed) & ((changed != 0) if signed else (changed > 0))
-    changed = torch.where(usable, changed, scales)
-    change = changed.to(hessian.dtype) - now
+    """Return better scales [rows, groups] for u = ``steps`` [rows, groups, group_size]."""
+    old = scales.to(hessian.dtype)
+    error = (steps * old.unsqueeze(-1)).view(weight.shape).sub_(weight)  # e = V - W, [rows, in]
+    slopes = (error @ hessian).view(steps.shape).mul_(steps).sum(-1)  # -b = u_g' (e H)_g
+    systems = _systems(steps, hessian)  # A, [rows, groups, groups]
+    # Solve A d = b, round to the stored dtype, keep old scales where the result is unusable.
+    new = (old + _solve(systems, -slopes)).to(scales.dtype)
+    usable = torch.isfinite(new) & ((new != 0) if signed else (new > 0))
+    new = torch.where(usable, new, scales)
+    # The error changes by d'A d - 2 b'd for the rounded d; accept a row where that is negative.
+    change = new.to(hessian.dtype) - old
     curvature = (systems @ change.unsqueeze(-1)).squeeze(-1)
-    gained = (change * (curvature + 2 * slopes)).sum(-1, keepdim=True) < 0
-    return torch.where(gained, changed, scales)
+    improved = (change * (curvature + 2 * slopes)).sum(-1, keepdim=True) < 0
+    return torch.where(improved, new, scales)
 
 
 def _systems(steps: Tensor, hessian: Tensor) -> Tensor:
-    """Return A, [rows, groups, groups]: the upper half computed, the rest by symmetry."""
+    """Return A_gk = u_g' H_gk u_k, [rows, groups, groups]; the lower half follows from symmetry."""
     rows, num_groups, size = steps.shape
     systems = steps.new_zeros(rows, num_groups, num_groups)
     for group in range(num_groups):
         start = group * size
-        products = steps[:, group] @ hessian[start : start + size, start:]
+        products = steps[:, group] @ hessian[start : start + size, start:]  # u_g' H_g,g:
         products = products.view(rows, num_groups - group, size).mul_(steps[:, group:])
         systems[:, group, group:] = products.sum(-1)
     return systems + systems.triu(1).mT
 
 
-def _solved(systems: Tensor, wanted: Tensor) -> Tensor:
-    """Return x with systems x = wanted, 0 in rows whose system float arithmetic cannot solve."""
+def _solve(systems: Tensor, rhs: Tensor) -> Tensor:
+    """Solve systems x = rhs, [rows, groups]; x is 0 in rows whose factorisation fails."""
     diagonal = systems.diagonal(dim1=1, dim2=2)
     ridge = _RIDGE * diagonal.mean(1, keepdim=True) + (diagonal == 0)
     lower, info = torch.linalg.cholesky_ex(systems + torch.diag_embed(ridge))
-    solved = torch.cholesky_solve(wanted.unsqueeze(-1), lower).squeeze(-1)
+    solved = torch.cholesky_solve(rhs.unsqueeze(-1), lower).squeeze(-1)
     return torch.where((info == 0).unsqueeze(1), solved, 0.0)
 
 
-def _descended(
+def _sweep_codes(
     weight: Tensor, quantized: QuantizedWeight, hessian: Tensor, mask: Tensor | None
 ) -> QuantizedWeight:
-    """Make one pass over all columns."""
+    """Return the result of one pass of coordinate descent over all columns."""
     kept = None if mask is None else mask.T.to(hessian.dtype).contiguous()
     descent = _Descent(weight.detach().to(hessian.dtype), quantized, hessian, kept)
     descent.sweep()
@@ -191,45 +208,49 @@ def _descended(
 
 
 class _Descent:
-    """One pass, on transposed tensors so that a column is contiguous."""
+    """One pass of coordinate descent, on transposed tensors so that a column is contiguous."""
 
     def __init__(
         self, weight: Tensor, quantized: QuantizedWeight, hessian: Tensor, kept: Tensor | None
     ) -> None:
         dtype = hessian.dtype
-        self.codes = quantized.codes.T.to(dtype).contiguous()
+        self.codes = quantized.codes.T.to(dtype).contiguous()  # [in, out]
         self._kept = kept
         self._grid = quantized.grid
         self._group_width = weight.shape[1] // quantized.scales.shape[1]
-        self._scales = quantized.scales.T.to(dtype).contiguous()
-        self._errors = (quantized.dequantize(dtype) - weight).T.contiguous()
-        # Row j over H_jj, so that a gradient is already the way to the best value.
+        self._scales = quantized.scales.T.to(dtype).contiguous()  # [groups, out]
+        self._errors = (quantized.dequantize(dtype) - weight).T.contiguous()  # e = V - W, [in, out]
+        # Row j of H over H_jj, so that a gradient is the distance to the optimal value.
         self._normal = hessian / hessian.diagonal().unsqueeze(1)
-        self._ways = torch.empty_like(self._errors)
-        self._changes = torch.empty_like(self._errors)
+        self._gradients = torch.empty_like(self._errors)  # (e H)_j / H_jj, [in, out]
+        self._changes = torch.empty_like(self._errors)  # change of v_j in this pass, [in, out]
 
     def sweep(self) -> None:
         width = self.codes.shape[0]
         for span in _slices(width, SPANS[0]):
-            torch.mm(self._normal[span], self._errors, out=self._ways[span])
-            walk(self, span.start, min(span.stop, width), SPANS[1:])
+            # Gradients of the span from all errors so far.
+            torch.mm(self._normal[span], self._errors, out=self._gradients[span])
+            process_spans(self, span.start, min(span.stop, width), SPANS[1:])
             self._errors[span] += self._changes[span]
 
     def pass_on(self, first: int, last: int, stop: int) -> None:
-        self._ways[last:stop].addmm_(self._normal[last:stop, first:last], self._changes[first:last])
+        self._gradients[last:stop].addmm_(
+            self._normal[last:stop, first:last], self._changes[first:last]
+        )
 
     def settle_columns(self, start: int, stop: int) -> None:
         for index in range(start, stop):
-            change = self._settle(index)
+            change = self._update_column(index)
             if index + 1 < stop:
-                rest = self._ways[index + 1 : stop]
+                rest = self._gradients[index + 1 : stop]
                 rest.addr_(self._normal[index + 1 : stop, index], change)
 
-    def _settle(self, index: int) -> Tensor:
-        """Move a column's codes to the nearest to its best values; return the values' change."""
+    def _update_column(self, index: int) -> Tensor:
+        """Set a column's codes to the nearest to its optimal values; return the change of v_j."""
         codes, change = self.codes[index], self._changes[index]
         scales = self._scales[index // self._group_width]
-        torch.div(self._ways[index], scales, out=change)
+        # code = round(code - (e H)_j / H_jj / scale), on the grid
+        torch.div(self._gradients[index], scales, out=change)
         torch.sub(codes, change, out=change).round_()
         change.clamp_(self._grid.smallest, self._grid.largest).sub_(codes)
         if self._kept is not None:

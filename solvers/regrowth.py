@@ -1,11 +1,11 @@
-"""How many zeros of a weight that is pruned again may become weights again.
+"""A limit on how many zeros may regrow when an already pruned weight is pruned again.
 
-A solver that finds mask and values together chooses all zeros anew: one that was there is filled
-where the output gains most by it, as RigL (https://arxiv.org/abs/1911.11134) grows where the
-gradient is largest, here of the layer's own squared error, in closed form. RigL bounds how many
-grow at a time, and so does this: of those that came back the ones that carry least are zero again,
-as many of the weights that had gone instead stay, and least squares gives the mask its values. To
-carry is Wanda's score, |V_ij| times the norm of the input.
+Methods that choose mask and values together choose all zeros anew. A zero of the input may become a
+weight again, as in RigL (https://arxiv.org/abs/1911.11134), which regrows where the gradient is
+largest; here the criterion is the layer's own squared error, in closed form. RigL bounds how many
+weights regrow at a time, and so does this module: of the regrown weights, those with the lowest
+Wanda scores |V_ij| ||X_j|| become zero again; as many of the newly removed weights are kept
+instead; and least squares recomputes the values on the new mask.
 """
 
 from __future__ import annotations
@@ -28,61 +28,84 @@ from .results import PrunedWeight
 from .saliency import wanda_saliency
 
 
-def num_regrown(weight: Tensor, thinned: Tensor) -> int:
-    """Return how many zeros of ``weight`` are none in ``thinned``."""
-    return int(((weight == 0) & (thinned != 0)).sum())
+def num_regrown(weight: Tensor, pruned: Tensor) -> int:
+    """Return how many zeros of ``weight`` are non-zero in ``pruned``."""
+    return int(((weight == 0) & (pruned != 0)).sum())
 
 
 def limit_regrowth(
     weight: Tensor,
-    thinned: PrunedWeight,
+    pruned: PrunedWeight,
     gram: Gram,
     *,
     limit: float,
     heights: Sequence[int],
-    pull: Tensor | None = None,
+    shift: Tensor | None = None,
     normalized: Normalized | None = None,
     damping: float = 0.01,
 ) -> PrunedWeight:
-    """Return the same, or one in which at most ``limit`` of each layer's zeros are weights again.
+    """Return a pruned weight in which at most ``limit`` of each layer's zeros have regrown.
 
-    ``thinned`` is what a solver made of ``weight`` [out_features, in_features], the rows of layers
-    of so many ``heights``. As many weights stay as the solver kept, or fewer where ``weight`` has
-    no more to give; the other arguments are `refit`'s. Raises SettingError for a limit outside 0
-    to 1.
+    ``pruned`` itself is returned if it is within the limit. Otherwise the result keeps as many
+    weights as ``pruned``, or fewer if ``weight`` has too few non-zero ones.
+
+    Args:
+        weight: the input of the solver, [out_features, in_features], with zeros in it.
+        pruned: what the solver returned for ``weight``.
+        gram: Gram matrix of the inputs.
+        limit: maximum fraction of the zeros that may regrow, 0 to 1.
+        heights: rows of each stacked layer.
+        shift: as in `refit`.
+        normalized: as in `refit`.
+        damping: as in `refit`.
+
+    Raises:
+        SettingError: ``limit`` is out of range, or shapes do not fit.
+        SolverError: a value is not finite.
     """
     if not 0 <= limit <= 1:
-        raise SettingError(f"limit {limit} is out of range; give the share of zeros, from 0 to 1")
+        raise SettingError(
+            f"limit {limit} is out of range; give the fraction of zeros, from 0 to 1"
+        )
     require_width(weight, gram.matrix, "Gram matrix")
     rows = list(heights)
-    carried, lost = (wanda_saliency(each, gram) for each in (thinned.weight, weight))
-    layers = (each.split(rows) for each in (weight, thinned.weight, thinned.mask, carried, lost))
+    new_scores, old_scores = (wanda_saliency(each, gram) for each in (pruned.weight, weight))
+    stacked = (weight, pruned.weight, pruned.mask, new_scores, old_scores)
+    layers = (each.split(rows) for each in stacked)
     kept = torch.cat([_limited(*layer, limit=limit) for layer in zip(*layers, strict=True)])
-    if torch.equal(kept, thinned.mask):
-        return thinned
+    if torch.equal(kept, pruned.mask):
+        return pruned
     fitted = refit(
-        weight, kept, gram, start=thinned.weight, pull=pull, normalized=normalized, damping=damping
+        weight, kept, gram, start=pruned.weight, shift=shift, normalized=normalized, damping=damping
     )
     errors = relative_output_errors(weight, fitted, gram, heights=rows)
-    return replace(thinned, weight=fitted, mask=kept, relative_errors=errors)
+    return replace(pruned, weight=fitted, mask=kept, relative_errors=errors)
 
 
 def _limited(
-    weight: Tensor, found: Tensor, kept: Tensor, carried: Tensor, lost: Tensor, *, limit: float
+    weight: Tensor,
+    pruned: Tensor,
+    kept: Tensor,
+    new_scores: Tensor,
+    old_scores: Tensor,
+    *,
+    limit: float,
 ) -> Tensor:
-    """Return the mask of one layer: the one found if that is within the limit."""
+    """Return the mask of one layer [rows, in_features], within the limit."""
     zeros = weight == 0
-    back = zeros & (found != 0)
+    regrown = zeros & (pruned != 0)
     allowed = math.floor(limit * int(zeros.sum()))
-    if int(back.sum()) <= allowed:
+    if int(regrown.sum()) <= allowed:
         return kept
-    stays = (kept & ~zeros) | _highest(carried, back, allowed)
-    spare = ~kept & ~zeros
-    wanted = min(int(kept.sum()) - int(stays.sum()), int(spare.sum()))
-    return stays | _highest(lost, spare, wanted)
+    # Keep the surviving weights and the best `allowed` of the regrown ones.
+    mask = (kept & ~zeros) | _highest(new_scores, regrown, allowed)
+    # Fill up with the best of the newly removed weights.
+    removed = ~kept & ~zeros
+    missing = min(int(kept.sum()) - int(mask.sum()), int(removed.sum()))
+    return mask | _highest(old_scores, removed, missing)
 
 
 def _highest(scores: Tensor, among: Tensor, count: int) -> Tensor:
-    """Return a mask of the ``count`` highest scores there are ``among`` some."""
+    """Return a mask of the ``count`` highest scores where ``among`` is True."""
     ranked = scores.masked_fill(~among, -1.0).reshape(1, -1)
     return drop_smallest(ranked, count=ranked.numel() - count).view(scores.shape)

@@ -1,4 +1,4 @@
-"""What solvers give back: a pruned or a quantised weight, its mask or codes, and what it costs."""
+"""What solvers return: a pruned or a quantised weight with its mask or codes and its error."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from .output_error import relative_output_error
 
 @dataclass(frozen=True, eq=False)
 class PrunedWeight:
-    """A weight with zeros in it.
+    """A pruned weight.
 
     Attributes:
-        weight: [out_features, in_features] in the dtype given; exactly +0.0 wherever mask is False.
+        weight: [out_features, in_features] in the dtype of the input; exactly +0.0 where mask is
+            False.
         mask: boolean, same shape, True = kept.
-        relative_errors: ||X(W - V)'||^2 / ||XW'||^2 of this very weight on the calibration inputs,
-            for each layer that was stacked into it.
-        damping: relative damping of the Hessian, None if the method uses none.
-        escalations: tenfold raises the damping needed.
+        relative_errors: relative output error ||X(W - V)'||^2 / ||XW'||^2 on the calibration
+            inputs, one for each layer whose rows were stacked.
+        damping: damping of the Hessian used, relative to its mean diagonal; None if the method has
+            none.
+        escalations: how many times the damping was multiplied by ten.
     """
 
     weight: Tensor
@@ -39,18 +41,23 @@ class PrunedWeight:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """A weight as small integers: value = (code - zero_point) * scale, or code * scale - minimum.
+    """A quantised weight: integer codes with one scale per group of columns.
+
+    A value is ``(code - zero_point) * scale``, or ``code * scale - minimum`` on a grid with
+    minimums.
 
     Attributes:
-        codes: int8 [out_features, in_features].
+        codes: int8 [out_features, in_features], the quantised weights.
         scales: [out_features, groups] in the dtype they are stored in.
-        zero_points: int8 [out_features, groups], None for a symmetric grid or one with minimums.
-        grid: the grid the codes live on.
-        relative_error: as in `PrunedWeight`, of the float32 dequantised weight; None without Gram.
-        damping: relative damping of the Hessian, None if the method uses none.
-        escalations: tenfold raises the damping needed.
-        minimums: float32 [out_features, groups], None for an ordinary grid.
-        super_blocks: what scales and minimums are stored as, None for an ordinary grid.
+        zero_points: int8 [out_features, groups]; None on a symmetric grid or one with minimums.
+        grid: the quantisation grid.
+        relative_error: relative output error of the weight dequantised in float32, as in
+            `PrunedWeight`; None if it was not measured.
+        damping: damping of the Hessian used, relative to its mean diagonal; None if the method has
+            none.
+        escalations: how many times the damping was multiplied by ten.
+        minimums: float32 [out_features, groups]; None on an ordinary grid.
+        super_blocks: how scales and minimums are stored in the file; None on an ordinary grid.
     """
 
     codes: Tensor
@@ -67,7 +74,10 @@ class QuantizedWeight:
     def assemble(
         cls, codes: Tensor, scales: Scales, *, damping: float | None = None, escalations: int = 0
     ) -> QuantizedWeight:
-        """Join int8 codes [out, in] with scales [out, groups]; nothing is measured yet."""
+        """Combine int8 codes [out_features, in_features] with scales [out_features, groups].
+
+        ``relative_error`` stays None; `measured` computes it.
+        """
         return cls(
             codes,
             scales.scale,
@@ -80,17 +90,17 @@ class QuantizedWeight:
         )
 
     def measured(self, weight: Tensor, gram: Gram) -> QuantizedWeight:
-        """Return the same with ``relative_error`` against the ``weight`` it stands for."""
+        """Return a copy with ``relative_error`` measured against the original ``weight``."""
         error = relative_output_error(weight, self.dequantize(), gram)
         return replace(self, relative_error=error)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weight [out_features, in_features], each operation rounded to ``dtype``.
 
-        In float32 that is what a reader of the stored codes computes, to the last bit.
+        In float32 the result is bit-identical to what a reader of the saved codes computes.
         """
         rows, groups = self.scales.shape
-        values = self.codes.view(rows, groups, -1).to(dtype)
+        values = self.codes.view(rows, groups, -1).to(dtype)  # [out, groups, group_size]
         if self.zero_points is not None:
             values = values - self.zero_points.unsqueeze(-1).to(dtype)
         values = values * self.scales.unsqueeze(-1).to(dtype)

@@ -1,4 +1,4 @@
-"""Round to nearest: every weight to the closest code, compensating nothing. The one to beat."""
+"""Round to nearest: every weight to the closest code, with no error compensation. The baseline."""
 
 from __future__ import annotations
 
@@ -24,12 +24,24 @@ def quantize_round_to_nearest(
     matching: float = 0.0,
     scales: ScaleRule = "minmax",
 ) -> QuantizedWeight:
-    """Quantise [out_features, in_features] group by group.
+    """Quantise each group of columns separately.
 
-    ``scales="searched"`` clips where that serves the rest (`grid_search`), each column weighted by
-    its input energy where there is a ``gram``; otherwise that serves only to measure the damage,
-    and without one ``relative_error`` is None. ``factor`` and ``matching`` are not used. Raises
-    SettingError for arguments that do not fit, SolverError for values that are not finite.
+    Args:
+        weight: [out_features, in_features], any floating dtype.
+        gram: Gram matrix of the inputs, to measure the error and to weight the columns of a
+            searched scale by their input energy. Without it, columns count equally and
+            ``relative_error`` is None.
+        grid: the integer grid.
+        scale_dtype: dtype that scales are stored in, unless the grid has its own.
+        mask: boolean, same shape as ``weight``; False holds a weight at exactly zero.
+        factor: not used.
+        matching: not used.
+        scales: "minmax" fits a scale to the extremes of its group, "searched" may clip them
+            (`grid_search`).
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a value is not finite, or a scale overflows its dtype.
     """
     require_weight(weight)
     require_exact_zero(grid, mask)
@@ -40,7 +52,7 @@ def quantize_round_to_nearest(
     if gram is not None:
         require_width(weight, gram.matrix, "Gram matrix")
     rows, width = weight.shape
-    groups = values.reshape(rows, -1, grid.group_width(width))
+    groups = values.reshape(rows, -1, grid.group_width(width))  # [out, groups, group_size]
     importance = None if gram is None else _importance(gram).view(groups.shape[1:])
     fitted = fit_groups(
         groups, grid=grid, scale_dtype=scale_dtype, rule=scales, importance=importance
@@ -51,5 +63,8 @@ def quantize_round_to_nearest(
 
 
 def _importance(gram: Gram) -> Tensor:
-    """Return H's diagonal, damped: a feature silent in calibration may speak later."""
+    """Return the diagonal of H, damped, [in_features].
+
+    A feature that was zero in calibration may be non-zero later, so it gets a small weight, not 0.
+    """
     return gram.diagonal + (0.01 * gram.diagonal.mean()).clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""How much each single weight matters: the scores that pruners rank by, all [out, in] and >= 0."""
+"""Scores that pruning methods rank weights by, all [out_features, in_features] and at least 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .gram import Gram
 
 
 def magnitude_saliency(weight: Tensor) -> Tensor:
-    """Return |W|; no data is looked at."""
+    """Return |W|; needs no data."""
     require_weight(weight)
     return weight.detach().to(working_dtype(weight)).abs()
 
@@ -25,10 +25,10 @@ def wanda_saliency(weight: Tensor, gram: Gram) -> Tensor:
 
 
 def obs_saliency(weight: Tensor, factor: Factor) -> Tensor:
-    """Return W_ij^2 / U_jj^2, SparseGPT's score (https://arxiv.org/abs/2301.00774).
+    """Return W_ij^2 / U_jj^2, the score of SparseGPT (https://arxiv.org/abs/2301.00774).
 
-    U_jj^2 is the j-th diagonal entry of the inverse Hessian restricted to columns j and after: the
-    least output error of removing the weight when only columns after it may make up for it.
+    U_jj^2 is the j-th diagonal entry of the inverse of H restricted to columns j and later. The
+    score is the least squared output error of removing the weight if only later columns compensate.
     """
     require_weight(weight)
     require_width(weight, factor.upper, "factor")
@@ -38,9 +38,9 @@ def obs_saliency(weight: Tensor, factor: Factor) -> Tensor:
 
 
 def require_natural_order(factor: Factor) -> None:
-    """Raise SettingError for a factor whose columns were permuted."""
+    """Raise SettingError if the columns of ``factor`` are permuted."""
     if factor.order is not None:
         raise SettingError(
-            "the factor's columns are in descending order, and this solver walks them in natural "
-            "order; make it with factorize(gram, descending=False)"
+            "the factor's columns are in descending order, but this solver needs natural order; "
+            "call factorize(gram, descending=False)"
         )

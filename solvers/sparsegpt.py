@@ -1,11 +1,12 @@
-"""SparseGPT: prune column by column, and let the columns still to come make up for each loss.
+"""SparseGPT: prune column by column and let the later columns compensate for each error.
 
-Minimises ||X(W - V)'||^2 over masked V, greedily. https://arxiv.org/abs/2301.00774, algorithm 1: a
-block of 128 columns is masked at its start by W_ij^2 / U_jj^2, ranked over all rows at once; n:m
-groups are masked at their own start. Weights on dead features are zeroed first, as published.
+Minimises ||X(W - V)'||^2 over pruned V, greedily. https://arxiv.org/abs/2301.00774, algorithm 1. At
+the start of each block of 128 columns the mask of the block is chosen by the scores W_ij^2 /
+U_jj^2, compared over all rows; an n:m group is masked at its own start. Weights of dead features
+are set to zero first, as in the published code.
 
-Where we differ from the published code: the count is exact (a block's share is rounded so that the
-layer's total comes out right), and n:m groups never straddle a block.
+Differences from the published code: the number of removed weights is exact (each block's part is
+rounded so that the total is right), and n:m groups never straddle two blocks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .masks import UNSTRUCTURED, Pattern, drop_smallest, keep_n_largest
 from .output_error import relative_output_errors
 from .results import PrunedWeight
 from .saliency import require_natural_order
-from .target import matched_weight
+from .target import target_weight
 
 
 def prune_sparsegpt(
@@ -38,13 +39,21 @@ def prune_sparsegpt(
     matching: float = 0.0,
     damping: float = 0.01,
 ) -> PrunedWeight:
-    """Prune with SparseGPT, removing ``round(sparsity * n)`` weights of the layer, or to n:m.
+    """Prune with SparseGPT: ``round(sparsity * n)`` weights of each layer, or n:m.
 
-    ``heights`` are the rows of each layer where several are stacked, each of which loses its own
-    share. ``factor`` reuses a factorisation of the same Gram, and its damping then holds instead of
-    ``damping``; ``matching`` is the share of `matched_weight`. Raises SettingError for arguments
-    that do not fit, SolverError for values that are not finite or a Hessian that will not
-    factorise.
+    Args:
+        weight: [out_features, in_features], any floating dtype.
+        gram: Gram matrix of the inputs.
+        sparsity: fraction of weights to remove, for the unstructured pattern.
+        pattern: unstructured or n:m.
+        heights: rows of each stacked layer; each layer loses its own fraction.
+        factor: a factorisation of the same Gram matrix to reuse; its damping replaces ``damping``.
+        matching: fraction of the upstream error to correct, see `target_weight`.
+        damping: added to the Hessian's diagonal, as a fraction of its mean.
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a value is not finite, or the Hessian cannot be factorised.
     """
     require_weight(weight)
     require_width(weight, gram.matrix, "Gram matrix")
@@ -56,20 +65,21 @@ def prune_sparsegpt(
         rule = _BlockSelection(kept, factor.upper, budget)
     else:
         rule = _GroupSelection(kept, factor.upper, *pattern.n_of_m)
-    thinned = _run(matched_weight(weight, gram, factor, share=matching), factor, rule)
+    pruned = _run(target_weight(weight, gram, factor, matching=matching), factor, rule)
     return PrunedWeight(
-        thinned,
+        pruned,
         kept.T.contiguous(),
-        relative_output_errors(weight, thinned, gram, heights=budget.heights),
+        relative_output_errors(weight, pruned, gram, heights=budget.heights),
         factor.damping,
         factor.escalations,
     )
 
 
 def sparsegpt_update(weight: Tensor, factor: Factor, mask: Tensor) -> Tensor:
-    """Return the weight with ``mask`` (True = kept) applied and SparseGPT's compensation made.
+    """Apply a given ``mask`` (True = kept) with the compensation of SparseGPT.
 
-    The mask may come from any method; values are the dtype given, +0.0 where the mask is False.
+    The mask may come from any method. Returns values in the dtype of ``weight``, +0.0 where the
+    mask is False. Raises the same errors as `prune_sparsegpt`.
     """
     require_weight(weight)
     require_mask(weight, mask)
@@ -77,21 +87,21 @@ def sparsegpt_update(weight: Tensor, factor: Factor, mask: Tensor) -> Tensor:
 
 
 def _run(weight: Tensor, factor: Factor, rule: _Selection) -> Tensor:
-    """Run the column loop on a transposed copy and return the weight in its own dtype."""
+    """Run the column loop on a transposed copy; return the pruned weight in its original dtype."""
     require_width(weight, factor.upper, "factor")
     require_natural_order(factor)
-    columns = weight.detach().T.to(
+    columns = weight.detach().T.to(  # [in, out]
         factor.upper.dtype, copy=True, memory_format=torch.contiguous_format
     )
     columns[factor.dead] = 0.0
     run_column_loop(columns, factor.upper, rule)
-    thinned = columns.masked_fill_(~rule.kept, 0.0).T.to(weight.dtype).contiguous()
-    require_finite(thinned, f"pruned weight in {weight.dtype}")
-    return thinned
+    pruned = columns.masked_fill_(~rule.kept, 0.0).T.to(weight.dtype).contiguous()
+    require_finite(pruned, f"pruned weight in {weight.dtype}")
+    return pruned
 
 
 class _Selection(ColumnRule):
-    """Removes what ``kept`` [in_features, out_features] says, and fixes nothing itself."""
+    """Applies a fixed mask ``kept`` [in_features, out_features]."""
 
     def __init__(self, kept: Tensor, unit: int) -> None:
         self.kept = kept
@@ -102,7 +112,7 @@ class _Selection(ColumnRule):
         return self._unit
 
     def begin(self, start: int, window: Tensor) -> None:
-        """Nothing to decide: the mask was given."""
+        """Nothing to choose: the mask is given."""
 
     def settle(self, index: int, column: Tensor) -> Tensor:
         return column * self.kept[index]
@@ -117,7 +127,7 @@ class _Selection(ColumnRule):
 
 
 class _BlockSelection(_Selection):
-    """Masks a block at a time by OBS score, all rows of a layer together."""
+    """Chooses the mask of a block from the OBS scores of all rows of a layer."""
 
     def __init__(self, kept: Tensor, upper: Tensor, budget: Budget) -> None:
         super().__init__(kept, BLOCK_SIZE)
@@ -126,7 +136,7 @@ class _BlockSelection(_Selection):
 
     def begin(self, start: int, window: Tensor) -> None:
         stop = start + window.shape[0]
-        scores = (window / self._diagonal[start:stop]).square_()
+        scores = (window / self._diagonal[start:stop]).square_()  # W_ij^2 / U_jj^2, [columns, out]
         heights = self._budget.heights
         columns = self.kept[start:stop].split(heights, dim=1)
         for part, kept, height in zip(scores.split(heights, 1), columns, heights, strict=True):
@@ -134,13 +144,13 @@ class _BlockSelection(_Selection):
             kept.copy_(drop_smallest(part.reshape(1, -1), count=count).view(part.shape))
 
     def _removed_before(self, column: int, height: int) -> int:
-        """Return the running total due at ``column``, rounded; at the end it is exact."""
+        """Return how many weights must be removed before ``column``; exact at the last one."""
         width = self._budget.width
         return (2 * self._budget.num_removed(height) * column + width) // (2 * width)
 
 
 class _GroupSelection(_Selection):
-    """Masks n of m columns at the start of each group, every row by itself."""
+    """Chooses n of m columns at the start of each group, for every row separately."""
 
     def __init__(self, kept: Tensor, upper: Tensor, n: int, m: int) -> None:
         super().__init__(kept, m)

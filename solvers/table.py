@@ -1,4 +1,4 @@
-"""The tables of solvers: adding a method is adding a row, and every property test runs over it."""
+"""The tables of solvers. To add a method, add a row; the property tests run over all rows."""
 
 from __future__ import annotations
 
@@ -28,9 +28,16 @@ from .wanda import prune_wanda
 class Pruner(Protocol):
     """A pruning method.
 
-    ``factor`` is what `PREPARE` makes of the Gram for it, given to share the making among layers on
-    one input; ``heights`` are the rows of each layer where such layers are stacked into one weight;
-    ``matching`` is the share of `pull_of` that methods take which solve for values.
+    Args:
+        weight: [out_features, in_features].
+        gram: Gram matrix of the layer's inputs.
+        sparsity: fraction of weights to remove; None for an n:m pattern.
+        pattern: unstructured or n:m.
+        heights: rows of each layer, if several with the same input are stacked into one weight.
+        factor: what `PREPARE` computes from the Gram matrix for this method, to share it among
+            layers with the same input.
+        matching: fraction of the upstream error to correct (`target_shift`), for methods that
+            change values.
     """
 
     def __call__(
@@ -47,15 +54,23 @@ class Pruner(Protocol):
 
 
 class Prepare(Protocol):
-    """Turns a Gram into what a method works from."""
+    """Computes from a Gram matrix what a method works from."""
 
     def __call__(self, gram: Gram, *, damping: float) -> Any: ...
 
 
 class Quantizer(Protocol):
-    """A quantisation method; ``mask`` (True = kept) holds pruned weights at exactly zero.
+    """A quantisation method.
 
-    ``matching`` is the share of `pull_of` that methods take which look at inputs.
+    Args:
+        weight: [out_features, in_features].
+        gram: Gram matrix of the layer's inputs; some methods can do without.
+        grid: the integer grid.
+        scale_dtype: dtype that scales are stored in, unless the grid has its own.
+        mask: boolean (True = kept); pruned weights stay exactly zero.
+        factor: what `PREPARE` computes from the Gram matrix for this method.
+        matching: fraction of the upstream error to correct (`target_shift`), for methods that use
+            calibration inputs.
     """
 
     def __call__(
@@ -71,6 +86,7 @@ class Quantizer(Protocol):
     ) -> QuantizedWeight: ...
 
 
+# The pruning methods by name.
 PRUNERS: Mapping[str, Pruner] = MappingProxyType(
     {
         "magnitude": prune_magnitude,
@@ -81,11 +97,12 @@ PRUNERS: Mapping[str, Pruner] = MappingProxyType(
     }
 )
 
+# The quantisation methods by name.
 QUANTIZERS: Mapping[str, Quantizer] = MappingProxyType(
     {"rtn": quantize_round_to_nearest, "gptq": quantize_gptq}
 )
 
-# What a method works from beside the Gram: made once for all layers that share an input.
+# What a method needs besides the Gram matrix, computed once for all layers that share an input.
 PREPARE: Mapping[str, Prepare] = MappingProxyType(
     {
         "sparsegpt": factorize,

@@ -1,7 +1,7 @@
-"""Wanda: remove the weights whose product with their input's norm is smallest, row by row.
+"""Wanda: remove the weights with the smallest |W_ij| ||X_j||, row by row.
 
-https://arxiv.org/abs/2306.11695, section 3. Comparing within each output row, not across the layer,
-is the paper's finding. No remaining weight is changed.
+https://arxiv.org/abs/2306.11695, section 3. Scores are compared within an output row, not across
+the layer, as the paper recommends. The remaining weights do not change.
 """
 
 from __future__ import annotations
@@ -28,11 +28,20 @@ def prune_wanda(
     factor: Factor | None = None,
     matching: float = 0.0,
 ) -> PrunedWeight:
-    """Remove the smallest |W_ij| ||X_j|| of every row, or of every m columns.
+    """Remove the smallest |W_ij| ||X_j|| of every row, or of every m consecutive columns.
 
-    Each row loses ``round(sparsity * in_features)`` weights; ``factor``, ``heights`` and
-    ``matching`` are not used, rows being on their own and no value being changed. Raises
-    SettingError for arguments that do not fit, SolverError for values that are not finite.
+    Args:
+        weight: [out_features, in_features], any floating dtype.
+        gram: Gram matrix of the inputs.
+        sparsity: fraction to remove; each row loses ``round(sparsity * in_features)`` weights.
+        pattern: unstructured or n:m.
+        heights: rows of each stacked layer, only to report their errors separately.
+        factor: not used.
+        matching: not used, since no value changes.
+
+    Raises:
+        SettingError: an argument is out of range or has the wrong shape.
+        SolverError: a value is not finite.
     """
     scores = wanda_saliency(weight, gram)
     mask = pattern_mask(scores, sparsity=sparsity, pattern=pattern, scope="row")

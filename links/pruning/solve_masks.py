@@ -21,7 +21,7 @@ from ...solvers.output_error import relative_output_errors
 from ...solvers.regrowth import limit_regrowth, num_regrown
 from ...solvers.results import PrunedWeight
 from ...solvers.table import PREPARE, PRUNERS
-from ...solvers.target import pull_of
+from ...solvers.target import target_shift
 from .plans import Planning
 
 Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
@@ -135,7 +135,7 @@ class Thinning(Planning):
             thinned.mask,
             gram,
             start=thinned.weight,
-            pull=pull_of(weight, gram, share=self.matching),
+            shift=target_shift(weight, gram, matching=self.matching),
             steps=self.polish,
             normalized=_normalized(prepared),
             damping=self.damping,
@@ -157,7 +157,7 @@ class Thinning(Planning):
             gram,
             limit=self.regrow,
             heights=heights,
-            pull=pull_of(weight, gram, share=self.matching),
+            shift=target_shift(weight, gram, matching=self.matching),
             normalized=_normalized(prepared),
             damping=self.damping,
         )

@@ -16,7 +16,7 @@ from ...models.units.residuals import Fed
 from ...solvers.column_removal import keep_columns, keep_groups, refit_columns
 from ...solvers.factor import factorize
 from ...solvers.output_error import relative_output_error
-from ...solvers.target import shifted_weight
+from ...solvers.target import compensated_weight
 from .plans import Planning
 
 
@@ -45,7 +45,9 @@ class Removal(Planning):
         factor = factorize(fed.gram, damping=self.damping)
         target = fed.weight
         if fed.missing is not None:
-            target = shifted_weight(target, fed.missing, fed.gram, factor, share=self.matching)
+            target = compensated_weight(
+                target, fed.missing, fed.gram, factor, matching=self.matching
+            )
         size = self.change.output.size // self.change.before
         if size == 1:
             units = keep_columns(target, factor, keep=self.change.after)
@@ -82,7 +84,9 @@ class Bridging(Planning):
             return fed.weight
         try:
             factor = factorize(fed.gram, damping=self.damping)
-            bridged = shifted_weight(fed.weight, fed.missing, fed.gram, factor, share=self.share)
+            bridged = compensated_weight(
+                fed.weight, fed.missing, fed.gram, factor, matching=self.share
+            )
             moved = relative_output_error(fed.weight, bridged, fed.gram)
         except SolverError as error:
             raise named(fed.linear, error) from error

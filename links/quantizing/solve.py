@@ -23,7 +23,7 @@ from ...solvers.gram import Gram
 from ...solvers.grid import Grid
 from ...solvers.grid_search import ScaleRule
 from ...solvers.results import QuantizedWeight
-from ...solvers.target import matched_weight
+from ...solvers.target import target_weight
 from .low_rank import Correcting
 
 # From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
@@ -132,7 +132,7 @@ class Rounding:
         """What corrections leave of each linear's error; empty where none are asked for."""
         if self.correcting is None:
             return {}
-        target = matched_weight(whole, gram, factor, share=self.matching)
+        target = target_weight(whole, gram, factor, matching=self.matching)
         return self.correcting(weights, target, codes.dequantize(), gram)
 
 

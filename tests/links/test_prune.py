@@ -208,7 +208,7 @@ async def test_a_spread_that_would_empty_a_block_is_narrowed_with_a_warning() ->
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"sparsity": 0.5, "pattern": "2:4"}, r"sparsity 0\.5 was given beside pattern 2:4"),
+    ({"sparsity": 0.5, "pattern": "2:4"}, r"sparsity 0\.5 was given with pattern 2:4"),
     ({"pattern": "4:4"}, r"pattern 4:4 keeps 4 of 4"),
     ({"pattern": "half"}, r"pattern 'half' is not known"),
     ({"pattern": "2:4", "allocation": "load"}, r"use allocation='uniform'"),

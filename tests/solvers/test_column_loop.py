@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from birdbone.solvers.column_loop import walk
+from birdbone.solvers.column_loop import process_spans
 
 
 class Ledger:
@@ -30,7 +30,7 @@ class Ledger:
 @pytest.mark.parametrize("sizes", [(), (8,), (32, 8), (16, 4, 2), (1,)])
 def test_every_change_reaches_every_later_column_once_and_in_time(width, sizes) -> None:
     ledger = Ledger(width)
-    walk(ledger, 0, width, sizes)
+    process_spans(ledger, 0, width, sizes)
     assert ledger.settled == list(range(width))
 
 
@@ -39,6 +39,6 @@ def test_nothing_outside_the_span_is_touched() -> None:
     ledger.given[:4] = [[] for _ in range(4)]
     for index in range(4, 20):
         ledger.given[index] = list(range(4))
-    walk(ledger, 4, 12, (4, 2))
+    process_spans(ledger, 4, 12, (4, 2))
     assert ledger.settled == list(range(4, 12))
     assert ledger.given[12:] == [list(range(4))] * 8

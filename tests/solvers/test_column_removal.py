@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from birdbone.errors import SettingError, SolverError
-from birdbone.solvers.column_removal import keep_columns, keep_groups, refit_columns, remove, start
+from birdbone.solvers.column_removal import (
+    keep_columns,
+    keep_groups,
+    refit_columns,
+    remove,
+    unpruned,
+)
 from birdbone.solvers.factor import factorize
 from birdbone.solvers.gram import Gram
 from birdbone.solvers.output_error import relative_output_error
@@ -60,7 +66,7 @@ def test_groups_go_by_greedy_least_squares(make_layer, seed: int, keep: int) -> 
 
 def test_what_is_left_after_removal_is_least_squares_already(make_layer) -> None:
     layer = make_layer(5, 10)
-    values, inverse = start(layer.weight, factorize(layer.gram, damping=0.0))
+    values, inverse = unpruned(layer.weight, factorize(layer.gram, damping=0.0))
     for gone in ([1, 4], [0], [7, 8, 9]):
         remove(values, inverse, torch.tensor(gone))
     kept = [2, 3, 5, 6]
@@ -148,7 +154,7 @@ def test_groups_that_do_not_divide_the_width_are_refused(make_layer) -> None:
 
 def test_a_factor_in_another_order_is_refused(make_layer) -> None:
     layer = make_layer(5, 8)
-    with pytest.raises(SettingError, match="factorise in the natural order"):
+    with pytest.raises(SettingError, match="this solver needs natural order"):
         keep_columns(layer.weight, factorize(layer.gram, descending=True), keep=4)
 
 

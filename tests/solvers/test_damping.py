@@ -19,7 +19,7 @@ def test_the_first_damping_that_will_do_is_taken_and_the_raises_are_counted() ->
 
     found = escalate(GRAM, 0.01, attempt)
     assert asked == pytest.approx([0.01, 0.1, 1.0])
-    assert (found.made, found.damping, found.escalations) == ("made", pytest.approx(1.0), 2)
+    assert (found.value, found.damping, found.escalations) == ("made", pytest.approx(1.0), 2)
 
 
 def test_it_is_refused_after_three_raises_with_what_was_tried() -> None:

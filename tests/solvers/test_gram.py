@@ -55,7 +55,7 @@ def test_refused_inputs_leave_the_sum_alone() -> None:
     accumulator.add(torch.ones(1, 2))
     with pytest.raises(SolverError, match="1 NaN and 2 infinite values of 4"):
         accumulator.add(torch.tensor([[1.0, float("nan")], [float("inf"), -float("inf")]]))
-    with pytest.raises(SettingError, match=r"inputs \(4, 3\) do not fit a Gram of width 2"):
+    with pytest.raises(SettingError, match=r"inputs \(4, 3\) do not fit a Gram matrix of width 2"):
         accumulator.add(torch.ones(4, 3))
     assert accumulator.gram().num_tokens == 1
     assert accumulator.gram().matrix.tolist() == [[1.0, 1.0], [1.0, 1.0]]
@@ -64,7 +64,7 @@ def test_refused_inputs_leave_the_sum_alone() -> None:
 def test_unfit_matrices_are_refused() -> None:
     with pytest.raises(SettingError, match=r"square; found shape \(2, 3\)"):
         Gram(torch.ones(2, 3), 1)
-    with pytest.raises(SettingError, match="bfloat16 is too coarse"):
+    with pytest.raises(SettingError, match="bfloat16 is too imprecise"):
         Gram(torch.ones(2, 2, dtype=torch.bfloat16), 1)
     with pytest.raises(SettingError, match="width 0 is out of range"):
         GramAccumulator(0)
@@ -89,7 +89,7 @@ def test_rows_that_came_alone_leave_no_cross_sum() -> None:
     accumulator.add(torch.ones(1, 2))
     assert accumulator.gram().cross is None
     with pytest.raises(
-        SettingError, match=r"inputs \(3, 2\) and those of the model as given \(4, 2\)"
+        SettingError, match=r"inputs \(3, 2\) and inputs of the original model \(4, 2\)"
     ):
         accumulator.add(torch.ones(3, 2), torch.ones(4, 2))
     assert accumulator.num_tokens == 4

@@ -103,7 +103,7 @@ def test_sparsity_out_of_range_is_refused(sparsity: float | None) -> None:
 
 
 def test_sparsity_beside_a_pattern_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"sparsity 0.5 was given beside pattern 2:4"):
+    with pytest.raises(SettingError, match=r"sparsity 0.5 was given with pattern 2:4"):
         pattern_mask(torch.ones(2, 4), sparsity=0.5, pattern=Pattern((2, 4)))
 
 

@@ -103,7 +103,7 @@ def test_unfit_arguments_are_refused(make_layer, name) -> None:
         prune(layer.weight, layer.gram, sparsity=2)
     with pytest.raises(SettingError, match=r"sparsity None is out of range"):
         prune(layer.weight, layer.gram)
-    with pytest.raises(SettingError, match=r"beside pattern 1:2"):
+    with pytest.raises(SettingError, match=r"with pattern 1:2"):
         prune(layer.weight, layer.gram, sparsity=0.5, pattern=Pattern((1, 2)))
     with pytest.raises(SettingError, match=r"width 6 does not divide into groups of 4"):
         prune(layer.weight, layer.gram, pattern=Pattern((2, 4)))

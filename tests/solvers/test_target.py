@@ -10,7 +10,7 @@ from birdbone.solvers.grid import Grid
 from birdbone.solvers.least_squares import refit
 from birdbone.solvers.masks import Pattern
 from birdbone.solvers.table import PRUNERS, QUANTIZERS
-from birdbone.solvers.target import matched_weight, pull_of, shifted_weight
+from birdbone.solvers.target import compensated_weight, target_shift, target_weight
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def drifted(make_layer):
 def test_the_full_share_is_least_squares_on_what_was_meant(drifted, descending) -> None:
     weight, meant, fed, gram = drifted
     factor = factorize(gram, damping=0.0, descending=descending)
-    found = matched_weight(weight, gram, factor, share=1.0)
+    found = target_weight(weight, gram, factor, matching=1.0)
     expected = torch.linalg.lstsq(fed, meant @ weight.T).solution.T
     torch.testing.assert_close(found, expected)
 
@@ -34,8 +34,8 @@ def test_the_full_share_is_least_squares_on_what_was_meant(drifted, descending) 
 def test_a_share_lies_on_the_way_there(drifted) -> None:
     weight, _, _, gram = drifted
     factor = factorize(gram)
-    whole = matched_weight(weight, gram, factor, share=1.0)
-    half = matched_weight(weight, gram, factor, share=0.5)
+    whole = target_weight(weight, gram, factor, matching=1.0)
+    half = target_weight(weight, gram, factor, matching=0.5)
     torch.testing.assert_close(half, (weight + whole) / 2)
 
 
@@ -43,45 +43,45 @@ def test_fewer_tokens_than_twenty_a_feature_are_trusted_in_proportion(drifted) -
     weight, _, _, gram = drifted
     factor = factorize(gram)
     few = Gram(gram.matrix, 40, gram.cross)
-    found = matched_weight(weight, few, factor, share=1.0)
-    quarter = matched_weight(weight, gram, factor, share=0.25)
+    found = target_weight(weight, few, factor, matching=1.0)
+    quarter = target_weight(weight, gram, factor, matching=0.25)
     torch.testing.assert_close(found, quarter)
 
 
 def test_no_share_or_no_cross_sum_is_the_weight_itself(drifted) -> None:
     weight, _, _, gram = drifted
     factor = factorize(gram)
-    assert torch.equal(matched_weight(weight, gram, factor, share=0.0), weight)
+    assert torch.equal(target_weight(weight, gram, factor, matching=0.0), weight)
     alone = Gram(gram.matrix, 160)
-    assert torch.equal(matched_weight(weight, alone, factor, share=1.0), weight)
+    assert torch.equal(target_weight(weight, alone, factor, matching=1.0), weight)
 
 
 def test_weights_on_dead_features_are_left(drifted) -> None:
     weight, meant, fed, _ = drifted
     fed[:, 2] = 0.0
     gram = Gram(fed.T @ fed, 160, meant.T @ fed)
-    found = matched_weight(weight, gram, factorize(gram), share=1.0)
+    found = target_weight(weight, gram, factorize(gram), matching=1.0)
     assert torch.equal(found[:, 2], weight[:, 2])
 
 
 def test_what_does_not_fit_is_refused(drifted) -> None:
     weight, _, _, gram = drifted
     factor = factorize(gram)
-    with pytest.raises(SettingError, match=r"share 1.5 is out of range; give 0 to 1"):
-        matched_weight(weight, gram, factor, share=1.5)
+    with pytest.raises(SettingError, match=r"matching 1.5 is out of range; give a fraction"):
+        target_weight(weight, gram, factor, matching=1.5)
     with pytest.raises(SettingError, match=r"cross sum \(2, 2\) does not fit Gram matrix \(8, 8\)"):
         Gram(gram.matrix, 160, torch.eye(2))
     broken = Gram(gram.matrix, 160, gram.cross * float("inf"))
     with pytest.raises(SolverError, match=r"cross sum of shape \(8, 8\) holds"):
-        matched_weight(weight, broken, factor, share=1.0)
+        target_weight(weight, broken, factor, matching=1.0)
 
 
 def test_what_the_output_lacks_is_added_to_it(drifted) -> None:
     weight, meant, fed, gram = drifted
     lacking = meant @ weight.T - fed @ weight.T
     factor = factorize(gram)
-    found = shifted_weight(weight, lacking.T @ fed, gram, factor, share=0.5)
-    torch.testing.assert_close(found, matched_weight(weight, gram, factor, share=0.5))
+    found = compensated_weight(weight, lacking.T @ fed, gram, factor, matching=0.5)
+    torch.testing.assert_close(found, target_weight(weight, gram, factor, matching=0.5))
 
 
 @pytest.mark.parametrize("rows", [3, 20])
@@ -93,7 +93,7 @@ def test_weights_taller_and_wider_than_their_inputs_come_to_the_same(
     fed = layer.inputs + 0.1 * layer.inputs.roll(1, dims=1)
     gram = Gram(fed.T @ fed, 400, layer.inputs.T @ fed)
     factor = factorize(gram, damping=0.0, descending=descending)
-    found = matched_weight(layer.weight, gram, factor, share=1.0)
+    found = target_weight(layer.weight, gram, factor, matching=1.0)
     expected = layer.weight @ gram.cross @ torch.linalg.inv(gram.matrix)
     torch.testing.assert_close(found, expected)
 
@@ -102,26 +102,26 @@ def test_strips_of_a_wide_triangle_leave_nothing_out(make_layer) -> None:
     layer = make_layer(3, 300, tokens=7000)
     fed = layer.inputs + 0.1 * layer.inputs.roll(1, dims=1)
     gram = Gram(fed.T @ fed, 7000, layer.inputs.T @ fed)
-    found = matched_weight(layer.weight, gram, factorize(gram, damping=0.0), share=1.0)
+    found = target_weight(layer.weight, gram, factorize(gram, damping=0.0), matching=1.0)
     expected = layer.weight @ gram.cross @ torch.linalg.inv(gram.matrix)
     torch.testing.assert_close(found, expected)
 
 
 def test_the_pull_is_what_the_matched_weight_solves(drifted) -> None:
     weight, _, _, gram = drifted
-    whole = matched_weight(weight, gram, factorize(gram, damping=0.0), share=0.5)
-    pull = pull_of(weight, gram, share=0.5)
+    whole = target_weight(weight, gram, factorize(gram, damping=0.0), matching=0.5)
+    pull = target_shift(weight, gram, matching=0.5)
     torch.testing.assert_close(weight @ gram.matrix + pull, whole @ gram.matrix)
-    assert pull_of(weight, gram, share=0.0) is None
-    assert pull_of(weight, Gram(gram.matrix, 160), share=0.5) is None
+    assert target_shift(weight, gram, matching=0.0) is None
+    assert target_shift(weight, Gram(gram.matrix, 160), matching=0.5) is None
 
 
 def test_least_squares_with_a_pull_is_that_of_the_matched_weight(drifted) -> None:
     weight, _, _, gram = drifted
-    whole = matched_weight(weight, gram, factorize(gram, damping=0.0), share=0.5)
+    whole = target_weight(weight, gram, factorize(gram, damping=0.0), matching=0.5)
     mask = torch.rand(5, 8, generator=torch.Generator().manual_seed(0)) < 0.5
-    pull = pull_of(weight, gram, share=0.5)
-    found = refit(weight, mask, gram, pull=pull, steps=8, damping=0.0)
+    pull = target_shift(weight, gram, matching=0.5)
+    found = refit(weight, mask, gram, shift=pull, steps=8, damping=0.0)
     expected = refit(whole, mask, gram, steps=8, damping=0.0)
     torch.testing.assert_close(found, expected)
 
@@ -164,6 +164,6 @@ def test_gptq_that_matches_comes_nearer_and_is_judged_by_the_weight_as_given(dri
 
 def test_admm_folds_the_pull_in_as_if_the_matched_weight_were_given(drifted) -> None:
     weight, _, _, gram = drifted
-    whole = matched_weight(weight, gram, factorize(gram, damping=0.01), share=0.5)
+    whole = target_weight(weight, gram, factorize(gram, damping=0.01), matching=0.5)
     found = PRUNERS["admm"](weight, gram, sparsity=0.0, matching=0.5, steps=200)
     torch.testing.assert_close(found.weight, whole)

@@ -13,7 +13,7 @@ import torch
 from packaging.version import Version
 
 from birdbone.solvers import column_loop
-from birdbone.solvers.column_loop import ColumnRule, runs_on_chip
+from birdbone.solvers.column_loop import ColumnRule, uses_triton
 from birdbone.solvers.gptq import _Rounding, quantize_gptq
 from birdbone.solvers.gram import Gram
 from birdbone.solvers.grid import Grid
@@ -69,7 +69,7 @@ def compiled(types: dict[str, str], **constants: int) -> str:
 
     from birdbone.solvers.triton_loop import _settle_block as kernel
 
-    always = dict.fromkeys(("columns", "errors", "shares", "diagonal"), "*fp32")
+    always = dict.fromkeys(("columns", "errors", "coefficients", "diagonal"), "*fp32")
     always |= dict.fromkeys(("start", "num_columns", "num_rows", "group_size"), "i32")
     always |= {"smallest": "fp32", "largest": "fp32"} | types
     signature = {name: always.get(name, "constexpr") for name in kernel.arg_names}
@@ -85,11 +85,11 @@ def compiled(types: dict[str, str], **constants: int) -> str:
 
 def test_the_kernel_is_taken_for_float32_on_cuda_where_triton_is(monkeypatch) -> None:
     monkeypatch.setattr(column_loop, "find_spec", lambda name: name)
-    assert runs_on_chip(ON_GPU, Planned())
-    assert not runs_on_chip(SimpleNamespace(is_cuda=True, dtype=torch.float64), Planned())
-    assert not runs_on_chip(torch.zeros(2, 2), Planned())
+    assert uses_triton(ON_GPU, Planned())
+    assert not uses_triton(SimpleNamespace(is_cuda=True, dtype=torch.float64), Planned())
+    assert not uses_triton(torch.zeros(2, 2), Planned())
     monkeypatch.setattr(column_loop, "find_spec", lambda name: None)
-    assert not runs_on_chip(ON_GPU, Planned())
+    assert not uses_triton(ON_GPU, Planned())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_kernel_is_taken_for_float32_on_cuda_where_triton_is(monkeypatch) ->
 def test_groups_of_2_to_32_are_chosen_on_chip(monkeypatch, pattern, planned) -> None:
     monkeypatch.setattr(column_loop, "find_spec", lambda name: name)
     rule = _GroupSelection(torch.empty(192, 2, dtype=torch.bool), torch.eye(192), *pattern)
-    assert runs_on_chip(ON_GPU, rule) == planned
+    assert uses_triton(ON_GPU, rule) == planned
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_groups_that_start_inside_a_block_are_not_rounded_on_chip(
 ) -> None:
     monkeypatch.setattr(column_loop, "find_spec", lambda name: name)
     rule = _Rounding(torch.zeros(768, 2), Grid(4, group_size), torch.float32, None)
-    assert runs_on_chip(ON_GPU, rule) == planned
+    assert uses_triton(ON_GPU, rule) == planned
 
 
 def test_a_rule_that_plans_nothing_says_so() -> None:
@@ -117,7 +117,7 @@ def test_a_rule_that_plans_nothing_says_so() -> None:
         pass
 
     assert not Unplanned().plans_blocks
-    with pytest.raises(NotImplementedError, match="Unplanned settles column by column"):
+    with pytest.raises(NotImplementedError, match="Unplanned decides column by column"):
         Unplanned().plan(0, torch.zeros(1, 1))
 
 
@@ -166,5 +166,5 @@ def on_cuda(layer):
 def both_ways(monkeypatch, solve):
     """Return what the kernel makes and what the torch path makes of the same layer."""
     on_chip = solve()
-    monkeypatch.setattr(column_loop, "runs_on_chip", lambda columns, rule: False)
+    monkeypatch.setattr(column_loop, "uses_triton", lambda columns, rule: False)
     return on_chip, solve()

@@ -48,7 +48,7 @@ def three_ways(monkeypatch):
     def run(solve):
         usual = solve()
         with monkeypatch.context() as patch:
-            patch.setattr(column_loop, "runs_on_chip", lambda columns, rule: rule.plans_blocks)
+            patch.setattr(column_loop, "uses_triton", lambda columns, rule: rule.plans_blocks)
             patch.setattr(column_loop, "_Loop", None)  # the torch path would raise
             on_chip = solve()
         with monkeypatch.context() as patch:
