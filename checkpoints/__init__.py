@@ -1,6 +1,6 @@
 """Models as immutable values, in memory and on disk."""
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, LeftOut
 from .diff import Diff, diff
 from .shards import open_folder, write_folder
 from .store import ObjectStore
@@ -25,6 +25,7 @@ __all__ = [
     "GgmlBlocks",
     "InMemory",
     "InShard",
+    "LeftOut",
     "ObjectStore",
     "Quantized",
     "TensorRef",

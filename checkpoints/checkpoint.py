@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -34,6 +34,21 @@ class Tensors(Mapping[str, Tensor]):
         return len(self._refs)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Something the source of a checkpoint holds and the checkpoint does not carry.
+
+    Attributes:
+        name: the file, a folder (ending in ``/``) or the tensor.
+        num_bytes: its size on disk.
+        why: the reason, a phrase that completes "left out: ...".
+    """
+
+    name: str
+    num_bytes: int
+    why: str
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model as a value: two checkpoints with the same content have the same id.
@@ -49,6 +64,9 @@ class Checkpoint:
             weights, verbatim, by name; one in a folder of its own by ``folder/name``.
         source: what the user called the model, for the model card.
         parent: id of the checkpoint this one was made from.
+        unused: tensors of the source that the transformers class has no parameter for, by their
+            names in its files. They take part in no computation and are saved unchanged.
+        left_out: what the source holds and this checkpoint does not carry.
 
     Raises:
         CheckpointError: a config value JSON cannot hold, or a file name that leads out of a folder.
@@ -59,6 +77,8 @@ class Checkpoint:
     files: Mapping[str, bytes] = field(default_factory=dict)
     source: str = ""
     parent: str | None = None
+    unused: Mapping[str, TensorRef] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.files:
@@ -67,6 +87,7 @@ class Checkpoint:
             "config": _as_json(self.config),
             "refs": dict(self.refs),
             "files": dict(self.files),
+            "unused": dict(self.unused),
         }
         for name, part in parts.items():
             object.__setattr__(self, name, MappingProxyType(part))
@@ -77,6 +98,11 @@ class Checkpoint:
         return Tensors(self.refs)
 
     @property
+    def all_refs(self) -> dict[str, TensorRef]:
+        """The model's tensors and, after them, the `unused` ones."""
+        return {**self.refs, **{n: ref for n, ref in self.unused.items() if n not in self.refs}}
+
+    @property
     def top_files(self) -> dict[str, bytes]:
         """The files that are in no folder of their own: all that transformers looks at."""
         return {name: data for name, data in self.files.items() if "/" not in name}
@@ -84,11 +110,15 @@ class Checkpoint:
     @cached_property
     def id(self) -> str:
         """SHA-256 over config, files and every tensor's content, in hex."""
-        content = {
+        content: dict[str, Any] = {
             "config": dict(self.config),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()},
             "tensors": {name: ref.digest for name, ref in self.refs.items()},
         }
+        if self.unused:
+            content["unused"] = {name: ref.digest for name, ref in self.unused.items()}
+        if self.left_out:
+            content["left_out"] = [asdict(each) for each in self.left_out]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def evolve(
@@ -117,13 +147,18 @@ class Checkpoint:
 
     @property
     def num_parameters(self) -> int:
-        """Values in all tensors, tied ones once."""
+        """Values in all tensors of the model, tied ones once; `unused` ones are not counted."""
         return sum(ref.num_values for ref in self.refs.values())
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors as they are to be stored, tied ones once."""
-        return sum(ref.num_bytes for ref in self.refs.values())
+        """Bytes of all tensors as they are to be stored, tied ones once, `unused` ones included."""
+        return sum(ref.num_bytes for ref in self.refs.values()) + self.unused_bytes
+
+    @property
+    def unused_bytes(self) -> int:
+        """Bytes of the tensors that the transformers class has no parameter for."""
+        return sum(ref.num_bytes for ref in self.unused.values())
 
     def count_nonzero(self) -> int:
         """How many parameters are not zero; loads every tensor, one at a time."""

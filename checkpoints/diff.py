@@ -13,7 +13,7 @@ class Diff:
     """Names by what became of them from the first checkpoint to the second, each sorted.
 
     Attributes:
-        added, removed, changed: tensors.
+        added, removed, changed: tensors, `Checkpoint.unused` ones included.
         config, files: config keys and files that were added, removed or changed.
     """
 
@@ -26,7 +26,7 @@ class Diff:
 
 def diff(before: Checkpoint, after: Checkpoint) -> Diff:
     """Which tensors, config keys and files were added, removed or changed."""
-    old, new = before.refs, after.refs
+    old, new = before.all_refs, after.all_refs
     both = old.keys() & new.keys()
     changed = (name for name in both if old[name].digest != new[name].digest)
     return Diff(

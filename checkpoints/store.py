@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, LeftOut
 from .durable import publish, rename_synced
 from .manifest import sealed, unsealed
 from .tensors import (
@@ -81,15 +82,19 @@ class ObjectStore:
         Raises:
             CheckpointError: a tensor of a dtype that cannot be saved.
         """
-        for name, ref in checkpoint.refs.items():
+        for name, ref in (*checkpoint.refs.items(), *checkpoint.unused.items()):
             check_dtype(name, ref.dtype)
-        manifest = {
+        manifest: dict[str, Any] = {
             "config": dict(checkpoint.config),
             "source": checkpoint.source,
             "parent": checkpoint.parent,
             "files": {name: self._keep_file(data) for name, data in checkpoint.files.items()},
             "tensors": {name: self._keep(ref) for name, ref in checkpoint.refs.items()},
         }
+        if checkpoint.unused:
+            manifest["unused"] = {n: self._keep(ref) for n, ref in checkpoint.unused.items()}
+        if checkpoint.left_out:
+            manifest["left_out"] = [asdict(each) for each in checkpoint.left_out]
         publish(self._manifest(checkpoint.id), sealed(manifest))
         return checkpoint.id
 
@@ -119,6 +124,8 @@ class ObjectStore:
             {name: self._read_file(key) for name, key in manifest["files"].items()},
             source=manifest["source"],
             parent=manifest["parent"],
+            unused={name: self._ref(entry) for name, entry in manifest.get("unused", {}).items()},
+            left_out=tuple(LeftOut(**each) for each in manifest.get("left_out", ())),
         )
 
     def keep(self, tensor: Tensor) -> dict[str, Any]:

@@ -117,8 +117,9 @@ def _of_checkpoint(journal: Journal, identity: str) -> Iterator[Path]:
     yield path
     try:
         manifest = unsealed(path.read_bytes())
-        for entry in manifest["tensors"].values():
-            yield _object(journal, entry["digest"])
+        for part in ("tensors", "unused"):
+            for entry in manifest.get(part, {}).values():
+                yield _object(journal, entry["digest"])
         for key in manifest["files"].values():
             yield journal.path / "files" / key
     except FileNotFoundError:

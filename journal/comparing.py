@@ -79,14 +79,15 @@ def model_of(text: str) -> Checkpoint:
 def compare(first: Checkpoint, second: Checkpoint) -> Comparison:
     """Read both models tensor by tensor, those that differ only."""
     found = diff(first, second)
-    changed = [name for name in second.refs if name in set(found.changed)]
+    old, new = first.all_refs, second.all_refs
+    changed = [name for name in new if name in set(found.changed)]
     return Comparison(
-        changed=tuple(_change(name, first.refs[name], second.refs[name]) for name in changed),
+        changed=tuple(_change(name, old[name], new[name]) for name in changed),
         added=found.added,
         removed=found.removed,
         config={key: (first.config.get(key), second.config.get(key)) for key in found.config},
         files=found.files,
-        num_same=len(second.refs) - len(changed) - len(found.added),
+        num_same=len(new) - len(changed) - len(found.added),
         parameters=(first.num_parameters, second.num_parameters),
         num_bytes=(first.num_bytes, second.num_bytes),
     )

@@ -238,7 +238,7 @@ def _check_ours(folder: Path) -> None:
 
 def _check_whole(checkpoint: Checkpoint) -> None:
     """Read every tensor once, which holds each against its checksum."""
-    for ref in checkpoint.refs.values():
+    for ref in checkpoint.all_refs.values():
         ref.load()
 
 

@@ -101,12 +101,12 @@ def test_a_header_longer_than_the_file_is_damaged(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
-@pytest.mark.parametrize("dtype", ["F4", "C64", "U16"])
+@pytest.mark.parametrize("dtype", ["F4", "C64"])
 def test_an_unknown_dtype_is_named(tmp_path: Path, dtype: str) -> None:
     entry = {
         "dtype": dtype,
         "shape": [2],
-        "data_offsets": [0, {"F4": 1, "C64": 16, "U16": 4}[dtype]],
+        "data_offsets": [0, {"F4": 1, "C64": 16}[dtype]],
     }
     (tmp_path / SINGLE).write_bytes(_framed({"odd": entry}, bytes(entry["data_offsets"][1])))
     with pytest.raises(CheckpointError, match=f"tensor 'odd' in {SINGLE} has dtype {dtype}"):
