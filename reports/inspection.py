@@ -1,4 +1,7 @@
-"""What a model is and what was done to it, from its config and headers; weights stay unread."""
+"""What a model is and what was done to it, from its config and headers.
+
+Weights are read only where the config says that two tensors are tied and the files hold both.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from ..models.codecs.gguf_head import gguf_config
 from ..models.reading.gguf_header import read_header
 from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model, read_config
+from ..models.reading.tied_weights import with_config_settled
 from ..models.writing.publishing import PROVENANCE
 
 
@@ -104,7 +108,8 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
         config, refs, stored, size = _gguf(source, source.gguf)
     else:
         config, refs, stored, size = _folder(source)
-    model = empty_model(Checkpoint(config, refs))
+    held = Checkpoint(config, refs, source=source.label)
+    model = empty_model(with_config_settled(held) if refs else held)
     path, blocks = find_blocks(model)
     shapes = [_linears(block, f"{path}.{index}.") for index, block in enumerate(blocks)]
     return Inspection(

@@ -33,8 +33,9 @@ from ..blocks.empty_model import shared_model
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import Unpacked, unpack
 from ..codecs.gguf_head import gguf_config
-from ..reading.quantized import COMPRESSED_TENSORS
+from ..reading.quantized import COMPRESSED_TENSORS, multiplied_out
 from ..reading.sources import Source, read_config
+from ..reading.tied_weights import with_config_settled
 
 _DRAWN = 1 << 16  # values, which larger tensors repeat: drawing takes longer than computing
 _SPREAD = 0.02  # of drawn weights: activations stay finite through a block
@@ -98,9 +99,20 @@ def outlined_model(
     bare = Checkpoint(config, {}, code, source=source.label)
     if source.gguf is None:
         check_depth(bare, lambda: len(open_folder(source.folder)))
+        bare = _with_config_as_held(bare, open_folder(source.folder), quantization)
     outline = outlined(bare, chosen, held=multiplied)
     _check_size(outline, source)
     return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
+
+
+def _with_config_as_held(
+    bare: Checkpoint, held: Mapping[str, TensorRef], quantization: Any
+) -> Checkpoint:
+    """The config as the weights have it, which may hold a head that it says is tied."""
+    values = multiplied_out(held, quantization, bare.source) if quantization else held
+    if values is None:  # of a format that only transformers reads
+        return bare
+    return replace(with_config_settled(replace(bare, refs=values)), refs={})
 
 
 def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:

@@ -36,6 +36,7 @@ from ..codecs.peft_adapter import ADAPTER_FILES
 from .progress_bars import quietly
 from .quantized import multiplied_out, with_codes
 from .sources import Source, read_config, small_files
+from .tied_weights import tied_names, with_ties_settled
 from .tokenizer import gguf_tokenizer
 
 _ASIDE_SHARD_BYTES = 2 << 30
@@ -117,12 +118,11 @@ def as_checkpoint(
 ) -> Checkpoint:
     """A transformers model in memory as a checkpoint; the tensors are shared, not copied.
 
-    Tied parameters are kept once, under the name transformers saves them by.
+    Tied parameters are kept once, under the name transformers saves them by. Parameters that the
+    config says are tied but that have values of their own are both kept, and the config is
+    corrected.
     """
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    refs: dict[str, TensorRef] = {
-        name: InMemory(tensor) for name, tensor in model.state_dict().items() if name not in tied
-    }
+    refs: dict[str, TensorRef] = {n: InMemory(t) for n, t in model.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         if model.generation_config is not None:
@@ -134,7 +134,7 @@ def as_checkpoint(
         files = small_files(Path(folder), code=False)
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
-    return Checkpoint(config, refs, files, source=source)
+    return with_ties_settled(Checkpoint(config, refs, files, source=source), tied_names(model))
 
 
 def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> Checkpoint:
@@ -156,11 +156,12 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
 def _as_named(opened: Checkpoint) -> Checkpoint | None:
     """The tensors the model has, in its order, tied ones once; None where names differ."""
     skeleton = empty_model(opened)
-    tied = getattr(skeleton, "all_tied_weights_keys", None) or {}
-    wanted = [name for name in skeleton.state_dict() if name not in tied]
-    if not opened.refs.keys() >= set(wanted):
+    ties = tied_names(skeleton)
+    names = list(skeleton.state_dict())
+    if not opened.refs.keys() >= {name for name in names if name not in ties}:
         return None
-    return replace(opened, refs={name: opened.refs[name] for name in wanted})
+    found = {name: opened.refs[name] for name in names if name in opened.refs}
+    return with_ties_settled(replace(opened, refs=found), ties)
 
 
 def _open_quantized(

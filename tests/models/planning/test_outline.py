@@ -115,7 +115,7 @@ def test_a_config_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_quantised_folder_is_multiplied_out_and_held(tmp_path: Path) -> None:
     write_model(tiny_checkpoint(), tmp_path, max_shard_bytes=1 << 30)
     config = json.loads((tmp_path / "config.json").read_text())
-    config.update({"quantization_config": {"quant_method": "any"}, "dtype": "bfloat16"})
+    config.update({"quantization_config": {"quant_method": "bitsandbytes"}, "dtype": "bfloat16"})
     (tmp_path / "config.json").write_text(json.dumps(config))
     outline = outlined_model(Source("tiny", tmp_path), None)
     assert held_bytes(outline) == outline.num_bytes == 4 * outline.num_parameters
