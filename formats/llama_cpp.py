@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import MissingExtraError
+from ..models.codecs.gguf_parts import parts_of
 from ..models.evaluation.fresh_process import Announce, Measurement, Probe, run_alone
 
 _PROGRAM = Path(__file__).with_name("measure_gguf.py")
@@ -58,6 +59,7 @@ async def run_llama_cpp(
     request = {
         "folder": str(path.parent),
         "file": str(path),
+        "parts": [str(part) for part in map(path.with_name, parts_of(path.name)) if part.is_file()],
         "tokens": tokens,
         "vocabulary": vocabulary,
         "threads": torch.get_num_threads(),

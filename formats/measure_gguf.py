@@ -49,7 +49,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """The figures of one file: bytes, speed, peak memory and, on tokens, what it says of them."""
     tokens: list[list[int]] = request["tokens"] or []
     llama = _Llama(request)
-    figures: dict[str, float] = {"weight_bytes": Path(request["file"]).stat().st_size}
+    figures: dict[str, float] = {
+        "weight_bytes": sum(Path(part).stat().st_size for part in request["parts"])
+    }
     prompt = _prompt(tokens, request, llama.positions - request["decode_tokens"])
     runs = [llama.timed(prompt, request["decode_tokens"]) for _ in range(request["repeats"])]
     prefill, decode = zip(*runs, strict=True)

@@ -77,7 +77,7 @@ def _files(settings: Mapping[str, Any]) -> Mapping[str, str]:
     """The model's files by their content, so that another model under the same name is another."""
     source = find_model(settings["model"], revision=settings["revision"])
     if source.gguf:
-        return {source.gguf: file_hash(source.folder / source.gguf)}
+        return {path.name: file_hash(path) for path in source.gguf_paths}
     paths = {path.name: path for path in sorted(source.folder.iterdir())}
     paths |= {name: source.folder / name for name in ADAPTER_FILES}
     return {name: file_hash(path) for name, path in paths.items() if path.is_file()}
@@ -134,5 +134,5 @@ def _need(source: Source, checkpoint: Checkpoint) -> int:
     held, whole = held_bytes(checkpoint), 4 * checkpoint.num_parameters
     largest = 4 * max(ref.num_values for ref in checkpoint.refs.values())
     if source.gguf is not None:
-        return held + (source.folder / source.gguf).stat().st_size + 2 * largest
+        return held + sum(path.stat().st_size for path in source.gguf_paths) + 2 * largest
     return held + (whole if 0 < held < whole else largest)

@@ -23,7 +23,7 @@ from ..models.blocks.empty_model import empty_model, find_blocks
 from ..models.blocks.linears import find_linears
 from ..models.blocks.transformers_errors import REFUSED, reason
 from ..models.codecs.gguf_head import gguf_config
-from ..models.reading.gguf_header import read_header
+from ..models.reading.gguf_header import read_tensors
 from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model, read_config
 from ..models.reading.tied_weights import with_config_settled
@@ -105,7 +105,7 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
     """
     source = find_model(name)
     if source.gguf is not None:
-        config, refs, stored, size = _gguf(source, source.gguf)
+        config, refs, stored, size = _gguf(source)
     else:
         config, refs, stored, size = _folder(source)
     held = Checkpoint(config, refs, source=source.label)
@@ -143,12 +143,12 @@ def _folder(
 
 
 def _gguf(
-    source: Source, file: str
+    source: Source,
 ) -> tuple[dict[str, Any], Mapping[str, TensorRef], dict[str, int], int]:
-    """The same of a GGUF file, without its tensors; only its header is read."""
-    tensors = read_header(source).tensors
+    """The same of a GGUF model, without its tensors; only the headers of its files are read."""
+    tensors = read_tensors(source)
     try:
-        found = gguf_config(source.folder / file)
+        found = gguf_config(*source.gguf_paths)
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be read as GGUF: {reason(error)}") from error
     stored: dict[str, int] = {}
@@ -159,7 +159,7 @@ def _gguf(
         json.loads(found.to_json_string(use_diff=False)),
         {},
         stored,
-        (source.folder / file).stat().st_size,
+        sum(path.stat().st_size for path in source.gguf_paths),
     )
 
 

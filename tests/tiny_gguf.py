@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from tiny import _GROUPED, _SLIDING, random_model, tiny_configs
 from tiny_tokenizers import byte_level, sentencepiece
 from transformers import Gemma2Config, MistralConfig, PreTrainedTokenizerBase, Qwen2Config
@@ -91,3 +93,38 @@ def checkpoint_with(
     overrides.setdefault("vocab_size", len(tokenizer) + 3)
     config = {**tiny_configs, **_MORE}[arch](**overrides)
     return as_checkpoint(random_model(config), tokenizer, source="tiny")
+
+
+def split_gguf(
+    whole: Path, folder: Path, num_parts: int = 3, *, tensors_in_first: bool = True
+) -> list[Path]:
+    """A GGUF file in several, as ``llama-gguf-split`` writes them."""
+    folder.mkdir(exist_ok=True)
+    reader = GGUFReader(whole)
+    holding = num_parts if tensors_in_first else num_parts - 1
+    shared = [reader.tensors[place::holding] for place in range(holding)]
+    parts = [[]] * (num_parts - holding) + shared
+    paths = [
+        folder / f"model-{number:05}-of-{num_parts:05}.gguf" for number in range(1, num_parts + 1)
+    ]
+    for number, (path, tensors) in enumerate(zip(paths, parts, strict=True)):
+        writer = GGUFWriter(path, reader.fields["general.architecture"].contents())
+        if number == 0:
+            _copy_keys(reader, writer)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", num_parts)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in tensors:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return paths
+
+
+def _copy_keys(reader: GGUFReader, writer: GGUFWriter) -> None:
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import mmap
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -24,11 +24,15 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
 _LAYOUTS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
+_INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
+_EVERY = 1 << 63
 _LONGEST = 1024  # of a list that is kept: as long as any that has a number for each layer
 _KEPT = 2  # entries of one that is longer
 _TOKENS = "tokenizer.ggml.tokens"
 _DEPTH = ".block_count"
-_ALIGNMENT = 32
+_SPLIT = "split."  # keys of a model in several files
+_ALIGNMENT_KEY = "general.alignment"
+_ALIGNMENT, _WIDEST = 32, 1 << 20
 _FLOAT32 = 0
 
 
@@ -56,13 +60,48 @@ class Head:
             yield path
 
 
-def gguf_config(path: Path) -> PreTrainedConfig:
-    """The config transformers makes of a GGUF file, whose vocabulary is only counted for it.
+@dataclass
+class FileHead:
+    """What stands before the weights of one file.
+
+    Attributes:
+        version: of the format, 2 or 3.
+        keys, tensors: raw entries in their order, long lists of keys cut short unless ``whole``.
+        offsets: where each tensor begins in the file's data.
+        numbers: integer keys by name: sizes, and a file's place among those of a split model.
+        num_tokens: entries of the vocabulary; None where there is none.
+        data_start: where the data begins.
+    """
+
+    version: int
+    keys: dict[str, bytes] = field(default_factory=dict)
+    tensors: dict[str, bytes] = field(default_factory=dict)
+    offsets: list[int] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    num_tokens: int | None = None
+    data_start: int = 0
+
+    @property
+    def alignment(self) -> int:
+        """Bytes that tensors are aligned to."""
+        return self.numbers.get(_ALIGNMENT_KEY) or _ALIGNMENT
+
+    @property
+    def split_count(self) -> int:
+        """Number of files the model is split into."""
+        return max(1, self.numbers.get(f"{_SPLIT}count", 1))
+
+
+def gguf_config(*paths: Path) -> PreTrainedConfig:
+    """The config transformers makes of a GGUF model, whose vocabulary is only counted for it.
+
+    Args:
+        paths: its file, or all of them in their order where it is split.
 
     Raises:
         ValueError: as `read_head`; transformers raises more, of many kinds.
     """
-    head = read_head(path)
+    head = read_head(*paths)
     with head.as_file() as short:
         config: PreTrainedConfig = AutoConfig.from_pretrained(short.parent, gguf_file=short.name)
     if head.num_tokens is not None and not head.says_size:
@@ -70,37 +109,103 @@ def gguf_config(path: Path) -> PreTrainedConfig:
     return config
 
 
-def read_head(path: Path) -> Head:
-    """The head of a little-endian file of version 2 or 3.
+def read_head(*paths: Path) -> Head:
+    """The head of a model of little-endian files of version 2 or 3.
+
+    Args:
+        paths: its file, or all of them in their order where it is split; keys are in the first.
 
     Raises:
-        ValueError: it is another, is damaged, or says that there are more layers than tensors.
+        ValueError: they are others, are damaged, say that there are more layers than tensors, or
+            are not the parts of one model.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        return _Reader(whole).head()
+    heads = [read_file_head(path) for path in paths]
+    _check_split(paths, heads)
+    names = [name for head in heads for name in head.tensors]
+    first = heads[0]
+    for name, layers in first.numbers.items():
+        if name.endswith(_DEPTH) and layers > len(names):
+            raise ValueError(f"{name} is {layers}, of {len(names)} tensors")
+    # The copy is aligned by default, whatever the file is.
+    keys = {name: raw for name, raw in whole_keys(first).items() if name != _ALIGNMENT_KEY}
+    tensors = b"".join(_short_tensor(name) for name in names)
+    head = header_bytes(first.version, len(names), keys) + tensors
+    data = head + bytes(-len(head) % _ALIGNMENT) + bytes(_ALIGNMENT)
+    sized = any(name.endswith(".vocab_size") for name in keys)
+    return Head(data, first.num_tokens, sized)
+
+
+def read_file_head(path: Path, *, whole: bool = False) -> FileHead:
+    """The head of one file.
+
+    Args:
+        whole: keep long lists whole.
+
+    Raises:
+        ValueError: it is no little-endian file of version 2 or 3, or is damaged.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _Reader(data, _EVERY if whole else _LONGEST).head()
+
+
+def whole_keys(first: FileHead) -> dict[str, bytes]:
+    """The keys of a model as they would be if it were in one file."""
+    return {name: raw for name, raw in first.keys.items() if not name.startswith(_SPLIT)}
+
+
+def header_bytes(version: int, num_tensors: int, keys: dict[str, bytes]) -> bytes:
+    """What a file of these keys begins with; entries of tensors come next."""
+    counts = struct.pack("<IQQ", version, num_tensors, len(keys))
+    return _MAGIC + counts + b"".join(keys.values())
+
+
+def _check_split(paths: Sequence[Path], heads: Sequence[FileHead]) -> None:
+    """See that files are all the parts of one model, in their order."""
+    for place, (path, head) in enumerate(zip(paths, heads, strict=True)):
+        number = head.numbers.get(f"{_SPLIT}no", 0)
+        if head.split_count != len(paths) or number != place:
+            raise ValueError(
+                f"{path.name} is part {number + 1} of {head.split_count}, where part {place + 1} "
+                f"of {len(paths)} is expected; parts are named NAME-00001-of-00002.gguf"
+            )
+    names = [name for head in heads for name in head.tensors]
+    stated = heads[0].numbers.get(f"{_SPLIT}tensors.count", len(names))
+    if len(set(names)) != len(names) or stated != len(names):
+        raise ValueError(
+            f"its {len(paths)} parts hold {len(set(names))} different tensors, {len(names)} with "
+            f"repeats, where {stated} are expected"
+        )
+
+
+def _short_tensor(name: str) -> bytes:
+    """The entry of a tensor of one float32 value in place of its own."""
+    raw = name.encode()
+    return struct.pack("<Q", len(raw)) + raw + struct.pack("<IQIQ", 1, 1, _FLOAT32, 0)
 
 
 class _Reader:
     """A place in the file, moving on with all that is read."""
 
-    def __init__(self, whole: mmap.mmap) -> None:
-        self._whole, self._place = whole, 0
-        self._num_tokens: int | None = None
-        self._names: list[str] = []
+    def __init__(self, whole: mmap.mmap, longest: int) -> None:
+        self._whole, self._place, self._longest = whole, 0, longest
 
-    def head(self) -> Head:
+    def head(self) -> FileHead:
         magic = self._bytes(len(_MAGIC))
         version, num_tensors, num_keys = self._numbers("<IQQ")
         if magic != _MAGIC:
             raise ValueError("it does not begin as GGUF files do")
         if version not in _VERSIONS:
             raise ValueError(f"its version is {version}, and 2 and 3, little-endian, are read")
-        keys = b"".join(self._key(num_tensors) for _ in range(num_keys))
-        tensors = b"".join(self._tensor() for _ in range(num_tensors))
-        head = _MAGIC + struct.pack("<IQQ", version, num_tensors, num_keys) + keys + tensors
-        data = head + bytes(-len(head) % _ALIGNMENT) + bytes(_ALIGNMENT)
-        sized = any(name.endswith(".vocab_size") for name in self._names)
-        return Head(data, self._num_tokens, sized)
+        head = FileHead(version)
+        for _ in range(num_keys):
+            self._key(head)
+        for _ in range(num_tensors):
+            self._tensor(head)
+        alignment = head.alignment
+        if not 0 < alignment <= _WIDEST or alignment & (alignment - 1):
+            raise ValueError(f"{_ALIGNMENT_KEY} is {alignment}, and powers of two are read")
+        head.data_start = self._place + -self._place % alignment
+        return head
 
     def _numbers(self, layout: str) -> tuple[int, ...]:
         return struct.unpack(layout, self._bytes(struct.calcsize(layout)))
@@ -118,31 +223,33 @@ class _Reader:
         (length,) = self._numbers("<Q")
         return self._bytes(length)
 
-    def _key(self, num_tensors: int) -> bytes:
+    def _key(self, head: FileHead) -> None:
         """One key with its value as they stand, a long list cut short."""
         start = self._place
         name = self._string().decode("utf-8")
         (kind,) = self._numbers("<I")
-        self._names.append(name)
+        if name in head.keys:
+            raise ValueError(f"it has the key {name} twice")
         if kind == _ARRAY:
-            return self._whole[start : self._place] + self._list(name)
-        if name.endswith(_DEPTH) and kind in _LAYOUTS:
-            (layers,) = self._numbers(f"<{_LAYOUTS[kind]}")
-            if layers > num_tensors:
-                raise ValueError(f"{name} is {layers}, of {num_tensors} tensors")
-        else:
-            self._skip(kind)
-        return self._whole[start : self._place]
+            raw = self._whole[start : self._place]
+            head.keys[name] = raw + self._list(head, name)
+            return
+        value = self._place
+        self._skip(kind)
+        head.keys[name] = self._whole[start : self._place]
+        if kind in _INTEGERS:
+            raw = self._whole[value : self._place]
+            (head.numbers[name],) = struct.unpack(f"<{_LAYOUTS[kind]}", raw)
 
-    def _list(self, name: str) -> bytes:
+    def _list(self, head: FileHead, name: str) -> bytes:
         kind, length = self._numbers("<IQ")
-        kept = length if length <= _LONGEST else _KEPT
+        kept = length if length <= self._longest else _KEPT
         start = self._place
         self._skip(kind, kept)
         entries = self._whole[start : self._place]
         self._skip(kind, length - kept)
         if name == _TOKENS:
-            self._num_tokens = length
+            head.num_tokens = length
         return struct.pack("<IQ", kind, kept) + entries
 
     def _skip(self, kind: int, count: int = 1) -> None:
@@ -160,10 +267,13 @@ class _Reader:
         else:
             raise ValueError(f"type {kind} is not read")
 
-    def _tensor(self) -> bytes:
-        """A tensor's name, and one float32 value in place of its own."""
-        name = self._string()
+    def _tensor(self, head: FileHead) -> None:
+        """A tensor's entry but for its offset, which comes last and is kept apart."""
+        start = self._place
+        name = self._string().decode("utf-8")
         (num_dimensions,) = self._numbers("<I")
-        self._step(8 * num_dimensions + 4 + 8)
-        length = struct.pack("<Q", len(name))
-        return length + name + struct.pack("<IQIQ", 1, 1, _FLOAT32, 0)
+        self._step(8 * num_dimensions + 4)
+        if name in head.tensors:
+            raise ValueError(f"it has the tensor {name} twice")
+        head.tensors[name] = self._whole[start : self._place]
+        head.offsets += self._numbers("<Q")

@@ -125,7 +125,7 @@ def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:
 
 def _check_size(outline: Checkpoint, source: Source) -> None:
     """No format packs more values into a byte than it has bits; a block as large is never made."""
-    files = [source.folder / source.gguf] if source.gguf else shard_paths(source.folder)
+    files = source.gguf_paths or shard_paths(source.folder)
     held = sum(path.stat().st_size for path in files)
     if outline.num_parameters > 8 * held:
         raise ModelError(
@@ -138,7 +138,7 @@ def _config(source: Source) -> dict[str, Any]:
     config: dict[str, Any]
     try:
         if source.gguf is not None:
-            found = gguf_config(source.folder / source.gguf)
+            found = gguf_config(*source.gguf_paths)
             config = json.loads(found.to_json_string(use_diff=False))
         else:
             config = read_config(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gguf import GGUFReader
+from gguf import GGUFReader, ReaderTensor
 
 from ...errors import ModelError
 from ..blocks.transformers_errors import REFUSED, reason
@@ -11,15 +11,27 @@ from .sources import Source
 
 
 def read_header(source: Source) -> GGUFReader:
-    """The fields and tensors of ``source``, a GGUF file; tensors stay on disk.
+    """The fields of ``source``, a GGUF model, and the tensors of its first file; they stay on disk.
 
     Raises:
         ModelError: it is damaged, or says that there are more layers than tensors.
     """
+    return _readers(source)[0]
+
+
+def read_tensors(source: Source) -> list[ReaderTensor]:
+    """The tensors of ``source``, a GGUF model, of all its files; they stay on disk.
+
+    Raises:
+        ModelError: as `read_header`.
+    """
+    return [tensor for reader in _readers(source) for tensor in reader.tensors]
+
+
+def _readers(source: Source) -> list[GGUFReader]:
     try:
-        path = source.folder / str(source.gguf)
-        read_head(path)
-        return GGUFReader(path)
+        read_head(*source.gguf_paths)
+        return [GGUFReader(path) for path in source.gguf_paths]
     except REFUSED as error:
         raise ModelError(
             f"'{source.label}' cannot be opened as GGUF: {reason(error)}; fetch it again"

@@ -9,6 +9,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ..blocks.empty_model import empty_model
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import has_integer_codes
 from ..codecs.gguf_head import gguf_config
+from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
 from .progress_bars import quietly
 from .quantized import multiplied_out, with_codes
@@ -214,24 +216,39 @@ def _through_transformers(
 
 def _gguf_config(source: Source) -> PreTrainedConfig:
     try:
-        return gguf_config(source.folder / str(source.gguf))
+        return gguf_config(*source.gguf_paths)
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
 
 
 def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
-    """Read a GGUF file through transformers, which multiplies codes out in float32, one by one."""
+    """Read a GGUF model through transformers, which multiplies codes out in float32, one by one."""
     config = _gguf_config(source)
-    model = _from_pretrained(
-        source,
-        gguf_file=source.gguf,
-        config=config,
-        dtype=dtype or torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    with ExitStack() as stack:
+        file = _joined(source, stack) if source.parts else source
+        model = _from_pretrained(
+            file,
+            gguf_file=file.gguf,
+            config=config,
+            dtype=dtype or torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
     tokenizer = gguf_tokenizer(source)
     _forget_quantization(model)
     return as_checkpoint(model, tokenizer, source=source.label)
+
+
+def _joined(source: Source, stack: ExitStack) -> Source:
+    """A GGUF model as one file, which is all that transformers reads, for as long as the stack."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    try:
+        join_parts(source.gguf_paths, folder / "model.gguf")
+    except REFUSED as error:
+        raise ModelError(
+            f"the {len(source.parts)} files of '{source.label}' cannot be joined in "
+            f"{tempfile.gettempdir()}: {reason(error)}"
+        ) from error
+    return Source(source.label, folder, "model.gguf")
 
 
 def _forget_quantization(model: Any) -> None:

@@ -1,7 +1,8 @@
 """Where a model is: what the user typed, turned into a folder or a file on this machine.
 
-Understood: a hub id, a local folder, also one that holds a single GGUF file, a ``.gguf`` file, and
+Understood: a hub id, a local folder, also one that holds a single GGUF model, a ``.gguf`` file, and
 ``package:NAME/FILE.gguf``, a file inside an installed package, found without importing the package.
+A GGUF model in several files may be named by any of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from ...checkpoints.typed_paths import typed_path
 from ...errors import ModelError, did_you_mean
 from ..blocks.transformers_errors import reason
+from ..codecs.gguf_parts import is_split, parts_of
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 _HUB_DESCRIPTION = ["config.json", "*.py"]
@@ -33,6 +35,8 @@ _SMALL_FILES = (
     "chat_template.json",
 )
 
+_SHOWN = 3  # names in a message
+
 # Other formats' copies of the same weights, which would double the download.
 _HUB_COPIES = ["*/*", "consolidated*"]
 
@@ -44,12 +48,21 @@ class Source:
     Attributes:
         label: what to call it in cards and logs; never a path of this machine.
         folder: the folder that holds it, as an absolute path: it is read from other folders too.
-        gguf: the name of the GGUF file in that folder, or None for a Hugging Face folder.
+        gguf: the name of the GGUF file in that folder, the first where the model is in several; or
+            None for a Hugging Face folder.
+        parts: the names of all its GGUF files in order where there are several.
     """
 
     label: str
     folder: Path
     gguf: str | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def gguf_paths(self) -> tuple[Path, ...]:
+        """All GGUF files of the model, in order."""
+        names = self.parts or (() if self.gguf is None else (self.gguf,))
+        return tuple(self.folder / name for name in names)
 
 
 def find_model(name: str, *, revision: str | None = None, weights: bool = True) -> Source:
@@ -105,15 +118,27 @@ def _gguf(path: Path, label: str) -> Source:
         magic = file.read(4)
     if magic != b"GGUF":
         raise ModelError(f"'{path.name}' does not begin as a GGUF file does; fetch it again")
-    return Source(label, path.parent.absolute(), path.name)
+    folder, names = path.parent.absolute(), parts_of(path.name)
+    if len(names) == 1 or not is_split(path):
+        return Source(label, folder, path.name)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+        raise ModelError(
+            f"'{path.name}' is one of {len(names)} files of a GGUF model, of which {len(missing)} "
+            f"are missing beside it ({shown}); fetch them too"
+        )
+    whole = names[0] if label == path.name else label
+    return Source(whole, folder, names[0], tuple(names))
 
 
 def _folder(path: Path, label: str) -> Source:
     if not (path / "config.json").is_file():
         ggufs = sorted(found.name for found in path.glob("*.gguf"))
-        if len(ggufs) == 1:
-            return _gguf(path / ggufs[0], label)
-        mend = f"; name the file itself: {ggufs[0]}" if ggufs else ""
+        models = sorted({parts_of(name)[0]: name for name in ggufs}.values())
+        if len(models) == 1:
+            return _gguf(path / models[0], label)
+        mend = f"; name the file itself: {models[0]}" if models else ""
         raise ModelError(f"folder '{path}' holds no config.json, so it is no model{mend}")
     return Source(label, path.absolute())
 

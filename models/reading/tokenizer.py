@@ -62,7 +62,7 @@ def gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         ModelError: it has none that transformers can read.
     """
     try:
-        head = read_head(source.folder / str(source.gguf))
+        head = read_head(*source.gguf_paths)
         with quietly():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
         return _as_the_file_says(tokenizer, head, source)
