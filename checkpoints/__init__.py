@@ -1,4 +1,4 @@
-"""Models as immutable values, in memory and on disk."""
+"""Models as immutable values, in memory and on disk: config, small files and lazy tensors."""
 
 from .checkpoint import Checkpoint, LeftOut
 from .diff import Diff, diff

@@ -1,7 +1,7 @@
-"""Memory that nothing holds, back to the system it came from.
+"""Returning unused memory to the operating system.
 
-The C library keeps what was let go of in the middle of what it holds, and with tensors coming and
-going, block after block, that grows to hundreds of megabytes.
+The C library keeps freed memory that lies between blocks in use. When tensors are allocated and
+freed block after block, that can grow to hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 
 
-def give_back() -> None:
-    """Return what nothing holds to the system, where the C library can (glibc)."""
+def release_unused_memory() -> None:
+    """Return freed memory to the operating system, if the C library supports it (glibc)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

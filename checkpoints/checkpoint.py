@@ -1,4 +1,4 @@
-"""The immutable checkpoint: a model's config, files and tensors as one value."""
+"""The immutable checkpoint: a model's config, tensors and other files as one value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .tensors import InMemory, TensorRef
 
 
 class Tensors(Mapping[str, Tensor]):
-    """A read-only view of references as tensors; each access loads, nothing is kept."""
+    """A read-only mapping from name to tensor that loads on every access and caches nothing."""
 
     def __init__(self, refs: Mapping[str, TensorRef]) -> None:
         self._refs = refs
@@ -51,25 +51,25 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model as a value: two checkpoints with the same content have the same id.
+    """A model as an immutable value. Checkpoints with equal content have equal ids.
 
-    Tensors are named as ``model.state_dict()`` of the transformers class names them; a tied
-    tensor stands once, under the name transformers saves it by.
+    Tensors are named as in ``model.state_dict()`` of the transformers class. Tied tensors are
+    stored once, under the name transformers saves them by.
 
     Attributes:
-        config: the contents of ``config.json``, copied; values inside it must not be changed
-            in place.
-        refs: name to `TensorRef`.
-        files: tokenizer, generation config, chat template and whatever else lies beside the
-            weights, verbatim, by name; one in a folder of its own by ``folder/name``.
-        source: what the user called the model, for the model card.
+        config: the contents of ``config.json``, copied; nested values must not be changed in place.
+        refs: tensor name to `TensorRef`.
+        files: tokenizer, generation config, chat template and all other files beside the weights,
+            unchanged, by name; a file in a subfolder by ``folder/name``.
+        source: the name the user gave the model, for the model card.
         parent: id of the checkpoint this one was made from.
         unused: tensors of the source that the transformers class has no parameter for, by their
             names in its files. They take part in no computation and are saved unchanged.
         left_out: what the source holds and this checkpoint does not carry.
 
     Raises:
-        CheckpointError: a config value JSON cannot hold, or a file name that leads out of a folder.
+        CheckpointError: a config value that JSON cannot represent, or a file name that points
+            outside the folder.
     """
 
     config: Mapping[str, Any]
@@ -94,7 +94,7 @@ class Checkpoint:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Name to tensor, loaded on access; a tensor got here must not be changed in place."""
+        """Name to tensor, loaded on access. A tensor from here must not be changed in place."""
         return Tensors(self.refs)
 
     @property
@@ -104,12 +104,12 @@ class Checkpoint:
 
     @property
     def top_files(self) -> dict[str, bytes]:
-        """The files that are in no folder of their own: all that transformers looks at."""
+        """The files that are in no subfolder. These are the ones transformers reads."""
         return {name: data for name, data in self.files.items() if "/" not in name}
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 over config, files and every tensor's content, in hex."""
+        """SHA-256, in hex, over config, files and the content of every tensor."""
         content: dict[str, Any] = {
             "config": dict(self.config),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()},
@@ -127,12 +127,17 @@ class Checkpoint:
         *,
         config: Mapping[str, Any] | None = None,
     ) -> Checkpoint:
-        """A new checkpoint with some tensors replaced (None removes one) and config keys set.
+        """Return a new checkpoint with some tensors replaced and some config keys set.
 
-        Every other tensor is shared. The caller gives tensors away: it must not change them later.
+        All other tensors are shared with this checkpoint.
+
+        Args:
+            tensors: name to the new tensor; None removes it. The caller must not change them
+                afterwards.
+            config: keys to set.
 
         Raises:
-            CheckpointError: a name the checkpoint does not have.
+            CheckpointError: a tensor name the checkpoint does not have.
         """
         refs = dict(self.refs)
         for name, tensor in (tensors or {}).items():
@@ -147,12 +152,12 @@ class Checkpoint:
 
     @property
     def num_parameters(self) -> int:
-        """Values in all tensors of the model, tied ones once; `unused` ones are not counted."""
+        """Number of values in all tensors of the model, tied ones once; `unused` excluded."""
         return sum(ref.num_values for ref in self.refs.values())
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors as they are to be stored, tied ones once, `unused` ones included."""
+        """Bytes of all tensors as stored, tied ones once, `unused` ones included."""
         return sum(ref.num_bytes for ref in self.refs.values()) + self.unused_bytes
 
     @property
@@ -161,7 +166,7 @@ class Checkpoint:
         return sum(ref.num_bytes for ref in self.unused.values())
 
     def count_nonzero(self) -> int:
-        """How many parameters are not zero; loads every tensor, one at a time."""
+        """Number of non-zero parameters; loads every tensor, one at a time."""
         return sum(_count_nonzero(ref.load()) for ref in self.refs.values())
 
     def __repr__(self) -> str:
@@ -170,14 +175,14 @@ class Checkpoint:
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A private copy as config.json would read back: text keys, lists for tuples."""
+    """Return a copy as reading config.json back would give it: text keys, lists for tuples."""
     for key, value in config.items():
         try:
             json.dumps(value)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f"config key '{key}' holds {value!r}, which config.json cannot ({error}); "
-                f"give it as text or a number"
+                f"config key '{key}' holds {value!r}, which config.json cannot represent "
+                f"({error}); convert it to text or a number"
             ) from None
     copy: dict[str, Any] = json.loads(json.dumps(dict(config)))
     return copy
@@ -186,10 +191,12 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_file_name(name: str) -> None:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise CheckpointError(f"file name {name!r} leads out of the folder; give a plain file name")
+        raise CheckpointError(
+            f"file name {name!r} points outside the folder; give a name relative to it"
+        )
 
 
 def _count_nonzero(tensor: Tensor) -> int:
-    """Float8 has no count of its own; widened, its zeros stay zeros."""
+    """Count non-zero values. Float8 has no such operation, so it is converted to float32."""
     narrow_float = tensor.is_floating_point() and tensor.itemsize == 1
     return int(torch.count_nonzero(tensor.float() if narrow_float else tensor))

@@ -1,4 +1,4 @@
-"""What differs between two checkpoints: a comparison of digests, not of values."""
+"""The difference between two checkpoints, from digests; no tensor is compared value by value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Diff:
-    """Names by what became of them from the first checkpoint to the second, each sorted.
+    """What changed from the first checkpoint to the second. All names are sorted.
 
     Attributes:
-        added, removed, changed: tensors, `Checkpoint.unused` ones included.
-        config, files: config keys and files that were added, removed or changed.
+        added, removed, changed: tensor names, those of `Checkpoint.unused` included.
+        config, files: config keys and file names that were added, removed or changed.
     """
 
     added: tuple[str, ...]
@@ -25,7 +25,7 @@ class Diff:
 
 
 def diff(before: Checkpoint, after: Checkpoint) -> Diff:
-    """Which tensors, config keys and files were added, removed or changed."""
+    """Return which tensors, config keys and files were added, removed or changed."""
     old, new = before.all_refs, after.all_refs
     both = old.keys() & new.keys()
     changed = (name for name in both if old[name].digest != new[name].digest)
@@ -39,6 +39,6 @@ def diff(before: Checkpoint, after: Checkpoint) -> Diff:
 
 
 def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[str, ...]:
-    """Keys whose value differs or that only one side has, even when the value is None."""
+    """Return keys whose value differs, or that only one side has, even if the value is None."""
     same = {key for key in before.keys() & after.keys() if before[key] == after[key]}
     return tuple(sorted((before.keys() | after.keys()) - same))

@@ -1,4 +1,8 @@
-"""Files a crash leaves whole or not at all: written aside, synced, renamed, the folder synced."""
+"""Writing files so that a crash leaves either the whole new file or the old one.
+
+The content goes to a temporary file, which is synced to disk and renamed; then the folder is
+synced.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 
-def publish(path: Path, data: bytes) -> None:
-    """Give a file its content in one step, replacing what it held."""
+def write_durably(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` in one atomic step, replacing what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
@@ -22,13 +26,13 @@ def publish(path: Path, data: bytes) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rename_synced(aside: Path, path: Path) -> None:
-    """Give a finished file its name, content and name both forced to the disk."""
+    """Rename a finished temporary file to ``path``, with content and name both synced to disk."""
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(aside, path)

@@ -1,7 +1,7 @@
-"""A store's manifests: what a checkpoint is made of, as JSON sealed with its own checksum.
+"""Manifests: JSON documents with a checksum over their own content.
 
-The checkpoint's id covers its content; the checksum also covers what the id leaves out: source,
-parent, dtypes and shapes.
+A checkpoint's manifest lists its parts. The checkpoint's id covers config, files and tensors; the
+checksum also covers what the id does not: source, parent, dtypes and shapes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 _VERSION = 1
 
 
-def sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest's file; what is in it keeps its order, which saved files show."""
+def encode_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a manifest file. Keys keep their order, which saved files preserve."""
     versioned = {**manifest, "version": _VERSION}
     whole = {"sha256": _checksum(versioned), "manifest": versioned}
     return json.dumps(whole, indent=1).encode()
 
 
-def unsealed(data: bytes) -> Mapping[str, Any]:
-    """The manifest in a file's bytes.
+def decode_manifest(data: bytes) -> Mapping[str, Any]:
+    """Return the manifest in a file's bytes, after checking its checksum and version.
 
     Raises:
-        ValueError, LookupError, TypeError, RecursionError: not a manifest, damaged, or of a
-            version this code does not read; the caller knows the file and names it.
+        ValueError, LookupError, TypeError, RecursionError: not a manifest, damaged, or of an
+            unsupported version. The caller knows the file and names it in its error.
     """
     whole = json.loads(data)
     manifest: Mapping[str, Any] = whole["manifest"]

@@ -1,4 +1,4 @@
-"""Reading and writing folders of sharded safetensors, the one weight format we load and save."""
+"""Reading and writing folders of sharded safetensors files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The weight files of a folder, in order.
+    """Return the weight files of a folder, sorted.
 
     Raises:
-        CheckpointError: none there, only pickles, a listed shard missing, or an index that
-            points out of the folder.
+        CheckpointError: there are no safetensors files, a listed shard is missing, or the index
+            names a file outside the folder.
     """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         raise CheckpointError(_no_weights(folder))
     names = sorted(set(_weight_map(folder).values()))
-    # Against a listing, not with is_file(): a hostile name never reaches the file system.
+    # Compared with a listing, not with is_file(), so that no file outside the folder is touched.
     present = {path.name for path in folder.iterdir()}
     for name in names:
         if Path(name).name != name or name in {"", ".."}:
@@ -42,7 +42,7 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor name to shard file name, as the index has it."""
+    """Return tensor name to shard file name, as listed in the index."""
     try:
         weights = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         return {name: _text(shard) for name, shard in weights.items()}
@@ -52,7 +52,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
 
 def _text(shard: object) -> str:
     if not isinstance(shard, str):
-        raise TypeError(f"{shard!r} is no file name")
+        raise TypeError(f"{shard!r} is not a file name")
     return shard
 
 
@@ -67,11 +67,11 @@ def _no_weights(folder: Path) -> str:
 
 
 def open_folder(folder: Path) -> dict[str, TensorRef]:
-    """References to every tensor of a folder; reads headers only.
+    """Return references to all tensors of a folder. Reads file headers only.
 
     Raises:
-        CheckpointError: as `shard_paths`; a damaged shard, a dtype that is not supported, a tensor
-            the index lists that is not in its shard, or no tensors at all.
+        CheckpointError: as `shard_paths`; or a shard is damaged, a dtype is not supported, the
+            index lists a tensor that its shard does not hold, or there are no tensors at all.
     """
     opened = {path.name: _open_shard(path) for path in shard_paths(folder)}
     refs: dict[str, TensorRef] = {n: ref for shard in opened.values() for n, ref in shard.items()}
@@ -83,7 +83,7 @@ def open_folder(folder: Path) -> dict[str, TensorRef]:
 
 
 def _listed(folder: Path, opened: Mapping[str, Mapping[str, InShard]]) -> dict[str, InShard]:
-    """The tensors the index lists, each from the shard it names."""
+    """Return the tensors listed in the index, each from the shard it names."""
     refs = {}
     for name, shard in _weight_map(folder).items():
         if name not in opened[shard]:
@@ -99,7 +99,7 @@ def _open_shard(path: Path) -> dict[str, InShard]:
     refs = {}
     try:
         with safe_open(path, framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+            for name in shard.keys():  # noqa: SIM118 - safe_open is not a mapping
                 part = shard.get_slice(name)
                 dtype = DTYPES.get(part.get_dtype())
                 if dtype is None:
@@ -114,7 +114,7 @@ def _open_shard(path: Path) -> dict[str, InShard]:
 
 
 def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
-    """Names grouped into shards of at most ``max_bytes``, in order; a larger tensor alone."""
+    """Group names, in order, into shards of at most ``max_bytes``; a larger tensor gets its own."""
     shards: list[list[str]] = []
     room = 0
     for name, size in sizes.items():
@@ -129,24 +129,27 @@ def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
 def write_folder(
     folder: Path, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], *, max_bytes: int
 ) -> list[Path]:
-    """Write tensors as safetensors shards with their index; holds one shard in memory at a time.
+    """Write tensors as safetensors shards with an index. Holds one shard in memory at a time.
 
     Args:
-        folder: an existing folder; files appear under their final names, so give a private one.
-        tensors: name to tensor, read once each; may load lazily.
-        sizes: name to bytes, for planning without loading.
-        max_bytes: size a shard keeps to, unless one tensor is larger.
+        folder: an existing folder. Files appear there under their final names, so pass a temporary
+            one.
+        tensors: name to tensor; each is read once, so the mapping may load lazily.
+        sizes: name to bytes, to plan the shards without loading.
+        max_bytes: maximum size of a shard, unless a single tensor is larger.
 
     Returns:
         The weight files written.
 
     Raises:
-        CheckpointError: no tensors, a dtype that cannot be saved, or names that differ between
-            ``tensors`` and ``sizes``.
+        CheckpointError: no tensors, a dtype that cannot be saved, or ``tensors`` and ``sizes`` have
+            different names.
     """
     odd = sorted(tensors.keys() ^ sizes.keys())
     if odd:
-        raise CheckpointError(f"tensor '{odd[0]}' has no size or no values; give both for each")
+        raise CheckpointError(
+            f"tensor '{odd[0]}' has no size or no values; give both for every tensor"
+        )
     shards = plan_shards(sizes, max_bytes)
     if not shards:
         raise CheckpointError("a checkpoint without tensors cannot be saved")
@@ -171,10 +174,11 @@ def _shard_name(place: int, count: int) -> str:
 
 
 def _clean(name: str, tensor: Tensor) -> Tensor:
-    """Contiguous, on CPU, and without negative zeros, which readers of zeros as bits would miss.
+    """Return a contiguous copy on the CPU, with -0.0 replaced by +0.0.
 
-    Always a copy, since safetensors refuses tensors that share memory. Float8 cannot add and keeps
-    its negative zeros.
+    Negative zeros would be missed by readers that look for zero bits. It is always a copy, because
+    safetensors refuses tensors that share memory. Float8 has no addition and keeps its negative
+    zeros.
     """
     check_dtype(name, tensor.dtype)
     cleaned = tensor.detach().cpu().contiguous()
@@ -183,7 +187,7 @@ def _clean(name: str, tensor: Tensor) -> Tensor:
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Force files to the disk."""
+    """Flush files to disk."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,9 +1,11 @@
-"""Checkpoints on disk as objects named by their content: a changed tensor costs one new object.
+"""Checkpoints on disk as objects named by the hash of their content.
 
-Layout: ``objects/ab/abcd….safetensors`` holds one reference's tensors, ``files/`` the small files,
-``manifests/ID.json`` a checkpoint. Everything is written aside, synced and renamed, so a crash
-leaves whole objects only; what is read is checked against its name, a manifest against the
-checksum inside it.
+A checkpoint that shares tensors with a stored one costs only the changed tensors.
+
+Layout: ``objects/ab/abcd….safetensors`` holds the tensors of one reference, ``files/`` the small
+files, ``manifests/ID.json`` one checkpoint each. Every file is written to a temporary name, synced
+and renamed, so a crash leaves only complete files. Everything read is verified: objects and files
+against the hash in their name, manifests against the checksum inside.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint, LeftOut
-from .durable import publish, rename_synced
-from .manifest import sealed, unsealed
+from .durable import rename_synced, write_durably
+from .manifest import decode_manifest, encode_manifest
 from .tensors import (
     DTYPES,
     BitsAndBytes,
@@ -44,7 +46,7 @@ _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, Recu
 
 
 class Stored(TensorRef):
-    """A plain tensor kept as an object of a store."""
+    """A plain tensor stored as an object."""
 
     def __init__(
         self, store: ObjectStore, digest: str, dtype: torch.dtype, shape: tuple[int, ...]
@@ -60,27 +62,27 @@ class Stored(TensorRef):
         tensor = self._store.read(self._digest).get("values")
         if tensor is None or digest(tensor) != self._digest:
             raise self._store.mismatch(self._digest)
-        self._store.sound(self._digest)
+        self._store.mark_verified(self._digest)
         if (tensor.dtype, tuple(tensor.shape)) != (self.dtype, self.shape):
             raise CheckpointError(
                 f"object {self._digest} is {tensor.dtype} {tuple(tensor.shape)}, not the "
-                f"{self.dtype} {self.shape} its manifest says; compute the checkpoint again"
+                f"{self.dtype} {self.shape} listed in its manifest; compute the checkpoint again"
             )
         return tensor
 
 
 class ObjectStore:
-    """A folder of checkpoints that share their unchanged tensors."""
+    """A folder of checkpoints that share unchanged tensors."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._sound: set[str] = set()  # objects this process wrote, or has held against their name
+        self._verified: set[str] = set()  # keys of objects this process wrote or verified
 
     def save(self, checkpoint: Checkpoint) -> str:
-        """Keep a checkpoint; returns its id. Sound objects already there are not written again.
+        """Store a checkpoint and return its id. Objects already stored intact are not rewritten.
 
         Raises:
-            CheckpointError: a tensor of a dtype that cannot be saved.
+            CheckpointError: a tensor has a dtype that cannot be saved.
         """
         for name, ref in (*checkpoint.refs.items(), *checkpoint.unused.items()):
             check_dtype(name, ref.dtype)
@@ -95,18 +97,19 @@ class ObjectStore:
             manifest["unused"] = {n: self._keep(ref) for n, ref in checkpoint.unused.items()}
         if checkpoint.left_out:
             manifest["left_out"] = [asdict(each) for each in checkpoint.left_out]
-        publish(self._manifest(checkpoint.id), sealed(manifest))
+        write_durably(self._manifest(checkpoint.id), encode_manifest(manifest))
         return checkpoint.id
 
     def load(self, id: str) -> Checkpoint:
-        """The checkpoint of that id, its plain tensors left on disk until asked for.
+        """Return the checkpoint with that id. Plain tensors stay on disk until they are accessed.
 
         Raises:
-            CheckpointError: unknown, damaged, or its content no longer gives its id.
+            CheckpointError: the checkpoint is unknown or damaged, or its content does not match its
+                id.
         """
         path = self._manifest(id)
         try:
-            found = self._checkpoint(unsealed(path.read_bytes()))
+            found = self._checkpoint(decode_manifest(path.read_bytes()))
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"the store lacks {error.filename}, part of checkpoint {id}; compute it again"
@@ -129,65 +132,66 @@ class ObjectStore:
         )
 
     def keep(self, tensor: Tensor) -> dict[str, Any]:
-        """Keep one tensor by itself; returns what `tensor` finds it by, in types JSON knows."""
+        """Store a single tensor and return a JSON-compatible entry for `tensor`."""
         return self._keep(InMemory(tensor))
 
     def tensor(self, entry: Mapping[str, Any]) -> Tensor:
-        """The tensor that `keep` gave ``entry`` for.
+        """Return the tensor for which `keep` returned ``entry``.
 
         Raises:
-            CheckpointError: missing, damaged, or an entry that is none.
+            CheckpointError: the tensor is missing or damaged, or ``entry`` is not valid.
         """
         try:
             return self._ref(entry).load()
         except (LookupError, TypeError) as error:
-            raise CheckpointError(f"{entry!r} is no entry of a tensor: {error!r}") from error
+            raise CheckpointError(f"{entry!r} is not a tensor entry: {error!r}") from error
 
     def ids(self) -> list[str]:
-        """Ids of the checkpoints kept here, sorted."""
+        """Return the ids of all stored checkpoints, sorted."""
         return sorted(path.stem for path in (self.folder / "manifests").glob("*.json"))
 
     def read(self, key: str) -> dict[str, Tensor]:
-        """The tensors of one object.
+        """Return the tensors of one object, by name.
 
         Raises:
-            CheckpointError: missing or unreadable.
+            CheckpointError: the object is missing or unreadable.
         """
         path = self._object(key)
         try:
-            # Copies: a mapped file lies at any address, and kernels may round by alignment.
+            # Copied, because a memory-mapped tensor may be unaligned, and the rounding of some
+            # kernels depends on alignment.
             return {name: tensor.clone() for name, tensor in load_file(path).items()}
         except FileNotFoundError as error:
             raise CheckpointError(f"the store lacks {path}; compute it again") from error
         except (OSError, SafetensorError) as error:
             raise _damaged(path, str(error)) from error
 
-    def sound(self, key: str) -> None:
-        """Take note that an object was held against its name and matched."""
-        self._sound.add(key)
+    def mark_verified(self, key: str) -> None:
+        """Record that an object's content was verified against its name."""
+        self._verified.add(key)
 
     def mismatch(self, key: str) -> CheckpointError:
-        """The error for an object that no longer holds what its name says."""
+        """Return the error for an object whose content does not match its name."""
         return _damaged(self._object(key), "its content does not match its name")
 
     def _keep(self, ref: TensorRef) -> dict[str, Any]:
         entry = {**entry_of(ref), "digest": ref.digest}
         if not self._holds(entry):
             self._write_object(ref.digest, parts_of(ref))
-            self._sound.add(ref.digest)
+            self._verified.add(ref.digest)
         return entry
 
     def _holds(self, entry: Mapping[str, Any]) -> bool:
-        """Whether the object is there and sound; a damaged one is to be written again."""
+        """Return whether an intact object is stored; a damaged one will be written again."""
         key = entry["digest"]
         if not self._object(key).exists():
             return False
-        if key not in self._sound:
+        if key not in self._verified:
             try:
                 self._ref(entry).load()
             except CheckpointError:
                 return False
-            self._sound.add(key)
+            self._verified.add(key)
         return True
 
     def _ref(self, entry: Mapping[str, Any]) -> TensorRef:
@@ -196,12 +200,12 @@ class ObjectStore:
             return Stored(self, _key(key), _DTYPES[entry["dtype"]], tuple(entry["shape"]))
         parts = self.read(key)
         try:
-            ref = put_together(entry, parts)
+            ref = build_ref(entry, parts)
         except (KeyError, CheckpointError) as error:
             raise _damaged(self._object(key), repr(error)) from error
         if ref.digest != key:
             raise self.mismatch(key)
-        self.sound(key)
+        self.mark_verified(key)
         return ref
 
     def _write_object(self, key: str, parts: Mapping[str, Tensor]) -> None:
@@ -210,7 +214,7 @@ class ObjectStore:
         handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
         os.close(handle)
         try:
-            save_file(_apart(parts), aside)
+            save_file(_without_shared_memory(parts), aside)
             rename_synced(Path(aside), path)
         except BaseException:
             Path(aside).unlink(missing_ok=True)
@@ -220,7 +224,7 @@ class ObjectStore:
         key = hashlib.sha256(data).hexdigest()
         path = self.folder / "files" / key
         if not path.exists() or path.read_bytes() != data:
-            publish(path, data)
+            write_durably(path, data)
         return key
 
     def _read_file(self, key: str) -> bytes:
@@ -238,16 +242,16 @@ class ObjectStore:
 
 
 def _key(text: object) -> str:
-    """A name that can only be a hash, so that no manifest leads out of the store."""
+    """Return ``text`` if it is a hash, so that no manifest can point outside the store."""
     if not isinstance(text, str) or not re.fullmatch("[0-9a-f]{64}", text):
         raise CheckpointError(
-            f"{text!r} is no key of the store; give 64 hexadecimal digits, as ids() lists them"
+            f"{text!r} is not a key of the store; give 64 hexadecimal digits, as listed by ids()"
         )
     return text
 
 
 def entry_of(ref: TensorRef) -> dict[str, Any]:
-    """What a reference is beside its parts, in types JSON knows; see `put_together`."""
+    """Return what describes a reference besides its tensors, JSON-compatible; see `build_ref`."""
     entry: dict[str, Any] = {"kind": "plain"}
     if isinstance(ref, Quantized):
         entry.update(kind="quantized", bits=ref.bits)
@@ -261,17 +265,17 @@ def entry_of(ref: TensorRef) -> dict[str, Any]:
 
 
 def parts_of(ref: TensorRef) -> Mapping[str, Tensor]:
-    """The tensors a reference is made of, by name."""
+    """Return the tensors a reference consists of, by name."""
     if isinstance(ref, Coded):
         return ref.parts()
     return {"values": ref.load()}
 
 
-def put_together(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRef:
-    """The reference that `entry_of` and `parts_of` describe.
+def build_ref(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRef:
+    """Return the reference described by the results of `entry_of` and `parts_of`.
 
     Raises:
-        KeyError, CheckpointError: the parts are not those of such a reference.
+        KeyError, CheckpointError: the parts do not belong to such a reference.
     """
     kind = entry["kind"]
     if kind == "plain":
@@ -288,8 +292,8 @@ def put_together(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tenso
     return BitsAndBytes(InMemory(parts["source"]), parts["values"], kind=entry["format"])
 
 
-def _apart(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parts ready to be written: safetensors refuses several that share memory."""
+def _without_shared_memory(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous CPU tensors; safetensors refuses several that share memory."""
     ready = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
     return {name: part.clone() for name, part in ready.items()} if len(ready) > 1 else ready
 

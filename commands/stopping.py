@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.typed_paths import typed_path
+from ..checkpoints.user_paths import user_path
 from ..engine import Chain, Store
 from ..engine import run as run_chain
 from ..errors import BirdboneError
@@ -35,7 +35,7 @@ def run_until_stopped(
     Raises:
         Stopped: a signal arrived before the chain was done.
     """
-    folders = [typed_path(each.settings["path"]) for each in save_links(chain)]
+    folders = [user_path(each.settings["path"]) for each in save_links(chain)]
     before = [_identity(folder) for folder in folders]
     received: list[int] = []
     try:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from ..checkpoints.allocator import give_back
+from ..checkpoints.allocator import release_unused_memory
 
 PeakOf = Literal["cuda", "process", "process since start"]
 
@@ -43,7 +43,7 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        give_back()
+        release_unused_memory()
         self._peak_of = _reset_peak()
         self._start = time.perf_counter()
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..checkpoints import Checkpoint, InMemory, Quantized, TensorRef
-from ..checkpoints.typed_paths import typed_path
+from ..checkpoints.user_paths import user_path
 from ..errors import ModelError, SettingError
 from ..models.blocks.empty_model import empty_model
 from ..models.writing.publishing import check_disk
@@ -163,7 +163,7 @@ def check_file(path: str | Path, force: bool = False) -> Path:
     Raises:
         SettingError: a folder, or a file that birdbone did not write and ``force`` is off.
     """
-    target = typed_path(path).resolve()
+    target = user_path(path).resolve()
     if target.is_dir():
         raise SettingError(f"output '{path}' is a folder; give a file, such as '{path}/model.gguf'")
     if target.exists() and not force and not _is_ours(target):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.manifest import unsealed
+from ..checkpoints.manifest import decode_manifest
 from ..errors import RunFolderError
 from .folder import RunFolder
 from .journal import UNREADABLE, Journal
@@ -116,7 +116,7 @@ def _of_checkpoint(journal: Journal, identity: str) -> Iterator[Path]:
     path = journal.path / "manifests" / f"{identity}.json"
     yield path
     try:
-        manifest = unsealed(path.read_bytes())
+        manifest = decode_manifest(path.read_bytes())
         for part in ("tensors", "unused"):
             for entry in manifest.get(part, {}).values():
                 yield _object(journal, entry["digest"])

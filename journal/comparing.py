@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import Checkpoint, Quantized, TensorRef, diff
-from ..checkpoints.typed_paths import typed_path
+from ..checkpoints.user_paths import user_path
 from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import find_model
 from .journal import Journal, parse_step
@@ -69,7 +69,7 @@ def model_of(text: str) -> Checkpoint:
         ModelError, RunFolderError, CheckpointError: there is none, or it is damaged.
     """
     folder, _, number = text.rpartition(":")
-    if number.isdecimal() and typed_path(folder).is_dir():
+    if number.isdecimal() and user_path(folder).is_dir():
         path, step = parse_step(text)
         journal = Journal(path)
         return journal.checkpoint(journal.step(step))

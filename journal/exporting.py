@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..checkpoints.typed_paths import typed_path
+from ..checkpoints.user_paths import user_path
 from ..errors import RunFolderError, SettingError
 from ..models.blocks.linears import all_linears
 from ..models.writing.publishing import private_folder, publish
@@ -30,7 +30,7 @@ def export(journal: Journal, kept: Kept, out: Path) -> list[str]:
         SettingError: the folder exists and is not empty.
         CheckpointError, RunFolderError: something is missing or damaged.
     """
-    target = typed_path(out).resolve()
+    target = user_path(out).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SettingError(f"output '{out}' exists already; give a new folder")
     with private_folder(target, "export") as folder:

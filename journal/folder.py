@@ -19,9 +19,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..checkpoints import Checkpoint
-from ..checkpoints.durable import publish
-from ..checkpoints.manifest import sealed
-from ..checkpoints.typed_paths import typed_path
+from ..checkpoints.durable import write_durably
+from ..checkpoints.manifest import encode_manifest
+from ..checkpoints.user_paths import user_path
 from ..contexts.steps import Step
 from ..engine import Link, Outcome
 from ..errors import CheckpointError, RunFolderError
@@ -49,7 +49,7 @@ class RunFolder(Journal):
         self, path: Path | str, *, tell: Callable[[str], None] = lambda line: None
     ) -> None:
         self.tell = tell
-        folder = typed_path(path).resolve()
+        folder = user_path(path).resolve()
         with writing_in(folder):
             folder.mkdir(parents=True, exist_ok=True)
             _check_ours(folder)
@@ -57,7 +57,7 @@ class RunFolder(Journal):
         try:
             with writing_in(folder):
                 if not (folder / MARKER).exists():
-                    publish(folder / MARKER, sealed({"birdbone": __version__}))
+                    write_durably(folder / MARKER, encode_manifest({"birdbone": __version__}))
             super().__init__(folder)
         except BaseException:
             self._lock.release()
@@ -133,7 +133,9 @@ class RunFolder(Journal):
 
     def _write_last(self) -> None:
         with writing_in(self.path):
-            publish(self.path / "last.json", sealed({"keys": self._now, "open": self._open}))
+            write_durably(
+                self.path / "last.json", encode_manifest({"keys": self._now, "open": self._open})
+            )
 
     def keep(self, key: str, made_from: Ingredients, step: Link, outcome: Outcome) -> Kept:
         """Publish an outcome: all it names first, then the file that names it.
@@ -151,7 +153,7 @@ class RunFolder(Journal):
             with self._guard:
                 self._count += 1
                 kept = Kept(self._count, key, made_from, added, steps)
-                publish(self.outcome_path(key), kept.sealed())
+                write_durably(self.outcome_path(key), kept.to_bytes())
         return kept
 
     def _readable(self, keys: Iterable[str] | None = None) -> Iterator[Kept]:

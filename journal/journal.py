@@ -1,6 +1,6 @@
 """Reading a run folder: its steps in the order they were first done, and what each left.
 
-Layout: ``outcomes/KEY.json`` is what one link left, sealed with a checksum; models and tensors it
+Layout: ``outcomes/KEY.json`` is what one link left, with a checksum; models and tensors it
 names are objects beside it (see `checkpoints.ObjectStore`), ``last.json`` the keys of the last
 run, ``unfinished/KEY/`` what a link in progress left. Reading needs no lock.
 """
@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ..checkpoints import Checkpoint, ObjectStore
-from ..checkpoints.manifest import sealed, unsealed
-from ..checkpoints.typed_paths import typed_path
+from ..checkpoints.manifest import decode_manifest, encode_manifest
+from ..checkpoints.user_paths import user_path
 from ..contexts.steps import Step
 from ..errors import RunFolderError
 from .keys import Ingredients
@@ -45,10 +45,10 @@ class Kept:
     added: Mapping[str, Any]
     steps: list[Any]
 
-    def sealed(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The content of its file."""
         content = {name: getattr(self, name) for name in ("number", "key", "made_from", "steps")}
-        return sealed({**content, "added": list(self.added.items())})
+        return encode_manifest({**content, "added": list(self.added.items())})
 
     def checked(self) -> Kept:
         """This, its record of the link known to be one.
@@ -83,7 +83,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = typed_path(path).resolve()
+        self.path = user_path(path).resolve()
         self.objects = ObjectStore(self.path)
         if not (self.path / MARKER).is_file():
             raise RunFolderError(f"'{path}' is no run folder; give what was given to run as --run")
@@ -122,7 +122,7 @@ class Journal:
         """
         path = self.outcome_path(key)
         try:
-            found = unsealed(path.read_bytes())
+            found = decode_manifest(path.read_bytes())
             if found["key"] != key:
                 raise ValueError("its content is of another key")
             return _CONTENT.validate_python({**found, "added": dict(found["added"])}).checked()
@@ -147,7 +147,9 @@ class Journal:
 
     def _of_last_run(self, what: str) -> list[str]:
         try:
-            return [str(key) for key in unsealed((self.path / "last.json").read_bytes())[what]]
+            return [
+                str(key) for key in decode_manifest((self.path / "last.json").read_bytes())[what]
+            ]
         except UNREADABLE:
             return []
 

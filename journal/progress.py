@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoints import ObjectStore
-from ..checkpoints.durable import publish
-from ..checkpoints.manifest import sealed, unsealed
+from ..checkpoints.durable import write_durably
+from ..checkpoints.manifest import decode_manifest, encode_manifest
 from ..errors import CheckpointError, RunFolderError
 from .journal import UNREADABLE
 
@@ -37,7 +37,7 @@ class WorkInProgress:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was saved last; None where nothing was, or where it is damaged and so let go."""
         try:
-            found = unsealed(self._manifest.read_bytes())
+            found = decode_manifest(self._manifest.read_bytes())
             tensors = {name: self._objects.tensor(entry) for name, entry in found["tensors"]}
             return tensors, dict(found["facts"])
         except FileNotFoundError:
@@ -62,7 +62,7 @@ class WorkInProgress:
             ) from None
         entries = {name: self._objects.keep(tensor) for name, tensor in tensors.items()}
         content = {"tensors": list(entries.items()), "facts": plain}
-        publish(self._manifest, sealed(content))
+        write_durably(self._manifest, encode_manifest(content))
         named = {entry["digest"] for entry in entries.values()}
         for path in (self._folder / "objects").glob("*/*"):
             if path.stem not in named:

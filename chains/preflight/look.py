@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from ...checkpoints import Checkpoint
-from ...checkpoints.allocator import give_back
+from ...checkpoints.allocator import release_unused_memory
 from ...contexts.forecast import Expected, Forecast, Preflight, Speed
 from ...contexts.free_memory import free_bytes
 from ...engine import Chain, Link
@@ -97,7 +97,7 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     links = tuple(_expected(each, base, speed) for each in walk.seen)
     cautions += _disk(links)
     gc.collect()
-    give_back()
+    release_unused_memory()
     seconds = time.perf_counter() - start
     return Preflight(links, speed, base + free, seconds, walk.blind_from, tuple(cautions))
 
@@ -239,5 +239,5 @@ def _resident_bytes() -> int:
     """What this process holds before the run, which every link's peak rests on."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
-    give_back()
+    release_unused_memory()
     return psutil.Process().memory_info().rss

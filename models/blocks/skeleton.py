@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...checkpoints import Checkpoint, InMemory, Quantized, TensorRef
-from ...checkpoints.allocator import give_back
+from ...checkpoints.allocator import release_unused_memory
 from ...errors import CheckpointError
 from .device import compute_dtype, default_device
 from .empty_model import empty_model, find_blocks, tie
@@ -79,7 +79,7 @@ class Skeleton:
                     yield index, self._materialise(index, tensors)
                 finally:
                     self._release(index)
-                    give_back()
+                    release_unused_memory()
 
     def fill(
         self, settle: Callable[[str, nn.Module], None] = lambda path, block: None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import InMemory, TensorRef
-from ...checkpoints.store import entry_of, parts_of, put_together
+from ...checkpoints.store import build_ref, entry_of, parts_of
 
 _PAUSE_SECONDS = 30.0
 _SHARE = 1 / 30  # of the time that is worked
@@ -112,7 +112,7 @@ class Resuming:
 def _restored(
     name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Tensor | TensorRef:
-    ref = put_together(entry, _below(f"rewritten.{name}/", tensors))
+    ref = build_ref(entry, _below(f"rewritten.{name}/", tensors))
     return ref.load() if entry["bare"] else ref
 
 

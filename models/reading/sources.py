@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.typed_paths import typed_path
+from ...checkpoints.user_paths import user_path
 from ...errors import ModelError, did_you_mean
 from ..blocks.transformers_errors import reason
 from ..codecs.gguf_parts import is_split, parts_of
@@ -77,7 +77,7 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
     """
     if name.startswith("package:"):
         return _in_package(name)
-    path = typed_path(name)
+    path = user_path(name)
     if path.is_file():
         return _gguf(path, path.name)
     if path.is_dir():

@@ -30,7 +30,7 @@ from ...checkpoints import (
     TensorRef,
     write_folder,
 )
-from ...checkpoints.allocator import give_back
+from ...checkpoints.allocator import release_unused_memory
 from ...checkpoints.shards import sync
 from ...errors import CheckpointError, ModelError
 from ..blocks.config import has_code
@@ -162,7 +162,7 @@ class _Outgoing(Mapping[str, Tensor]):
             self._announce(place, len(self._groups))
             # What packing passed through lies between the tensors that are kept for the shard.
             self._made = (-1, {})
-            give_back()
+            release_unused_memory()
             self._made = (place, self._translated(self._values(self._groups[place])))
         return self._made[1][name]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...checkpoints.typed_paths import typed_path
+from ...checkpoints.user_paths import user_path
 from ...errors import ResourceError, SettingError
 
 PROVENANCE = "birdbone.json"
@@ -28,7 +28,7 @@ def check_target(path: str | Path, force: bool = False) -> Path:
         SettingError: there is something that is not ours and ``force`` is off; a file; a folder
             that holds the working or the home directory, which is never replaced.
     """
-    target = typed_path(path).resolve()
+    target = user_path(path).resolve()
     if not target.exists():
         return target
     if not target.is_dir():
@@ -61,7 +61,7 @@ def check_disk(path: str | Path, num_bytes: int) -> None:
     Raises:
         ResourceError: it has not, with what is needed and what is free.
     """
-    existing = typed_path(path).resolve()
+    existing = user_path(path).resolve()
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free

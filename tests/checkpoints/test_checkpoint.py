@@ -124,7 +124,7 @@ def test_config_refuses_what_json_cannot_hold() -> None:
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "", "."])
 def test_file_names_stay_in_the_folder(name: str) -> None:
-    with pytest.raises(CheckpointError, match="leads out of the folder"):
+    with pytest.raises(CheckpointError, match="points outside the folder"):
         Checkpoint({}, {}, {name: b""})
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from birdbone.checkpoints import Checkpoint, InMemory, ObjectStore
 from birdbone.checkpoints import store as store_module
-from birdbone.checkpoints.manifest import sealed
+from birdbone.checkpoints.manifest import encode_manifest
 from birdbone.errors import CheckpointError
 
 
@@ -106,7 +106,7 @@ def test_an_edited_manifest_is_found(tmp_path: Path, every_kind: Checkpoint, cha
     ],
 )
 def test_a_sealed_manifest_of_another_shape_is_refused(tmp_path: Path, manifest: Any) -> None:
-    path = _plant(tmp_path, sealed(manifest))
+    path = _plant(tmp_path, encode_manifest(manifest))
     with pytest.raises(CheckpointError, match=f"{path.name} is damaged"):
         ObjectStore(tmp_path).load(path.stem)
 
@@ -133,7 +133,7 @@ def test_a_manifest_that_lies_about_a_shape_is_found(tmp_path: Path, small: Chec
     path = tmp_path / "manifests" / f"{store.save(small)}.json"
     manifest = json.loads(path.read_text())["manifest"]
     manifest["tensors"]["a"]["shape"] = [2, 2]
-    path.write_bytes(sealed(manifest))
+    path.write_bytes(encode_manifest(manifest))
     found = store.load(small.id)
     with pytest.raises(CheckpointError, match=r"is torch\.float32 \(4,\), not the .* \(2, 2\)"):
         found.tensors["a"]
@@ -150,8 +150,8 @@ def test_keys_cannot_lead_outside(tmp_path: Path, key: Any, place: str) -> None:
         "source": "",
         "parent": None,
     }
-    path = _plant(tmp_path, sealed(manifest))
-    with pytest.raises(CheckpointError, match="is no key of the store; give 64 hexadecimal"):
+    path = _plant(tmp_path, encode_manifest(manifest))
+    with pytest.raises(CheckpointError, match="is not a key of the store; give 64 hexadecimal"):
         ObjectStore(tmp_path).load(path.stem)
 
 
@@ -159,14 +159,14 @@ def test_keys_cannot_lead_outside(tmp_path: Path, key: Any, place: str) -> None:
 def test_a_manifest_cannot_name_another_part_of_torch(tmp_path: Path, dtype: str) -> None:
     entry = {"kind": "plain", "digest": "0" * 64, "dtype": dtype, "shape": [1]}
     manifest = {"config": {}, "files": {}, "tensors": {"a": entry}, "source": "", "parent": None}
-    path = _plant(tmp_path, sealed(manifest))
+    path = _plant(tmp_path, encode_manifest(manifest))
     with pytest.raises(CheckpointError, match=f"is damaged: KeyError\\('{dtype}'\\)"):
         ObjectStore(tmp_path).load(path.stem)
 
 
 @pytest.mark.parametrize("id", ["../../x", "", "abc", "/etc/passwd", "x\0"])
 def test_ids_cannot_lead_outside(tmp_path: Path, id: str) -> None:
-    with pytest.raises(CheckpointError, match="is no key of the store"):
+    with pytest.raises(CheckpointError, match="is not a key of the store"):
         ObjectStore(tmp_path).load(id)
 
 

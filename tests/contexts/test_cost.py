@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from birdbone.checkpoints.allocator import give_back
+from birdbone.checkpoints.allocator import release_unused_memory
 from birdbone.contexts.cost import Meter
 
 _PIECE = 8 << 10  # values: small enough that the allocator takes them from its heap
@@ -13,7 +13,7 @@ _PIECE = 8 << 10  # values: small enough that the allocator takes them from its 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is resident now")
 def test_what_earlier_work_let_go_of_is_not_charged() -> None:
-    give_back()
+    release_unused_memory()
     before = Meter().stop().peak_bytes
     pieces = [torch.ones(_PIECE) for _ in range(8000)]
     kept = pieces[7::8]

@@ -15,7 +15,7 @@ from tiny import tiny_checkpoint
 from tiny_folders import quantized, written
 from tiny_gguf import gguf_checkpoint
 
-from birdbone.checkpoints.manifest import sealed, unsealed
+from birdbone.checkpoints.manifest import decode_manifest, encode_manifest
 from birdbone.formats.gguf import write_gguf
 from birdbone.journal import Journal
 
@@ -196,7 +196,7 @@ def resealed(folder: Path, link: str, change: Mapping[str, Any]) -> Path:
     """An outcome with something in it exchanged, under a checksum that fits again."""
     (kept,) = [each for each in Journal(folder).steps() if each.step.link == link]
     path = Journal(folder).outcome_path(kept.key)
-    path.write_bytes(sealed({**unsealed(path.read_bytes()), **change}))
+    path.write_bytes(encode_manifest({**decode_manifest(path.read_bytes()), **change}))
     return path
 
 

@@ -1,6 +1,6 @@
 """Run folders that somebody else made: outcomes, manifests, objects, work in progress, the lists.
 
-A checksum keeps out damage, not malice: what is changed here is sealed anew.
+A checksum detects damage, not malice: what is changed here gets a new checksum.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tiny import tiny_checkpoint
 from tiny_folders import written
 
 from birdbone.chains import build, load_recipe
-from birdbone.checkpoints.manifest import sealed
+from birdbone.checkpoints.manifest import encode_manifest
 from birdbone.engine import run
 from birdbone.journal import RunFolder
 
@@ -106,7 +106,9 @@ def _exchange(path: Path, content: bytes | None) -> None:
 
 
 def _sealed(document: Any) -> bytes:
-    return sealed(document) if isinstance(document, dict) else json.dumps(document).encode()
+    return (
+        encode_manifest(document) if isinstance(document, dict) else json.dumps(document).encode()
+    )
 
 
 @given(data=st.data(), look=st.sampled_from(LOOKS))

@@ -1,4 +1,4 @@
-"""Paths as people write them, on a command line or in a recipe, made paths of this machine."""
+"""Paths given by a user on the command line or in a recipe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from ..errors import SettingError
 
 
-def typed_path(words: str | Path) -> Path:
-    """The path that is meant, a leading ``~`` made the home; there need not be anything.
+def user_path(words: str | Path) -> Path:
+    """Return the path, with a leading ``~`` expanded. It need not exist.
 
     Raises:
-        SettingError: the system can have nothing of that name, or does not let us look.
+        SettingError: the system cannot have a file of that name, or access is denied.
     """
     try:
         path = Path(os.path.expanduser(words))
