@@ -1,1 +1,1 @@
-"""Files of other runtimes, written and read: what a light model must become to live there."""
+"""Files of other runtimes: GGUF, and llama.cpp in a fresh process."""

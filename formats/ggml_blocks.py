@@ -1,9 +1,9 @@
-"""Codes as ggml's blocks, to the bit: what a reader computes is what was solved for.
+"""Packing integer codes into ggml's blocks, bit for bit: readers compute the quantised weights.
 
-All functions return uint8 [rows, bytes of a row]. Layouts are ggml's: a block of 32 columns opens
-with a float16 scale; a super-block of 256 with one or two float16 that its smaller scales are
-multiples of. Codes of less than a byte lie in halves of a block side by side: the first half in the
-low bits, the second in the high.
+All functions return uint8 [rows, bytes per row], in ggml's layouts. A block of 32 columns starts
+with a float16 scale; a super-block of 256 columns starts with one or two float16 factors of its
+smaller scales. Codes of less than a byte are stored in pairs: the first half of the block in the
+low bits, the second half in the high bits.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ from ..solvers.grid import Grid
 from ..solvers.results import QuantizedWeight
 from .ggml_types import GgmlKind, smallest_kind
 
-_COLUMNS = 32  # of a block that is no super-block
+_COLUMNS = 32  # columns of a block (not of a super-block)
 _BY_BITS: Mapping[int, GgmlKind] = MappingProxyType({4: "q4_0", 8: "q8_0"})
 
 
-def kind_of(grid: Grid) -> GgmlKind | None:
-    """The ggml type whose grid it is, if any."""
+def kind_of_grid(grid: Grid) -> GgmlKind | None:
+    """Return the ggml type that stores codes on this grid, or None if there is none."""
     return next((kind for kind in _PACKERS if Grid.named(kind) == grid), None)
 
 
 def pack(codes: QuantizedWeight) -> Tensor:
-    """The blocks of a solved weight.
+    """Return the blocks of a quantised weight, uint8 [rows, bytes per row].
 
     Raises:
-        SettingError: codes on a grid that is none of ggml's.
+        SettingError: the grid is not one of ggml's.
     """
-    kind = kind_of(codes.grid)
+    kind = kind_of_grid(codes.grid)
     if kind is None:
         raise SettingError(
-            f"codes on {codes.grid} are on none of ggml's grids; solve for one of "
+            f"codes on {codes.grid} do not fit any ggml type; quantise to one of "
             f"{', '.join(_PACKERS)}"
         )
     return _PACKERS[kind](codes)
 
 
-def held_kind(ref: TensorRef) -> GgmlKind | None:
-    """The ggml type whose blocks hold a stored weight exactly as it is, if any.
+def exact_kind(ref: TensorRef) -> GgmlKind | None:
+    """Return the ggml type whose blocks store this weight without any change, or None.
 
-    That is what it has already, or Q4_0 and Q8_0 for codes of 4 and 8 bits without zero points
-    whose groups are made of whole blocks and whose scales float16 holds.
+    For ggml blocks that is their own type. Integer codes of 4 and 8 bits without zero points are
+    stored exactly as Q4_0 and Q8_0 if their groups consist of whole blocks of 32 and float16
+    represents their scales exactly.
     """
     if isinstance(ref, GgmlBlocks):
         return smallest_kind([ref.kind])
@@ -61,11 +62,11 @@ def held_kind(ref: TensorRef) -> GgmlKind | None:
     return _BY_BITS.get(ref.bits) if fits else None
 
 
-def held_blocks(ref: TensorRef) -> Tensor:
-    """The blocks of a weight that has a `held_kind`."""
+def exact_blocks(ref: TensorRef) -> Tensor:
+    """Return the blocks of a weight that has an `exact_kind`, uint8 [rows, bytes per row]."""
     if isinstance(ref, GgmlBlocks):
         return ref.blocks.cpu()
-    kind = held_kind(ref)
+    kind = exact_kind(ref)
     assert isinstance(ref, checkpoints.Quantized)
     assert kind is not None
     scales = ref.scales.repeat_interleave(ref.group_size // _COLUMNS, dim=1)
@@ -73,25 +74,25 @@ def held_blocks(ref: TensorRef) -> Tensor:
 
 
 def _in_blocks(codes: QuantizedWeight) -> Tensor:
-    """Codes [rows, blocks, 32], counted from the least."""
+    """Return codes [rows, blocks, 32] as unsigned integers, counted from the smallest code."""
     rows, groups = codes.scales.shape
     counted = (codes.codes.to(torch.int16) - codes.grid.smallest).to(torch.uint8)
     return counted.view(rows, groups, _COLUMNS)
 
 
 def _halves(values: Tensor) -> Tensor:
-    """The two bytes of each float16, [..., 2]."""
+    """Return the two bytes of each value as float16, [..., 2]."""
     return values.to(torch.float16).contiguous().view(torch.uint8).view(*values.shape, 2)
 
 
 def _nibbles(codes: Tensor) -> Tensor:
-    """Two codes a byte along the last axis."""
+    """Pack the two halves of the last axis as low and high four bits of bytes."""
     low, high = codes.chunk(2, dim=-1)
     return (low & 15) | ((high & 15) << 4)
 
 
 def _rows(*parts: Tensor) -> Tensor:
-    """Parts of each block joined, and blocks of each row."""
+    """Join the parts of each block, then the blocks of each row."""
     return torch.cat(parts, dim=-1).flatten(1).contiguous()
 
 
@@ -100,7 +101,7 @@ def _q4_0(codes: QuantizedWeight) -> Tensor:
 
 
 def _q5_0(codes: QuantizedWeight) -> Tensor:
-    """The fifth bits of a block are four bytes of their own, column by column."""
+    """Pack Q5_0: the fifth bits of a block are four separate bytes, one bit per column."""
     blocks = _in_blocks(codes)
     weights = (1 << torch.arange(8)).to(blocks.device)
     fifth = ((blocks >> 4).unflatten(-1, (4, 8)) * weights).sum(-1).to(torch.uint8)
@@ -113,7 +114,7 @@ def _q8_0(codes: QuantizedWeight) -> Tensor:
 
 
 def _q4_k(codes: QuantizedWeight) -> Tensor:
-    """Eight scales and eight minimums of six bits are twelve bytes."""
+    """Pack Q4_K: eight scales and eight minimums of six bits take twelve bytes."""
     blocks, rows = codes.super_blocks, codes.codes.shape[0]
     assert blocks is not None  # the grid has super-blocks
     scale = blocks.scale_steps.view(rows, -1, 8)

@@ -1,4 +1,4 @@
-"""The bytes of a tensor in each of ggml's types."""
+"""The bytes of a tensor in each ggml type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import CheckpointError
 from .ggml_types import GgmlKind, ggml_type
 from .k_quants import q4_k, q6_k
 
-# Values encoded at a time: bounds the copies.
+# Values encoded at a time, to bound the temporary copies.
 _VALUES_PER_CHUNK = 1 << 24
 
 _DTYPES: Mapping[GgmlKind, torch.dtype] = MappingProxyType(
@@ -23,17 +23,22 @@ _DTYPES: Mapping[GgmlKind, torch.dtype] = MappingProxyType(
 
 
 def encode(kind: GgmlKind, values: Tensor, name: str) -> np.ndarray:
-    """The bytes [rows, bytes of a row] of ``values`` [rows, width], uint8.
+    """Return the bytes of ``values`` [rows, width], uint8 [rows, bytes per row].
+
+    Args:
+        kind: the ggml type.
+        values: any floating dtype.
+        name: the tensor's name, for the error message.
 
     Raises:
-        CheckpointError: a value that float16 does not hold.
+        CheckpointError: a value does not fit in float16.
     """
     if kind in _DTYPES:
         stored = values.to(_DTYPES[kind]).contiguous()
         if not torch.isfinite(stored.float().abs().max()) and torch.isfinite(values).all():
             raise CheckpointError(
-                f"tensor '{name}' holds {float(values.abs().max()):g}, more than float16 can; "
-                f"write it as bf16 or f32"
+                f"tensor '{name}' holds {float(values.abs().max()):g}, which does not fit in "
+                f"float16; write it as bf16 or f32"
             )
         return _bytes(stored)
     rows = max(_VALUES_PER_CHUNK // values.shape[1], 1)

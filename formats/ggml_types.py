@@ -1,9 +1,10 @@
-"""ggml's tensor types, and which a tensor gets in a file of one type.
+"""ggml's tensor types, and which type each tensor of a file gets.
 
-The rule is that of llama.cpp's own quantiser, so that files compare at the same size: vectors and
-learned positions stay float32; the head, or the embedding that serves as one, is Q6_K unless the
-rest is Q8_0; and where a type's blocks do not divide a width, Q5_0 stands in for Q4_K, Q8_0 for
-Q6_K, and float16 for the rest. What is not of the rule: it gives a few tensors of a Q4_K file more.
+The rule is that of llama.cpp's own quantiser, so files can be compared at equal size. Vectors and
+learned position embeddings stay float32. The output head, or the embedding if it is used as one, is
+Q6_K unless the file's type is Q8_0. If the blocks of a type do not divide a tensor's width, a
+fallback replaces it: Q5_0 for Q4_K, Q8_0 for Q6_K, float16 for all others. Not implemented:
+llama.cpp gives a few tensors of a Q4_K file more bits.
 """
 
 from __future__ import annotations
@@ -33,52 +34,56 @@ FILE_TYPES: Mapping[GgmlKind, LlamaFileType] = MappingProxyType(
         "q6_k": LlamaFileType.MOSTLY_Q6_K,
     }
 )
-"""What a whole file is called whose linears are of a type."""
+"""The file type in the header, by the type of the file's linear layers."""
 
-UNBLOCKED: tuple[GgmlKind, ...] = ("f32", "f16", "bf16")
-"""Types that hold values one by one, so that any code is multiplied out and none chosen anew."""
+FLOAT_KINDS: tuple[GgmlKind, ...] = ("f32", "f16", "bf16")
+"""Types that store plain values, so that quantised weights are dequantised to be stored."""
 
-_STAND_INS: Mapping[GgmlKind, GgmlKind] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0"})
+_FALLBACKS: Mapping[GgmlKind, GgmlKind] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0"})
 _UNQUANTIZED = ("position_embd.weight", "rope_freqs.weight")
 
 
 def ggml_type(kind: GgmlKind) -> GGMLQuantizationType:
-    """gguf's own constant for a type."""
+    """Return gguf's constant for a type."""
     return GGMLQuantizationType[kind.upper()]
 
 
 def tensor_bytes(kind: GgmlKind, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor of that shape."""
+    """Return the bytes of a tensor of that shape."""
     values, size = GGML_QUANT_SIZES[ggml_type(kind)]
     return math.prod(shape) // values * size
 
 
-def chosen_kind(kind: GgmlKind, name: str, shape: tuple[int, ...], *, is_head: bool) -> GgmlKind:
-    """The type a tensor gets in a file of ``kind``.
+def kind_for_tensor(
+    kind: GgmlKind, name: str, shape: tuple[int, ...], *, is_head: bool
+) -> GgmlKind:
+    """Return the type a tensor gets in a file of type ``kind``.
 
     Args:
-        name: in GGUF.
-        is_head: whether it is multiplied with the last hidden state to give logits.
+        kind: type of the file.
+        name: the tensor's name in GGUF.
+        shape: the tensor's shape, width last.
+        is_head: whether it is multiplied with the last hidden state to compute logits.
     """
     if len(shape) == 1 or name in _UNQUANTIZED:
         return "f32"
-    if kind in UNBLOCKED:
+    if kind in FLOAT_KINDS:
         return kind
     if is_head and kind != "q8_0":
-        return fitting_kind("q6_k", shape[-1])
-    return fitting_kind(kind, shape[-1])
+        return kind_for_width("q6_k", shape[-1])
+    return kind_for_width(kind, shape[-1])
 
 
-def fitting_kind(kind: GgmlKind, width: int) -> GgmlKind:
-    """The type itself, or what stands in for it where its blocks do not divide a row's width."""
-    for candidate in (kind, _STAND_INS.get(kind, kind)):
+def kind_for_width(kind: GgmlKind, width: int) -> GgmlKind:
+    """Return ``kind``, or its fallback if its blocks do not divide a row of ``width`` values."""
+    for candidate in (kind, _FALLBACKS.get(kind, kind)):
         if width % GGML_QUANT_SIZES[ggml_type(candidate)][0] == 0:
             return candidate
     return "f16"
 
 
 def smallest_kind(kinds: Iterable[str]) -> GgmlKind | None:
-    """The type of fewest bits, among names of types; None of none."""
+    """Return the ggml type with the fewest bits among these names, or None if there is none."""
     found = set(kinds)
     return min(
         (kind for kind in GGML_KINDS if kind in found),

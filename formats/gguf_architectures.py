@@ -1,7 +1,7 @@
-"""What llama.cpp has to be told of each architecture: hyperparameters, and tensors its way.
+"""What GGUF needs for each architecture: hyperparameters, row order and offsets of tensors.
 
-An architecture is known if its row in `ARCHITECTURES` is. Settings of a known one that llama.cpp
-would compute differently, or not at all, are refused by name.
+An architecture is supported if `ARCHITECTURES` has a row for it. Settings of a supported
+architecture that llama.cpp would ignore or compute differently are refused by name.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .gguf_rope import describe_rope, rope_of, rotary_size
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture as llama.cpp has it.
+    """How llama.cpp represents one architecture.
 
     Attributes:
-        arch: gguf's own name of it, which its tensor names go by.
+        arch: gguf's constant, which determines the tensor names.
         describe: writes the hyperparameters.
-        required: config values llama.cpp takes for granted; where a config has none, that is fine.
-        check: refuses what `required` cannot say; returns what the user is to be warned of.
-        adjacent_pairs: whether a rotary pair lies side by side in the rows of q and k, where
-            transformers has its halves half a head apart.
-        norm_offset: what is added to the weights of norms.
-        transposed: names of Conv1D weights, stored [in_features, out_features].
+        required: config values that llama.cpp assumes; a config without such a key is accepted.
+        check: refuses what ``required`` cannot express; returns warnings for the user.
+        adjacent_pairs: whether the two values of a rotary pair are adjacent in the rows of q and k.
+            In transformers they are half a head apart.
+        norm_offset: added to the weights of norms.
+        transposed: name endings of Conv1D weights, which are stored [in_features, out_features].
     """
 
     arch: MODEL_ARCH
@@ -44,11 +44,11 @@ class Architecture:
     transposed: tuple[str, ...] = ()
 
     def is_transposed(self, name: str) -> bool:
-        """Whether the tensor of that name is stored [in_features, out_features]."""
+        """Return whether the tensor is stored as [in_features, out_features]."""
         return name.removesuffix(".weight").endswith(self.transposed or ("\0",))
 
     def row_order(self, name: str, num_rows: int, config: PreTrainedConfig) -> Tensor | None:
-        """Which row of the tensor goes where, or None where rows stay as they are."""
+        """Return the order of a tensor's rows in GGUF, int64 [rows], or None if unchanged."""
         heads = _rotated_heads(name, config) if self.adjacent_pairs else 0
         if not heads:
             return None
@@ -56,15 +56,15 @@ class Architecture:
         return halves.transpose(1, 2).reshape(-1)
 
     def offset(self, gguf_name: str) -> float:
-        """What is added to the tensor of that name in GGUF."""
+        """Return what is added to the values of the tensor with this GGUF name."""
         return self.norm_offset if gguf_name.endswith("norm.weight") else 0.0
 
 
 def architecture_of(config: PreTrainedConfig) -> tuple[Architecture, tuple[str, ...]]:
-    """The row for a model and what the user is to be warned of.
+    """Return the architecture of a model and warnings for the user.
 
     Raises:
-        ModelError: an architecture, or a setting of one, that cannot be written as GGUF.
+        ModelError: the architecture, or one of its settings, cannot be written as GGUF.
     """
     found = ARCHITECTURES.get(config.model_type)
     if found is None:
@@ -87,7 +87,7 @@ def _refusal(config: PreTrainedConfig, name: str, value: object, holds: str) -> 
 
 
 def _rotated_heads(name: str, config: PreTrainedConfig) -> int:
-    """How many heads the rows of a query's or key's weight or bias are, else 0."""
+    """Return the number of heads of a query or key weight or bias; 0 for other tensors."""
     owner = name.split(".")[-2]
     if owner == "q_proj":
         return int(config.num_attention_heads)
@@ -105,7 +105,7 @@ def _describe_sizes(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def _describe_attention(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    """What architectures with heads of any size and a rotary embedding have in common."""
+    """Write what all architectures with a rotary embedding have in common."""
     _describe_sizes(writer, config)
     size = getattr(config, "head_dim", None)
     if size is not None:
@@ -138,7 +138,7 @@ def _describe_gemma3(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def _describe_sliding(writer: GGUFWriter, config: PreTrainedConfig, *, period: int) -> None:
-    """The window, and which layers have it unless it is all but each ``period``-th."""
+    """Write the window, and the layers that use it unless it is all but every ``period``-th."""
     writer.add_sliding_window(config.sliding_window)
     slides = [kind == "sliding_attention" for kind in config.layer_types]
     if slides != [(index + 1) % period != 0 for index in range(len(slides))]:
@@ -170,13 +170,13 @@ def _nothing_more(config: PreTrainedConfig) -> tuple[str, ...]:
 
 
 def _check_window(config: PreTrainedConfig) -> tuple[str, ...]:
-    """llama.cpp lets these attend to all of the context."""
+    """Warn if the model uses a sliding window, which llama.cpp ignores for these architectures."""
     window = getattr(config, "sliding_window", None)
     if window is None or window >= config.max_position_embeddings:
         return ()
     caution = (
         f"llama.cpp has no sliding window for {config.model_type}: beyond {window} tokens it "
-        f"attends to more than the model was made for"
+        f"attends to more tokens than the model was trained with"
     )
     return (caution,)
 
@@ -196,7 +196,10 @@ def _check_phi3(config: PreTrainedConfig) -> tuple[str, ...]:
 
 
 def _check_gemma(config: PreTrainedConfig, *, layers_of_27b: int) -> tuple[str, ...]:
-    """The scale of attention is not in the file: llama.cpp infers it, for 27B by its depth."""
+    """Refuse other attention scales than llama.cpp infers; the file does not store the scale.
+
+    llama.cpp uses head_dim, except for the 27B model, which it recognises by its number of layers.
+    """
     scale = config.head_dim
     if config.num_hidden_layers == layers_of_27b:
         scale = config.hidden_size // config.num_attention_heads
@@ -259,4 +262,4 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         ),
     }
 )
-"""By ``model_type``."""
+"""The supported architectures, by ``model_type``."""

@@ -1,4 +1,4 @@
-"""Rotary embeddings as GGUF states them: a base, a way of stretching, sometimes a tensor."""
+"""Rotary embeddings in GGUF: the base frequency, the scaling method, and scaling tensors."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Rope = Mapping[str, Any]
 
 
 def rope_of(config: PreTrainedConfig) -> Rope:
-    """The settings of layers that attend to everything; sliding ones may have others."""
+    """Return the rotary settings of the full-attention layers; sliding layers may have others."""
     rope: Rope = getattr(config, "rope_parameters", None) or {}
     full: Rope = rope.get("full_attention", rope)
     return full
 
 
 def describe_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    """Write base and scaling.
+    """Write the base frequency and the scaling.
 
     Raises:
-        ModelError: a way of stretching that llama.cpp has not.
+        ModelError: llama.cpp does not support the scaling method.
     """
     rope = rope_of(config)
     writer.add_rope_freq_base(rope["rope_theta"])
@@ -41,7 +41,7 @@ def describe_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
 
 
 def rope_tensors(config: PreTrainedConfig) -> dict[str, Tensor]:
-    """Tensors that say how each frequency is stretched, by GGUF name, float32."""
+    """Return the tensors with one scaling factor per frequency, by GGUF name, float32."""
     rope = rope_of(config)
     if rope.get("rope_type") == "llama3":
         return {"rope_freqs.weight": _llama3_factors(rope, _head_size(config))}
@@ -54,7 +54,7 @@ def rope_tensors(config: PreTrainedConfig) -> dict[str, Tensor]:
 
 
 def rotary_size(config: PreTrainedConfig) -> int:
-    """How many values of a head are turned."""
+    """Return how many values of a head are rotated."""
     return int(_head_size(config) * rope_of(config).get("partial_rotary_factor", 1.0))
 
 
@@ -64,7 +64,7 @@ def _head_size(config: PreTrainedConfig) -> int:
 
 
 def _plain(writer: GGUFWriter, rope: Rope, config: PreTrainedConfig) -> None:
-    """Nothing is stretched, or a tensor says all of it."""
+    """Write nothing: there is no scaling, or a tensor holds all of it."""
 
 
 def _linear(writer: GGUFWriter, rope: Rope, config: PreTrainedConfig) -> None:
@@ -75,7 +75,9 @@ def _linear(writer: GGUFWriter, rope: Rope, config: PreTrainedConfig) -> None:
 def _yarn(writer: GGUFWriter, rope: Rope, config: PreTrainedConfig) -> None:
     unknown = sorted({"mscale", "mscale_all_dim"} & rope.keys())
     if unknown:
-        raise ModelError(f"yarn with {' and '.join(unknown)} cannot be written as GGUF")
+        raise ModelError(
+            f"yarn with {' and '.join(unknown)} cannot be written as GGUF; save it as safetensors"
+        )
     writer.add_rope_scaling_type(RopeScalingType.YARN)
     writer.add_rope_scaling_factor(rope["factor"])
     writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
@@ -106,10 +108,10 @@ _SCALINGS = {
 
 
 def _llama3_factors(rope: Rope, size: int) -> Tensor:
-    """What each frequency is divided by: short waves 1, long ones the factor, between a blend.
+    """Return the divisor of each frequency, [size / 2], by the rule of Llama 3.1.
 
-    Llama 3.1's rule: with c the original context over the wave's length, 1 / factor below
-    ``low_freq_factor``, 1 above ``high_freq_factor``, linear in c between.
+    With c the original context length over the wavelength: 1 / divisor is 1 / factor for c below
+    ``low_freq_factor``, 1 for c above ``high_freq_factor``, and linear in c between.
     """
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     frequencies = rope["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)

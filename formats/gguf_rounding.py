@@ -1,6 +1,6 @@
-"""The model a GGUF file holds, as a checkpoint: what llama.cpp must compute, to judge it by.
+"""The model that a GGUF file stores, as a checkpoint: what llama.cpp computes with.
 
-Rounding goes row by row, so it does not matter that the file has rows in llama.cpp's order.
+Rounding works row by row, so the different row order of the file does not matter.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from ..checkpoints import Checkpoint, TensorRef
 from .ggml_encoding import encode
 from .ggml_types import GgmlKind, ggml_type
-from .gguf import file_kind, kept_kind, tensor_kinds
+from .gguf_tensors import file_kind, tensor_kinds, unchanged_kind
 
 
-class RoundedToGgml(TensorRef):
-    """Another reference's tensor as a type of ggml's holds it, float32, rounded when it loads."""
+class GgmlRounded(TensorRef):
+    """Another reference's tensor, rounded to a ggml type when it loads; float32."""
 
     def __init__(self, name: str, source: TensorRef, kind: GgmlKind, *, transposed: bool) -> None:
         self._name, self._source, self._kind, self._transposed = name, source, kind, transposed
@@ -34,15 +34,15 @@ class RoundedToGgml(TensorRef):
 
 
 def stored_values(checkpoint: Checkpoint, *, kind: GgmlKind | None = None) -> Checkpoint:
-    """The checkpoint with every tensor as `write_gguf` would store it.
+    """Return the checkpoint with every tensor rounded as `write_gguf` stores it.
 
     Raises:
-        ModelError: an architecture that GGUF has not.
+        ModelError: GGUF does not support the architecture.
     """
     refs: dict[str, TensorRef] = {}
     chosen = file_kind(checkpoint, kind)
     for name, (found, transposed) in tensor_kinds(checkpoint, kind=kind).items():
         ref = checkpoint.refs[name]
-        kept = kept_kind(ref, chosen) is not None
-        refs[name] = ref if kept else RoundedToGgml(name, ref, found, transposed=transposed)
+        is_exact = unchanged_kind(ref, chosen) is not None
+        refs[name] = ref if is_exact else GgmlRounded(name, ref, found, transposed=transposed)
     return replace(checkpoint, refs=refs)

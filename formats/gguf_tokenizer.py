@@ -1,9 +1,9 @@
-"""A tokenizer as GGUF states it: tokens, merges or scores, and the name of how text is split.
+"""Writing a tokenizer to GGUF: tokens, merges or scores, and the name of the pre-tokenizer.
 
-Read from the fast tokenizer that transformers runs, whatever files it came from. llama.cpp has two
-kinds that matter here: byte-level BPE, where a name stands for the rule that splits text into words
-(`gguf_splitting`), and SentencePiece's, which merges by the score of what comes out. Which rule a
-tokenizer follows is read off its own definition; one that llama.cpp does not have is refused.
+The source is the fast tokenizer that transformers runs, whichever files it was loaded from.
+llama.cpp has two relevant kinds: byte-level BPE, where a name selects the rule that splits text
+into words (`models.codecs.pretokenizers`), and SentencePiece BPE, which merges by score. The rule
+is detected from the tokenizer's definition; a rule that llama.cpp does not have is refused.
 """
 
 from __future__ import annotations
@@ -34,20 +34,23 @@ _SPECIAL_IDS = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Every token by its id: what it is, and of which kind."""
+    """All tokens and their types, by id."""
 
     tokens: Sequence[str]
     types: Sequence[TokenType]
 
 
 def describe_tokenizer(writer: GGUFWriter, checkpoint: Checkpoint, vocab_size: int) -> None:
-    """Write all that llama.cpp needs to turn text into the tokens the model knows.
+    """Write everything llama.cpp needs to tokenize text as the model expects.
 
     Args:
-        vocab_size: rows of the embedding; ids that no token has are written as unused.
+        writer: the file.
+        checkpoint: the model with its tokenizer files.
+        vocab_size: rows of the embedding; ids without a token are written as unused.
 
     Raises:
-        ModelError: no tokenizer, one of a kind llama.cpp has not, or more tokens than rows.
+        ModelError: there is no tokenizer, llama.cpp does not support its kind, or it has more
+            tokens than the embedding has rows.
     """
     tokenizer = load_tokenizer(checkpoint)
     definition = _definition(tokenizer, checkpoint.source)
@@ -75,25 +78,25 @@ def describe_tokenizer(writer: GGUFWriter, checkpoint: Checkpoint, vocab_size: i
 
 
 def _definition(tokenizer: PreTrainedTokenizerBase, source: str) -> dict[str, Any]:
-    """The tokenizer as tokenizer.json has it."""
+    """Return the contents of tokenizer.json."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
-            f"the tokenizer of '{source}' is {type(tokenizer).__name__}, which has no fast form "
-            f"that could be written as GGUF"
+            f"the tokenizer of '{source}' is {type(tokenizer).__name__}, which has no fast "
+            f"version; only fast tokenizers can be written as GGUF"
         )
     definition: dict[str, Any] = json.loads(backend.to_str())
     kind = definition["model"]["type"]
     if kind != "BPE":
         raise ModelError(
             f"the tokenizer of '{source}' is of kind {kind}, which cannot be written as GGUF; "
-            f"known: BPE, byte-level or with bytes to fall back on"
+            f"supported: BPE, byte-level or with byte fallback"
         )
     return definition
 
 
 def _merge_text(merge: Sequence[str] | str) -> str:
-    """A pair as a line of merges.txt; a space inside a part would part it in three."""
+    """Return a merge as a line of merges.txt; spaces inside a part are escaped."""
     if isinstance(merge, str):
         return merge
     return " ".join(part.replace(" ", "Ġ") for part in merge)
@@ -105,8 +108,8 @@ def _vocabulary(definition: Mapping[str, Any], size: int, source: str) -> Vocabu
     highest = max([*by_id, *added])
     if highest >= size:
         raise ModelError(
-            f"the tokenizer of '{source}' has a token of id {highest}, its embedding {size} rows; "
-            f"give the tokenizer the model was made with"
+            f"the tokenizer of '{source}' has a token of id {highest}, but the embedding has only "
+            f"{size} rows; use the tokenizer the model was trained with"
         )
     falls_back = bool(definition["model"].get("byte_fallback"))
     unknown = definition["model"].get("unk_token") if falls_back else None
@@ -145,8 +148,8 @@ def _describe_special(
     before, after = _around(whole, bare)
     if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [tokenizer.eos_token_id]):
         raise ModelError(
-            f"the tokenizer of '{tokenizer.name_or_path}' puts other tokens around a text than "
-            f"those that begin and end one, which cannot be written as GGUF: {whole} for {bare}"
+            f"the tokenizer of '{tokenizer.name_or_path}' adds other tokens than bos and eos "
+            f"around a text, which cannot be written as GGUF: {whole} for {bare}"
         )
     writer.add_add_bos_token(bool(before))
     if after:
@@ -154,7 +157,7 @@ def _describe_special(
 
 
 def _around(whole: list[int], bare: list[int]) -> tuple[list[int], list[int]]:
-    """What was put before and after ``bare`` to make ``whole``."""
+    """Return what was added before and after ``bare`` to make ``whole``."""
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]

@@ -8,7 +8,7 @@ import torch
 
 from ...checkpoints import BitsAndBytes, Checkpoint, TensorRef
 from ...checkpoints.tensors import BitsAndBytesKind
-from ...formats.ggml_blocks import kind_of
+from ...formats.ggml_blocks import kind_of_grid
 from ...models.blocks.linears import Linear
 from ...models.planning.effort import remade
 from ...models.planning.outline import outlined_blocks, outlined_codes
@@ -38,7 +38,7 @@ def on_grid(checkpoint: Checkpoint, grid: Grid, *, packable: bool) -> Mapping[st
 
 def _one(checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool) -> TensorRef | None:
     fitting = fitting_grid(grid, linear)
-    kind = kind_of(fitting)
+    kind = kind_of_grid(fitting)
     if kind is not None and linear.expert is None:
         return outlined_blocks(linear.shape, kind, transposed=linear.transposed)
     if not packable:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...checkpoints import Checkpoint, GgmlBlocks, Quantized
 from ...engine import announce
 from ...errors import SolverError
-from ...formats.ggml_blocks import kind_of, pack
+from ...formats.ggml_blocks import kind_of_grid, pack
 from ...models.blocks.linears import Linear, named
 from ...models.passes.rewriting import Solution, Solved
 from ...models.passes.stacking import stacked
@@ -206,7 +206,7 @@ def split(codes: QuantizedWeight, linears: Sequence[Linear], *, packable: bool) 
     On a grid of ggml's they are its blocks, but for experts: those are a part of a tensor.
     """
     heights = [linear.shape[0] for linear in linears]
-    kind = kind_of(codes.grid)
+    kind = kind_of_grid(codes.grid)
     if kind and all(linear.expert is None for linear in linears):
         blocks = pack(codes).cpu().split(heights)
         return [

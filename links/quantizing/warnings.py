@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ...checkpoints import Checkpoint
-from ...formats.ggml_blocks import kind_of
+from ...formats.ggml_blocks import kind_of_grid
 from ...models.blocks.linears import all_linears
 from ...solvers.grid import Grid
 from .solve import fitting_grid
@@ -57,7 +57,7 @@ def warn_of_unused(method: str, grid: str, given: Mapping[str, Any]) -> None:
 
 def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid) -> None:
     """Say what will not become lighter, or not as asked: weights left as they are, or all."""
-    if kind_of(grid):
+    if kind_of_grid(grid):
         _warn_of_stand_ins(checkpoint, grid)
         return
     if not packable:

@@ -6,10 +6,10 @@ from typing import Literal
 
 from ...checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ...errors import SettingError
-from ...formats.ggml_blocks import held_kind
-from ...formats.ggml_types import UNBLOCKED, GgmlKind
-from ...formats.gguf import file_kind
+from ...formats.ggml_blocks import exact_kind
+from ...formats.ggml_types import FLOAT_KINDS, GgmlKind
 from ...formats.gguf_architectures import architecture_of
+from ...formats.gguf_tensors import file_kind
 from ...formats.llama_cpp import require_llama_cpp
 from ...models.blocks.empty_model import empty_model
 from ...models.blocks.linears import all_linears
@@ -77,15 +77,15 @@ def _made_for(
 
 
 def _check_gguf(checkpoint: Checkpoint, made_for: Format, kind: GgmlKind | None) -> None:
-    if file_kind(checkpoint, kind) in UNBLOCKED:
+    if file_kind(checkpoint, kind) in FLOAT_KINDS:
         return
     for name, ref in checkpoint.refs.items():
-        if isinstance(ref, Quantized | BitsAndBytes) and held_kind(ref) is None:
+        if isinstance(ref, Quantized | BitsAndBytes) and exact_kind(ref) is None:
             given = "" if kind is None else f", kind='{kind}'"
             raise SettingError(
                 f"save(format='gguf'{given}) would round '{name}' once more, which is rounded "
                 f"already; '{made_for}' holds the weights as they are, and kind "
-                f"{', '.join(UNBLOCKED)} their values"
+                f"{', '.join(FLOAT_KINDS)} their values"
             )
 
 

@@ -10,8 +10,9 @@ from typing import Any, cast
 from ...checkpoints import Checkpoint
 from ...contexts.flow import Savable
 from ...engine import announce, in_thread
-from ...formats.ggml_types import UNBLOCKED, GgmlKind
-from ...formats.gguf import file_kind, write_gguf
+from ...formats.ggml_types import FLOAT_KINDS, GgmlKind
+from ...formats.gguf import write_gguf
+from ...formats.gguf_tensors import file_kind
 from ...formats.llama_cpp import measure_gguf
 from ...models.blocks.empty_model import text_config
 from ...models.codecs.peft_adapter import has_adapter
@@ -41,7 +42,7 @@ async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None
 
 def score_tolerance(checkpoint: Checkpoint, kind: GgmlKind | None, asked: float | None) -> float:
     """How far the mean nats that llama.cpp gives may be from those in memory, relative."""
-    plain = file_kind(checkpoint, kind) in UNBLOCKED
+    plain = file_kind(checkpoint, kind) in FLOAT_KINDS
     return asked or (_NLL_OFF_PLAIN if plain else _NLL_OFF)
 
 

@@ -88,7 +88,7 @@ def test_other_tokens_around_a_text_are_refused(tmp_path: Path) -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<unk> $A", special_tokens=[("<unk>", 3)]
     )
-    with pytest.raises(ModelError, match=r"puts other tokens around a text"):
+    with pytest.raises(ModelError, match=r"adds other tokens than bos and eos"):
         written(tokenizer, tmp_path)
 
 

@@ -24,10 +24,10 @@ def test_pairs_that_make_one_token_share_its_score() -> None:
 
 
 def test_a_token_made_early_and_late_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"'tiny' has merges .*'abc' is made early by one pair"):
+    with pytest.raises(ModelError, match=r"'tiny' has merges .*form 'abc' are not adjacent"):
         scores_of(model("a b", "ab c", "b c", "a bc"), ["a"], "tiny")
 
 
 def test_a_pair_that_sentencepiece_would_join_and_the_list_does_not_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"'a' and 'bc' are never joined"):
+    with pytest.raises(ModelError, match=r"'a' and 'bc' are never merged"):
         scores_of(model("a b", "b c", "ab c"), ["a"], "tiny")

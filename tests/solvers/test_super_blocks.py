@@ -80,5 +80,5 @@ def test_scales_beyond_float16_are_refused(make_layer) -> None:
 
 def test_codes_on_a_grid_of_nobodys_are_not_packed(make_layer) -> None:
     quantized = quantize_round_to_nearest(make_layer(2, 64).weight, grid=Grid(4, 32))
-    with pytest.raises(SettingError, match=r"none of ggml's grids; solve for one of q4_0"):
+    with pytest.raises(SettingError, match=r"do not fit any ggml type; quantise to one of q4_0"):
         pack(quantized)
