@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoints import Checkpoint, all_finite
 from ..checkpoints.durable import file_hash
+from ..checkpoints.shards import INDEX
 from ..contexts.flow import Empty, Loaded
 from ..contexts.forecast import Forecast
 from ..engine import announce, in_thread, link
@@ -17,6 +18,7 @@ from ..models.blocks.empty_model import text_config
 from ..models.blocks.skeleton import Skeleton
 from ..models.codecs.peft_adapter import ADAPTER_FILES
 from ..models.planning.outline import held_bytes, outlined_model
+from ..models.reading.folder_files import sorted_files
 from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model
 
@@ -78,8 +80,9 @@ def _files(settings: Mapping[str, Any]) -> Mapping[str, str]:
     source = find_model(settings["model"], revision=settings["revision"])
     if source.gguf:
         return {path.name: file_hash(path) for path in source.gguf_paths}
-    paths = {path.name: path for path in sorted(source.folder.iterdir())}
-    paths |= {name: source.folder / name for name in ADAPTER_FILES}
+    weights = {path.name: path for path in source.folder.glob("*.safetensors")}
+    paths, _ = sorted_files(source.folder, code=True, read=weights)
+    paths |= weights | {n: source.folder / n for n in ("config.json", INDEX, *ADAPTER_FILES)}
     return {name: file_hash(path) for name, path in paths.items() if path.is_file()}
 
 

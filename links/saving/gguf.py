@@ -17,6 +17,8 @@ from ...formats.llama_cpp import measure_gguf
 from ...models.blocks.empty_model import text_config
 from ...models.codecs.peft_adapter import has_adapter
 from ...models.evaluation.fresh_process import Measurement, Probe, measure_folders
+from ...models.reading.folder_files import is_licence
+from ...models.writing.folder import write_files
 from .acceptance import check_accepted
 
 FILE_NAME = "model.gguf"
@@ -26,7 +28,7 @@ _NLL_OFF, _NLL_OFF_PLAIN = 1e-2, 3e-3
 
 
 async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None) -> None:
-    """The model as the one file of a folder."""
+    """The model as one file of a folder, its licences beside it."""
 
     def told(done: int, total: int) -> None:
         announce("tensors written", done, total)
@@ -38,6 +40,8 @@ async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None
             stacklevel=2,
         )
     await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
+    licences = {name: data for name, data in checkpoint.files.items() if is_licence(name)}
+    await in_thread(write_files, folder, licences)
 
 
 def score_tolerance(checkpoint: Checkpoint, kind: GgmlKind | None, asked: float | None) -> float:

@@ -33,6 +33,7 @@ from ..blocks.empty_model import shared_model
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import Unpacked, unpack
 from ..codecs.gguf_head import gguf_config
+from ..reading.folder_files import code_files
 from ..reading.quantized import COMPRESSED_TENSORS, multiplied_out
 from ..reading.sources import Source, read_config
 from ..reading.tied_weights import with_config_settled
@@ -86,22 +87,24 @@ def outlined_model(
     config = _config(source)
     code: dict[str, bytes] = {}
     if trust_remote_code:
-        code = {path.name: path.read_bytes() for path in sorted(source.folder.glob("*.py"))}
+        code = code_files(source.folder)
     else:
         config.pop("auto_map", None)
     quantization = config.pop("quantization_config", None)
-    codes = {} if dequantize or source.gguf else _kept_codes(source, quantization)
+    keeps = not (dequantize or source.gguf) and source.has_weights
+    codes = _kept_codes(source, quantization) if keeps else {}
     multiplied = (source.gguf is not None or bool(quantization)) and not codes
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
     chosen = dtype or (torch.float32 if multiplied else stored)
     # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
     config["dtype"] = str(chosen).removeprefix("torch.")
     bare = Checkpoint(config, {}, code, source=source.label)
-    if source.gguf is None:
+    if source.gguf is None and source.has_weights:
         check_depth(bare, lambda: len(open_folder(source.folder)))
         bare = _with_config_as_held(bare, open_folder(source.folder), quantization)
     outline = outlined(bare, chosen, held=multiplied)
-    _check_size(outline, source)
+    if source.has_weights:
+        _check_size(outline, source)
     return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,15 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ...checkpoints import Checkpoint, Converted, InMemory, TensorRef, open_folder, write_folder
+from ...checkpoints import (
+    Checkpoint,
+    Converted,
+    InMemory,
+    LeftOut,
+    TensorRef,
+    open_folder,
+    write_folder,
+)
 from ...checkpoints.shards import shard_paths
 from ...errors import CheckpointError, ModelError, SettingError
 from ..blocks.config import context_length
@@ -35,9 +43,10 @@ from ..codecs.compressed_tensors import has_integer_codes
 from ..codecs.gguf_head import gguf_config
 from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
+from .folder_files import code_files, folder_files, licence_files
 from .progress_bars import quietly
 from .quantized import multiplied_out, with_codes
-from .sources import Source, read_config, small_files
+from .sources import Source, read_config
 from .tied_weights import tied_names, with_ties_settled
 from .tokenizer import gguf_tokenizer
 
@@ -111,7 +120,7 @@ def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | No
     if source.gguf is not None:
         config = json.loads(_gguf_config(source).to_json_string(use_diff=False))
         return context_length(Checkpoint(config, {}, source=source.label))
-    files = small_files(source.folder, code=trust_remote_code)
+    files = code_files(source.folder) if trust_remote_code else {}
     return context_length(Checkpoint(read_config(source), {}, files, source=source.label))
 
 
@@ -133,7 +142,7 @@ def as_checkpoint(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        files = small_files(Path(folder), code=False)
+        files = folder_files(Path(folder), code=False).carried
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     return with_ties_settled(Checkpoint(config, refs, files, source=source), tied_names(model))
@@ -146,12 +155,20 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         config.pop("auto_map", None)
     if "torch_dtype" in config:  # as versions 4 of transformers wrote it
         config.setdefault("dtype", config.pop("torch_dtype"))
-    files = small_files(source.folder, code=trust_remote_code)
-    files |= _adapter(source, keep=not dequantize)
+    refs = open_folder(source.folder)
+    read = {path.name for path in shard_paths(source.folder)}
+    beside = folder_files(source.folder, code=trust_remote_code, read=read)
+    adapter = _adapter(source, keep=not dequantize)
     quantization = config.pop("quantization_config", None)
-    opened = Checkpoint(config, open_folder(source.folder), files, source=source.label)
+    opened = Checkpoint(
+        config,
+        refs,
+        {**beside.carried, **adapter},
+        source=source.label,
+        left_out=_without(beside.left_out, adapter),
+    )
     if not quantization:
-        return _as_named(opened) or _through_transformers(source, files, trust_remote_code)
+        return _as_named(opened) or _through_transformers(source, opened, trust_remote_code)
     return _open_quantized(opened, quantization, source, trust_remote_code, dequantize)
 
 
@@ -172,23 +189,21 @@ def _open_quantized(
     """A folder somebody quantised, its weights in float32 or, if so asked, its codes."""
     values = multiplied_out(opened.refs, quantization, source.label)
     if values is None:
-        found = _dequantized_by_transformers(source, opened.files, trust)
+        found = _dequantized_by_transformers(source, opened, trust)
     else:
         dense = replace(opened, refs=values)
         found = _as_named(dense) or _written_dense(dense, source, trust)
     return _as_dtype(found, torch.float32) if dequantize else with_codes(found, source.label)
 
 
-def _dequantized_by_transformers(
-    source: Source, files: Mapping[str, bytes], trust: bool
-) -> Checkpoint:
+def _dequantized_by_transformers(source: Source, opened: Checkpoint, trust: bool) -> Checkpoint:
     """Formats of compressed-tensors that are not integer codes, such as float8."""
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust)
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
     config.quantization_config = {**config.quantization_config, "dequantize": True}
-    return _through_transformers(source, files, trust, config=config, dtype=torch.float32)
+    return _through_transformers(source, opened, trust, config=config, dtype=torch.float32)
 
 
 def _written_dense(dense: Checkpoint, source: Source, trust: bool) -> Checkpoint:
@@ -201,17 +216,17 @@ def _written_dense(dense: Checkpoint, source: Source, trust: bool) -> Checkpoint
             (folder / name).write_bytes(data)
         config = {**dense.config, "dtype": "float32"}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        return _through_transformers(replace(source, folder=folder), dense.files, trust)
+        return _through_transformers(replace(source, folder=folder), dense, trust)
 
 
 def _through_transformers(
-    source: Source, files: Mapping[str, bytes], trust: bool, **options: Any
+    source: Source, opened: Checkpoint, trust: bool, **options: Any
 ) -> Checkpoint:
     """Load weights whose names transformers translates, such as experts stored one by one."""
     model = _from_pretrained(source, trust_remote_code=trust, **options)
     _forget_quantization(model)
-    opened = as_checkpoint(model, source=source.label)
-    return replace(opened, files={**opened.files, **files})
+    found = as_checkpoint(model, source=source.label)
+    return replace(found, files={**found.files, **opened.files}, left_out=opened.left_out)
 
 
 def _gguf_config(source: Source) -> PreTrainedConfig:
@@ -235,7 +250,8 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
         )
     tokenizer = gguf_tokenizer(source)
     _forget_quantization(model)
-    return as_checkpoint(model, tokenizer, source=source.label)
+    found = as_checkpoint(model, tokenizer, source=source.label)
+    return replace(found, files={**found.files, **licence_files(source.folder)})
 
 
 def _joined(source: Source, stack: ExitStack) -> Source:
@@ -301,6 +317,12 @@ def _adapter(source: Source, *, keep: bool) -> dict[str, bytes]:
         )
         return {}
     return {name: path.read_bytes() for name, path in found.items()}
+
+
+def _without(left_out: Iterable[LeftOut], kept: Collection[str]) -> tuple[LeftOut, ...]:
+    """What is left out but for folders of which files are kept after all."""
+    folders = {f"{name.partition('/')[0]}/" for name in kept}
+    return tuple(each for each in left_out if each.name not in folders)
 
 
 def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:

@@ -13,32 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.shards import INDEX, SINGLE
 from ...checkpoints.user_paths import user_path
 from ...errors import ModelError, did_you_mean
 from ..blocks.transformers_errors import reason
 from ..codecs.gguf_parts import is_split, parts_of
+from .folder_files import COPIES, OTHER_WEIGHTS, dangling
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
-_HUB_DESCRIPTION = ["config.json", "*.py"]
+ADAPTER_CONFIG = "adapter_config.json"
+"""PEFT's description of an adapter, which makes a folder one."""
 
-_SMALL_FILES = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+_HUB_DESCRIPTION = ["config.json", "adapter_config.json", "*.py"]
 
 _SHOWN = 3  # names in a message
 
-# Other formats' copies of the same weights, which would double the download.
-_HUB_COPIES = ["*/*", "consolidated*"]
+# Other formats and copies of the same weights, which would multiply the download.
+_HUB_COPIES = [*OTHER_WEIGHTS, "*/*.safetensors", *(f"{folder}/*" for folder in COPIES)]
 
 
 @dataclass(frozen=True)
@@ -51,12 +41,15 @@ class Source:
         gguf: the name of the GGUF file in that folder, the first where the model is in several; or
             None for a Hugging Face folder.
         parts: the names of all its GGUF files in order where there are several.
+        has_weights: whether its weight files are there; False where only the description of a
+            model on the hub was fetched.
     """
 
     label: str
     folder: Path
     gguf: str | None = None
     parts: tuple[str, ...] = ()
+    has_weights: bool = True
 
     @property
     def gguf_paths(self) -> tuple[Path, ...]:
@@ -87,7 +80,7 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
             f"model '{name}' not found: there is no such file or folder; "
             f"a model on the hub is named owner/name"
         )
-    return _from_hub(name, revision, _HUB_FILES if weights else _HUB_DESCRIPTION)
+    return _from_hub(name, revision, weights=weights)
 
 
 def read_config(source: Source) -> dict[str, Any]:
@@ -132,15 +125,49 @@ def _gguf(path: Path, label: str) -> Source:
     return Source(whole, folder, names[0], tuple(names))
 
 
-def _folder(path: Path, label: str) -> Source:
-    if not (path / "config.json").is_file():
+def _folder(path: Path, label: str, *, weights: bool = True) -> Source:
+    _refuse_dangling(path, label)
+    has_weights = _has_weights(path)
+    has_config = (path / "config.json").is_file()
+    whole = has_config and (has_weights or not weights)
+    if (path / ADAPTER_CONFIG).is_file() and not whole:
+        raise ModelError(_is_an_adapter(path, label))
+    if not has_config:
         ggufs = sorted(found.name for found in path.glob("*.gguf"))
         models = sorted({parts_of(name)[0]: name for name in ggufs}.values())
         if len(models) == 1:
             return _gguf(path / models[0], label)
         mend = f"; name the file itself: {models[0]}" if models else ""
         raise ModelError(f"folder '{path}' holds no config.json, so it is no model{mend}")
-    return Source(label, path.absolute())
+    return Source(label, path.absolute(), has_weights=has_weights or weights)
+
+
+def _has_weights(path: Path) -> bool:
+    return any((path / name).is_file() for name in (SINGLE, INDEX))
+
+
+def _refuse_dangling(path: Path, label: str) -> None:
+    """Refuse links to files that are gone, as a cleaned cache or a copy without its blobs has."""
+    gone = dangling(path)
+    if gone:
+        others = f" and {len(gone) - 1} other files" if len(gone) > 1 else ""
+        raise ModelError(
+            f"'{label}' is incomplete: {gone[0]}{others} there are links to files that no longer "
+            f"exist, as in a download cache that was cleaned; download the model again"
+        )
+
+
+def _is_an_adapter(path: Path, label: str) -> str:
+    try:
+        named = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = f"'{named['base_model_name_or_path']}'"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        base = "a base model it does not name"
+    return (
+        f"'{label}' is an adapter of {base} ({ADAPTER_CONFIG}), not a whole model; merge it with "
+        f"PEFT first: AutoPeftModelForCausalLM.from_pretrained('{label}').merge_and_unload()"
+        f".save_pretrained('merged'), then give the merged folder"
+    )
 
 
 def _in_package(name: str) -> Source:
@@ -159,13 +186,16 @@ def _in_package(name: str) -> Source:
     return _gguf(folder / file, f"{package}/{file}")
 
 
-def _from_hub(name: str, revision: str | None, files: list[str]) -> Source:
+def _from_hub(name: str, revision: str | None, *, weights: bool) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = snapshot_download(
-            name, revision=revision, allow_patterns=files, ignore_patterns=_HUB_COPIES
+            name,
+            revision=revision,
+            allow_patterns=None if weights else _HUB_DESCRIPTION,
+            ignore_patterns=_HUB_COPIES,
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         # The lines after the first advise on settings of the hub's library.
@@ -173,12 +203,4 @@ def _from_hub(name: str, revision: str | None, files: list[str]) -> Source:
         raise ModelError(
             f"model '{name}' is no local folder and the hub does not give it: {reason}"
         ) from error
-    return _folder(Path(found), name)
-
-
-def small_files(folder: Path, *, code: bool) -> dict[str, bytes]:
-    """What lies beside a model's weights and goes with them: its tokenizer, and its Python."""
-    names = [name for name in _SMALL_FILES if (folder / name).is_file()]
-    if code:
-        names += [path.name for path in folder.glob("*.py")]
-    return {name: (folder / name).read_bytes() for name in sorted(names)}
+    return _folder(Path(found), name, weights=weights)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
-from gguf import GGUFReader
+from gguf import GGUFReader, ReaderField
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -16,8 +17,11 @@ from ...errors import ModelError
 from ..blocks.transformers_errors import reason, tokenizer_refused
 from ..codecs.gguf_head import Head, read_head
 from ..codecs.pretokenizers import split_as
+from .folder_files import folder_files
 from .progress_bars import quietly
-from .sources import Source, read_config, small_files
+from .sources import Source, read_config
+
+_NAMED_TEMPLATE = "tokenizer.chat_template."
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -27,8 +31,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         ModelError: the checkpoint carries none that transformers can read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        for name, data in checkpoint.top_files.items():
-            (Path(folder) / name).write_bytes(data)
+        for name, data in checkpoint.files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         (Path(folder) / "config.json").write_text(json.dumps(dict(checkpoint.config)))
         trust = any(name.endswith(".py") for name in checkpoint.files)
         try:
@@ -51,7 +57,8 @@ def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
     """
     if source.gguf is not None:
         return gguf_tokenizer(source)
-    config, files = read_config(source), small_files(source.folder, code=trust_remote_code)
+    config = read_config(source)
+    files = folder_files(source.folder, code=trust_remote_code).carried
     return load_tokenizer(Checkpoint(config, {}, files, source=source.label))
 
 
@@ -81,6 +88,7 @@ def _as_the_file_says(
     """Mend what transformers makes of byte-level BPE: tokens it adds, text split as GPT-2 does."""
     with head.as_file() as short:
         fields = GGUFReader(short).fields
+    _add_named_templates(tokenizer, fields)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or fields["tokenizer.ggml.model"].contents() != "gpt2":
         return tokenizer
@@ -95,6 +103,20 @@ def _as_the_file_says(
             stacklevel=2,
         )
     return tokenizer
+
+
+def _add_named_templates(
+    tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, ReaderField]
+) -> None:
+    """Chat templates beside the default one, such as for tool use, which transformers skips."""
+    named = {
+        key.removeprefix(_NAMED_TEMPLATE): str(field.contents())
+        for key, field in fields.items()
+        if key.startswith(_NAMED_TEMPLATE)
+    }
+    if named:
+        default = {"default": tokenizer.chat_template} if tokenizer.chat_template else {}
+        tokenizer.chat_template = {**default, **named}
 
 
 def _without_ids_from(first: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:

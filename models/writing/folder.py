@@ -76,7 +76,7 @@ def write_model(
         _write_weights(checkpoint, model, folder, max_shard_bytes, announce)
     if codes:
         config["quantization_config"] = quantization_config(codes, _modules(model, nn.Linear))
-    _write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
+    write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
 
 
 def _without_blocks(checkpoint: Checkpoint) -> Checkpoint:
@@ -263,7 +263,8 @@ def _as_json(config: Mapping[str, Any]) -> bytes:
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by their names in a folder, forced to the disk."""
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -136,3 +136,10 @@ async def test_codes_that_are_kept_are_told_as_codes(
     assert told.num_bytes == opened.num_bytes
     assert held_bytes(told) == held_bytes(opened) > 0
     assert held_bytes(told) < held_bytes(outlined_model(source, None)) / 2
+
+
+def test_the_description_of_a_hub_model_is_enough(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint()
+    (tmp_path / "config.json").write_text(json.dumps(dict(checkpoint.config)))
+    outline = outlined_model(Source("owner/name", tmp_path, has_weights=False), None)
+    assert outline.num_bytes == checkpoint.num_bytes

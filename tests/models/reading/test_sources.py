@@ -12,6 +12,18 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from birdbone.errors import ModelError
 from birdbone.models.reading.sources import Source, find_model
 
+HUB_WANTED = [
+    "config.json",
+    "model.safetensors",
+    "LICENSE",
+    "NOTICE",
+    "additional_chat_templates/tool_use.jinja",
+    "processor_config.json",
+    "tekken.json",
+    "spiece.model",
+    "qwen.tiktoken",
+]
+
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -128,16 +140,20 @@ def test_a_hub_id_is_downloaded_without_pickles_or_copies(
     assert (asked["name"], asked["revision"]) == ("owner/name", "v1")
     kept = huggingface_hub.utils.filter_repo_objects(
         [
-            "config.json",
-            "model.safetensors",
+            *HUB_WANTED,
             "pytorch_model.bin",
             "consolidated.safetensors",
             "onnx/config.json",
+            "onnx/model.onnx_data",
+            "original/params.json",
+            "vision/model.safetensors",
+            "model.Q4_K.gguf",
+            "tf_model.h5",
         ],
         allow_patterns=asked["allow_patterns"],
         ignore_patterns=asked["ignore_patterns"],
     )
-    assert list(kept) == ["config.json", "model.safetensors"]
+    assert list(kept) == HUB_WANTED
 
 
 def test_of_a_hub_id_only_the_description_can_be_wanted(
@@ -151,7 +167,8 @@ def test_of_a_hub_id_only_the_description_can_be_wanted(
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find_model("owner/name", weights=False) == Source("owner/name", tmp_path)
+    expected = Source("owner/name", tmp_path, has_weights=False)
+    assert find_model("owner/name", weights=False) == expected
     kept = huggingface_hub.utils.filter_repo_objects(
         ["config.json", "model.safetensors", "model.safetensors.index.json", "model.py"],
         allow_patterns=asked["allow_patterns"],
@@ -178,3 +195,42 @@ def test_offline_a_model_that_was_never_fetched_is_refused() -> None:
 def test_a_hub_id_of_bad_form_is_refused() -> None:
     with pytest.raises(ModelError, match=r"'owner/na\*me' is no local folder and the hub"):
         find_model("owner/na*me")
+
+
+def test_an_adapter_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    expected = r"adapter of 'owner/base' .*not a whole model; merge it with PEFT first: .*merge_and"
+    with pytest.raises(ModelError, match=expected):
+        find_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=expected):
+        find_model(str(tmp_path))
+
+
+def test_an_adapter_that_names_no_base_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("[")
+    with pytest.raises(ModelError, match="adapter of a base model it does not name"):
+        find_model(str(tmp_path))
+
+
+def test_a_whole_model_with_an_adapter_beside_it_is_a_model(tmp_path: Path) -> None:
+    for name in ("config.json", "adapter_config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    assert find_model(str(tmp_path)).folder == tmp_path
+
+
+def test_links_to_files_that_are_gone_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to(tmp_path / "blobs" / "a")
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "b")
+    with pytest.raises(
+        ModelError,
+        match=r"incomplete: config\.json and 1 other files there are links .* download the model",
+    ):
+        find_model(str(tmp_path))
+
+
+def test_a_dangling_link_to_what_is_not_read_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").symlink_to(tmp_path / "gone")
+    assert find_model(str(tmp_path)).folder == tmp_path
