@@ -42,6 +42,7 @@ _DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or built in: pydoc
 _ELSEWHERE = "Text of another source to judge on; a built-in one that is not used, by default."
 _TARGET = "Share of the model's parameters that is to remain, for chains with waves."
 _STOP_LOSS = "The most perplexity may rise over dense, as a share, for chains with waves."
+_UNUSED = "Carry tensors the transformers class has no parameters for; the default is to."
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -111,6 +112,10 @@ def run(
     bits: Annotated[
         int | None, typer.Option(help="Bits a weight, for chains that quantize.")
     ] = None,
+    keep_unused: Annotated[
+        bool | None,
+        typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED, show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
     run_folder: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help=_RUN, show_default=False)
@@ -138,6 +143,7 @@ def run(
             "stop-loss": stop_loss,
             "bits": bits,
             "elsewhere": elsewhere,
+            "keep-unused": keep_unused,
         }
         assembled = _configured(assembled, assignments or [], shortcuts, force=force)
         silent = quiet or as_json or log is not None

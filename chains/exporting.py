@@ -42,6 +42,7 @@ def export_chain(
     length: int = 512,
     force: bool = False,
     trust_remote_code: bool = False,
+    keep_unused: bool = True,
 ) -> Chain:
     """Write ``model`` in another format.
 
@@ -49,6 +50,7 @@ def export_chain(
         type: one of `TYPES`; None for int4, nf4 or f16, and for what the model has where the format
             is safetensors, or where it has codes of compressed-tensors that the format holds.
         dtype: of what is not on a grid.
+        keep_unused: carry tensors that the transformers class has no parameters for.
         windows: of held-out text that the result is scored on, as it was in memory; 0 for none.
 
     Raises:
@@ -71,7 +73,11 @@ def export_chain(
         )
     chosen = None if kept else type or _USUAL.get(format)
     stored = chosen if format == "safetensors" and chosen is not None else dtype
-    loading: dict[str, Any] = {"dtype": stored, "trust_remote_code": trust_remote_code}
+    loading: dict[str, Any] = {
+        "dtype": stored,
+        "trust_remote_code": trust_remote_code,
+        "keep_unused": keep_unused,
+    }
     links: list[Any] = [load(model=model, dequantize=not kept, **loading)]
     if windows:
         links.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -127,7 +127,12 @@ def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
 
 
 def write_folder(
-    folder: Path, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], *, max_bytes: int
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    *,
+    max_bytes: int,
+    verbatim: Collection[str] = (),
 ) -> list[Path]:
     """Write tensors as safetensors shards with an index. Holds one shard in memory at a time.
 
@@ -137,6 +142,7 @@ def write_folder(
         tensors: name to tensor; each is read once, so the mapping may load lazily.
         sizes: name to bytes, to plan the shards without loading.
         max_bytes: maximum size of a shard, unless a single tensor is larger.
+        verbatim: names whose values are written bit for bit, negative zeros included.
 
     Returns:
         The weight files written.
@@ -156,17 +162,47 @@ def write_folder(
     paths = [folder / _shard_name(place, len(shards)) for place in range(len(shards))]
     weight_map = {}
     for path, names in zip(paths, shards, strict=True):
-        cleaned = {name: _clean(name, tensors[name]) for name in names}
+        cleaned = {
+            name: _copied(name, tensors[name]) if name in verbatim else _clean(name, tensors[name])
+            for name in names
+        }
         save_file(cleaned, path, metadata={"format": "pt"})
         del cleaned  # before the next shard is gathered
         weight_map.update(dict.fromkeys(names, path.name))
     if len(paths) > 1:
-        total = sum(sizes.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
-        sync([folder / INDEX])
+        _write_index(folder, weight_map, sum(sizes.values()))
     sync(paths)
     return paths
+
+
+def append_to_folder(folder: Path, refs: Mapping[str, TensorRef]) -> None:
+    """Add a shard with more tensors, bit for bit, to a folder of weights somebody else wrote.
+
+    Raises:
+        CheckpointError: the folder holds a tensor of one of the names.
+    """
+    shards = shard_paths(folder)
+    held = {path: _open_shard(path) for path in shards}
+    for name in refs:
+        if any(name in shard for shard in held.values()):
+            raise CheckpointError(f"{folder} holds tensor '{name}' already; give it another name")
+    total = sum(ref.num_bytes for shard in (*held.values(), refs) for ref in shard.values())
+    weight_map: dict[str, str] = {}
+    for place, path in enumerate(shards):
+        renamed = _shard_name(place, len(shards) + 1)
+        weight_map |= dict.fromkeys(held[path], renamed)
+        path.rename(folder / renamed)
+    added = folder / _shard_name(len(shards), len(shards) + 1)
+    save_file({n: _copied(n, ref.load()) for n, ref in refs.items()}, added, {"format": "pt"})
+    weight_map |= dict.fromkeys(refs, added.name)
+    _write_index(folder, weight_map, total)
+    sync([added])
+
+
+def _write_index(folder: Path, weight_map: Mapping[str, str], total: int) -> None:
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
+    sync([folder / INDEX])
 
 
 def _shard_name(place: int, count: int) -> str:
@@ -180,10 +216,15 @@ def _clean(name: str, tensor: Tensor) -> Tensor:
     safetensors refuses tensors that share memory. Float8 has no addition and keeps its negative
     zeros.
     """
-    check_dtype(name, tensor.dtype)
-    cleaned = tensor.detach().cpu().contiguous()
+    cleaned = _copied(name, tensor)
     wide_float = cleaned.is_floating_point() and cleaned.itemsize > 1
-    return cleaned + 0.0 if wide_float else cleaned.clone()
+    return cleaned.add_(0.0) if wide_float else cleaned
+
+
+def _copied(name: str, tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU; safetensors refuses tensors that share memory."""
+    check_dtype(name, tensor.dtype)
+    return tensor.detach().cpu().contiguous().clone()
 
 
 def sync(paths: Iterable[Path]) -> None:

@@ -14,6 +14,7 @@ _FORMAT = "safetensors, compressed-tensors, bitsandbytes or gguf."
 _TYPE = "What weights are stored as: float32…, int2 to int8, nf4 or llm.int8, f16, q8_0, q4_0…"
 _DTYPE = "What is stored that is on no grid: auto, float32, bfloat16, float16."
 _DATA = "Text whose held-out part the result is scored on."
+_UNUSED = "Carry tensors the transformers class has no parameters for."
 _TRUST = "Allow Python that the model brings to run."
 _FORCE = "Replace the folder even if birdbone did not make it."
 
@@ -31,6 +32,9 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no timing.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
+    keep_unused: Annotated[
+        bool, typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED)
+    ] = True,
 ) -> None:
     """Write a model that is saved already in another format, and prove it as save does.
 
@@ -59,6 +63,7 @@ def export(
             length=length,
             force=force,
             trust_remote_code=trust,
+            keep_unused=keep_unused,
         )
         for each in () if quiet else (Progress(), Timing(), GpuMemory()):
             chain.use(each)

@@ -15,6 +15,7 @@ _SETTINGS = {
     "stop-loss": "waves.stop_loss",
     "bits": "quantize.bits",
     "elsewhere": "calibrate.elsewhere",
+    "keep-unused": "load.keep_unused",
 }
 
 

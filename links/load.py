@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from ..models.planning.outline import held_bytes, outlined_model
 from ..models.reading.folder_files import sorted_files
 from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model
+from ..models.reading.unused import without_unused
 
 # Of a parameter whose code is multiplied out, and of a token with its merge in a GGUF file, which
 # is read twice one by one, on one thread of a common CPU.
@@ -39,6 +41,7 @@ async def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     dequantize: bool = True,
+    keep_unused: bool = True,
 ) -> Loaded:
     """Open a causal language model; it becomes both the model at work and the dense reference.
 
@@ -52,12 +55,20 @@ async def load(
             as the values its codes stand for, to be pruned, healed or quantised anew. Off, codes of
             compressed-tensors stay codes: saving loses nothing, and links that would change them
             refuse.
+        keep_unused: carry tensors for which the transformers class has no parameters, such as
+            heads for multi-token prediction, into the result unchanged. Off, they are left out
+            and listed; the dense reference has them either way.
     """
-    checkpoint = await in_thread(_open, model, dtype, revision, trust_remote_code, dequantize)
+    dense = await in_thread(_open, model, dtype, revision, trust_remote_code, dequantize)
+    checkpoint = dense if keep_unused else without_unused(dense, "keep_unused is off")
     return {
         "checkpoint": checkpoint,
-        "dense": checkpoint,
-        "metrics": {"parameters": checkpoint.num_parameters, "bytes": checkpoint.num_bytes},
+        "dense": dense,
+        "metrics": {
+            "parameters": dense.num_parameters,
+            "bytes": dense.num_bytes,
+            "unused_bytes": dense.unused_bytes,
+        },
     }
 
 
@@ -114,8 +125,9 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
         trust_remote_code=settings["trust_remote_code"],
         dequantize=settings["dequantize"],
     )
+    kept = checkpoint if settings["keep_unused"] else replace(checkpoint, unused={})
     return Forecast(
-        adds={"checkpoint": checkpoint, "dense": checkpoint},
+        adds={"checkpoint": kept, "dense": checkpoint},
         moved_bytes=3 * checkpoint.num_bytes,
         seconds=_decode_seconds(source, checkpoint),
         need_bytes=_need(source, checkpoint),

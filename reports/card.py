@@ -11,6 +11,7 @@ from ..contexts.steps import Step
 from ..models.codecs.peft_adapter import has_adapter
 from .provenance import without_paths
 from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
+from .source_contents import as_in_gguf, contents_markdown
 from .waves import wave_rows, waves_markdown
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -78,6 +79,8 @@ def model_card(
         history: the steps that led here, oldest first.
     """
     source = checkpoint.source or "an unnamed model"
+    in_gguf = weight_format == "gguf"
+    besides = contents_markdown(as_in_gguf(checkpoint) if in_gguf else checkpoint)
     loading = _LOADING_GGUF if weight_format == "gguf" else _LOADING
     parts = [
         _metadata(checkpoint.source),
@@ -86,6 +89,7 @@ def model_card(
         f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         f"## Loading\n\n{loading}\n\n{_NEEDS[weight_format]}",
+        *([f"## What the source held besides\n\n{besides}"] if besides else []),
         *([_ADAPTER] if has_adapter(checkpoint) and weight_format != "gguf" else []),
     ]
     return "\n\n".join(parts) + "\n"

@@ -17,6 +17,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
 from ..models.writing.publishing import PROVENANCE
+from .source_contents import as_in_gguf, contents_record
 
 _LIBRARIES = (
     "torch",
@@ -49,6 +50,7 @@ def provenance(
         files: every file of the folder by its name in it, to be weighed and hashed.
         refused: why it was not published, where it was not.
     """
+    in_gguf = any(name.endswith(".gguf") for name in files)
     return {
         "birdbone": __version__,
         **({} if refused is None else {"refused": refused}),
@@ -56,6 +58,7 @@ def provenance(
         "source": checkpoint.source,
         "checkpoint": checkpoint.id,
         "dense": dense.id,
+        **contents_record(as_in_gguf(checkpoint) if in_gguf else checkpoint),
         "steps": [without_paths(step.as_dict()) for step in history],
         "texts": without_paths(texts),
         "figures": {name: dict(found) for name, found in figures.items()},

@@ -39,6 +39,13 @@ async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None
             "as safetensors too to keep it",
             stacklevel=2,
         )
+    if checkpoint.unused:
+        warnings.warn(
+            f"save(format='gguf') leaves out {len(checkpoint.unused)} tensors "
+            f"({checkpoint.unused_bytes:,} bytes) for which the model has no parameters; save as "
+            f"safetensors too to keep them",
+            stacklevel=2,
+        )
     await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
     licences = {name: data for name, data in checkpoint.files.items() if is_licence(name)}
     await in_thread(write_files, folder, licences)

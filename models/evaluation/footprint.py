@@ -24,7 +24,7 @@ class Footprint:
         parameters: values in all tensors, tied ones once.
         masked: of these, zeros inside the blocks' linears.
         linear_weights: values in the blocks' linears.
-        num_bytes: of all tensors as stored.
+        num_bytes: of all tensors as stored, those the class has no parameter for included.
         flops: floating-point operations a token, two for each product of a linear or of the head;
             of experts only those a token is sent to.
     """
@@ -76,7 +76,8 @@ def by_shapes(checkpoint: Checkpoint) -> Footprint:
         parameters=sum(counts.values()),
         masked=0,
         linear_weights=sum(_weights(linear) for linear in linears),
-        num_bytes=round(sum(count * per_value[name] for name, count in counts.items())),
+        num_bytes=round(sum(count * per_value[name] for name, count in counts.items()))
+        + checkpoint.unused_bytes,
         flops=_flops(model, linears),
     )
 

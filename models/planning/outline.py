@@ -37,6 +37,7 @@ from ..reading.folder_files import code_files
 from ..reading.quantized import COMPRESSED_TENSORS, multiplied_out
 from ..reading.sources import Source, read_config
 from ..reading.tied_weights import with_config_settled
+from ..reading.unused import unused_tensors
 
 _DRAWN = 1 << 16  # values, which larger tensors repeat: drawing takes longer than computing
 _SPREAD = 0.02  # of drawn weights: activations stay finite through a block
@@ -101,21 +102,22 @@ def outlined_model(
     bare = Checkpoint(config, {}, code, source=source.label)
     if source.gguf is None and source.has_weights:
         check_depth(bare, lambda: len(open_folder(source.folder)))
-        bare = _with_config_as_held(bare, open_folder(source.folder), quantization)
+        bare = _as_held(bare, open_folder(source.folder), quantization)
     outline = outlined(bare, chosen, held=multiplied)
     if source.has_weights:
         _check_size(outline, source)
     return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
 
 
-def _with_config_as_held(
-    bare: Checkpoint, held: Mapping[str, TensorRef], quantization: Any
-) -> Checkpoint:
-    """The config as the weights have it, which may hold a head that it says is tied."""
+def _as_held(bare: Checkpoint, held: Mapping[str, TensorRef], quantization: Any) -> Checkpoint:
+    """The config as the weights have it, which may hold a head it says is tied, and the unused."""
     values = multiplied_out(held, quantization, bare.source) if quantization else held
-    if values is None:  # of a format that only transformers reads
-        return bare
-    return replace(with_config_settled(replace(bare, refs=values)), refs={})
+    if values is not None:  # None: of a format that only transformers reads
+        bare = replace(with_config_settled(replace(bare, refs=values)), refs={})
+    unused = unused_tensors(shared_model(bare), held).items()
+    return replace(
+        bare, unused={n: Outlined(ref.shape, ref.dtype, held=False) for n, ref in unused}
+    )
 
 
 def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:

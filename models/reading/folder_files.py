@@ -85,7 +85,9 @@ _LICENCES = (
     "*use-policy*",
     "*terms_of_use*",
 )
-_KNOWN = ("*token*", "*vocab*", "merges.txt", "*chat_template*", "*.model", "*processor*")
+_TOKENIZER = ("*token*", "*vocab*", "merges.txt", "*chat_template*", "*.model", "*.tiktoken")
+_TEMPLATES = "additional_chat_templates/"
+_KNOWN = (*_TOKENIZER, "*processor*", "*generation_config.json")
 _WRITTEN_ANEW = ("config.json", "model.safetensors.index.json", "birdbone.json", "proof.json")
 _CARD, CARRIED_CARD = "README.md", "SOURCE_README.md"
 
@@ -157,6 +159,11 @@ def code_files(folder: Path) -> dict[str, bytes]:
 def is_licence(name: str) -> bool:
     """Whether a carried file is a licence or a notice, by its name."""
     return _matches(name.rpartition("/")[2], _LICENCES)
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a carried file belongs to a tokenizer or its chat templates, by its name."""
+    return _matches(name.rpartition("/")[2], _TOKENIZER) or name.startswith(_TEMPLATES)
 
 
 def dangling(folder: Path) -> list[str]:

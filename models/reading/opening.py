@@ -49,6 +49,7 @@ from .quantized import multiplied_out, with_codes
 from .sources import Source, read_config
 from .tied_weights import tied_names, with_ties_settled
 from .tokenizer import gguf_tokenizer
+from .unused import in_words, require_dense, unused_tensors
 
 _ASIDE_SHARD_BYTES = 2 << 30
 
@@ -167,33 +168,42 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         source=source.label,
         left_out=_without(beside.left_out, adapter),
     )
+    values = multiplied_out(refs, quantization, source.label) if quantization else refs
+    model = empty_model(replace(opened, refs=refs if values is None else values))
     if not quantization:
-        return _as_named(opened) or _through_transformers(source, opened, trust_remote_code)
-    return _open_quantized(opened, quantization, source, trust_remote_code, dequantize)
+        require_dense(model, refs, source.label)
+    unused = unused_tensors(model, refs)
+    if unused:
+        _tell_unused(unused, model, source)
+    if values is None:
+        found = _dequantized_by_transformers(source, opened, trust_remote_code)
+    else:
+        extra = unused_tensors(model, values)
+        used = replace(opened, refs={n: ref for n, ref in values.items() if n not in extra})
+        through = _written_dense if quantization else _through_transformers
+        found = _as_named(used, model) or through(source, used, trust_remote_code)
+    if quantization:
+        found = _as_dtype(found, torch.float32) if dequantize else with_codes(found, source.label)
+    return replace(found, unused=unused)
 
 
-def _as_named(opened: Checkpoint) -> Checkpoint | None:
+def _tell_unused(unused: Mapping[str, TensorRef], model: PreTrainedModel, source: Source) -> None:
+    warnings.warn(
+        f"'{source.label}' holds {in_words(unused, model.state_dict())}, for which "
+        f"{type(model).__name__} has no parameters: they take no part in what it computes, and "
+        f"are saved unchanged unless keep_unused is off",
+        stacklevel=2,
+    )
+
+
+def _as_named(opened: Checkpoint, model: PreTrainedModel) -> Checkpoint | None:
     """The tensors the model has, in its order, tied ones once; None where names differ."""
-    skeleton = empty_model(opened)
-    ties = tied_names(skeleton)
-    names = list(skeleton.state_dict())
+    ties = tied_names(model)
+    names = list(model.state_dict())
     if not opened.refs.keys() >= {name for name in names if name not in ties}:
         return None
     found = {name: opened.refs[name] for name in names if name in opened.refs}
     return with_ties_settled(replace(opened, refs=found), ties)
-
-
-def _open_quantized(
-    opened: Checkpoint, quantization: object, source: Source, trust: bool, dequantize: bool
-) -> Checkpoint:
-    """A folder somebody quantised, its weights in float32 or, if so asked, its codes."""
-    values = multiplied_out(opened.refs, quantization, source.label)
-    if values is None:
-        found = _dequantized_by_transformers(source, opened, trust)
-    else:
-        dense = replace(opened, refs=values)
-        found = _as_named(dense) or _written_dense(dense, source, trust)
-    return _as_dtype(found, torch.float32) if dequantize else with_codes(found, source.label)
 
 
 def _dequantized_by_transformers(source: Source, opened: Checkpoint, trust: bool) -> Checkpoint:
@@ -206,7 +216,7 @@ def _dequantized_by_transformers(source: Source, opened: Checkpoint, trust: bool
     return _through_transformers(source, opened, trust, config=config, dtype=torch.float32)
 
 
-def _written_dense(dense: Checkpoint, source: Source, trust: bool) -> Checkpoint:
+def _written_dense(source: Source, dense: Checkpoint, trust: bool) -> Checkpoint:
     """Let transformers translate names and shapes, by way of a dense folder written aside."""
     sizes = {name: ref.num_bytes for name, ref in dense.refs.items()}
     with tempfile.TemporaryDirectory() as aside:

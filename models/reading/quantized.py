@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,6 +12,26 @@ from ..codecs.bitsandbytes import read_bitsandbytes
 from ..codecs.compressed_tensors import Unpacked, unpack
 
 COMPRESSED_TENSORS, BITSANDBYTES = "compressed-tensors", "bitsandbytes"
+
+# What quantisers call the parts of a weight in files: after its name, or in its module.
+_AFTER_THE_NAME = re.compile(
+    r"(_packed|_scale|_scale_inv|_shape|_zero_point|_g_idx|_global_scale|_format|\.absmax"
+    r"|\.quant_map|\.nested_absmax|\.nested_quant_map|\.quant_state\..*)$"
+)
+_IN_ITS_MODULE = re.compile(
+    r"\.(SCB|qweight|qzeros|scales|g_idx|(input|output)_(scale|zero_point|global_scale))$"
+)
+
+
+def weight_of(name: str) -> str:
+    """The weight that a tensor of a folder is a part of, if it is named as parts are; else itself.
+
+    ``x.weight_packed``, ``x.weight.absmax`` and ``x.SCB`` are parts of ``x.weight``.
+    """
+    base, is_part = _AFTER_THE_NAME.subn("", name)
+    if is_part and base.endswith(".weight"):
+        return base
+    return _IN_ITS_MODULE.sub(".weight", name)
 
 
 def multiplied_out(

@@ -7,10 +7,50 @@ that were not merged, layers beyond the config's count: `from_pretrained` skips 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from ...checkpoints import TensorRef
+from transformers import PreTrainedModel
+
+from ...checkpoints import Checkpoint, LeftOut, TensorRef
+from ...errors import ModelError
+from .parameter_names import parameter_finder
+from .quantized import weight_of
 
 _GROUPS_NAMED = 4
+
+
+def unused_tensors(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    """Of the tensors of a folder, by their names there, those that no parameter is loaded from.
+
+    Codes, scales and other parts of a quantised weight are used where the weight is.
+    """
+    find = parameter_finder(model)
+    return {
+        name: ref
+        for name, ref in refs.items()
+        if not find(name)[1] and not find(weight_of(name))[1]
+    }
+
+
+def require_dense(model: PreTrainedModel, refs: Mapping[str, TensorRef], label: str) -> None:
+    """Refuse parts of quantised weights in a folder whose config does not say it is quantised.
+
+    Raises:
+        ModelError: there are some; their codes would be taken for values.
+    """
+    find = parameter_finder(model)
+    for name in refs:
+        if not find(name)[1] and weight_of(name) != name and find(weight_of(name))[1]:
+            raise ModelError(
+                f"'{label}' holds '{name}', part of a quantised weight, but config.json has no "
+                f"quantization_config that says how to read it; give the model it was made from"
+            )
+
+
+def without_unused(checkpoint: Checkpoint, why: str) -> Checkpoint:
+    """The checkpoint with its unused tensors listed as left out, for the reason given."""
+    gone = [LeftOut(name, ref.num_bytes, why) for name, ref in checkpoint.unused.items()]
+    return replace(checkpoint, unused={}, left_out=(*checkpoint.left_out, *gone))
 
 
 def in_words(unused: Mapping[str, TensorRef], known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ and the gap is left as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from .config_keys import layer_settings, with_settings
 from .layout import plain_output
 from .remove_units import require_same
 from .residuals import Fed, lacking
+from .unused_layers import renumber_unused
 
 Bridge = Callable[[Fed], Tensor]
 
@@ -90,6 +92,8 @@ def keep_layers(
         announce(end, len(skeleton.blocks))
     config = shorter_config(skeleton.checkpoint, kept)
     shorter = checkpoint.evolve(_renumbered(skeleton, kept, span.bridged), config=config)
+    beside = renumber_unused(checkpoint, kept)
+    shorter = replace(shorter, unused=beside.unused, left_out=beside.left_out)
     require_same(shorter, batches[0], span.hidden[0])
     return shorter
 

@@ -31,7 +31,7 @@ from ...checkpoints import (
     write_folder,
 )
 from ...checkpoints.allocator import release_unused_memory
-from ...checkpoints.shards import sync
+from ...checkpoints.shards import append_to_folder, sync
 from ...errors import CheckpointError, ModelError
 from ..blocks.config import has_code
 from ..blocks.empty_model import empty_model, find_blocks
@@ -52,7 +52,8 @@ def write_model(
     """Write weights, config, tokenizer and the rest into an existing, private folder.
 
     Codes on a grid are written packed, weights meant for bitsandbytes as it stores them, the rest
-    as it is. Same checkpoint, same weight files, byte for byte.
+    as it is; tensors that the model has no parameters for are written bit for bit. Same checkpoint,
+    same weight files, byte for byte.
 
     Args:
         announce: told how many of how many groups of tensors are written; may raise to stop.
@@ -134,7 +135,9 @@ def _write_weights(
     checkpoint: Checkpoint, model: PreTrainedModel, folder: Path, max_bytes: int, announce: Announce
 ) -> None:
     outgoing = _Outgoing(checkpoint, model, announce)
-    write_folder(folder, outgoing, outgoing.sizes, max_bytes=max_bytes)
+    write_folder(
+        folder, outgoing, outgoing.sizes, max_bytes=max_bytes, verbatim=checkpoint.unused.keys()
+    )
 
 
 class _Outgoing(Mapping[str, Tensor]):
@@ -154,9 +157,19 @@ class _Outgoing(Mapping[str, Tensor]):
             for name, tensor in self._translated(self._outline(group)).items():
                 self._group_of[name] = place
                 self.sizes[name] = tensor.nbytes
+        self._unused = checkpoint.unused
+        for name, ref in self._unused.items():
+            if name in self.sizes:
+                raise CheckpointError(
+                    f"unused tensor '{name}' has the name of a tensor of the model; load with "
+                    f"keep_unused=False"
+                )
+            self.sizes[name] = ref.num_bytes
         self._made: tuple[int, dict[str, Tensor]] = (-1, {})
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in self._unused:
+            return self._unused[name].load()
         place = self._group_of[name]
         if self._made[0] != place:
             self._announce(place, len(self._groups))
@@ -234,7 +247,7 @@ def _write_bitsandbytes(
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".dense-") as aside:
         write_model(
-            replace(checkpoint, refs=sources),
+            replace(checkpoint, refs=sources, unused={}),
             Path(aside),
             max_shard_bytes=max_bytes,
             announce=announce,
@@ -249,6 +262,8 @@ def _write_bitsandbytes(
             trust_remote_code=has_code(checkpoint),
         )
     sync(folder.glob("*.safetensors"))
+    if checkpoint.unused:
+        append_to_folder(folder, checkpoint.unused)
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings: dict[str, Any] = written["quantization_config"]
     return settings

@@ -1,0 +1,69 @@
+"""What the source of a model held besides the model: carried unchanged, or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from ..checkpoints import Checkpoint, LeftOut
+from ..models.blocks.empty_model import shared_model
+from ..models.reading.folder_files import is_licence, is_of_tokenizer
+from ..models.reading.unused import in_words, without_unused
+
+_NAMES_SHOWN = 6
+
+
+def as_in_gguf(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as a GGUF file holds it: no unused tensors, of its files the tokenizer."""
+    why = "a GGUF file has no place for it"
+    files = {
+        name: data
+        for name, data in checkpoint.files.items()
+        if is_licence(name) or is_of_tokenizer(name)
+    }
+    lost = [LeftOut(n, len(data), why) for n, data in checkpoint.files.items() if n not in files]
+    held = without_unused(replace(checkpoint, files=files), why)
+    return replace(held, left_out=(*held.left_out, *lost))
+
+
+def contents_record(checkpoint: Checkpoint) -> dict[str, Any]:
+    """For ``birdbone.json``: every name with its bytes."""
+    return {
+        "unused": {name: ref.num_bytes for name, ref in checkpoint.unused.items()},
+        "left_out": [
+            {"name": each.name, "bytes": each.num_bytes, "why": each.why}
+            for each in checkpoint.left_out
+        ],
+    }
+
+
+def contents_markdown(checkpoint: Checkpoint) -> str:
+    """A section of the model card; empty where the source held nothing else."""
+    lines = []
+    if checkpoint.unused:
+        model = shared_model(checkpoint)
+        lines.append(
+            f"Carried unchanged: {in_words(checkpoint.unused, model.state_dict())}. "
+            f"{type(model).__name__} has no parameters for them; they take no part in what it "
+            f"computes and were not adapted to what was done to the model."
+        )
+    if checkpoint.left_out:
+        lines.append(
+            "Left out:\n\n" + "\n".join(f"- {line}" for line in left_out_lines(checkpoint))
+        )
+    return "\n\n".join(lines)
+
+
+def left_out_lines(checkpoint: Checkpoint) -> list[str]:
+    """One line for each reason: names, count and bytes."""
+    by_reason = sorted(checkpoint.left_out, key=lambda each: each.why)
+    return [_line(why, list(same)) for why, same in groupby(by_reason, lambda each: each.why)]
+
+
+def _line(why: str, entries: Iterable[LeftOut]) -> str:
+    sizes: Mapping[str, int] = {each.name: each.num_bytes for each in entries}
+    shown = ", ".join(list(sizes)[:_NAMES_SHOWN])
+    more = f" and {len(sizes) - _NAMES_SHOWN} more" if len(sizes) > _NAMES_SHOWN else ""
+    return f"{shown}{more} ({sum(sizes.values()):,} bytes): {why}"
