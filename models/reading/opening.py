@@ -47,7 +47,7 @@ from .folder_files import code_files, folder_files, licence_files
 from .progress_bars import quietly
 from .quantized import multiplied_out, with_codes
 from .sources import Source, read_config
-from .tied_weights import tied_names, with_ties_settled
+from .tied_weights import TIES, tied_names, untied_config, with_ties_settled
 from .tokenizer import gguf_tokenizer
 from .unused import in_words, require_dense, unused_tensors
 
@@ -236,7 +236,20 @@ def _through_transformers(
     model = _from_pretrained(source, trust_remote_code=trust, **options)
     _forget_quantization(model)
     found = as_checkpoint(model, source=source.label)
-    return replace(found, files={**found.files, **opened.files}, left_out=opened.left_out)
+    return replace(
+        found,
+        config=_whole_config(found, opened),
+        files={**found.files, **opened.files},
+        left_out=opened.left_out,
+    )
+
+
+def _whole_config(found: Checkpoint, opened: Checkpoint) -> Mapping[str, Any]:
+    """The config of the model as it was loaded, or of the larger one whose text part that is."""
+    if found.config["model_type"] == opened.config["model_type"]:
+        return found.config
+    whole = {**opened.config, "dtype": found.config["dtype"]}
+    return untied_config(whole) if found.config.get(TIES) is False else whole
 
 
 def _gguf_config(source: Source) -> PreTrainedConfig:

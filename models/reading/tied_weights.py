@@ -16,9 +16,10 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 from ...checkpoints import Checkpoint, TensorRef
 from ...errors import ModelError
 from ..blocks.empty_model import shared_model
-from .parameter_names import parameter_finder
+from ..blocks.parameter_names import parameter_finder
 
-_KEY = "tie_word_embeddings"
+TIES = "tie_word_embeddings"
+"""What configs call it that the output head is the embedding."""
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:
@@ -91,7 +92,7 @@ def untied(checkpoint: Checkpoint, differing: list[str]) -> Checkpoint:
     Raises:
         ModelError: the class ties them whatever the config says.
     """
-    changed = replace(checkpoint, config=_untied_config(checkpoint.config))
+    changed = replace(checkpoint, config=untied_config(checkpoint.config))
     still = tied_names(shared_model(changed)).keys() & set(differing)
     for name in sorted(still):
         raise ModelError(
@@ -102,13 +103,13 @@ def untied(checkpoint: Checkpoint, differing: list[str]) -> Checkpoint:
     return changed
 
 
-def _untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a nested config, every part that says or could say so, for any may be the one read."""
+def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the embedding and the head untied, in every part that may be the one read."""
     kind = str(config.get("model_type"))
     parts = CONFIG_MAPPING[kind].sub_configs if kind in CONFIG_MAPPING else {}
     nested = {
-        name: {**value, _KEY: False}
+        name: {**value, TIES: False}
         for name, value in config.items()
-        if isinstance(value, Mapping) and (_KEY in value or (name in parts and "text" in name))
+        if isinstance(value, Mapping) and (TIES in value or (name in parts and "text" in name))
     }
-    return {**config, **nested, _KEY: False}
+    return {**config, **nested, TIES: False}

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ...checkpoints import Checkpoint, LeftOut, TensorRef
 from ...errors import ModelError
-from .parameter_names import parameter_finder
+from ..blocks.parameter_names import parameter_finder
 from .quantized import weight_of
 
 _GROUPS_NAMED = 4

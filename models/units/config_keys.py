@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from transformers import CONFIG_MAPPING
+
 from ...checkpoints import Checkpoint
 
 Kind = Literal["neurons", "groups", "experts"]
@@ -78,11 +80,16 @@ def layer_settings(config: Any, kept: Sequence[int]) -> dict[str, Any]:
 def with_settings(checkpoint: Checkpoint, whole: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Top-level config keys to set so that the text config says ``changes``.
 
-    ``whole`` is the checkpoint's config as transformers reads it.
+    ``whole`` is the config of the checkpoint's model as transformers reads it.
     """
     text = whole.get_text_config(decoder=True)
-    for name in getattr(whole, "sub_configs", {}):
-        if getattr(whole, name, None) is text and name in checkpoint.config:
+    kind = str(checkpoint.config.get("model_type"))
+    parts = dict(getattr(whole, "sub_configs", {}))
+    if kind in CONFIG_MAPPING:  # of a larger model, where the class is of its text part alone
+        parts = {**CONFIG_MAPPING[kind].sub_configs, **parts}
+    for name, part in parts.items():
+        is_text = getattr(whole, name, None) is text or (whole is text and type(text) is part)
+        if is_text and name in checkpoint.config:
             return {name: {**checkpoint.config[name], **changes}}
     return dict(changes)
 

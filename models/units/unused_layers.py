@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ...checkpoints import Checkpoint, LeftOut, TensorRef
 from ..blocks.empty_model import find_blocks, shared_model
-from ..reading.parameter_names import parameter_finder
+from ..blocks.parameter_names import parameter_finder
 
 
 def renumber_unused(checkpoint: Checkpoint, kept: Sequence[int]) -> Checkpoint:

@@ -37,6 +37,7 @@ from ..blocks.config import has_code
 from ..blocks.empty_model import empty_model, find_blocks
 from ..codecs.bitsandbytes import quantize_folder
 from ..codecs.compressed_tensors import packed, packed_outline, quantization_config
+from .wrapper_names import names_for_files
 
 Announce = Callable[[int, int], None]
 Kind = TypeVar("Kind", bound=TensorRef)
@@ -151,12 +152,15 @@ class _Outgoing(Mapping[str, Tensor]):
         self._refs, self._model, self._announce = checkpoint.refs, model, announce
         self._is_packed = weight_format(checkpoint) == "packed"
         self._groups = self._group()
-        self._group_of: dict[str, int] = {}
+        outlines = [self._translated(self._outline(group)) for group in self._groups]
+        translated = [name for outline in outlines for name in outline]
+        renamed = names_for_files(checkpoint, model, translated)
+        self._place_of: dict[str, tuple[int, str]] = {}
         self.sizes: dict[str, int] = {}
-        for place, group in enumerate(self._groups):
-            for name, tensor in self._translated(self._outline(group)).items():
-                self._group_of[name] = place
-                self.sizes[name] = tensor.nbytes
+        for place, outline in enumerate(outlines):
+            for name, tensor in outline.items():
+                self._place_of[renamed[name]] = (place, name)
+                self.sizes[renamed[name]] = tensor.nbytes
         self._unused = checkpoint.unused
         for name, ref in self._unused.items():
             if name in self.sizes:
@@ -170,14 +174,14 @@ class _Outgoing(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name in self._unused:
             return self._unused[name].load()
-        place = self._group_of[name]
+        place, translated = self._place_of[name]
         if self._made[0] != place:
             self._announce(place, len(self._groups))
             # What packing passed through lies between the tensors that are kept for the shard.
             self._made = (-1, {})
             release_unused_memory()
             self._made = (place, self._translated(self._values(self._groups[place])))
-        return self._made[1][name]
+        return self._made[1][translated]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sizes)
