@@ -1,10 +1,9 @@
-"""What an expert that saw few tokens is solved on: its own inputs, topped up by its fellows'.
+"""Hessians of experts that received few calibration tokens.
 
-The rule: an expert fed n tokens, fewer than its d input features, is solved as though it had been
-fed d, those missing being the average of what all experts of the same kind in the block were fed.
-Its Hessian is then H + (d - n) M with M the mean of x x' over all their tokens: its own where it
-has seen much, its fellows' where it has seen nothing, and of full rank. The algorithm stays the
-same, and the tokens borrowed are in the plan.
+An expert that received n tokens, fewer than its d input features, has a rank-deficient Hessian H.
+It is solved with H + (d - n) M instead, where M is the mean of x x' over the tokens of all experts
+of the same kind in the block. With n >= d this is its own Hessian; with n = 0 it is d times the
+mean of the others. The solver does not change, and the number of borrowed tokens is recorded.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from ...solvers.gram import Gram, GramAccumulator
 from ..blocks.linears import Linear, expert_kind
 from .inputs import Group
 
-# A Hessian of fewer tokens than this share of its features says next to nothing of them.
+# Smallest accepted ratio of tokens to input features of a linear that is not an expert.
 _FEWEST = 1 / 16
 
 
 class Fellows:
-    """The sums of one block's linears, from which each Gram is taken in turn."""
+    """The statistics of one block's linears; returns the Gram matrix of each group."""
 
     def __init__(self, groups: Sequence[Group[GramAccumulator]]) -> None:
         self._mean: dict[str, Tensor] = {}
@@ -38,10 +37,10 @@ class Fellows:
                 self._mean[kind] = _mean_product(kind, sums)
 
     def gram(self, group: Group[GramAccumulator]) -> Gram:
-        """The Gram of a group, topped up where it is an expert's that saw few tokens.
+        """The Gram matrix of a group, with borrowed tokens for an expert that received few.
 
         Raises:
-            DataError: a linear that is no expert's saw fewer tokens than a sixteenth of its inputs.
+            DataError: a linear that is not an expert received fewer tokens than 1/16 of its width.
         """
         linear, gram = group.linears[0], group.sum.gram()
         kind = expert_kind(linear)
@@ -56,14 +55,14 @@ class Fellows:
 
 
 def no_tokens(kind: str) -> DataError:
-    """What to raise where no expert of a kind saw any token."""
+    """The error for experts of a kind none of which received a token."""
     return DataError(
-        f"no expert of '{kind}' saw a token of the calibration text; calibrate on more windows"
+        f"no expert of '{kind}' received a token of the calibration text; calibrate on more windows"
     )
 
 
 def _mean_product(kind: str, sums: Sequence[GramAccumulator]) -> Tensor:
-    """Mean of x x' over the tokens of all experts of a kind."""
+    """Mean of x x' over the tokens of all experts of a kind, ``[in_features, in_features]``."""
     num_tokens = sum(each.num_tokens for each in sums)
     if num_tokens == 0:
         raise no_tokens(kind)
@@ -76,7 +75,7 @@ def _mean_product(kind: str, sums: Sequence[GramAccumulator]) -> Tensor:
 def _require_tokens(linear: Linear, gram: Gram) -> None:
     if gram.num_tokens < _FEWEST * gram.width:
         raise DataError(
-            f"layer '{linear.name}' saw {gram.num_tokens} tokens of the calibration text for its "
-            f"{gram.width} inputs, and fewer than one for every 16 are refused; calibrate on more "
+            f"layer '{linear.name}' received {gram.num_tokens} calibration tokens for "
+            f"{gram.width} inputs; at least one token per 16 inputs is needed: calibrate on more "
             f"windows"
         )

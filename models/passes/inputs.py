@@ -1,7 +1,7 @@
-"""What flows into the linears of a block on calibration text, one sum per distinct input.
+"""Statistics of the inputs of a block's linears on calibration text, one per distinct input.
 
-Query, key and value projections are given the very same tensor, as are gate and up; such linears
-share one sum, so a llama-like block costs four Grams instead of seven.
+Query, key and value projections receive the same tensor, and so do gate and up projections. Such
+linears share one statistic, so a Llama-like block needs four Gram matrices instead of seven.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..blocks.replay import Call, check_finite, replay
 
 
 class Sum(Protocol):
-    """Anything that sums over batches of inputs ``[..., in_features]``."""
+    """A statistic that accumulates batches of inputs ``[..., in_features]``."""
 
     def add(self, inputs: Tensor, given: Tensor | None = None) -> None:
-        """Take one batch in, and what the model as given had in its place where that is known."""
+        """Add one batch, and the same batch's inputs in the original model where they are known."""
 
 
 S = TypeVar("S", bound=Sum)
 
 
 class SquareSum:
-    """Sums x_j^2 per channel in float32: a Gram's diagonal at a row's price."""
+    """Sum of x_j^2 per input channel, float32 ``[in_features]``: the diagonal of the Gram matrix."""
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         self.squares = torch.zeros(width, dtype=torch.float32, device=device)
         self.num_tokens = 0
 
     def add(self, inputs: Tensor, given: Tensor | None = None) -> None:
-        """Add inputs ``[..., in_features]``; leading axes are all tokens; ``given`` is not used."""
+        """Add inputs ``[..., in_features]``, every leading index a token; ``given`` is ignored."""
         rows = inputs.detach().reshape(-1, self.squares.numel()).to(torch.float32)
         self.squares += rows.square().sum(0)
         self.num_tokens += rows.shape[0]
@@ -45,14 +45,14 @@ class SquareSum:
 
 @dataclass
 class Group(Generic[S]):
-    """Linears given the very same input, and the sum over it."""
+    """Linears that receive the same input tensor, and the statistic of that input."""
 
     linears: list[Linear]
     sum: S
 
 
 class _Grouping(Generic[S]):
-    """Sorts what an observer sees into groups while a block runs."""
+    """Assigns observed inputs to groups while a block runs."""
 
     def __init__(self, start: Callable[[int, torch.device], S]) -> None:
         self.groups: list[Group[S]] = []
@@ -62,7 +62,7 @@ class _Grouping(Generic[S]):
         self.given: dict[Linear, tuple[Tensor, int]] = {}
 
     def see(self, linear: Linear, inputs: Tensor) -> None:
-        if inputs.numel() == 0:  # an expert that was called with no tokens has seen none
+        if inputs.numel() == 0:  # an expert called with no tokens
             return
         for earlier, version, group in self._seen:
             if version == inputs._version and _same(earlier, inputs):
@@ -76,12 +76,12 @@ class _Grouping(Generic[S]):
         self._seen.append((inputs, inputs._version, group))
 
     def _given(self, linear: Linear) -> Tensor | None:
-        """What the model as given fed this linear, unless it was changed in place since."""
+        """The input of this linear in the original model, unless it was changed in place since."""
         inputs, version = self.given.get(linear, (None, 0))
         return inputs if inputs is not None and inputs._version == version else None
 
     def forget_inputs(self) -> None:
-        """Let go of the tensors of the forward that ended; their memory will be used again."""
+        """Drop the tensors of the finished forward pass: their memory will be reused."""
         self._seen.clear()
         self.given.clear()
 
@@ -98,7 +98,7 @@ class _Grouping(Generic[S]):
 
 
 class _Keeping:
-    """Keeps the inputs of linears that see every token, with their version, for one forward."""
+    """Keeps the inputs of linears that see every token, with their version, for one forward pass."""
 
     def __init__(self, kept: dict[Linear, tuple[Tensor, int]], num_tokens: int) -> None:
         self._kept = kept
@@ -110,7 +110,7 @@ class _Keeping:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether both are the same rows of the same memory, however their leading axes are cut."""
+    """Whether both are the same memory, whatever the shape of their leading axes."""
     return a is b or (
         a.data_ptr() == b.data_ptr()
         and a.numel() == b.numel()
@@ -130,22 +130,22 @@ def sum_inputs(
     start: Callable[[int, torch.device], S],
     given: list[Tensor] | None = None,
 ) -> tuple[list[Group[S]], list[Tensor]]:
-    """Run a block on every batch and sum what flows into its linears.
+    """Run a block on every batch and accumulate statistics of the inputs of its linears.
 
     Args:
-        prefix: the block's path in the model, with its last dot.
-        hidden, calls: per batch, what enters the block ``[batch, length, hidden_size]`` and how
-            it is called.
-        start: makes an empty sum for inputs of some width on some device.
-        given: per batch, what enters the block in the model as given; overwritten by what leaves
-            it. The sums are then told its inputs beside the others, but for those of experts that
-            see only some of the tokens, which need not be the same ones.
+        prefix: path of the block in the model, with a trailing dot.
+        hidden, calls: per batch, the block's input ``[batch, length, hidden_size]`` and its other
+            arguments.
+        start: creates an empty statistic for a width and a device.
+        given: per batch, the block's input in the original model; overwritten by its output there.
+            Statistics then receive the original inputs too, except for experts: these see only
+            some of the tokens, which may differ between the two models.
 
     Returns:
-        The groups of linears on one input each, and the block's output per batch.
+        The groups of linears, and the block's output per batch.
 
     Raises:
-        DataError: a linear saw no tokens. An expert that saw none has a sum of nothing.
+        DataError: a linear received no tokens. An expert that received none has an empty statistic.
         NumericsError: NaN or infinity in the block's output.
     """
     grouping = _Grouping(start)
@@ -164,8 +164,8 @@ def sum_inputs(
         if linear not in seen:
             if expert_kind(linear) is None:
                 raise DataError(
-                    f"layer '{linear.name}' saw no tokens of the calibration text; calibrate on "
-                    f"more windows"
+                    f"layer '{linear.name}' received no tokens of the calibration text; calibrate "
+                    f"on more windows"
                 )
             grouping.groups.append(Group([linear], start(linear.shape[1], hidden[0].device)))
     return grouping.groups, outputs

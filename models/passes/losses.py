@@ -1,4 +1,4 @@
-"""What training is judged by: errors of hidden states, and losses that must be finite."""
+"""Losses of block tuning and healing: relative errors of hidden states, checked to be finite."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from torch import Tensor
 
 from ...errors import NumericsError
 
-# Of the mean square of all tokens; a token of next to no output must not own the loss.
+# Smallest denominator, relative to the mean over tokens: a token of near-zero output must not
+# dominate the loss.
 _SMALLEST_SHARE = 1e-8
 
 
 def relative_errors(states: Tensor, wanted: Tensor) -> Tensor:
-    """Each token's squared error over that token's square, float32 ``[batch * length]``.
+    """||states - wanted||^2 / ||wanted||^2 per token, float32 ``[batch * length]``.
 
-    Without the division a few tokens of huge activations would own the mean.
+    Without the division a few tokens with huge activations would dominate the mean.
 
     Args:
         states, wanted: ``[batch, length, hidden_size]``.
@@ -27,10 +28,10 @@ def relative_errors(states: Tensor, wanted: Tensor) -> Tensor:
 
 
 def check_loss(loss: float, when: str, mend: str) -> float:
-    """The loss, if it is a number.
+    """Return the loss if it is finite.
 
     Raises:
-        NumericsError: NaN or infinity, with when it came and what to do about it.
+        NumericsError: NaN or infinity; the message says when, and the fix.
     """
     if not math.isfinite(loss):
         raise NumericsError(f"the loss {when} is {loss}; {mend}")

@@ -1,11 +1,10 @@
-"""How a pass over the blocks goes on where it was stopped: in the very bytes it would have had.
+"""Resume a pass over the blocks, or a training, where it was stopped.
 
-Kept are the finished blocks' tensors and the hidden states that enter the next block, verbatim:
-made anew, by other kernels on other memory, they might differ in the last bit, and then so would
-all that follows. A pass saves at most every half minute, and seldom enough that saving takes no
-more than a thirtieth of its time.
-
-Keeping the place of a long training: often enough to lose little, and at little cost.
+The tensors of finished blocks and the hidden states that enter the next block are stored verbatim.
+Recomputing them could change the last bit, and then everything after it; stored, a resumed pass
+ends with the same bytes as an uninterrupted one. A pass saves at most every 30 seconds and spends
+at
+most 1/30 of its time on saving; a training spends at most 1/20.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ from ...checkpoints import InMemory, TensorRef
 from ...checkpoints.store import build_ref, entry_of, parts_of
 
 _PAUSE_SECONDS = 30.0
-_SHARE = 1 / 30  # of the time that is worked
+_SHARE = 1 / 30  # largest fraction of a pass's time spent on saving
 _BESIDE = "beside."
 
 
 class Notes(Protocol):
-    """Whoever gathers something block by block beside the tensors."""
+    """Records that grow block by block beside the tensors."""
 
     def facts(self) -> Any:
-        """What was gathered so far, in types JSON knows."""
+        """The records so far, in types of JSON."""
 
     def recall(self, facts: Any) -> None:
-        """Take up what `facts` gave."""
+        """Restore what `facts` returned."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a pass is.
+    """The progress of a pass.
 
     Attributes:
-        index: of the next block.
-        hidden, given: per batch, what enters it after rewritten blocks, and in the model as given
-            (None where the pass does not follow that).
+        index: index of the next block.
+        hidden, given: per batch, the input of that block after the rewritten blocks, and in the
+            original model (None if the pass does not follow it), ``[batch, length, hidden_size]``.
         rewritten: finished tensors by name.
     """
 
@@ -54,13 +53,12 @@ class Standing:
 
 
 class Resuming:
-    """Keeps a pass in a place, and finds it there again.
+    """Saves the progress of a pass and restores it.
 
     Args:
-        place: where.
-        notes: whose facts belong to the pass, always in the same order.
-        beside: tensors by name that the pass gathers beside those it rewrites; `load` puts back
-            what there was.
+        place: storage for work in progress.
+        notes: records that belong to the pass, always in the same order.
+        beside: tensors by name that the pass produces beside those it rewrites; `load` fills it.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class Resuming:
         self._beside = {} if beside is None else beside
 
     def load(self, device: torch.device) -> Standing | None:
-        """Where the pass was stopped, on ``device``; None where it is to begin."""
+        """The progress of a stopped pass, on ``device``; None to start from the beginning."""
         found = self._keeping.load()
         if found is None:
             return None
@@ -88,7 +86,7 @@ class Resuming:
         )
 
     def save(self, standing: Standing) -> None:
-        """Keep how far the pass is, if the last time is long enough ago."""
+        """Save the progress, if the last save is long enough ago."""
         self._keeping.save(lambda: self._told(standing))
 
     def _told(self, standing: Standing) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -117,33 +115,34 @@ def _restored(
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin so, by the rest of their names."""
+    """The tensors whose names start with the prefix, without it."""
     return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
 
 
-# Of the time that is worked; so that a large model is not written out at every step.
+# Largest fraction of a training's time spent on saving: a large model is not saved every step.
 _TRAINING_SHARE = 0.05
 
 
 class Unfinished(Protocol):
-    """A place for work in progress that outlives the process."""
+    """Storage for work in progress that outlives the process."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved last, tensors and facts; None where nothing was."""
+        """The tensors and facts saved last; None if nothing was saved."""
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep this instead of what was saved last."""
+        """Replace what was saved last."""
 
 
 class Keeping:
-    """Work in progress kept in a place, or nowhere; saving takes a share of the time at most.
+    """Saves work in progress, spending at most a fraction of the time on it.
 
-    How often that is depends on the machine, so what is saved must lead to the same bytes wherever
-    the work was broken off.
+    How often it saves depends on the machine, so resuming from any save must lead to the same
+    bytes.
 
     Args:
-        share: a twentieth where none is given.
-        pause_seconds: at least this long lies between two saves.
+        place: storage; None saves nothing.
+        share: largest fraction of the time spent on saving; default 1/20.
+        pause_seconds: shortest time between two saves.
     """
 
     def __init__(
@@ -160,11 +159,11 @@ class Keeping:
         self._saved_at, self._took = time.monotonic(), 0.0
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was kept when the work was broken off; None where it begins."""
+        """What was saved before the work was interrupted; None to start from the beginning."""
         return None if self._place is None else self._place.load()
 
     def save(self, made: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]) -> None:
-        """Keep what ``made`` gives, tensors and facts, if enough was done since the last time."""
+        """Save the tensors and facts that ``made`` returns, if enough time was worked since."""
         start = time.monotonic()
         worked = start - self._saved_at
         if self._place is None or worked < self._pause_seconds or worked * self._share < self._took:

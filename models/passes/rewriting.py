@@ -1,9 +1,11 @@
-"""One pass over the blocks that replaces weights, each block seeing what the new prefix feeds it.
+"""One pass over the blocks that replaces weights, each block on the outputs of replaced ones.
 
-Per block: run the calibration batches and sum what flows into each distinct input; hand weights
-and Gram to the solver; put what it returns into the block; run the batches again, so that the next
-block is solved for the inputs it will really get. Before that a second look may be taken at the
-block as a whole.
+For each block:
+1. run the calibration batches and accumulate one Gram matrix per distinct input;
+2. solve: pass weights and Gram matrix to the solver;
+3. put the solutions into the block;
+4. optionally refine the block as a whole (block tuning);
+5. run the batches again, so that the next block is solved for the inputs it will receive.
 """
 
 from __future__ import annotations
@@ -30,19 +32,19 @@ Solve = Callable[[Sequence[tuple[Linear, Tensor]], Gram], Mapping[Linear, Soluti
 
 @dataclass(frozen=True)
 class Solved:
-    """A block whose solutions have just been put in; nothing in here is to be changed in place.
+    """A block that computes with its solutions; nothing in here may be changed in place.
 
     Attributes:
         block: the block, computing with the solutions.
-        prefix: its path in the model, with its last dot.
+        prefix: path of the block in the model, with a trailing dot.
         solutions: what the solver returned.
-        weights: what each linear held before, ``[out_features, in_features]``, as computed with.
-        inputs: per batch, what the rewritten blocks before it feed it
+        weights: previous weight of each linear, ``[out_features, in_features]``, compute dtype.
+        inputs: per batch, the output of the replaced blocks before it
             ``[batch, length, hidden_size]``.
-        calls: per batch, how it is called.
-        block_outputs: per batch, what the block as given makes of ``inputs``.
-        given_outputs: per batch, what leaves the block in the model as given; None unless the pass
-            is paired.
+        calls: per batch, the other arguments of the block.
+        block_outputs: per batch, the output of the original block on ``inputs``.
+        given_outputs: per batch, the output of this block in the original model; None unless the
+            pass is paired.
     """
 
     block: nn.Module
@@ -70,22 +72,21 @@ def rewrite_blocks(
     resuming: Resuming | None = None,
     announce: Callable[[int, int], None],
 ) -> dict[str, Tensor | TensorRef]:
-    """Solve every chosen linear of every block in turn; returns what to `evolve` with.
+    """Solve every chosen linear of every block; returns the new tensors for `Checkpoint.evolve`.
 
     Args:
-        solve: given linears on one input, with their weights ``[out_features, in_features]`` in
-            the compute dtype, and the Gram of that input; returns each linear's new weight, or
-            its codes where a linear is a whole tensor.
-        paired: whether Grams also say what the model as given feeds each linear (their ``cross``);
-            costs a third run of every block, and hidden states twice.
-        refine: looks at each block as a whole once all of it is solved; returns the solutions
-            that are to be exchanged.
-        resuming: keeps how far the pass is, and says where to go on; what ``solve`` and
-            ``refine`` gather must be among its notes.
-        announce: told blocks done and their count.
+        solve: receives the linears on one input, with their weights ``[out_features,
+            in_features]`` in the compute dtype, and the Gram matrix of that input. Returns the new
+            weight of each linear, or its quantised weight where the linear is a whole tensor.
+        paired: whether Gram matrices also hold the cross products with the original model's inputs
+            (``cross``). Costs a third run of every block and twice the hidden states.
+        refine: called once a block is solved; returns the solutions to exchange.
+        resuming: stores the progress of the pass and restores it; whatever ``solve`` and
+            ``refine`` record must be among its notes.
+        announce: receives the number of finished blocks and their total.
 
     Raises:
-        DataError: a linear saw too few tokens, or no expert of a kind saw any.
+        DataError: a linear received too few tokens, or no expert of a kind received any.
         NumericsError: NaN or infinity in a block's output.
     """
     skeleton = Skeleton(checkpoint)
@@ -127,7 +128,7 @@ def _weight(skeleton: Skeleton, linear: Linear) -> Tensor:
 def _solve(
     groups: list[Group[GramAccumulator]], weights: Mapping[Linear, Tensor], solve: Solve
 ) -> dict[Linear, Solution]:
-    """Solve group by group, letting go of each sum once it was used."""
+    """Solve group by group, freeing each statistic after use."""
     fellows = Fellows(groups)
     solutions: dict[Linear, Solution] = {}
     while groups:
@@ -148,7 +149,7 @@ def _put(skeleton: Skeleton, solutions: Mapping[Linear, Solution]) -> dict[str, 
 def _as_tensors(
     checkpoint: Checkpoint, solutions: Mapping[Linear, Solution]
 ) -> dict[str, Tensor | TensorRef]:
-    """Solutions gathered into whole tensors as stored: transposed, experts stacked, dtype kept."""
+    """Solutions as stored tensors: transposed where stored so, experts stacked, dtype kept."""
     fresh: dict[str, Tensor | TensorRef] = {}
     for linear, solution in solutions.items():
         if isinstance(solution, Quantized | GgmlBlocks):

@@ -1,4 +1,4 @@
-"""Linears on one input as one weight: rows stacked, after each was checked under its own name."""
+"""Stack the weights of linears that share an input: one factorisation solves them together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..blocks.linears import Linear, named
 
 
 def stacked(weights: Sequence[tuple[Linear, Tensor]]) -> Tensor:
-    """The weights ``[out_features, in_features]`` one below the other.
+    """The weights ``[out_features, in_features]``, concatenated along the rows.
 
     Raises:
         SolverError: a weight that is not finite, naming its linear.

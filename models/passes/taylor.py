@@ -1,8 +1,8 @@
-"""First-order Taylor scores: how much the loss would change if a weight were gone.
+"""First-order Taylor scores: estimated change of the loss when a weight is removed.
 
-|w dL/dw| summed over windows (Molchanov et al. 2019, https://arxiv.org/abs/1906.10771, their
-first-order criterion without the square). Each parameter's gradient is folded into its score and
-freed as soon as it is made, so one gradient is held at a time beside the model and the scores.
+The score is |w dL/dw|, summed over windows (Molchanov et al. 2019, https://arxiv.org/abs/1906.10771,
+their first-order criterion without the square). Each gradient is added to its score and freed as
+soon as it is computed: memory is the model, the scores and one gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..blocks.skeleton import Skeleton
 def taylor_scores(
     checkpoint: Checkpoint, windows: Tensor, announce: Callable[[int, int], None]
 ) -> dict[str, Tensor]:
-    """Scores of every block linear's tensor, float32, stored as the checkpoint stores it.
+    """Scores of the tensors of all linears in blocks, float32, in the shape of the tensor.
 
     Args:
         windows: int64 ``[num_windows, length]``.

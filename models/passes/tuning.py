@@ -1,11 +1,11 @@
-"""Block tuning: the codes of a whole block moved until its output is nearest to what it should be.
+"""Block tuning: learn the rounding of all quantised weights of a block from its output error.
 
-A solver sees one linear at a time; here gradients of the block's own output say which codes and
-scales to change (SignRound, https://arxiv.org/abs/2309.05516; what is learned of each weight is in
-`solvers.learned_rounding`). The loss is the squared error of a token's output over that output's
-square, averaged over tokens: without the division a few tokens of huge activations would own it.
-Windows that are never trained on choose the iterate, the start among them, so that the outcome is
-never worse there than what the solver gave.
+A solver treats one linear at a time; here gradients of the block's output change the integers and
+scales of the whole block (SignRound, https://arxiv.org/abs/2309.05516; the parameters of one weight
+are in `solvers.learned_rounding`). The loss is the relative squared error of the output per token,
+||y - t||^2 / ||t||^2, averaged over tokens: without the division a few tokens with huge activations
+would dominate it. Held-out windows select the best iterate, the start included, so the result is
+never worse on them than the solver's.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .rewriting import Solved
 Announce = Callable[[int, int], None]
 Target = Literal["given", "block"]
 
-# How often the windows kept out are asked; each time costs about as much as two iterations.
+# Evaluations on the held-out windows; each costs about as much as two iterations.
 _NUM_CHECKS = 8
-# Where few iterations are asked for, going further in each of them is worse than going less far.
+# Largest learning rate: with few iterations, larger steps gave worse results.
 _HIGHEST_RATE = 1 / 32
 
 
@@ -40,15 +40,15 @@ class Tuning:
     """How a block is tuned.
 
     Attributes:
-        iterations: steps of the optimiser; 0 only measures.
-        batch_size: windows in one step, rounded up to whole batches of the pass over the blocks.
-        learning_rate: at the start, from where it falls linearly to 0; in steps of the grid. None
-            for 2 / iterations, and 1 / 32 at most.
-        seed: of the order of the batches.
-        target: what the block should give: what it gives in the model as given (``given``), which
-            also makes up for the blocks before it, or what it would give, as given, on the very
-            inputs it gets (``block``).
-        heldout_share: last part of the calibration windows, never trained on, which judges; in
+        iterations: optimiser steps; 0 only measures.
+        batch_size: windows per step, rounded up to whole batches of the pass over the blocks.
+        learning_rate: initial learning rate, decaying linearly to 0, in steps of the grid. Default
+            2 / iterations, at most 1 / 32.
+        seed: seed of the order of the batches.
+        target: target of the block's output: its output in the original model (``given``), which
+            also corrects the error of earlier blocks, or the output of the original block on the
+            present inputs (``block``).
+        heldout_share: fraction of the calibration windows, the last ones, held out for selection;
             whole batches, at least one.
     """
 
@@ -80,11 +80,11 @@ class Tuning:
         return start * (1 - iteration / self.iterations)
 
     def judges(self, done: int) -> bool:
-        """Whether the windows kept out are asked after this many iterations."""
+        """Whether to evaluate on the held-out windows after this many iterations."""
         return done == self.iterations or done % math.ceil(self.iterations / _NUM_CHECKS) == 0
 
     def num_heldout(self, num_batches: int) -> int:
-        """How many of the last batches judge; at least one, and at least one is left.
+        """Number of held-out batches: at least one, and at least one is left to train on.
 
         Raises:
             DataError: there are not enough batches.
@@ -94,21 +94,21 @@ class Tuning:
             return heldout
         raise DataError(
             f"the calibration windows make {num_batches} batches and heldout_share="
-            f"{self.heldout_share:g} keeps out {heldout}, so none is left to tune on; give more "
-            f"windows, or lower batch_size or the share"
+            f"{self.heldout_share:g} holds out {heldout}, so none is left to tune on; give more "
+            f"windows, or lower batch_size or heldout_share"
         )
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning a block led to.
+    """The result of tuning a block.
 
     Attributes:
-        solutions: the linears that were tuned; those that were not on a grid are not among them.
-        loss_before, loss_after: relative squared error of the block's output on the windows kept
-            out, the latter of ``solutions`` as they would be stored.
-        iteration: after which they were kept; 0 for the solver's own.
-        changed_share: part of the codes that differ from the solver's.
+        solutions: the tuned linears; linears that are not quantised are absent.
+        loss_before, loss_after: relative squared error of the block's output on the held-out
+            windows, before tuning and of ``solutions`` as stored.
+        iteration: iteration of the selected iterate; 0 for the solver's result.
+        changed_share: fraction of the integers that differ from the solver's.
     """
 
     solutions: Mapping[Linear, Quantized]
@@ -119,14 +119,13 @@ class Tuned:
 
 
 def tune_block(solved: Solved, tuning: Tuning, *, announce: Announce) -> Tuned:
-    """Tune all linears of a block that were put on a grid.
+    """Tune all quantised linears of a block.
 
-    The block keeps the weights it has. ``announce`` is told of every iteration and may raise to
-    stop.
+    The block itself is not changed. ``announce`` receives every iteration and may raise to stop.
 
     Raises:
-        SettingError: ``target="given"`` after a pass that did not follow the model as given.
-        DataError: too few batches to keep one out.
+        SettingError: ``target="given"`` after a pass that did not follow the original model.
+        DataError: too few batches to hold one out.
         NumericsError: a loss that is NaN or infinite.
     """
     start = {k: v for k, v in solved.solutions.items() if isinstance(v, Quantized)}
@@ -140,8 +139,10 @@ def tune_block(solved: Solved, tuning: Tuning, *, announce: Announce) -> Tuned:
     best, kept, kept_at = before, start, 0
     mend = "lower learning_rate"
     for done, batches in enumerate(_draws(tuning, num_learned, len(solved.inputs[0])), 1):
+        # One signSGD step on V (rounding offsets) and the scale factors.
         loss = block.descend(batches, rate=tuning.rate(done - 1))
         check_loss(loss, f"at tuning iteration {done}", mend)
+        # Select on held-out windows, with the weights as they would be stored.
         if tuning.judges(done):
             reached = check_loss(block.mean_loss(judged), f"after iteration {done}", mend)
             if reached < best:
@@ -151,7 +152,7 @@ def tune_block(solved: Solved, tuning: Tuning, *, announce: Announce) -> Tuned:
 
 
 class _Block:
-    """A block whose weights on a grid are being learned, and what it should give on each batch."""
+    """A block whose quantised weights are being learned, and its target output per batch."""
 
     def __init__(self, solved: Solved, start: Mapping[Linear, Quantized], target: Target) -> None:
         self._block, self._start = solved.block, start
@@ -162,7 +163,7 @@ class _Block:
         self._roundings = {linear: _rounding(solved, linear, ref) for linear, ref in start.items()}
 
     def descend(self, batches: Sequence[int], *, rate: float) -> float:
-        """Take one step on the mean loss of numbered batches; the loss before it."""
+        """Take one step on the mean loss of some batches; returns the loss before it."""
         weights = {k: v.requires_grad_() for k, v in self._weights().items()}
         total = 0.0
         for index in batches:
@@ -172,18 +173,18 @@ class _Block:
             total += loss.item()
         for linear, rounding in self._roundings.items():
             gradient = weights[linear].grad
-            if gradient is not None:  # an expert that none of these tokens chose has none
+            if gradient is not None:  # None for an expert that received no token
                 rounding.step(gradient, rate=rate)
         return total
 
     @torch.no_grad()
     def mean_loss(self, batches: Iterable[int]) -> float:
-        """The loss over several batches, each token counting alike."""
+        """Mean loss per token over several batches."""
         weights = self._weights()
         return float(torch.cat([self._losses(weights, index) for index in batches]).mean())
 
     def stored(self) -> dict[Linear, Quantized]:
-        """What the linears are now, as they would be stored."""
+        """The linears as they would be stored now."""
         return {
             linear: Quantized(
                 self._roundings[linear].codes.cpu(),
@@ -195,7 +196,7 @@ class _Block:
         }
 
     def _weights(self) -> dict[Linear, Tensor]:
-        """Each weight in the dtype the block computes in, of the very values that are stored."""
+        """The dequantised weights [out_features, in_features] in the block's compute dtype."""
         return {
             linear: rounding.values(self._block.get_parameter(self._names[linear]).dtype)
             for linear, rounding in self._roundings.items()
@@ -227,14 +228,14 @@ def _targets(solved: Solved, target: Target) -> Sequence[Tensor]:
         return solved.block_outputs
     if solved.given_outputs is None:
         raise SettingError(
-            "tuning with target='given' was not told what the model as given gives; run the pass "
-            "with paired=True, or tune with target='block'"
+            "tuning with target='given' needs the outputs of the original model; run the pass with "
+            "paired=True, or tune with target='block'"
         )
     return solved.given_outputs
 
 
 def _draws(tuning: Tuning, num_batches: int, windows_per_batch: int) -> Iterator[list[int]]:
-    """The batches of every iteration, drawn anew in each round over all of them."""
+    """The batches of every iteration, reshuffled each epoch."""
     generator = torch.Generator().manual_seed(tuning.seed)
     per_step = min(num_batches, math.ceil(tuning.batch_size / windows_per_batch))
     waiting: list[int] = []

@@ -1,4 +1,4 @@
-"""How much memory a pass over the blocks will take, stated before it starts."""
+"""Estimates of peak memory, from shapes alone: passes, training, writing, factorising."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..blocks.empty_model import empty_model, find_blocks, shared_model
 from ..blocks.linears import Linear, find_linears
 from .outline import in_memory
 
-# The Gram as a whole matrix, damped, turned round, its factor, an identity and the inverse.
+# The Gram matrix, its damped copy, the reversed copy, the factor, an identity and the inverse.
 _COPIES_TO_FACTOR = 6
-# Of a code: itself, unsigned and shifted in 32 bits.
+# Bytes per quantised weight while packing: int8, unsigned copy, shifted int32 copy.
 _PACKED_BYTES = 9
 
 
@@ -26,14 +26,14 @@ def pass_bytes(
     grams: bool,
     paired: bool = False,
 ) -> int:
-    """Bytes a pass holds at its peak beyond the checkpoint: an estimate, from shapes alone.
+    """Peak bytes of a pass over the blocks beyond the checkpoint.
 
-    Counted: what is outside the blocks in the compute dtype, hidden states of all windows before
-    and after a block, and the greater of one batch's logits, which the first batch is run to, and
-    of what the blocks take: two of them, one batch's widest activations, and, with ``grams``, one
-    float32 Gram per linear (an upper bound: linears on one input share theirs) and what factorising
-    the widest takes. A ``paired`` pass has the hidden states of two models, one
-    batch's inputs of every linear, and twice the Grams.
+    Counted: embeddings, head and norms in the compute dtype; hidden states of all windows before
+    and after a block; and the larger of two terms. One is the logits of one batch. The other is two
+    blocks, the widest activations of one batch and, with ``grams``, one float32 Gram matrix per
+    linear (an upper bound: linears on one input share one) and the factorisation of the largest. A
+    ``paired`` pass adds the hidden states of a second model, one batch's inputs of every linear,
+    and as many Gram matrices again.
     """
     width = compute_dtype(checkpoint, default_device()).itemsize
     model = shared_model(checkpoint)
@@ -67,16 +67,16 @@ def training_bytes(
     packed: bool,
     checkpointing: bool,
 ) -> int:
-    """Bytes that training a whole model holds at its peak: an estimate, from shapes alone.
+    """Peak bytes of whole-model training.
 
-    Counted: the teacher's pass over the windows, if there is one; the light model in float32; of
-    what learns its gradient, two moments and the best of it; and what a step keeps: activations
-    twice over for what norms, attention and activation functions keep, six tensors of logits.
+    Counted: the teacher's pass over the windows, if there is one; the light model in float32; for
+    trained parameters the gradient, two moments and the best iterate; for one step the activations,
+    twice (norms, attention and activation functions save theirs too), and six tensors of logits.
 
     Args:
-        rank: of adapters on every linear but experts; None where all weights learn.
-        packed: whether the linears are held in 4 bits, and a byte each for where they are zero.
-        checkpointing: whether one block's activations are kept at a time, and what enters each.
+        rank: rank of adapters on every linear but experts; None if all weights are trained.
+        packed: linears are 4-bit, with one byte per weight for masks.
+        checkpointing: only one block's activations are kept at a time, and every block's input.
     """
     path, blocks = find_blocks(shared_model(light))
     linears = [
@@ -99,10 +99,10 @@ def training_bytes(
 
 
 def written_bytes(checkpoint: Checkpoint, max_shard_bytes: int) -> int:
-    """Bytes that writing the model as a folder holds at its peak beyond it: an estimate.
+    """Peak bytes of writing a model folder, beyond the model.
 
-    Counted: one shard as far as it is gathered, and of the tensor that joins it what it is made
-    from: in float32 what is read from a file, what packing passes through of codes.
+    Counted: the tensors gathered for one shard, and the temporary copies of the tensor that is
+    being added: float32 values read from a file, or intermediates of packing.
     """
     peak = 0
     sizes = {name: ref.num_bytes for name, ref in checkpoint.refs.items()}
@@ -123,7 +123,7 @@ def _made_from(ref: TensorRef) -> int:
 
 
 def factor_bytes(width: int) -> int:
-    """Bytes that factorising the Gram of inputs so wide takes beside it."""
+    """Bytes of factorising a float32 Gram matrix ``[width, width]``, beyond the matrix."""
     return 4 * _COPIES_TO_FACTOR * width**2
 
 
@@ -133,11 +133,11 @@ def _gram_bytes(linears: Sequence[Linear]) -> int:
 
 
 def block_bytes(dense: Checkpoint, light: Checkpoint, windows: Windows, *, batch_size: int) -> int:
-    """Bytes that healing by blocks holds at its peak, estimated from shapes alone.
+    """Peak bytes of blockwise healing.
 
-    A pass over each model, the tensors already healed, and of the block at hand six values for
-    each of its own (a copy, its gradient, two moments, the best one, that of another rate) and what
-    a step keeps: activations twice over for what norms, attention and activation functions keep.
+    Counted: a pass over each model; the healed tensors; for the present block six float32 values
+    per weight (copy, gradient, two moments, best iterate, best of another rate) and the activations
+    of one step, twice (norms, attention and activation functions save theirs too).
     """
     batch = min(batch_size, windows.num_windows)
     passes = [pass_bytes(model, windows, batch, grams=False) for model in (dense, light)]

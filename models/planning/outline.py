@@ -1,7 +1,7 @@
-"""A model without its values: what a run can be planned on before anything is loaded.
+"""A checkpoint without values, for planning a run before any weight is loaded.
 
-Shapes and dtypes come from the config alone, as transformers builds it. A tensor asked for is drawn
-at random, which is as good as the real one for timing a block.
+Shapes and dtypes come from the model that transformers builds from the config. A tensor that is
+loaded is random, which is sufficient for timing a block.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from ..reading.sources import Source, read_config
 from ..reading.tied_weights import with_config_settled
 from ..reading.unused import unused_tensors
 
-_DRAWN = 1 << 16  # values, which larger tensors repeat: drawing takes longer than computing
-_SPREAD = 0.02  # of drawn weights: activations stay finite through a block
+_DRAWN = 1 << 16  # random values; larger tensors repeat them, since drawing is slow
+_SPREAD = 0.02  # standard deviation of random weights: activations of a block stay finite
 
 
 class Outlined(TensorRef):
-    """A tensor nobody has made yet.
+    """A tensor that does not exist yet: shape and dtype only.
 
     Attributes:
-        held: whether it will lie in memory, rather than on disk until it is asked for.
+        held: whether it will be in memory, rather than read from disk when needed.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, *, held: bool) -> None:
@@ -73,13 +73,13 @@ def outlined_model(
     trust_remote_code: bool = False,
     dequantize: bool = True,
 ) -> Checkpoint:
-    """The model at ``source`` in outline.
+    """The checkpoint of the model at ``source`` without values.
 
     Args:
-        dtype: what its floating-point tensors would be stored in; None for what the config says,
-            or float32 where its codes are to be multiplied out.
-        trust_remote_code: allow Python that the model's folder brings to run.
-        dequantize: multiply codes out. If not, those that are kept are told as codes.
+        dtype: dtype of floating-point tensors; default the config's, or float32 if quantised
+            weights are dequantised.
+        trust_remote_code: allow Python code of the model's folder to run.
+        dequantize: dequantise quantised weights; otherwise they stay quantised where possible.
 
     Raises:
         ModelError: its config cannot be read or built, or asks for more than its files hold.
@@ -97,7 +97,7 @@ def outlined_model(
     multiplied = (source.gguf is not None or bool(quantization)) and not codes
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
     chosen = dtype or (torch.float32 if multiplied else stored)
-    # Values converted when they load stay on disk; those multiplied out, or from GGUF, do not.
+    # Values converted at load stay on disk; dequantised values and those of GGUF are in memory.
     config["dtype"] = str(chosen).removeprefix("torch.")
     bare = Checkpoint(config, {}, code, source=source.label)
     if source.gguf is None and source.has_weights:
@@ -110,9 +110,9 @@ def outlined_model(
 
 
 def _as_held(bare: Checkpoint, held: Mapping[str, TensorRef], quantization: Any) -> Checkpoint:
-    """The config as the weights have it, which may hold a head it says is tied, and the unused."""
+    """The config corrected by the weights (an untied head), with the unused tensors."""
     values = multiplied_out(held, quantization, bare.source) if quantization else held
-    if values is not None:  # None: of a format that only transformers reads
+    if values is not None:  # None: a format that only transformers reads
         bare = replace(with_config_settled(replace(bare, refs=values)), refs={})
     unused = unused_tensors(shared_model(bare), held).items()
     return replace(
@@ -121,7 +121,7 @@ def _as_held(bare: Checkpoint, held: Mapping[str, TensorRef], quantization: Any)
 
 
 def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:
-    """A folder's codes by the weights they stand for, in outline; none where none are kept."""
+    """The quantised weights that are kept as such, by name, without values."""
     if not isinstance(quantization, dict) or quantization.get("quant_method") != COMPRESSED_TENSORS:
         return {}
     found = unpack(open_folder(source.folder), quantization) or {}
@@ -129,7 +129,7 @@ def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:
 
 
 def _check_size(outline: Checkpoint, source: Source) -> None:
-    """No format packs more values into a byte than it has bits; a block as large is never made."""
+    """Refuse a config with more parameters than the files have bits, before building a block."""
     files = source.gguf_paths or shard_paths(source.folder)
     held = sum(path.stat().st_size for path in files)
     if outline.num_parameters > 8 * held:
@@ -160,7 +160,7 @@ def outlined(
     held: bool,
     config: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """A checkpoint's config, some keys changed, with the tensors a model of it has."""
+    """A checkpoint with some config keys changed and the tensors of that model, without values."""
     changed = replace(checkpoint, config={**checkpoint.config, **(config or {})}, refs={})
     model = shared_model(changed)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
@@ -177,19 +177,19 @@ def outlined(
 
 
 def exchanged(checkpoint: Checkpoint, refs: Mapping[str, TensorRef]) -> Checkpoint:
-    """The checkpoint with some references exchanged; no value is hashed, unlike in `evolve`."""
+    """The checkpoint with some references replaced; unlike `evolve`, hashes no value."""
     return replace(checkpoint, refs={**checkpoint.refs, **refs})
 
 
 def outlined_codes(ref: TensorRef, bits: int, groups: int, dtype: torch.dtype) -> Quantized:
-    """Codes that would stand for a weight, on the meta device."""
+    """The quantised form of a weight [out_features, in_features], on the meta device."""
     codes = torch.empty(ref.shape, dtype=torch.int8, device="meta")
     scales = torch.empty(ref.shape[0], groups, dtype=dtype, device="meta")
     return Quantized(codes, scales, bits=bits)
 
 
 def outlined_blocks(shape: tuple[int, int], kind: str, *, transposed: bool) -> GgmlBlocks:
-    """The blocks of a ggml type that would stand for a weight, on the meta device.
+    """The ggml blocks of a weight, on the meta device.
 
     Args:
         shape: ``[out_features, in_features]``.
@@ -200,7 +200,7 @@ def outlined_blocks(shape: tuple[int, int], kind: str, *, transposed: bool) -> G
 
 
 def held_bytes(*checkpoints: Checkpoint) -> int:
-    """Bytes in memory of everything several checkpoints hold, what they share counted once."""
+    """Bytes in memory of several checkpoints; shared tensors count once."""
     refs = {id(ref): ref for each in checkpoints for ref in each.refs.values()}
     return sum(_held(ref) for ref in refs.values())
 
@@ -214,5 +214,5 @@ def _held(ref: TensorRef) -> int:
 
 
 def in_memory(ref: TensorRef) -> bool:
-    """Whether a tensor's values lie in memory, rather than in a file until they are asked for."""
+    """Whether a tensor's values are in memory, rather than read from a file when needed."""
     return ref.held if isinstance(ref, Outlined) else isinstance(ref, InMemory)

@@ -1,4 +1,4 @@
-"""How fast this machine is with one block of a model: the measure that run times are told in."""
+"""Time one block of a model on this machine: the unit of all time estimates."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from ..blocks.skeleton import Skeleton
 from ..passes.inputs import Group, sum_inputs
 
 _REPEATS = 3
-_LONG_SECONDS = 1.0  # what took that long is not run again
-BUSY = 0.25  # cores that other programs took meanwhile, from which on wall time is not ours
-_HEAD_TOKENS = 64  # timed of a window, since the head's product is as long as many blocks
+_LONG_SECONDS = 1.0  # work that took this long is not repeated
+BUSY = 0.25  # cores used by other programs from which on CPU time replaces wall time
+_HEAD_TOKENS = 64  # tokens the head is timed on: its product costs as much as many blocks
 
 
 @dataclass(frozen=True)
 class BlockTimes:
-    """Seconds on the first block.
+    """Seconds of the operations that passes consist of, measured on the first block.
 
     Attributes:
-        block: one window through it; ``head``: what follows the blocks, to logits.
-        gram: that window's inputs summed for every linear.
-        solve: those sums factorised, one for each distinct input.
-        product: every linear's weight multiplied by the sum over its inputs.
+        block: one window through the block.
+        head: one window from the last hidden states to logits.
+        gram: Gram matrices of one window's inputs, for every linear.
+        solve: factorisation of these Gram matrices, one per distinct input.
+        product: every linear's weight times its Gram matrix.
         token: one token through all blocks and the head.
-        taken: cores that other programs took meanwhile; 0 where that is not known. From a quarter
-            on, on a CPU, the seconds are this process's own, divided among its threads.
+        taken: cores used by other programs meanwhile; 0 if unknown. From 0.25 on, on a CPU, the
+            seconds are CPU time of this process divided by its threads.
     """
 
     block: float
@@ -50,7 +51,7 @@ class BlockTimes:
 
 @dataclass(frozen=True)
 class Moment:
-    """What clocks show, in seconds: ``wall``, ``own`` CPU time, and ``all`` of the machine's."""
+    """Clock readings in seconds: wall time, CPU time of this process, CPU time of the machine."""
 
     wall: float
     own: float
@@ -64,17 +65,17 @@ def now() -> Moment:
     """The clocks of this machine."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
-    # Linux counts a guest's time in that of the user's too.
+    # Linux counts guest time as user time too.
     guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return Moment(time.perf_counter(), time.process_time(), sum(times) - idle - guests)
 
 
 @torch.no_grad()
 def time_block(checkpoint: Checkpoint, length: int, *, clock: Clock = now) -> BlockTimes:
-    """Load one block and push a window of ``length`` tokens through it.
+    """Load one block and time a window of ``length`` tokens.
 
     Raises:
-        ModelError: the model is no stack of blocks, or does not take such a window.
+        ModelError: the model is not a stack of blocks, or does not accept such a window.
     """
     skeleton = Skeleton(checkpoint)
     vocabulary = int(skeleton.model.config.get_text_config(decoder=True).vocab_size)
@@ -108,14 +109,14 @@ def time_block(checkpoint: Checkpoint, length: int, *, clock: Clock = now) -> Bl
 
 
 class _Sums:
-    """What a solver works on: the sums over one window's inputs, and what is done with them."""
+    """The Gram matrices of one window's inputs, and the operations of a solver on them."""
 
     def __init__(self, block: nn.Module, prefix: str, batch: Batch) -> None:
         self._block, self._prefix, self._batch = block, prefix, batch
         self._groups: list[Group[GramAccumulator]] = []
 
     def sum(self) -> None:
-        """Run the block while its inputs are summed."""
+        """Run the block and accumulate its Gram matrices."""
         linears = find_linears(self._block, self._prefix)
         hidden, calls = [self._batch.hidden], [self._batch.calls[0]]
         found, _ = sum_inputs(self._block, self._prefix, linears, hidden, calls, GramAccumulator)
@@ -133,13 +134,13 @@ class _Sums:
 
 
 class _Watch:
-    """Times pieces of work by one clock, and sees what others take of the machine meanwhile."""
+    """Times work, and measures how many cores other programs use meanwhile."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._start = clock, clock()
 
     def fastest(self, work: Callable[[], object]) -> Moment:
-        """The least of a few runs, the first of which may have to warm what it touches."""
+        """The fastest of a few runs; the first may include warm-up."""
         found: list[Moment] = []
         while len(found) < _REPEATS and sum(each.wall for each in found) < _LONG_SECONDS:
             start = self._clock()
@@ -149,7 +150,7 @@ class _Watch:
         return min(found, key=lambda each: each.wall)
 
     def taken(self) -> float:
-        """Cores that other programs kept busy since this was made."""
+        """Cores used by other programs since the start."""
         spent = _between(self._start, self._clock())
         return max(0.0, (spent.all - spent.own) / spent.wall) if spent.wall > 0 else 0.0
 
@@ -159,7 +160,7 @@ def _between(start: Moment, end: Moment) -> Moment:
 
 
 def _seconds(found: Moment, *, busy: bool) -> float:
-    """Wall time; on a busy machine this process's own, which others' turns are not part of."""
+    """Wall time; on a busy machine the CPU time of this process per thread, if that is less."""
     if not busy or torch.cuda.is_available():
         return found.wall
     return min(found.wall, found.own / torch.get_num_threads())

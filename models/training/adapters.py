@@ -1,10 +1,8 @@
-"""Healing by low-rank adapters, merged into the weights at the end; on a 4-bit base if wanted.
+"""Healing with LoRA adapters that are merged at the end, optionally on a 4-bit base (QLoRA).
 
-Linears of a block exchanged for bitsandbytes' 4-bit ones, to train adapters on.
-
-On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward in eval mode, and
-what is computed or read after it can be garbage. So these linears are in train mode for good, where
-that does not happen, and nothing ever reads their weights back.
+On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward pass in eval
+mode; outputs and weights read after that can be wrong. The 4-bit linears are therefore kept in
+train mode, where this does not happen, and their weights are never read back.
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from .trainer import Training, train
 
 @dataclass(frozen=True, kw_only=True)
 class Adapting:
-    """What adapters are and stand on.
+    """Settings of the adapters.
 
     Attributes:
-        rank, alpha: of the adapters, which are scaled by ``alpha / rank``.
-        on_nf4: whether the weights under them are held in 4 bits meanwhile (QLoRA,
+        rank, alpha: rank and alpha of the adapters; their scale is ``alpha / rank``.
+        on_nf4: hold the base weights in NF4 during training (QLoRA,
             https://arxiv.org/abs/2305.14314).
     """
 
@@ -49,14 +47,13 @@ def heal_adapted(
     unfinished: Unfinished | None = None,
     announce: Callable[[int, int], None] = lambda done, total: None,
 ) -> Healed:
-    """Train adapters on the linears called ``modules`` and add them to the weights as stored.
+    """Train adapters on the linears named in ``modules`` and merge them into the stored weights.
 
-    Fills ``light``. A base in 4 bits is never read again: what adapters learned on it is added to
-    the weights it was made from.
+    Fills ``light``. Adapters trained on a 4-bit base are added to the weights it was made from.
 
     Raises:
         NumericsError: a loss that is NaN or infinite.
-        MissingExtraError: bitsandbytes is wanted and cannot be used here.
+        MissingExtraError: a 4-bit base is set and bitsandbytes cannot be used here.
     """
     masks: dict[str, Tensor] = {}
     packed = set(modules) if adapting.on_nf4 else set[str]()
@@ -90,15 +87,15 @@ def heal_adapted(
 
 
 def to_nf4(block: nn.Module, path: str, names: Collection[str]) -> dict[str, Tensor]:
-    """Hold the named linears of a block in NF4 with double quantisation, in place.
+    """Replace the named linears of a block by NF4 ones with double quantisation, in place.
 
     Args:
-        path: the block's, which the names begin with. A linear of another kind, or of a shape that
-            does not run everywhere (`bitsandbytes.fits_nf4`), is left as it is.
+        path: path of the block, the prefix of the names. A linear of another class, or of a shape
+            that bitsandbytes does not run on every device (`bitsandbytes.fits_nf4`), is skipped.
 
     Returns:
-        Where the weights that held zeros were not zero, by name; booleans
-        ``[out_features, in_features]``.
+        Masks of the weights that contain zeros, by name: bool ``[out_features, in_features]``, True
+        where the weight is not zero.
 
     Raises:
         MissingExtraError: bitsandbytes cannot be used here.

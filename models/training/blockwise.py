@@ -1,12 +1,13 @@
-"""Block healing: every block of a light model trained to give what the dense one gives there.
+"""Blockwise healing: train each block of the light model toward the dense model's output there.
 
-Block by block, on inputs from the healed prefix: Adam on the block's own output, so that one block
-is in memory at a time and no gradient crosses the model. The loss is the mean relative squared
-error of a token (`losses.relative_errors`). After EBFT (https://arxiv.org/abs/2402.12419) and the
-transformer matching of 3BASiL (https://arxiv.org/abs/2603.01376): what was removed stays removed,
-what was zeroed stays zero, all else in the block moves, norms and biases too. We differ in that
-windows kept out of training choose the iterate, the start among them, and the learning rate: what
-suits many windows is noise on few.
+Each block is trained with Adam on its own output, with inputs from the healed blocks before it, so
+one block is in memory at a time and no gradient crosses the model. The loss is the mean over tokens
+of the relative squared error (`losses.relative_errors`). After EBFT
+(https://arxiv.org/abs/2402.12419) and the transformer matching of 3BASiL
+(https://arxiv.org/abs/2603.01376). Removed units stay removed and pruned weights stay zero; all
+other parameters of the block are trained, norms and biases included. Unlike these papers, held-out
+windows select the iterate (the start included) and the learning rate: a rate that works on many
+windows can overfit on few.
 """
 
 from __future__ import annotations
@@ -31,30 +32,30 @@ Announce = Callable[[int, int], None]
 Target = Literal["dense", "block"]
 
 _MAX_GRADIENT_NORM = 1.0
-_FALL = 4.0  # what the learning rate is divided by where it was too high
-_NUM_RATES = 3  # that are tried at most
+_FALL = 4.0  # divides a learning rate that did not lower the held-out loss
+_NUM_RATES = 3  # learning rates tried at most
 _FACTS = ("before", "after", "rate", "steps", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockHealing:
-    """How blocks are healed.
+    """Settings of blockwise healing.
 
     Attributes:
-        learning_rate: of Adam at its peak, in the weights' own units; the highest that is tried.
-            A block begins with the rate the one before it ended with, and tries a quarter of it,
-            down to a sixteenth of this, where it gained nothing. Blocks 1, 2, 4, 8 and so on do so
-            also for as long as it is better, by the windows kept out.
-        epochs: passes over the training windows, at most.
-        batch_size: windows in one step.
-        heldout: last windows, never trained on, which judge after every epoch.
-        target: what a block should give: what the dense model gives there (``dense``), which also
-            makes up for the blocks before it, or what the dense block would give on the very
-            inputs this one gets (``block``).
-        patience: epochs without a better figure after which a block is left.
-        autocast: narrower dtype that products are computed in, those of the two streams that are
-            compared too; weights stay float32. None for none.
-        seed: of the order of the windows.
+        learning_rate: peak learning rate of Adam, the highest that is tried. A block starts with
+            the rate of the previous block. If that rate does not lower the held-out loss, a quarter
+            of it is tried, down to 1/16 of ``learning_rate``. Blocks 1, 2, 4, 8, ... also try lower
+            rates for as long as the held-out loss falls.
+        epochs: largest number of passes over the training windows.
+        batch_size: windows per step.
+        heldout: number of windows, the last ones, held out for evaluation after every epoch.
+        target: target of a block's output: the dense model's hidden states after that block
+            (``dense``), which also corrects the error of earlier blocks, or the output of the dense
+            block on the same inputs (``block``).
+        patience: epochs without improvement after which a block is finished.
+        autocast: dtype of matrix products, also in the forward passes that are compared; weights
+            stay float32. None disables autocast.
+        seed: seed of the order of the windows.
     """
 
     learning_rate: float
@@ -80,14 +81,15 @@ def heal_blocks(
     """Heal all blocks in turn.
 
     Args:
-        light: computes in float32; its blocks may be narrower inside than the dense ones.
+        light: the light model, computing in float32; its blocks may be narrower inside.
         tokens: int64 ``[num_windows, length]``.
-        kept_layers: which of the dense blocks the light model still has; None for all. A block
-            after which some are gone is to give what the last of those gave.
-        announce: told blocks done and their count, after every epoch too; may raise to stop.
+        kept_layers: indices of the dense blocks that the light model still has; None for all. The
+            target of a block before a gap is the output of the last removed block.
+        announce: receives the number of finished blocks and their total, also after every epoch;
+            may raise to stop.
 
     Raises:
-        SettingError: the two differ in depth and nobody says which blocks are left.
+        SettingError: the models differ in depth and ``kept_layers`` does not say how.
         NumericsError: a loss or an activation that is NaN or infinite.
     """
     spans = _spans(len(dense.blocks), len(light.blocks), kept_layers)
@@ -96,12 +98,14 @@ def heal_blocks(
     hidden = [batch.hidden for batch in batches]
     progress = _Progress(Keeping(unfinished))
     for index, block in light.each_block():
+        # Target: dense hidden states after the dense blocks this block stands for.
         wanted = given.after(spans[index], hidden)
         calls = [batch.calls[index] for batch in batches]
         if index >= progress.num_blocks:
             pupil = _Pupil(light, index, list(zip(hidden, calls, wanted, strict=True)), how)
             rate = progress.rate or how.learning_rate
             progress.add(pupil.learn(rate, partial(announce, index, len(light.blocks))))
+        # Put the healed tensors in, and run them to get the next block's inputs.
         for name, value in progress.of_block(light, index).items():
             light.put(name, value)
         hidden = _through(block, hidden, calls, how)
@@ -111,7 +115,7 @@ def heal_blocks(
 
 
 def trainable(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
-    """Those of the named tensors that can learn: floats, and not held as codes."""
+    """The named tensors that can be trained: floating-point, and not quantised."""
     return [
         name
         for name in names
@@ -120,10 +124,10 @@ def trainable(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
 
 
 def _spans(num_dense: int, num_light: int, kept: Sequence[int] | None) -> list[range]:
-    """For every light block the dense ones it stands for: its own, and those gone after it."""
+    """For every light block, the dense blocks it stands for: its own, and those removed after it."""
     starts = list(range(num_dense)) if kept is None else list(kept)
     if len(starts) != num_light:
-        found = "" if kept is None else f", and the plan keeps {len(starts)}"
+        found = "" if kept is None else f", and the pruning plan keeps {len(starts)}"
         raise SettingError(
             f"the light model has {num_light} blocks where the dense one has {num_dense}{found}; "
             f"heal in the chain that removed them, or with method='full'"
@@ -133,7 +137,7 @@ def _spans(num_dense: int, num_light: int, kept: Sequence[int] | None) -> list[r
 
 
 def _batches(skeleton: Skeleton, tokens: Tensor, how: BlockHealing) -> list[Batch]:
-    """Those to learn from, then those that judge; none holds windows of both."""
+    """The training batches, then the held-out ones; no batch mixes the two."""
     parts = (tokens[: -how.heldout], tokens[-how.heldout :])
     return capture(skeleton, [batch for part in parts for batch in part.split(how.batch_size)])
 
@@ -142,7 +146,7 @@ def _batches(skeleton: Skeleton, tokens: Tensor, how: BlockHealing) -> list[Batc
 def _through(
     block: nn.Module, hidden: Sequence[Tensor], calls: Sequence[Call], how: BlockHealing
 ) -> list[Tensor]:
-    """What a block makes of every batch."""
+    """The output of a block for every batch."""
     found = []
     for states, call in zip(hidden, calls, strict=True):
         with computed_in(how.autocast, states.device):
@@ -151,14 +155,14 @@ def _through(
 
 
 class _Given:
-    """What the dense model gives after some of its blocks, for every batch."""
+    """The hidden states of the dense model after some of its blocks, for every batch."""
 
     def __init__(self, dense: Skeleton, batches: Sequence[Batch], how: BlockHealing) -> None:
         self._dense, self._batches, self._how = dense, batches, how
         self._hidden = [batch.hidden for batch in batches]
 
     def after(self, span: range, light: Sequence[Tensor]) -> list[Tensor]:
-        """What leaves the last block of a span that the dense stream, or ``light``, enters."""
+        """The output of a span of dense blocks on dense hidden states, or on ``light`` ones."""
         chained = self._how.target == "dense"
         hidden = self._hidden if chained else [states.to(self._dense.dtype) for states in light]
         for index in span:
@@ -173,13 +177,14 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What one block learned: its tensors as stored, and its error on the windows kept out.
+    """The result of training one block: its tensors as stored, and its held-out error.
 
     Attributes:
-        rate: the learning rate that led there, at its peak; where nothing was gained, the one that
-            the next block is to begin with.
-        steps: taken at any rate.
-        size: values that could move.
+        before, after: held-out error before and after training.
+        rate: peak learning rate that was selected; without improvement, the rate that the next
+            block starts with.
+        steps: steps taken at all rates.
+        size: number of trained values.
     """
 
     weights: dict[str, Tensor]
@@ -191,12 +196,12 @@ class _Lesson:
 
     @property
     def gained(self) -> bool:
-        """Whether the block came nearer."""
+        """Whether the held-out error fell."""
         return self.after < self.before
 
 
 class _Pupil:
-    """One block of the light model that learns."""
+    """One block of the light model in training."""
 
     def __init__(
         self,
@@ -217,7 +222,7 @@ class _Pupil:
         self._parameters = {name: held[name] for name in names}
 
     def learn(self, rate: float, pause: Callable[[], None]) -> _Lesson:
-        """Train the block as far as that helps; ``pause`` is called after every epoch."""
+        """Train the block at falling learning rates; ``pause`` is called after every epoch."""
         before = self._judge("before healing", "the model's own weights are damaged")
         given = {name: self._checkpoint.tensors[name] for name in self._parameters}
         size = sum(parameter.numel() for parameter in self._parameters.values())
@@ -240,12 +245,12 @@ class _Pupil:
 
     @property
     def _looks_lower(self) -> bool:
-        """Of many blocks few do: it costs a training, and neighbours want much the same."""
+        """Whether to try lower rates: blocks 1, 2, 4, 8, ... only, since each costs a training."""
         number = self._index + 1
         return number & (number - 1) == 0
 
     def _trained(self, start: _Lesson, rate: float, pause: Callable[[], None]) -> _Lesson:
-        """What the block learns at one rate from where it starts."""
+        """The result of training at one rate, from the start."""
         for name, parameter in self._parameters.items():
             parameter.data = start.weights[name].to(parameter.device, parameter.dtype, copy=True)
         steps = self._train(start.before, rate, pause)
@@ -254,7 +259,7 @@ class _Pupil:
         return replace(start, weights=weights, after=after, rate=rate, steps=steps)
 
     def _train(self, before: float, rate: float, pause: Callable[[], None]) -> int:
-        """Go through the epochs and back to the best one; the steps that were taken."""
+        """Train for the epochs and restore the best iterate; returns the number of steps."""
         how = self._how
         generator = torch.Generator().manual_seed(how.seed + self._index)
         parameters = list(self._parameters.values())
@@ -268,11 +273,12 @@ class _Pupil:
         for epoch in range(1, how.epochs + 1):
             for place in torch.randperm(len(self._learned), generator=generator).tolist():
                 self._descend(self._learned[place], parameters, mend)
-                survivors.confine()
+                survivors.confine()  # zero the gradient of pruned weights
                 nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
                 optimizer.param_groups[0]["lr"] = rate * cosine(steps, num_steps)
                 optimizer.step()
                 steps += 1
+            # Select on the held-out windows; stop after `patience` epochs without improvement.
             reached = self._judge(f"after epoch {epoch}", mend)
             waited = 0 if reached < best else waited + 1
             if reached < best:
@@ -298,7 +304,7 @@ class _Pupil:
 
     @torch.no_grad()
     def _judge(self, when: str, mend: str) -> float:
-        """The mean error on the windows kept out, each token counting alike."""
+        """Mean error per token on the held-out windows."""
         with computed_in(self._how.autocast, self._device):
             errors = torch.cat([self._errors(example) for example in self._judged])
         return check_loss(float(errors.mean()), f"in {self._where} {when}", mend)
@@ -308,7 +314,7 @@ class _Pupil:
         return relative_errors(replay(self._block, hidden, call), wanted)
 
     def _stored(self) -> dict[str, Tensor]:
-        """The parameters in the dtypes they are stored in; the block computes with them after."""
+        """The parameters rounded to the dtypes they are stored in; the block then uses these."""
         weights = {}
         for name, parameter in self._parameters.items():
             weights[name] = parameter.detach().to(self._checkpoint.refs[name].dtype).cpu()
@@ -317,7 +323,7 @@ class _Pupil:
 
 
 class _Progress:
-    """The blocks that are done, kept so that a run that was broken off goes on after them."""
+    """The finished blocks, saved so that an interrupted run resumes after them."""
 
     def __init__(self, keeping: Keeping) -> None:
         self._keeping = keeping
@@ -327,28 +333,28 @@ class _Progress:
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks are done."""
+        """Number of finished blocks."""
         return len(self._facts["before"])
 
     @property
     def rate(self) -> float | None:
-        """What the last block ended with; None before the first."""
+        """Learning rate of the last finished block; None before the first."""
         return self._facts["rate"][-1] if self._facts["rate"] else None
 
     def add(self, lesson: _Lesson) -> None:
-        """Take in what the next block learned."""
+        """Add the result of the next block."""
         self._weights.update(lesson.weights)
         for key, values in self._facts.items():
             values.append(getattr(lesson, key))
         self._keeping.save(lambda: (self._weights, self._facts))
 
     def of_block(self, light: Skeleton, index: int) -> dict[str, Tensor]:
-        """A done block's healed tensors."""
+        """The healed tensors of a finished block."""
         names = light.block_names(index)
         return {name: self._weights[name] for name in names if name in self._weights}
 
     def healed(self) -> Healed:
-        """The outcome, once all blocks are done."""
+        """The result, once all blocks are finished."""
         before, after, rates, steps, sizes = (self._facts[key] for key in _FACTS)
         curves = {
             "block_error_before": before,

@@ -1,6 +1,6 @@
-"""What a light model is to learn of the dense one: its words, not its weights.
+"""The distillation loss of whole-model healing.
 
-The loss is KL(dense || light) over the next token at temperature 1, mixed with the text's own NLL.
+KL(dense || light) of the next token at temperature 1, mixed with the NLL of the text.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Announce = Callable[[int, int], None]
 
 
 class Teacher:
-    """What the dense model says on fixed windows: its last hidden states, kept instead of logits.
+    """The dense model's predictions on fixed windows, kept as last hidden states instead of logits.
 
-    The dense model streams through block by block and is not kept either, save embeddings and head.
-    Under autocast its products are narrow too.
+    The dense model runs block by block; only its embeddings and head stay in memory. Autocast
+    applies to it too.
     """
 
     def __init__(
@@ -31,16 +31,17 @@ class Teacher:
         self._hidden = torch.cat(through_blocks(dense, batches, announce)).to(dense.dtype)
 
     def logits(self, windows: Tensor) -> Tensor:
-        """Logits ``[num_windows, length, vocab_size]`` on the windows with these numbers."""
+        """Logits ``[num_windows, length, vocab_size]`` of the windows with these indices."""
         return logits(self._dense, self._tokens[windows], self._hidden[windows])
 
 
 class Lesson:
-    """The loss on numbered windows: KL(dense || light) at temperature 1 mixed with the text's NLL.
+    """The loss on windows by index: KL(dense || light) at temperature 1 mixed with the text's NLL.
 
     Args:
         tokens: int64 ``[num_windows, length]``.
-        teacher: of the same windows; None leaves the NLL alone, whatever ``kl_weight`` is.
+        teacher: predictions on the same windows; without one the loss is the NLL alone.
+        kl_weight: weight of KL, 0 to 1; the NLL has the rest.
     """
 
     def __init__(self, tokens: Tensor, teacher: Teacher | None, *, kl_weight: float) -> None:
@@ -48,7 +49,7 @@ class Lesson:
         self.kl_weight = 0.0 if teacher is None else kl_weight
 
     def loss(self, model: nn.Module, windows: Tensor) -> Tensor:
-        """Mean over every token that is predicted, in nats, float32."""
+        """Mean over all predicted tokens, nats, float32."""
         tokens = self.tokens[windows].to(next(model.parameters()).device)
         light = model(tokens, use_cache=False).logits[:, :-1].flatten(0, 1).float()
         light = light.log_softmax(-1)
@@ -61,6 +62,6 @@ class Lesson:
 
     @torch.no_grad()
     def mean_loss(self, model: nn.Module, batches: Sequence[Tensor]) -> float:
-        """The loss over several batches of window numbers, each window counting alike."""
+        """Mean loss per window over several batches of window indices."""
         total = sum(float(self.loss(model, windows)) * len(windows) for windows in batches)
         return total / sum(len(windows) for windows in batches)

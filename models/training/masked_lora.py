@@ -1,12 +1,11 @@
-"""Low-rank adapters under which no zero weight comes alive.
+"""LoRA adapters that keep pruned weights at zero.
 
-LoRA (https://arxiv.org/abs/2106.09685) through PEFT. A matrix that holds zeros is adapted as
-MaskLoRA in PERP does it (https://arxiv.org/abs/2312.15230): the weight that computes is
-``W + s * M * (B A)`` with ``M = (W != 0)``, in training as after the merge, so merging is exact and
-every zero of ``W`` stays a zero. We differ in recomputing that weight for the backward pass
-instead of keeping it. On a base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314) the mask is
-that of the weight the codes were made from, and what was learned is added to that weight, never to
-the codes.
+LoRA (https://arxiv.org/abs/2106.09685) through PEFT. A matrix that contains zeros is adapted as
+MaskLoRA in PERP (https://arxiv.org/abs/2312.15230): the effective weight is ``W + s * M * (B A)``
+with ``M = (W != 0)``, in training and after the merge, so merging is exact and every zero of ``W``
+stays zero. Unlike PERP, the effective weight is recomputed in the backward pass instead of stored.
+On a 4-bit base (QLoRA, https://arxiv.org/abs/2305.14314) the mask is that of the weight before
+quantisation, and the adapter is added to that weight, never to the quantised one.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ _ADAPTER = "default"
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """``x @ (W + s * (W != 0) * (B A)).T``, keeping x, W, B and A only.
+    """``x @ (W + s * (W != 0) * (B A)).T``, saving only x, W, B and A for the backward pass.
 
-    Where W is a mask of booleans it only says where B A counts: ``x @ (s * W * (B A)).T``.
+    If W is a boolean mask, only the adapter's part: ``x @ (s * W * (B A)).T``.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, up: Tensor, down: Tensor, s: float) -> Tensor:
         ctx.save_for_backward(x, weight, up, down)
         ctx.s, device = s, x.device.type
-        # autograd runs backward passes without the autocast that the forward had.
+        # autograd does not restore the forward pass's autocast state in backward.
         ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         return x @ _effective(weight, up, down, s).T
 
@@ -59,12 +58,12 @@ def _effective(weight: Tensor, up: Tensor, down: Tensor, s: float) -> Tensor:
 
 
 class MaskedLora(lora.Linear):
-    """PEFT's adapter of a linear, blind where the weight is zero.
+    """PEFT's LoRA layer of a linear, masked where the weight is zero.
 
     Attributes:
-        on_codes: whether the weight is packed in 4 bits.
-        mask: where the weight is not zero ``[out_features, in_features]``; None where that is
-            everywhere, or can be read off the weight itself.
+        on_codes: whether the base weight is 4-bit.
+        mask: bool ``[out_features, in_features]``, True where the weight is not zero; None if it
+            has no zeros, or if the mask can be read off the weight itself.
     """
 
     def __init__(
@@ -78,28 +77,28 @@ class MaskedLora(lora.Linear):
         self.holds_zeros = not self.on_codes and bool((weight == 0).any())
 
     def start(self, generator: torch.Generator, mask: Tensor | None) -> None:
-        """Put the adapter in memory: A uniform as ``nn.Linear`` begins, B zero.
+        """Initialise the adapter: A uniform as in ``nn.Linear``, B zero.
 
         Args:
-            mask: of a weight that is held as codes and had zeros.
+            mask: mask of a 4-bit weight that had zeros before quantisation.
         """
         if mask is not None:
             self.mask, self.holds_zeros = mask, True
         up, down = self._learned()
         device, bound = self._base().weight.device, 1 / math.sqrt(down.shape[1])
-        # Drawn on the CPU, so that every device starts from the same numbers.
+        # Drawn on the CPU, so that every device starts from the same values.
         first = torch.empty(down.shape).uniform_(-bound, bound, generator=generator)
         self.lora_A[_ADAPTER].weight = nn.Parameter(first.to(device))
         self.lora_B[_ADAPTER].weight = nn.Parameter(torch.zeros(up.shape, device=device))
 
     @torch.no_grad()
     def added_to(self, stored: Tensor) -> Tensor:
-        """The weight as stored, with what was learned added in float32, in its own dtype."""
+        """The stored weight plus the adapter, added in float32, in the stored dtype."""
         delta = self.get_delta_weight(_ADAPTER).to(stored.device, torch.float32)
         return torch.addcmul(stored.float(), delta, (stored != 0).float()).to(stored.dtype)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The linear's outputs ``[..., out_features]`` with the adapter in."""
+        """Outputs ``[..., out_features]`` of the linear with its adapter."""
         if not self.holds_zeros:
             output: Tensor = super().forward(x, *args, **kwargs)
             return output
@@ -121,7 +120,7 @@ class MaskedLora(lora.Linear):
         return self.lora_B.get_parameter(name), self.lora_A.get_parameter(name)
 
     def _weight(self) -> Tensor:
-        """``[out_features, in_features]``, a view; the mask where the weight is held as codes."""
+        """The weight ``[out_features, in_features]``, a view; the mask if the weight is 4-bit."""
         if self.mask is not None:
             return self.mask
         weight: Tensor = self._base().weight.detach()
@@ -137,10 +136,10 @@ def attach(
     generator: torch.Generator,
     masks: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> lora.LoraModel:
-    """Adapters on the linears called ``modules``, in place; everything else is frozen.
+    """Add adapters to the linears named in ``modules``, in place, and freeze everything else.
 
-    The outputs are unchanged so far, because B begins at zero. Global random state is not touched.
-    ``masks`` are those of linears held as codes, by name.
+    Outputs do not change, because B is zero. The global random state is not used. ``masks`` are the
+    masks of 4-bit linears, by name.
     """
     config = LoraConfig(
         r=rank,
@@ -148,7 +147,7 @@ def attach(
         target_modules=list(modules),
     )
     config._register_custom_module({nn.Linear: MaskedLora, Conv1D: MaskedLora})
-    # Made on the meta device, where PEFT's own start draws from no generator.
+    # On the meta device, where PEFT's initialisation does not use the global generator.
     with torch.device("meta"):
         adapted = lora.LoraModel(model, {_ADAPTER: config}, _ADAPTER)
     for name, adapter in adapters(adapted).items():
@@ -157,6 +156,6 @@ def attach(
 
 
 def adapters(adapted: lora.LoraModel) -> dict[str, MaskedLora]:
-    """Every adapter by the name of the linear it is on."""
+    """The adapters by the name of their linear."""
     every = adapted.model.named_modules()
     return {name: module for name, module in every if isinstance(module, MaskedLora)}

@@ -1,11 +1,4 @@
-"""How far each step of a training goes: a warm-up, then a cosine.
-
-Pruned weights that stay pruned while everything around them learns.
-
-What products are computed in while weights stay float32.
-
-What a training of a light model leaves.
-"""
+"""Parts of every training: learning rate schedule, masks of pruned weights, autocast, result."""
 
 from __future__ import annotations
 
@@ -20,19 +13,19 @@ _WARMUP_SHARE = 0.1
 
 
 def cosine(step: int, num_steps: int) -> float:
-    """The share of the learning rate at a step, counted from 0.
+    """The fraction of the peak learning rate at a step, counted from 0.
 
-    Risen to in a tenth of the steps, falling to almost nothing; never zero, so no step is idle.
+    Linear warm-up over a tenth of the steps, then a cosine; never zero, so no step is wasted.
     """
     rising = (step + 1) / max(1, round(_WARMUP_SHARE * num_steps))
     return min(rising, 0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
 class Survivors:
-    """Which weights of the parameters given are not zero, and so may change.
+    """Masks of the weights that are not zero, which alone may change.
 
-    A matrix, or a stack of experts' matrices, that holds zeros was pruned: its zeros stay. Vectors
-    are left free, because a bias that begins at zero was never pruned.
+    A matrix, or a stack of expert matrices, that contains zeros counts as pruned: its zeros stay.
+    Vectors are not masked, because a bias initialised to zero was not pruned.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -44,26 +37,26 @@ class Survivors:
 
     @torch.no_grad()
     def confine(self) -> None:
-        """Clear the gradient of every pruned weight; Adam, which then has no moments, leaves it."""
+        """Zero the gradient of pruned weights; Adam, whose moments then stay zero, keeps them zero."""
         for parameter, mask in self._masks:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)
 
 
 def computed_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
-    """The context in which products on a device are of a narrower dtype; None for their own."""
+    """Autocast to a dtype on a device; None disables it."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 @dataclass(frozen=True)
 class Healed:
-    """What training led to.
+    """The result of a training.
 
     Attributes:
-        weights: what was trained, by checkpoint name, each laid out and in the dtype as stored.
-        steps: of the optimiser.
-        trained_parameters: values that could move.
-        curves: losses in the order they came, by name.
+        weights: the trained tensors by checkpoint name, in the layout and dtype they are stored in.
+        steps: optimiser steps.
+        trained_parameters: number of trained values.
+        curves: losses in order, by name.
     """
 
     weights: Mapping[str, Tensor]

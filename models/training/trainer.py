@@ -1,7 +1,7 @@
-"""Training a whole model on a lesson through accelerate: kept at its best, continued if stopped.
+"""Train a whole model through accelerate, keep the best iterate, and resume an interrupted run.
 
-One process on one device, in float32 or under autocast. Adam with a warm-up and a cosine; windows
-kept out of training judge after every epoch, and the start is among what they choose from.
+One process on one device, in float32 or under autocast. AdamW with warm-up and cosine decay. The
+held-out loss after every epoch selects the iterate; the start is one of the candidates.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ Announce = Callable[[int, int], None]
 _MAX_GRADIENT_NORM = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _MEND_MODEL = "the model's own weights are damaged or do not fit the dtype they are stored in"
-# Of a loss curve; what a person looks at, not what a step did.
+# Points of a reported loss curve.
 _NUM_POINTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a whole model is trained.
+    """Settings of whole-model training.
 
     Attributes:
-        learning_rate: at its peak, in the weights' own units.
+        learning_rate: peak learning rate.
         epochs: passes over the training windows.
-        batch_size: windows in one step of the optimiser.
-        micro_batch_size: windows in one forward; the gradients of a step's forwards are summed.
-        heldout: last windows of the lesson, never trained on, which judge.
-        checkpointing: whether blocks are run again for the backward pass instead of kept.
-        autocast: narrower dtype that products are computed in; None for none.
-        seed: of the order of the windows.
+        batch_size: windows per optimiser step.
+        micro_batch_size: windows per forward pass; gradients are accumulated over a step.
+        heldout: number of windows, the last ones, held out for evaluation.
+        checkpointing: recompute the activations of blocks in the backward pass.
+        autocast: dtype of matrix products; None disables autocast.
+        seed: seed of the order of the windows.
     """
 
     learning_rate: float
@@ -58,7 +58,7 @@ class Training:
     seed: int = 0
 
     def order(self, num_windows: int) -> list[Tensor]:
-        """The window numbers of every step, each epoch in an order of its own."""
+        """The window indices of every step, reshuffled each epoch."""
         generator = torch.Generator().manual_seed(self.seed)
         count = num_windows - self.heldout
         return [
@@ -70,7 +70,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training went: the optimiser's steps, and losses in the order they came."""
+    """The number of optimiser steps, and the losses in order, by name."""
 
     steps: int
     curves: Mapping[str, Sequence[float]]
@@ -87,15 +87,15 @@ def train(
     unfinished: Unfinished | None = None,
     announce: Announce = lambda done, total: None,
 ) -> Trained:
-    """Train some parameters of a model in place, and leave them at their best.
+    """Train some parameters of a model in place and restore the best iterate.
 
     Args:
-        keep_zeros: whether those of the parameters stay, as `Survivors` says.
-        announce: told of every step of the optimiser; may raise to stop.
+        keep_zeros: keep pruned weights at zero (see `Survivors`).
+        announce: receives every optimiser step; may raise to stop.
 
     Raises:
         NumericsError: a loss that is NaN or infinite.
-        SettingError: accelerate is set up otherwise in this process.
+        SettingError: accelerate is already configured differently in this process.
     """
     survivors = Survivors(parameters if keep_zeros else ())
     course = _Course(model, parameters, survivors, lesson, training)
@@ -113,7 +113,7 @@ def train(
 
 
 class _Course:
-    """The model, its optimiser, and the best it has been so far."""
+    """The model, its optimiser, and the best iterate so far."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Course:
         self._losses, self._heldout = list[float](), list[float]()
 
     def begin(self, kept: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None) -> None:
-        """Judge the start, or go on from where a training was broken off."""
+        """Evaluate the start, or restore an interrupted training."""
         if kept is None:
             self.judge("before healing", _MEND_MODEL)
             return
@@ -156,7 +156,7 @@ class _Course:
                 }
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that it takes to go on from here."""
+        """Everything needed to resume from here."""
         tensors = {f"best.{place}": value for place, value in enumerate(self._kept)}
         for place, parameter in enumerate(self._parameters):
             tensors[f"now.{place}"] = parameter.detach()
@@ -171,7 +171,7 @@ class _Course:
         return tensors, facts
 
     def descend(self, windows: Tensor, *, share: float) -> None:
-        """Take one step on the mean loss of numbered windows, at a share of the learning rate."""
+        """Take one step on the mean loss of some windows, at a fraction of the peak learning rate."""
         training = self._training
         mend = f"lower learning_rate, now {training.learning_rate:g}"
         self._optimizer.zero_grad()
@@ -190,7 +190,7 @@ class _Course:
         self._losses.append(total)
 
     def judge(self, when: str, mend: str | None = None) -> None:
-        """Ask the windows kept out, and keep what is now if it is the best so far."""
+        """Evaluate on the held-out windows, and keep the present iterate if it is the best."""
         mend = mend or f"lower learning_rate, now {self._training.learning_rate:g}"
         reached = check_loss(self._lesson.mean_loss(self._model, self._judged), when, mend)
         self._heldout.append(reached)
@@ -199,7 +199,7 @@ class _Course:
             self._kept = [parameter.detach().clone() for parameter in self._parameters]
 
     def end(self) -> Trained:
-        """Go back to the best."""
+        """Restore the best iterate."""
         for parameter, value in zip(self._parameters, self._kept, strict=True):
             parameter.data = value.to(parameter.device)
             parameter.grad = None
@@ -210,21 +210,21 @@ class _Course:
 
 
 def _accelerator(device: torch.device) -> Accelerator:
-    """accelerate on this device; its settings are one for the process, and ours are plain."""
+    """An Accelerator without mixed precision; its state is shared by the whole process."""
     try:
         return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     except ValueError as error:
         raise SettingError(
-            f"accelerate is set up in this process with other settings than healing takes "
-            f"({error}); heal in a process of its own"
+            f"accelerate is already configured in this process with other settings than healing "
+            f"needs ({error}); run heal in a separate process"
         ) from error
 
 
 @contextmanager
 def _checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Blocks keep only what enters them, and run again for the backward pass.
+    """Activation checkpointing of blocks: keep their inputs, recompute the rest in backward.
 
-    transformers' own switch works only in train mode, where dropout would be on.
+    The switch of transformers works only in train mode, which would enable dropout.
     """
     for block in blocks:
         again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
@@ -237,7 +237,7 @@ def _checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _thinned(losses: Sequence[float]) -> list[float]:
-    """The curve in a few points, each the mean of as many steps."""
+    """The curve reduced to a few points, each the mean of equally many steps."""
     size = max(1, math.ceil(len(losses) / _NUM_POINTS))
     parts = [losses[start : start + size] for start in range(0, len(losses), size)]
     return [sum(part) / len(part) for part in parts]

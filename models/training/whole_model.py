@@ -1,7 +1,7 @@
-"""Full healing: every weight that survived trained at once, toward what the dense model says.
+"""Whole-model healing: train all remaining weights toward the dense model's predictions.
 
-Costs five values in float32 for every weight (it, its gradient, Adam's two moments and the best
-one), so it is for models of up to a few billion parameters.
+Needs five float32 values per weight (weight, gradient, two moments of Adam, best iterate), so it is
+for models of up to a few billion parameters.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def heal_all(
     unfinished: Unfinished | None = None,
     announce: Callable[[int, int], None] = lambda done, total: None,
 ) -> Healed:
-    """Train all floats of a model, embeddings and head too; fills ``light``.
+    """Train all floating-point tensors of a model, embeddings and head included; fills ``light``.
 
-    Zeros of matrices stay zero, what is held as codes stays as it is.
+    Pruned weights stay zero; quantised weights are not trained.
 
     Raises:
         NumericsError: a loss that is NaN or infinite.

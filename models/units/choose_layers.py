@@ -1,8 +1,9 @@
-"""Which blocks a model can best do without, by what their absence does to its predictions.
+"""Choose the blocks to remove, by the KL that their absence causes.
 
-Blocks go one at a time: of those that change hidden states least (ShortGPT's block influence,
-https://arxiv.org/abs/2403.03853, only narrows the field) the one without which the predictions lie
-nearest those of the model as given, by measured KL, with all chosen earlier already gone.
+Greedy, one block per round. The candidates are the blocks that change hidden states least (block
+influence of ShortGPT, https://arxiv.org/abs/2403.03853). Of these, the block whose removal gives
+the smallest measured KL to the original model is removed, with the blocks chosen earlier already
+gone.
 """
 
 from __future__ import annotations
@@ -22,21 +23,20 @@ _CANDIDATES = 8
 
 @dataclass
 class LayerChoice:
-    """How far a choice is, for one that may be stopped.
+    """The progress of a choice, for resuming.
 
     Attributes:
-        kept: places of the blocks that were not left out so far, ascending; None before the first
-            round.
+        kept: indices of the blocks that remain so far, ascending; None before the first round.
     """
 
     kept: list[int] | None = None
 
     def facts(self) -> list[int] | None:
-        """The blocks not left out so far."""
+        """The remaining blocks."""
         return self.kept
 
     def recall(self, facts: list[int] | None) -> None:
-        """Take up a choice that was stopped."""
+        """Restore an interrupted choice."""
         self.kept = facts
 
 
@@ -48,12 +48,13 @@ def choose_layers(
     announce: Callable[[int, int], None],
     choice: LayerChoice | None = None,
 ) -> tuple[int, ...]:
-    """The places of the ``keep`` blocks that stay, ascending.
+    """Indices of the ``keep`` remaining blocks, ascending.
 
     Args:
-        tokens: int64 ``[windows, length]`` to measure on; all go through a block at once.
-        announce: told rounds done and their count; a round runs the model about five times.
-        choice: where to go on; says after every round how far the choice is.
+        tokens: int64 ``[windows, length]`` to measure on, as one batch.
+        announce: receives the number of finished rounds and their total; a round costs about five
+            runs of the model.
+        choice: progress to resume from; updated after every round.
     """
     choice = LayerChoice() if choice is None else choice
     kept = list(range(len(skeleton.blocks))) if choice.kept is None else list(choice.kept)
@@ -73,7 +74,7 @@ def choose_layers(
 
 
 def _given(skeleton: Skeleton, batch: Batch) -> tuple[Tensor, list[float]]:
-    """What leaves the last block, and each block's 1 - mean cosine of what enters and leaves it."""
+    """The last hidden states, and the influence of each block: 1 - mean cosine(input, output)."""
     hidden, influence = batch.hidden, []
     for index, block in skeleton.each_block():
         left = replay(block, hidden, batch.calls[index])
@@ -87,9 +88,9 @@ def _given(skeleton: Skeleton, batch: Batch) -> tuple[Tensor, list[float]]:
 def _without_each(
     skeleton: Skeleton, batch: Batch, kept: Collection[int], candidates: Sequence[int]
 ) -> list[Tensor]:
-    """What leaves the last block when ``kept`` less one candidate are run, for each of them.
+    """The last hidden states with ``kept`` minus one candidate, for each candidate.
 
-    One pass: runs are alike up to the block that one of them leaves out.
+    One pass: the runs are identical up to the block that one of them leaves out.
     """
     whole = batch.hidden
     without: dict[int, Tensor] = {}

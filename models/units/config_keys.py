@@ -1,8 +1,8 @@
-"""What configs call the sizes that can shrink, and what else must be written when one does.
+"""Config keys of the sizes that structured removal can shrink.
 
-All that bird-bone knows of architectures by name stands here; which tensors a size shows in is
-found by building the model at both sizes (see `units`). A key that a config does not have, or that
-its model does not heed, changes no tensor, and the model is refused.
+This file holds everything that depends on the names of config keys. Which tensors a size affects is
+found by building the empty model at both sizes (see `narrowing`). A key that is absent, or that the
+model ignores, changes no tensor, and the model is refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ...checkpoints import Checkpoint
 
 Kind = Literal["neurons", "groups", "experts"]
 
-# In the order tried; the first that shrinks something in every block counts.
+# In the order they are tried; the first that shrinks a tensor of every block is used.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _NEURONS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
 def counts(kind: Kind, config: Any) -> Iterator[tuple[str, int]]:
-    """Every key the text config may size this kind by, with how many units it says there are."""
+    """Keys of the text config that may set the number of units of a kind, with their values."""
     hidden = int(config.hidden_size)
     if kind == "neurons":
         for key in _NEURONS:
@@ -41,10 +41,10 @@ def counts(kind: Kind, config: Any) -> Iterator[tuple[str, int]]:
 
 
 def settings(kind: Kind, key: str, config: Any, count: int) -> dict[str, int]:
-    """The text config's keys that together say there are ``count`` units.
+    """The keys of the text config, with values, that set the number of units to ``count``.
 
-    A key/value group keeps its number of query heads and their width, which many configs derive
-    from ``hidden_size / num_attention_heads`` unless ``head_dim`` says it.
+    A key/value group keeps its number of query heads and their width. Many configs derive the width
+    from ``hidden_size / num_attention_heads``, so ``head_dim`` is set too.
     """
     if kind != "groups":
         return {_own(config, key): count}
@@ -59,15 +59,15 @@ def settings(kind: Kind, key: str, config: Any, count: int) -> dict[str, int]:
 
 
 def fewest(kind: Kind, config: Any) -> int:
-    """The least count of units a block can work with: a token needs its number of experts."""
+    """Smallest number of units of a block; for experts, the number each token is routed to."""
     return int(getattr(config, "num_experts_per_tok", None) or 1) if kind == "experts" else 1
 
 
 def layer_settings(config: Any, kept: Sequence[int]) -> dict[str, Any]:
-    """The text config's keys that say only the blocks ``kept`` are there.
+    """The keys of the text config, with values, for a model of the blocks ``kept``.
 
-    A list with an entry for every layer keeps those of the layers that stay; it is written out
-    even where the config's file left it to be derived from the layers' places.
+    A list with one entry per layer keeps the entries of these layers. It is written explicitly even
+    if the original file left it to be derived from the layer indices.
     """
     count = int(config.num_hidden_layers)
     changes: dict[str, Any] = {_own(config, "num_hidden_layers"): len(kept)}
@@ -78,7 +78,7 @@ def layer_settings(config: Any, kept: Sequence[int]) -> dict[str, Any]:
 
 
 def with_settings(checkpoint: Checkpoint, whole: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Top-level config keys to set so that the text config says ``changes``.
+    """Top-level config keys that apply ``changes`` to the text config.
 
     ``whole`` is the config of the checkpoint's model as transformers reads it.
     """
@@ -95,5 +95,5 @@ def with_settings(checkpoint: Checkpoint, whole: Any, changes: Mapping[str, Any]
 
 
 def _own(config: Any, key: str) -> str:
-    """What this config's own file calls a key."""
+    """The name of a key in this config's file."""
     return str(getattr(config, "attribute_map", {}).get(key, key))

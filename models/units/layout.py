@@ -1,10 +1,12 @@
-"""Which rows and columns of a block's tensors belong to which unit, measured rather than known.
+"""Which rows and columns of a block's tensors belong to which unit, found by gradients.
 
-One block with random weights is run on a few random tokens, and gradients tell which rows feed a
-unit: those of the sum of its outputs are zero everywhere else. Units are told apart by the binary
-digits of their numbers, so two backward passes a digit are enough. Fused gate and up projections,
-interleaved ones, query, key and value in one tensor: each is found as it is, and a tensor that
-couples units (a norm over all heads) is refused.
+A block with random weights runs on a few random tokens. The gradient of the sum of a unit's outputs
+is nonzero exactly in the rows that feed the unit. Units are identified by the binary digits of
+their index, so two backward passes per digit are enough. Fused or interleaved gate and up
+projections,
+and query, key and value in one tensor, are found this way without knowing the architecture. A
+tensor
+that couples units (a norm over all heads) is refused.
 """
 
 from __future__ import annotations
@@ -29,28 +31,28 @@ _TOKENS = 64
 
 @dataclass(frozen=True)
 class Units:
-    """The units of a block, the same in every block.
+    """The layout of units in a block, the same in every block.
 
     Attributes:
-        members: for each part's tensor, the unit that each index along its axis belongs to, int64.
-        adds_plainly: whether what the output linear gives is added to the block's output as it is,
-            no norm or router in between.
+        members: for each part's tensor, the unit of each index along its axis, int64.
+        adds_plainly: whether the output linear's output is added to the residual stream directly,
+            with no norm or router in between.
     """
 
     members: Mapping[str, Tensor]
     adds_plainly: bool
 
     def kept(self, part: Part, units: Tensor) -> Tensor:
-        """The indices along a part's axis that stay with ``units``, int64, ascending."""
+        """The indices along a part's axis that belong to ``units``, int64, ascending."""
         return torch.isin(self.members[part.tensor], units.cpu()).nonzero().flatten()
 
 
 @torch.enable_grad()
 def measure_units(skeleton: Skeleton, change: Narrowing) -> Units:
-    """Find the units of a skeleton's blocks by running one with random weights.
+    """Find the layout of units by running a block with random weights.
 
     Raises:
-        ModelError: a tensor couples units, or a row of it feeds none.
+        ModelError: a tensor couples units, or one of its rows feeds none.
     """
     probe = _Probe(skeleton, change)
     members = {change.output.tensor: _of_columns(change)}
@@ -68,43 +70,43 @@ def measure_units(skeleton: Skeleton, change: Narrowing) -> Units:
 
 
 def plain_output(skeleton: Skeleton) -> str | None:
-    """The tensor, by its name in a block, of the one linear whose output is added as it is.
+    """Name within a block of the linear after the neurons whose output is added directly.
 
-    None where there is no one linear behind the neurons, or a norm or a router behind that.
+    None if there is no single such linear, or if a norm or a router follows it.
     """
     checkpoint = skeleton.checkpoint
     try:
         change = narrowing(checkpoint, "neurons", units_of(checkpoint, "neurons") // 2)
     except ModelError:
-        return None  # no size says which linear it is
+        return None  # no config key identifies the linear
     return change.output.tensor if _Probe(skeleton, change).adds_plainly() else None
 
 
 def _of_columns(change: Narrowing) -> Tensor:
-    """The output's columns, consecutive ones to a unit; the rows that feed them must agree."""
+    """The unit of each input column of the output linear: consecutive columns belong together."""
     return torch.arange(change.output.size) // (change.output.size // change.before)
 
 
 def _check_apart(part: Part, one: Tensor, other: Tensor, change: Narrowing) -> None:
     if bool((one & other).any()):
         raise ModelError(
-            f"'{part.tensor}' couples the {change.kind} of a block, so none can go by itself"
+            f"'{part.tensor}' couples the {change.kind} of a block, so none can be removed alone"
         )
     if not bool((one | other).all()):
         raise ModelError(
-            f"some of '{part.tensor}' feeds none of the {change.kind} of a block; its layout is "
-            f"not understood"
+            f"some rows of '{part.tensor}' feed none of the {change.kind} of a block; this "
+            f"layout is not supported"
         )
 
 
 def _check_shares(part: Part, members: Tensor, change: Narrowing) -> None:
     sizes = members.bincount(minlength=change.before)
     if len(sizes) != change.before or bool((sizes != part.size // change.before).any()):
-        raise ModelError(f"'{part.tensor}' is not made of equal shares of {change.kind}")
+        raise ModelError(f"'{part.tensor}' does not divide evenly among the {change.kind}")
 
 
 class _Probe:
-    """A block of random weights, and what flows into its output linear on random tokens."""
+    """A block with random weights, and the inputs of its output linear on random tokens."""
 
     def __init__(self, skeleton: Skeleton, change: Narrowing) -> None:
         self._block = skeleton.blocks[0]
@@ -130,7 +132,7 @@ class _Probe:
         ]
 
     def fed_by(self, chosen: Tensor, parts: Sequence[Part]) -> dict[str, Tensor]:
-        """Which indices of each part feed the columns of the output that are ``chosen``."""
+        """Which indices of each part feed the columns marked in ``chosen``, bool."""
         mask = chosen.to(self._hidden)
         pairs = zip(self._inputs.values(), self._weights, strict=True)
         total = torch.stack([(inputs * weight * mask).sum() for inputs, weight in pairs]).sum()
@@ -147,7 +149,7 @@ class _Probe:
 
     @torch.no_grad()
     def adds_plainly(self) -> bool:
-        """Whether the block's output moves by just what the one output linear gives."""
+        """Whether the block's output changes by exactly the output linear's output."""
         if len(self._outputs) > 1:
             return False
         (linear,) = self._outputs
@@ -158,7 +160,7 @@ class _Probe:
         return torch.allclose(whole - without, expected, rtol=1e-2, atol=1e-2)
 
     def _run(self, parameters: Mapping[str, Tensor]) -> tuple[dict[Linear, Tensor], Tensor]:
-        """What flows into each output linear, and the block's output."""
+        """The inputs of each output linear, and the block's output."""
         seen: dict[Linear, Tensor] = {}
         with Observer(parameters, self._outputs, seen.__setitem__):
             output = functional_call(
@@ -169,9 +171,9 @@ class _Probe:
 
 
 def _random(name: str, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Weights that keep activations near unit size; norms near one, biases near zero.
+    """Weights that keep activations near unit scale; norms near one, biases near zero.
 
-    A bias away from zero could keep a rectified neuron off for every token.
+    A large bias could keep a ReLU neuron at zero for every token.
     """
     noise = torch.randn(tuple(shape), generator=generator)
     if len(shape) > 1:

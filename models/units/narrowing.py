@@ -1,7 +1,7 @@
-"""What becomes smaller in every block when a config says fewer neurons or key/value groups.
+"""Which tensors of a block shrink when the config has fewer neurons, key/value groups or experts.
 
-Found by building the empty model at both sizes and comparing shapes, so that transformers itself
-says which tensors a size shows in, and whether it takes the size at all.
+The empty model is built at both sizes and the shapes are compared, so transformers itself decides
+which tensors a size affects, and whether the size is valid.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .config_keys import Kind, counts, fewest, settings, with_settings
 
 @dataclass(frozen=True)
 class Part:
-    """One axis of one tensor along which every unit has its share.
+    """One axis of one tensor that is divided among the units.
 
     Attributes:
-        tensor: its name within a block, such as ``mlp.up_proj.weight``.
-        axis: of the tensor as stored.
-        size: its length along that axis, a multiple of the number of units.
+        tensor: name within a block, such as ``mlp.up_proj.weight``.
+        axis: axis of the stored tensor.
+        size: length along that axis, a multiple of the number of units.
     """
 
     tensor: str
@@ -37,12 +37,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Resizing:
-    """A change of one size of a config, and what it changes in each block, which is the same.
+    """A change of one size, with the same effect on every block.
 
     Attributes:
-        before, after: how many units there are in every block.
-        config: top-level config keys that say so.
-        parts: what becomes smaller.
+        before, after: number of units of every block.
+        config: top-level config keys that make the change.
+        parts: the tensors that shrink.
     """
 
     kind: Kind
@@ -54,26 +54,26 @@ class Resizing:
 
 @dataclass(frozen=True)
 class Narrowing(Resizing):
-    """A change of the number of units whose outputs flow into one linear.
+    """A change of the number of units whose outputs are the inputs of one linear.
 
     Attributes:
-        output: the part whose linears' input features those outputs are.
+        output: the part that holds that linear, such as ``down_proj`` or ``o_proj``.
     """
 
     output: Part
 
 
 def units_of(checkpoint: Checkpoint, kind: Kind) -> int:
-    """How many neurons, key/value groups or experts every block has.
+    """Number of neurons, key/value groups or experts of every block.
 
     Raises:
-        ModelError: the config has no key that says so and that its model heeds.
+        ModelError: no key of the config sets it.
     """
     return _sized(checkpoint, kind)[1]
 
 
 def resizing(checkpoint: Checkpoint, kind: Kind, after: int) -> Resizing:
-    """What having ``after`` units of a kind in every block means for this model.
+    """The change of this model to ``after`` units of a kind in every block.
 
     Raises:
         ModelError: the config cannot express it, or transformers refuses the size.
@@ -81,14 +81,15 @@ def resizing(checkpoint: Checkpoint, kind: Kind, after: int) -> Resizing:
     key, before, model = _sized(checkpoint, kind)
     text = model.config.get_text_config(decoder=True)
     if after < fewest(kind, text):
-        raise ModelError(f"every token goes to {fewest(kind, text)} {kind}")
+        least = fewest(kind, text)
+        raise ModelError(f"{after} {kind} are too few: every token is routed to {least}")
     config = with_settings(checkpoint, model.config, settings(kind, key, text, after))
     parts = _shrunk(model, _rebuilt(checkpoint, config), kind, before, after)
     return Resizing(kind, before, after, config, parts)
 
 
 def narrowing(checkpoint: Checkpoint, kind: Kind, after: int) -> Narrowing:
-    """The same for units whose outputs flow into one linear, or into that of their expert.
+    """The same for units whose outputs are the inputs of one linear, or of their expert's linear.
 
     Raises:
         ModelError: as `resizing`, or there is no such linear.
@@ -99,7 +100,7 @@ def narrowing(checkpoint: Checkpoint, kind: Kind, after: int) -> Narrowing:
 
 
 def _sized(checkpoint: Checkpoint, kind: Kind) -> tuple[str, int, PreTrainedModel]:
-    """The key that sizes this kind, how many units it says, and the model as it is."""
+    """The key that sets the number of units, the number, and the empty model at that size."""
     model = shared_model(checkpoint)
     text = model.config.get_text_config(decoder=True)
     refusals = []
@@ -114,7 +115,7 @@ def _sized(checkpoint: Checkpoint, kind: Kind) -> tuple[str, int, PreTrainedMode
     kind_of_model = checkpoint.config.get("model_type")
     why = "; ".join(refusals) or "it has no key for them"
     raise ModelError(
-        f"a config of type '{kind_of_model}' cannot say that every block has fewer {kind}: {why}"
+        f"a config of type '{kind_of_model}' cannot express fewer {kind} in every block: {why}"
     )
 
 
@@ -125,9 +126,9 @@ def _rebuilt(checkpoint: Checkpoint, config: Mapping[str, Any]) -> PreTrainedMod
 def _shrunk(
     large: PreTrainedModel, small: PreTrainedModel, kind: Kind, before: int, after: int
 ) -> tuple[Part, ...]:
-    """The parts of a block that differ, if all blocks differ alike and by whole units."""
+    """The parts of a block that differ, if all blocks differ in the same way and by whole units."""
     if before == after:
-        raise ModelError(f"{before} {kind} are what every block has")
+        raise ModelError(f"every block already has {before} {kind}")
     path, blocks = find_blocks(large)
     _, narrow = find_blocks(small)
     _check_outside(large, small, path, kind)
@@ -145,10 +146,10 @@ def _shrunk(
 def _unheeded(model: PreTrainedModel, kind: Kind) -> str:
     if kind == "groups":
         return (
-            f"{type(model).__name__} takes the width of a head from hidden_size / "
-            f"num_attention_heads, so fewer heads would be wider ones"
+            f"{type(model).__name__} derives the width of a head from hidden_size / "
+            f"num_attention_heads, so fewer heads would be wider"
         )
-    return f"no tensor of {type(model).__name__}'s blocks is sized by it"
+    return f"it changes no tensor of {type(model).__name__}'s blocks"
 
 
 def _check_outside(large: PreTrainedModel, small: PreTrainedModel, path: str, kind: Kind) -> None:
@@ -156,7 +157,7 @@ def _check_outside(large: PreTrainedModel, small: PreTrainedModel, path: str, ki
     for name, parameter in large.named_parameters():
         outside = not name.startswith(f"{path}.")
         if outside and parameter.shape != other[name].shape:
-            raise ModelError(f"the number of {kind} also sizes '{name}', outside the blocks")
+            raise ModelError(f"the number of {kind} also changes '{name}', outside the blocks")
 
 
 def _differing(
@@ -169,20 +170,20 @@ def _differing(
             if long == short:
                 continue
             if long * after != short * before:
-                raise ModelError(f"'{name}' is not made of equal shares of {before} {kind}")
+                raise ModelError(f"'{name}' does not divide evenly among {before} {kind}")
             parts.append(Part(name, axis, long))
     return tuple(parts)
 
 
 def _output(model: PreTrainedModel, parts: tuple[Part, ...], kind: Kind, before: int) -> Part:
-    """The part that takes the units' outputs in: inputs of one linear, or of all experts'."""
+    """The part whose input features are the units' outputs: one linear, or one per expert."""
     block = find_blocks(model)[1][0]
     inputs = {linear.tensor: _input_axis(linear) for linear in find_linears(block, "")}
     found = [part for part in parts if inputs.get(part.tensor) == part.axis]
     if len(found) != 1 or found[0].size % before:
         names = ", ".join(f"'{part.tensor}'" for part in found) or "none"
         raise ModelError(
-            f"the outputs of a block's {before} {kind} should flow into one linear of "
+            f"the outputs of a block's {before} {kind} must be the inputs of one linear of "
             f"{type(model).__name__}, found {names}"
         )
     return found[0]

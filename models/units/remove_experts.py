@@ -1,9 +1,10 @@
-"""Which experts of a mixture carry least, and the model without them.
+"""Remove the least important experts of a mixture-of-experts model.
 
-An expert's load is what its absence does: the squared change of the block's output when it gives
-nothing, which weighs how often tokens are sent to it, with what share, and how much it then says
-(REAP, https://arxiv.org/abs/2510.13999, multiplies the same three). Loads are measured on what the
-model as given feeds a block.
+The importance of an expert is the squared change of the block's output when the expert outputs
+zero. It combines how often tokens are routed to the expert, the router weight, and the size of its
+output
+(REAP, https://arxiv.org/abs/2510.13999, multiplies the same three). It is measured on the inputs of
+the block in the original model.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from .narrowing import Part, Resizing
 
 @dataclass
 class ExpertChoice:
-    """The experts that stay of each block done so far, for a choice that may be stopped."""
+    """The remaining experts of each finished block, for resuming."""
 
     kept: list[list[int]] = field(default_factory=list)
 
     def facts(self) -> list[list[int]]:
-        """What was chosen so far."""
+        """The choice so far."""
         return self.kept
 
     def recall(self, facts: list[list[int]]) -> None:
-        """Take up a choice that was stopped."""
+        """Restore an interrupted choice."""
         self.kept = [list(each) for each in facts]
 
 
@@ -49,13 +50,14 @@ def choose_experts(
     choice: ExpertChoice | None = None,
     resuming: Resuming | None = None,
 ) -> list[Tensor]:
-    """The experts of each block that stay, int64 ascending: those of the greatest load.
+    """The remaining experts of each block, int64 ascending: the most important ones.
 
     Args:
-        tokens: int64 ``[windows, length]`` to measure on; all go through a block at once.
-        announce: told blocks done and their count; each runs once for every expert used.
-        choice: gathers what is chosen.
-        resuming: keeps how far the pass is, and says where to go on; the choice must be among its
+        tokens: int64 ``[windows, length]`` to measure on, as one batch.
+        announce: receives the number of finished blocks and their total; a block runs once for
+            every expert that receives tokens.
+        choice: records the choice.
+        resuming: stores the progress of the pass and restores it; ``choice`` must be among its
             notes.
     """
     choice = ExpertChoice() if choice is None else choice
@@ -75,7 +77,7 @@ def choose_experts(
 
 
 def keep_experts(checkpoint: Checkpoint, change: Resizing, kept: Sequence[Tensor]) -> Checkpoint:
-    """The model with those experts alone, its routers cut to match."""
+    """The model with only these experts, and routers cut to match."""
     skeleton = Skeleton(checkpoint)
     fresh = {}
     for index, experts in enumerate(kept):
@@ -83,12 +85,12 @@ def keep_experts(checkpoint: Checkpoint, change: Resizing, kept: Sequence[Tensor
             name = f"{skeleton.path}.{index}.{part.tensor}"
             fresh[name] = checkpoint.tensors[name].index_select(part.axis, experts.cpu())
     smaller = checkpoint.evolve(fresh, config=change.config)
-    Skeleton(smaller)  # refuses tensors that are not what the config now says
+    Skeleton(smaller)  # checks the tensors against the new config
     return smaller
 
 
 def _loads(block: nn.Module, hidden: Tensor, call: Call, change: Resizing) -> tuple[Tensor, Tensor]:
-    """Each expert's load in float64 ``[experts]``, and what the block gives."""
+    """The importance of each expert, float64 ``[experts]``, and the block's output."""
     stored = stored_tensors(block, "")
     experts = [each for each in find_linears(block, "") if each.expert is not None]
     used: set[int] = set()
@@ -113,11 +115,12 @@ def _loads(block: nn.Module, hidden: Tensor, call: Call, change: Resizing) -> tu
 
 
 def _of_experts(experts: Sequence[Linear], change: Resizing) -> list[Part]:
-    """The parts that are experts' own, not the router's."""
+    """The parts of the experts, without the router's."""
     modules = {each.tensor.rpartition(".")[0] for each in experts}
     found = [part for part in change.parts if part.tensor.rpartition(".")[0] in modules]
     if not found or any(part.axis or part.size != change.before for part in change.parts):
         raise ModelError(
-            "experts are not held one after another in tensors of their own; only such can go"
+            "experts are not stacked along the first axis of their own tensors; only such experts "
+            "can be removed"
         )
     return found

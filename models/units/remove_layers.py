@@ -1,10 +1,9 @@
-"""Taking whole blocks out of a model, and bridging the gaps they leave.
+"""Remove whole blocks from a model and refit the blocks around the gaps.
 
-The last block before a gap has its output linear refitted, so that it also gives what the blocks
-gone would have added: least squares toward the hidden states that entered the next block of the
-model as given. Blocks behind a gap are refitted too, to make up for what is still missing. That
-folds into weights that are there anyway; where a norm or a router follows the linear it does not,
-and the gap is left as it is.
+The output linear of the last block before a gap is refitted by least squares, so that it also adds
+what the removed blocks added: its target are the inputs of the next remaining block in the original
+model. Blocks after a gap are refitted too, to correct the remaining residual. The correction goes
+into existing weights; if a norm or a router follows the output linear, nothing is refitted.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ Bridge = Callable[[Fed], Tensor]
 
 
 def require_alike(checkpoint: Checkpoint) -> int:
-    """How many blocks there are.
+    """Number of blocks, all of the same shapes.
 
     Raises:
-        ModelError: they are not all of one kind, so that a config cannot say which are left.
+        ModelError: the blocks differ, so a config cannot express which are left.
     """
     model = shared_model(checkpoint)
     path, blocks = find_blocks(model)
@@ -44,8 +43,8 @@ def require_alike(checkpoint: Checkpoint) -> int:
     for index, found in enumerate(shapes):
         if found != shapes[0]:
             raise ModelError(
-                f"'{path}.{index}' of {type(model).__name__} is not made as '{path}.0' is, and a "
-                f"config that has fewer blocks cannot say which of them are left"
+                f"'{path}.{index}' of {type(model).__name__} differs in shape from '{path}.0', and "
+                f"a config with fewer blocks cannot express which of them are left"
             )
     return len(blocks)
 
@@ -62,18 +61,18 @@ def keep_layers(
     begin: Standing | None = None,
     save: Callable[[Standing], None] = lambda standing: None,
 ) -> Checkpoint:
-    """The model of the blocks ``kept``, ascending, gaps bridged.
+    """The model of the blocks ``kept``, ascending, with refitted output linears.
 
     Args:
-        bridge: gives the new weight of the output linear before a gap.
-        mend: gives those of the linears behind a gap that none follows; None leaves them.
-        announce: told blocks done and their count.
-        begin: where a pass that was stopped stood; None where this one begins.
-        save: told after every block how far the pass is.
+        bridge: returns the new weight of the output linear before a gap.
+        mend: returns the new weight of output linears after a gap; None leaves them.
+        announce: receives the number of finished blocks and their total.
+        begin: progress of an interrupted pass; None to start from the beginning.
+        save: receives the progress after every block.
 
     Raises:
-        DataError: a linear saw too few tokens.
-        ModelError: the shorter model does not compute what was measured.
+        DataError: a linear received too few tokens.
+        ModelError: the shorter model does not compute the same as the pass.
         NumericsError: NaN or infinity in a block's output.
     """
     skeleton = Skeleton(checkpoint)
@@ -99,7 +98,7 @@ def keep_layers(
 
 
 class _Span:
-    """The model as given and the shorter one, side by side as far as they have been run."""
+    """The original and the shorter model, run side by side."""
 
     def __init__(
         self,
@@ -118,11 +117,11 @@ class _Span:
         self.bridged: dict[str, Tensor | TensorRef] = {}
 
     def standing(self) -> Standing:
-        """How far the two have been run."""
+        """The progress of both models."""
         return Standing(self.next, self.hidden, self.given, self.bridged)
 
     def take_up(self, standing: Standing, kept: Sequence[int]) -> None:
-        """Go on from where two others stood."""
+        """Resume from saved progress."""
         self.next, self.hidden, self.bridged = (
             standing.index,
             standing.hidden,
@@ -133,7 +132,7 @@ class _Span:
 
     @torch.no_grad()
     def lead(self, indices: Sequence[int]) -> None:
-        """Run the model as given through some blocks."""
+        """Run the original model through some blocks."""
         for index in indices:
             with self._skeleton.block(index) as block:
                 self.given = [
@@ -144,7 +143,7 @@ class _Span:
 
     @torch.no_grad()
     def cross(self, index: int, end: int) -> None:
-        """Run the shorter model through one block, the other one as far as ``end``."""
+        """Run the shorter model through one block, and the original one up to ``end``."""
         self.lead(range(index, end))
         prefix = f"{self._skeleton.path}.{index}."
         refit = self._bridge if end > index + 1 else self._mend if index > self._done else None
@@ -179,7 +178,7 @@ class _Span:
 
 
 def shorter_config(checkpoint: Checkpoint, kept: Sequence[int]) -> dict[str, object]:
-    """Top-level config keys that say only the blocks ``kept`` are there."""
+    """Top-level config keys of a model with only the blocks ``kept``."""
     whole = shared_model(checkpoint).config
     changes = layer_settings(whole.get_text_config(decoder=True), kept)
     return with_settings(checkpoint, whole, changes)
@@ -188,7 +187,7 @@ def shorter_config(checkpoint: Checkpoint, kept: Sequence[int]) -> dict[str, obj
 def _renumbered(
     skeleton: Skeleton, kept: Sequence[int], bridged: Mapping[str, Tensor | TensorRef]
 ) -> dict[str, Tensor | TensorRef | None]:
-    """What to evolve with: every block that stays under its new number, the last ones gone."""
+    """Changes for `evolve`: remaining blocks under their new index, the last ones removed."""
     path, refs = skeleton.path, skeleton.checkpoint.refs
     fresh: dict[str, Tensor | TensorRef | None] = {}
     for place in range(len(skeleton.blocks)):

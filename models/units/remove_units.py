@@ -1,8 +1,8 @@
-"""One pass over the blocks that takes whole units out of them, each block seeing the new prefix.
+"""One pass that removes units from every block, each block on the outputs of the pruned ones.
 
-While the pass runs, what is to go is zero in the output linear, which computes what its absence
-does; the tensors are cut as blocks are done. At the end the smaller model is built and run, and
-must give what the pass gave.
+During the pass, removed units are zero columns of the output linear, which has the same effect as
+their removal; the tensors of finished blocks are cut to size. At the end the smaller model is built
+and run, and its hidden states must equal those of the pass.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .layout import Units, measure_units, plain_output
 from .narrowing import Narrowing, Part
 from .residuals import Fed, MissingSum, lacking, run_watched
 
-# Median over tokens of how far hidden states may lie apart, relative; a wrong layout is off by 1.
+# Largest median relative difference of hidden states per token; a wrong layout differs by about 1.
 _SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
 _SAME_IN_HALF = 5e-2
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The units of one output linear that stay, int64 ascending, and its weight, zero elsewhere."""
+    """The remaining units of one output linear, int64 ascending, and its weight, zero elsewhere."""
 
     units: Tensor
     weight: Tensor
@@ -52,20 +52,20 @@ def hollow_blocks(
     mend: Callable[[Fed], Tensor] | None = None,
     resuming: Resuming | None = None,
 ) -> Checkpoint:
-    """Let ``choose`` say which units of every block stay; returns the smaller model.
+    """Remove the units of every block that ``choose`` does not keep; returns the smaller model.
 
     Args:
-        choose: given each block's output linear, or each of its experts'.
-        matched: measure what is missing; costs a third run of every block.
-        announce: told blocks done and their count.
-        mend: where the units are not neurons and the pass is matched, gives a new weight for the
-            linear behind the neurons of each block, so that it makes up for what is still missing.
-        resuming: keeps how far the pass is, and says where to go on; what ``choose`` and ``mend``
-            gather must be among its notes.
+        choose: receives each block's output linear, or that of each expert; returns what to keep.
+        matched: measure the residual against the original model; costs a third run of every block.
+        announce: receives the number of finished blocks and their total.
+        mend: in a matched pass over units other than neurons, returns a new weight for the linear
+            after the neurons of each block, which corrects the remaining residual.
+        resuming: stores the progress of the pass and restores it; whatever ``choose`` and ``mend``
+            record must be among its notes.
 
     Raises:
-        DataError: a linear saw too few tokens.
-        ModelError: the units cannot be told apart, or the smaller model is not what was measured.
+        DataError: a linear received too few tokens.
+        ModelError: the units are coupled, or the smaller model does not compute the same.
         NumericsError: NaN or infinity in a block's output.
     """
     skeleton = Skeleton(checkpoint)
@@ -98,7 +98,7 @@ def hollow_blocks(
 
 
 class _View:
-    """One materialised block as seen by the pass."""
+    """One block in memory during the pass."""
 
     def __init__(
         self, skeleton: Skeleton, block: nn.Module, prefix: str, change: Narrowing, units: Units
@@ -111,7 +111,7 @@ class _View:
     def fed(
         self, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor] | None
     ) -> list[Fed]:
-        """What flows into the output linears; ``given`` is overwritten by what leaves the block."""
+        """Statistics of the output linears; ``given`` is overwritten by the block's outputs."""
         if given is not None and len(self._linears) == 1:
             return [self._missing(self._linears[0], hidden, calls, given)]
         groups, _ = sum_inputs(
@@ -128,7 +128,7 @@ class _View:
     def _missing(
         self, linear: Linear, hidden: Sequence[Tensor], calls: Sequence[Call], given: list[Tensor]
     ) -> Fed:
-        """What the linear's output lacks to make up for the blocks before this one."""
+        """Statistics with the residual that earlier blocks caused."""
         weight = self._weight(linear)
         total = MissingSum(linear, weight)
         for index, (states, call) in enumerate(zip(hidden, calls, strict=True)):
@@ -146,7 +146,7 @@ class _View:
         calls: Sequence[Call],
         wanted: Sequence[Tensor],
     ) -> dict[str, Tensor]:
-        """Put another weight into the linear behind the neurons; returns its tensor."""
+        """Replace the weight of the linear after the neurons; returns its tensor."""
         name = f"{self._prefix}{tensor}"
         (linear,) = (e for e in find_linears(self._block, self._prefix) if e.tensor == name)
         weight = self._weight(linear)
@@ -160,7 +160,7 @@ class _View:
         return linear.view(self._skeleton.model.get_parameter(linear.tensor).detach())
 
     def cut(self, kept: Mapping[Linear, Kept]) -> dict[str, Tensor]:
-        """Put the weights in at full size; returns the block's tensors at their new size."""
+        """Put the weights in at full size; returns the block's tensors cut to the new size."""
         name = self._linears[0].tensor
         whole = self._stored(name).clone()
         for linear, each in kept.items():
@@ -190,10 +190,10 @@ class _View:
 
 
 def require_same(smaller: Checkpoint, batch: Batch, hidden: Tensor) -> None:
-    """Refuse a rebuilt model whose blocks do not give ``hidden`` for a batch.
+    """Check that the rebuilt model computes the hidden states ``hidden`` for a batch.
 
     Raises:
-        ModelError: they do not.
+        ModelError: it does not.
     """
     skeleton = Skeleton(smaller)
     found = through_blocks(skeleton, capture(skeleton, [batch.tokens[:1]]))[0].float()
@@ -202,6 +202,6 @@ def require_same(smaller: Checkpoint, batch: Batch, hidden: Tensor) -> None:
     off = float(apart.median())
     if not off <= _SAME.get(skeleton.dtype, _SAME_IN_HALF):
         raise ModelError(
-            f"{type(skeleton.model).__name__} built at the smaller size gives hidden states "
-            f"{off:.1%} off those measured; its layout is not understood"
+            f"{type(skeleton.model).__name__} built at the smaller size computes hidden states "
+            f"that differ by {off:.1%} from those of the pass; this layout is not supported"
         )

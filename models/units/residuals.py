@@ -1,7 +1,7 @@
-"""What the output of a linear lacks, summed over batches of its inputs.
+"""Cross products of a linear's inputs with its residual, accumulated over batches.
 
-Legend: X what flows into a linear of the model as it is being rewritten, D what its output would
-have to give beside what it gives.
+Notation: X are the inputs of a linear in the model being compressed, ``[tokens, in_features]``; D
+is the residual, target output minus current output, ``[tokens, out_features]``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from ..passes.inputs import Group
 
 @dataclass(frozen=True)
 class Fed:
-    """A linear, and what flows into it behind blocks already rewritten.
+    """A linear with the statistics of its inputs after the blocks changed so far.
 
     Attributes:
-        weight: ``[out_features, in_features]`` in the compute dtype.
-        gram: X'X.
-        missing: D'X ``[out_features, in_features]``, where D is what would make the block's output
-            that wanted (or the linear's own, where a norm lies between); None where that was not
-            measured.
+        weight: ``[out_features, in_features]``, compute dtype.
+        gram: X'X ``[in_features, in_features]``.
+        missing: D'X ``[out_features, in_features]``. The target is that of the block's output, or
+            of the linear's own output if a norm follows. None if it was not measured.
     """
 
     linear: Linear
@@ -40,7 +39,7 @@ class Fed:
 
 
 class MissingSum:
-    """Sums X'X and D'X over batches that are seen once and not kept."""
+    """Accumulates X'X and D'X over batches."""
 
     def __init__(self, linear: Linear, weight: Tensor) -> None:
         self._linear, self._weight = linear, weight
@@ -48,7 +47,7 @@ class MissingSum:
         self._missing = torch.zeros(linear.shape, dtype=working_dtype(weight), device=weight.device)
 
     def add(self, inputs: Tensor, apart: Tensor) -> None:
-        """Take in X ``[..., in_features]`` and D ``[..., out_features]`` of the same tokens."""
+        """Add X ``[..., in_features]`` and D ``[..., out_features]`` of the same tokens."""
         self._total.add(inputs)
         rows, cols = self._linear.shape
         self._missing.addmm_(
@@ -57,10 +56,10 @@ class MissingSum:
         )
 
     def fed(self) -> Fed:
-        """What was summed.
+        """The accumulated statistics.
 
         Raises:
-            DataError: over too few tokens.
+            DataError: too few tokens.
         """
         group = Group([self._linear], self._total)
         return Fed(self._linear, self._weight, Fellows([group]).gram(group), self._missing)
@@ -76,13 +75,13 @@ def lacking(
     calls: Sequence[Call],
     wanted: Sequence[Tensor],
 ) -> Fed:
-    """What a linear lacks, whose output is added as it is, for its block to give what is wanted.
+    """Statistics of a linear whose output is added directly, with the residual of its block.
 
     Args:
-        prefix: the block's path in the model, with its last dot.
-        weight: the linear's, as it now is.
-        hidden, calls, wanted: per batch, what enters the block, how it is called, and what should
-            leave it, ``[batch, length, hidden_size]``.
+        prefix: path of the block in the model, with a trailing dot.
+        weight: the linear's present weight, ``[out_features, in_features]``.
+        hidden, calls, wanted: per batch, the block's input, its other arguments, and its target
+            output, ``[batch, length, hidden_size]``.
     """
     total = MissingSum(linear, weight)
     for states, call, meant in zip(hidden, calls, wanted, strict=True):
@@ -94,7 +93,7 @@ def lacking(
 def run_watched(
     block: nn.Module, prefix: str, linear: Linear, hidden: Tensor, call: Call
 ) -> tuple[Tensor, Tensor]:
-    """What flows into a linear that sees every token, and the block's output."""
+    """The inputs of a linear that receives every token, and the block's output."""
     seen: dict[Linear, Tensor] = {}
     with Observer(stored_tensors(block, prefix), [linear], seen.__setitem__):
         output = replay(block, hidden, call)

@@ -275,7 +275,7 @@ async def test_a_layer_that_saw_too_few_tokens_is_named() -> None:
     ctx = await scored("llama")
     few = {**ctx, "calibration": tiny_windows(1, 2)}
     with pytest.raises(
-        LinkError, match=r"mlp\.down_proj' saw 2 tokens .* for its \d+ inputs.*more windows"
+        LinkError, match=r"mlp\.down_proj' received 2 .* for \d+ inputs.*more windows"
     ) as caught:
         await run(prune(), few)
     assert isinstance(caught.value.__cause__, DataError)

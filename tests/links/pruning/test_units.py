@@ -231,7 +231,7 @@ async def test_experts_that_say_little_go() -> None:
 
 async def test_fewer_experts_than_a_token_goes_to_are_refused() -> None:
     ctx = await scored("mixtral")
-    with pytest.raises(LinkError, match=r"every token goes to 2 experts.*can be had is 2"):
+    with pytest.raises(LinkError, match=r"every token is routed to 2.*can be had is 2"):
         await run(prune(pattern="experts", sparsity=0.75), ctx)
 
 

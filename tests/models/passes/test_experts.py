@@ -57,7 +57,7 @@ def test_experts_held_as_single_linears_are_fellows_too() -> None:
 
 def test_where_no_fellow_saw_a_token_it_is_refused() -> None:
     groups = [group(expert(0), rows(0, 0)), group(expert(1), rows(0, 0))]
-    with pytest.raises(DataError, match=r"no expert of 'layers.0.experts.up' saw a token"):
+    with pytest.raises(DataError, match=r"no expert of 'layers.0.experts.up' received a token"):
         Fellows(groups)
 
 
@@ -66,7 +66,7 @@ def test_a_linear_that_is_no_expert_borrows_nothing_and_needs_tokens() -> None:
     accumulator = GramAccumulator(64)
     accumulator.add(torch.ones(3, 64))
     few = Group([wide], accumulator)
-    with pytest.raises(DataError, match=r"'layers.0.up' saw 3 tokens .* for its 64 inputs"):
+    with pytest.raises(DataError, match=r"'layers.0.up' received 3 .* for 64 inputs"):
         Fellows([few]).gram(few)
     accumulator.add(torch.ones(1, 64))
     assert Fellows([few]).gram(few).num_borrowed == 0

@@ -142,7 +142,7 @@ def test_one_input_cut_into_other_rows_is_the_same_input() -> None:
 
 @pytest.mark.parametrize("use", [lambda b, x: b.a(x), lambda b, x: b.a(x) + b.b(x[:0]).sum()])
 def test_a_linear_that_saw_no_tokens_is_named(use: Any) -> None:
-    with pytest.raises(DataError, match=r"layer 'block\.b' saw no tokens.*more windows"):
+    with pytest.raises(DataError, match=r"layer 'block\.b' received no tokens.*more windows"):
         sums_of(use, torch.ones(1, 3, 4))
 
 

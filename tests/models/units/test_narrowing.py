@@ -61,7 +61,7 @@ def test_heads_of_implied_width_are_refused_with_the_reason(arch: str) -> None:
 
 
 def test_the_present_size_is_no_change() -> None:
-    with pytest.raises(ModelError, match="64 neurons are what every block has"):
+    with pytest.raises(ModelError, match="every block already has 64 neurons"):
         narrowing(tiny_checkpoint("llama"), "neurons", 64)
 
 
