@@ -30,7 +30,7 @@ S = TypeVar("S", bound=Sum)
 
 
 class SquareSum:
-    """Sum of x_j^2 per input channel, float32 ``[in_features]``: the diagonal of the Gram matrix."""
+    """Sum of x_j^2 per input channel, float32 ``[in_features]``: the Gram matrix's diagonal."""
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
         self.squares = torch.zeros(width, dtype=torch.float32, device=device)
@@ -98,7 +98,7 @@ class _Grouping(Generic[S]):
 
 
 class _Keeping:
-    """Keeps the inputs of linears that see every token, with their version, for one forward pass."""
+    """Keeps the inputs of linears that see every token, with their version, for one pass."""
 
     def __init__(self, kept: dict[Linear, tuple[Tensor, int]], num_tokens: int) -> None:
         self._kept = kept

@@ -124,7 +124,7 @@ def trainable(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
 
 
 def _spans(num_dense: int, num_light: int, kept: Sequence[int] | None) -> list[range]:
-    """For every light block, the dense blocks it stands for: its own, and those removed after it."""
+    """The dense blocks each light block stands for: its own, and those removed after it."""
     starts = list(range(num_dense)) if kept is None else list(kept)
     if len(starts) != num_light:
         found = "" if kept is None else f", and the pruning plan keeps {len(starts)}"

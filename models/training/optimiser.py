@@ -37,7 +37,7 @@ class Survivors:
 
     @torch.no_grad()
     def confine(self) -> None:
-        """Zero the gradient of pruned weights; Adam, whose moments then stay zero, keeps them zero."""
+        """Zero the gradient of pruned weights; Adam's moments and the weights then stay zero."""
         for parameter, mask in self._masks:
             if parameter.grad is not None:
                 parameter.grad.mul_(mask)

@@ -171,7 +171,7 @@ class _Course:
         return tensors, facts
 
     def descend(self, windows: Tensor, *, share: float) -> None:
-        """Take one step on the mean loss of some windows, at a fraction of the peak learning rate."""
+        """Take one step on the mean loss of some windows, at a fraction of the peak rate."""
         training = self._training
         mend = f"lower learning_rate, now {training.learning_rate:g}"
         self._optimizer.zero_grad()
