@@ -289,7 +289,7 @@ def test_the_target_given_needs_a_pass_that_followed_the_model_as_given() -> Non
 def test_windows_are_needed_to_train_on_and_to_judge() -> None:
     with pytest.raises(DataError, match=r"make 1 batches and heldout_share=0.125 holds out 1"):
         tuned(num_windows=4, batch_size=4)
-    with pytest.raises(DataError, match=r"lower batch_size or the share"):
+    with pytest.raises(DataError, match=r"lower batch_size or heldout_share"):
         tuned(replace(TUNING, heldout_share=0.9))
 
 

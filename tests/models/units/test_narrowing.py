@@ -56,7 +56,7 @@ def test_an_expert_is_a_row_of_the_router_too() -> None:
 
 @pytest.mark.parametrize("arch", ["gpt2", "opt", "gpt_neox"])
 def test_heads_of_implied_width_are_refused_with_the_reason(arch: str) -> None:
-    with pytest.raises(ModelError, match="takes the width of a head from hidden_size"):
+    with pytest.raises(ModelError, match="derives the width of a head from hidden_size"):
         units_of(tiny_checkpoint(arch), "groups")
 
 
