@@ -48,7 +48,8 @@ async def load(
     Settings:
         model: a hub id, a local folder, a .gguf file, or package:NAME/FILE.gguf.
         dtype: what weights are stored in from here on; auto keeps what the model has (codes of a
-            quantised one are multiplied out exactly, to float32).
+            quantised one are multiplied out exactly, to float32, and its other tensors keep their
+            dtype).
         revision: branch, tag or commit on the hub.
         trust_remote_code: allow Python that the model brings to run.
         dequantize: read a model that is quantised already (GGUF, compressed-tensors, bitsandbytes)

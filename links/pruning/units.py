@@ -203,7 +203,7 @@ def hollow_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Fore
         size = wanted_size(checkpoint, pattern, settings["sparsity"], settings["multiple"])
         config = size.config
         tried = size.before * blocks if pattern == "experts" else 0
-    dtype = next(iter(checkpoint.refs.values())).dtype
+    dtype = max((ref.dtype for ref in checkpoint.refs.values()), key=lambda each: each.itemsize)
     work = rewriting(checkpoint, ctx["calibration"], paired=settings["matching"] != 0, solver=_WORK)
     few = len(_few(ctx["calibration"]))
     return Forecast(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...checkpoints import Checkpoint
 from ...errors import SettingError
+from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import Linear, all_linears
 from ...models.codecs.peft_adapter import adapter_files
 from ...solvers.gram import Gram
@@ -65,7 +66,7 @@ def with_adapter(
         linear: (correcting.factors[f"{linear.name}.B"], correcting.factors[f"{linear.name}.A"])
         for linear in corrected
     }
-    dtype = checkpoint.refs[corrected[0].tensor].dtype
+    dtype = stored_dtype(checkpoint, checkpoint.refs[corrected[0].tensor])
     files = adapter_files(factors, rank=correcting.rank, dtype=dtype)
     told = {"adapter_bytes": sum(len(data) for data in files.values())}
     return replace(checkpoint, files={**checkpoint.files, **files}), told

@@ -13,6 +13,7 @@ from ...checkpoints import Checkpoint, GgmlBlocks, Quantized
 from ...engine import announce
 from ...errors import SolverError
 from ...formats.ggml_blocks import kind_of_grid, pack
+from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import Linear, named
 from ...models.passes.rewriting import Solution, Solved
 from ...models.passes.stacking import stacked
@@ -185,8 +186,8 @@ def fitting_grid(grid: Grid, linear: Linear) -> Grid:
 
 
 def scale_dtype(grid: Grid, checkpoint: Checkpoint, linear: Linear) -> torch.dtype:
-    """What scales are stored in: the grid's own dtype, or the weight's."""
-    return grid.scale_dtype or checkpoint.refs[linear.tensor].dtype
+    """What scales are stored in: the grid's own dtype, or the model's."""
+    return grid.scale_dtype or stored_dtype(checkpoint, checkpoint.refs[linear.tensor])
 
 
 def mask_of(weights: Sequence[Tensor]) -> Tensor | None:

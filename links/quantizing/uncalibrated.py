@@ -7,10 +7,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ...checkpoints import Checkpoint, TensorRef
+from ...checkpoints import Checkpoint, Converted, TensorRef
 from ...checkpoints.tensors import BitsAndBytesKind
 from ...engine import announce
 from ...errors import SettingError, SolverError
+from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import Linear, all_linears, named
 from ...models.codecs.bitsandbytes import handed_over
 from ...models.passes.rewriting import Solution
@@ -37,7 +38,9 @@ def one_by_one(
     for done, linear in enumerate(linears, 1):
         ref = checkpoint.refs[linear.tensor]
         if method in BITSANDBYTES:
-            fresh[linear.tensor] = handed_over(ref, cast("BitsAndBytesKind", method))
+            dtype = stored_dtype(checkpoint, ref)  # what bitsandbytes is given when it is saved
+            given = ref if dtype == ref.dtype else Converted(ref, dtype)
+            fresh[linear.tensor] = handed_over(given, cast("BitsAndBytesKind", method))
         else:
             solution = _nearest(checkpoint, linear, grid, packable, scales)
             fresh[linear.tensor] = _whole(solution, linear, fresh.get(linear.tensor, ref))

@@ -37,7 +37,7 @@ from ..reading.folder_files import code_files
 from ..reading.quantized import COMPRESSED_TENSORS, multiplied_out
 from ..reading.sources import Source, read_config
 from ..reading.tied_weights import with_config_settled
-from ..reading.unused import unused_tensors
+from ..reading.unused import quantised_parameters, unused_tensors
 
 _DRAWN = 1 << 16  # random values; larger tensors repeat them, since drawing is slow
 _SPREAD = 0.02  # standard deviation of random weights: activations of a block stay finite
@@ -76,8 +76,8 @@ def outlined_model(
     """The checkpoint of the model at ``source`` without values.
 
     Args:
-        dtype: dtype of floating-point tensors; default the config's, or float32 if quantised
-            weights are dequantised.
+        dtype: dtype of floating-point tensors; default the config's, with dequantised
+            weights in float32.
         trust_remote_code: allow Python code of the model's folder to run.
         dequantize: dequantise quantised weights; otherwise they stay quantised where possible.
 
@@ -96,7 +96,7 @@ def outlined_model(
     codes = _kept_codes(source, quantization) if keeps else {}
     multiplied = (source.gguf is not None or bool(quantization)) and not codes
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
-    chosen = dtype or (torch.float32 if multiplied else stored)
+    chosen = dtype or (torch.float32 if source.gguf else stored)
     # Values converted at load stay on disk; dequantised values and those of GGUF are in memory.
     config["dtype"] = str(chosen).removeprefix("torch.")
     bare = Checkpoint(config, {}, code, source=source.label)
@@ -104,9 +104,24 @@ def outlined_model(
         check_depth(bare, lambda: len(open_folder(source.folder)))
         bare = _as_held(bare, open_folder(source.folder), quantization)
     outline = outlined(bare, chosen, held=multiplied)
+    if multiplied and dtype is None:
+        outline = _multiplied_out(outline, source)
     if source.has_weights:
         _check_size(outline, source)
     return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
+
+
+def _multiplied_out(outline: Checkpoint, source: Source) -> Checkpoint:
+    """The outline with weights that a folder holds as codes in float32."""
+    if source.gguf is not None or not source.has_weights:
+        return outline
+    coded = quantised_parameters(shared_model(outline), open_folder(source.folder))
+    wide = {
+        name: Outlined(ref.shape, torch.float32, held=True)
+        for name, ref in outline.refs.items()
+        if name in coded
+    }
+    return exchanged(outline, wide)
 
 
 def _as_held(bare: Checkpoint, held: Mapping[str, TensorRef], quantization: Any) -> Checkpoint:

@@ -1,6 +1,7 @@
 """Opening a model as a `Checkpoint`: lazily where its files allow, else through transformers.
 
-What is quantised already is multiplied out to float32 unless its codes are asked for.
+Codes of a quantised model are multiplied out to float32 unless they are asked for; its other
+tensors keep the dtype they are stored in.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ...checkpoints.shards import shard_paths
 from ...errors import CheckpointError, ModelError, SettingError
 from ..blocks.config import context_length
 from ..blocks.empty_model import empty_model
+from ..blocks.parameter_names import parameter_finder
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import has_integer_codes
 from ..codecs.gguf_head import gguf_config
@@ -49,7 +51,7 @@ from .quantized import multiplied_out, with_codes
 from .sources import Source, read_config
 from .tied_weights import TIES, tied_names, untied_config, with_ties_settled
 from .tokenizer import gguf_tokenizer
-from .unused import in_words, require_dense, unused_tensors
+from .unused import in_words, quantised_parameters, require_dense, unused_tensors
 
 _ASIDE_SHARD_BYTES = 2 << 30
 
@@ -65,7 +67,7 @@ def open_checkpoint(
 
     Args:
         dtype: what floating-point tensors are stored as from here on; None keeps what is there,
-            and makes a quantised model float32, in which its codes are multiplied out.
+            with codes of a quantised model multiplied out in float32.
         trust_remote_code: allow Python that the model's folder brings to run.
         dequantize: give a quantised model as the values its codes stand for. If not, they come as
             `Quantized`, so that saving loses nothing.
@@ -183,8 +185,36 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         through = _written_dense if quantization else _through_transformers
         found = _as_named(used, model) or through(source, used, trust_remote_code)
     if quantization:
-        found = _as_dtype(found, torch.float32) if dequantize else with_codes(found, source.label)
+        found = _in_stored_dtypes(found, model, opened)
+        found = found if dequantize else with_codes(found, source.label)
     return replace(found, unused=unused)
+
+
+def _in_stored_dtypes(found: Checkpoint, model: PreTrainedModel, opened: Checkpoint) -> Checkpoint:
+    """Codes multiplied out in float32, everything else in the dtype the folder holds it in.
+
+    Args:
+        found: the model, in which all may have become float32.
+        opened: the folder's tensors as they are stored.
+    """
+    find, coded = parameter_finder(model), quantised_parameters(model, opened.refs)
+    stored = {find(name)[0]: ref.dtype for name, ref in opened.refs.items()}
+    refs = {
+        name: _converted(ref, torch.float32 if name in coded else stored.get(name, ref.dtype))
+        for name, ref in found.refs.items()
+    }
+    kept = getattr(torch, str(opened.config.get("dtype")), None) or _most_common(refs, coded)
+    dtype = str(kept).removeprefix("torch.")
+    return replace(found, refs=refs, config={**found.config, "dtype": dtype})
+
+
+def _most_common(refs: Mapping[str, TensorRef], coded: Collection[str]) -> torch.dtype:
+    """The dtype that most values outside of the quantised weights have."""
+    counts: dict[torch.dtype, int] = {torch.float32: 0}
+    for name, ref in refs.items():
+        if name not in coded and ref.dtype.is_floating_point:
+            counts[ref.dtype] = counts.get(ref.dtype, 0) + ref.num_values
+    return max(counts, key=lambda dtype: counts[dtype])
 
 
 def _tell_unused(unused: Mapping[str, TensorRef], model: PreTrainedModel, source: Source) -> None:
@@ -349,13 +379,13 @@ def _without(left_out: Iterable[LeftOut], kept: Collection[str]) -> tuple[LeftOu
 
 
 def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
-    refs: dict[str, TensorRef] = {}
-    for name, ref in checkpoint.refs.items():
-        if not ref.dtype.is_floating_point or ref.dtype == dtype:
-            refs[name] = ref
-        elif isinstance(ref, InMemory):
-            refs[name] = InMemory(ref.load().to(dtype))
-        else:
-            refs[name] = Converted(ref, dtype)
+    refs = {name: _converted(ref, dtype) for name, ref in checkpoint.refs.items()}
     config = {**checkpoint.config, "dtype": str(dtype).removeprefix("torch.")}
     return replace(checkpoint, refs=refs, config=config)
+
+
+def _converted(ref: TensorRef, dtype: torch.dtype) -> TensorRef:
+    """A floating-point tensor in another dtype, converted when it loads unless it is in memory."""
+    if not (ref.dtype.is_floating_point and dtype.is_floating_point) or ref.dtype == dtype:
+        return ref
+    return InMemory(ref.load().to(dtype)) if isinstance(ref, InMemory) else Converted(ref, dtype)

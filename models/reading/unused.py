@@ -32,6 +32,12 @@ def unused_tensors(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dic
     }
 
 
+def quantised_parameters(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """The parameters that a folder holds as codes, by the names of its tensors."""
+    find = parameter_finder(model)
+    return {find(weight_of(name))[0] for name in names if weight_of(name) != name}
+
+
 def require_dense(model: PreTrainedModel, refs: Mapping[str, TensorRef], label: str) -> None:
     """Refuse parts of quantised weights in a folder whose config does not say it is quantised.
 

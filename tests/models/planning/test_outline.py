@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs
+from tiny_folders import quantized, written
 
 from birdbone.checkpoints import BitsAndBytes
 from birdbone.engine import run
@@ -22,7 +23,7 @@ from birdbone.models.planning.outline import (
 )
 from birdbone.models.planning.timing import Clock, Moment, time_block
 from birdbone.models.reading.opening import open_checkpoint
-from birdbone.models.reading.sources import Source
+from birdbone.models.reading.sources import Source, find_model
 from birdbone.models.writing.folder import write_model
 
 
@@ -118,7 +119,19 @@ def test_a_quantised_folder_is_multiplied_out_and_held(tmp_path: Path) -> None:
     config.update({"quantization_config": {"quant_method": "bitsandbytes"}, "dtype": "bfloat16"})
     (tmp_path / "config.json").write_text(json.dumps(config))
     outline = outlined_model(Source("tiny", tmp_path), None)
-    assert held_bytes(outline) == outline.num_bytes == 4 * outline.num_parameters
+    assert held_bytes(outline) == outline.num_bytes == 2 * outline.num_parameters
+
+
+def test_weights_held_as_codes_are_foretold_in_float32(tmp_path: Path) -> None:
+    dense = tiny_checkpoint()
+    stored = {name: ref.load().bfloat16() for name, ref in dense.refs.items()}
+    light = quantized(dense.evolve(stored, config={"dtype": "bfloat16"}))
+    source = find_model(str(written(light, tmp_path / "light")))
+    foretold, opened = outlined_model(source, None), open_checkpoint(source)
+    assert {n: ref.dtype for n, ref in foretold.refs.items()} == {
+        n: ref.dtype for n, ref in opened.refs.items()
+    }
+    assert foretold.num_bytes == opened.num_bytes
 
 
 @pytest.mark.filterwarnings("ignore:quantize stores the values")

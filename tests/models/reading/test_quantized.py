@@ -19,14 +19,21 @@ from compressed_tensors.quantization import (
 )
 from safetensors.torch import load_file, save_file
 from tiny import tiny_checkpoint, tiny_model, tiny_tokenizer, tiny_windows
-from tiny_folders import for_bitsandbytes, own_logits, plain_logits, quantized, written
+from tiny_folders import (
+    all_weights,
+    for_bitsandbytes,
+    own_logits,
+    plain_logits,
+    quantized,
+    written,
+)
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, CompressedTensorsConfig
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.engine import run
 from birdbone.errors import BirdboneError, CheckpointError, SettingError
-from birdbone.links import load
+from birdbone.links import load, quantize
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
 from birdbone.solvers.grid import Grid
@@ -38,9 +45,10 @@ def opened(folder: Path, **settings: Any) -> Checkpoint:
     return open_checkpoint(find_model(str(folder)), **settings)
 
 
-def in_bfloat16(arch: str) -> Checkpoint:
-    stored = {name: ref.load().bfloat16() for name, ref in tiny_checkpoint(arch).refs.items()}
-    return tiny_checkpoint(arch).evolve(stored, config={"dtype": "bfloat16"})
+def in_bfloat16(arch: str, **sizes: Any) -> Checkpoint:
+    made = tiny_checkpoint(arch, **sizes)
+    stored = {name: ref.load().bfloat16() for name, ref in made.refs.items()}
+    return made.evolve(stored, config={"dtype": "bfloat16"})
 
 
 def compressed(folder: Path, format: str, **weights: Any) -> Path:
@@ -103,11 +111,11 @@ def test_a_packed_folder_of_ours_comes_back_exactly(
     made = quantized(make(arch))
     found = opened(written(made, tmp_path / "light"))
     assert found.refs.keys() == made.refs.keys()
-    assert {ref.dtype for ref in found.refs.values()} == {torch.float32}
-    assert found.config["dtype"] == "float32"
+    assert found.config["dtype"] == made.config["dtype"]
     assert "quantization_config" not in found.config
     for name, ref in made.refs.items():
-        values = ref.values(torch.float32) if isinstance(ref, Quantized) else ref.load().float()
+        values = ref.values(torch.float32) if isinstance(ref, Quantized) else ref.load()
+        assert found.refs[name].dtype == values.dtype
         assert torch.equal(found.tensors[name], values)
     assert torch.equal(own_logits(found), plain_logits(tmp_path / "light"))
 
@@ -205,7 +213,9 @@ def test_four_bit_weights_are_what_bitsandbytes_makes_of_them(
     for name, weight in weights.items():
         values = dequantize_4bit(weight.data, weight.quant_state)
         assert torch.equal(found.tensors[f"{name}.weight"], values.float()), name
-    assert {ref.dtype for ref in found.refs.values()} == {torch.float32}
+    dtypes = {ref.dtype for name, ref in found.refs.items() if name[: -len(".weight")] in weights}
+    assert dtypes == {torch.float32}
+    assert found.refs["model.norm.weight"].dtype == dtype
 
 
 @pytest.mark.parametrize("arch", ["llama", "mixtral"])
@@ -240,6 +250,51 @@ async def test_load_gives_a_dense_model_unless_codes_are_asked_for(tmp_path: Pat
     assert not any(isinstance(ref, Quantized) for ref in values["checkpoint"].refs.values())
     codes = await run(load(model=folder, dequantize=False))
     assert codes["checkpoint"].id == made.id
+
+
+@pytest.mark.filterwarnings("ignore:quantize leaves 6 tensors as they are")
+@pytest.mark.parametrize("arch", ["llama", "mixtral"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+async def test_quantising_again_gives_a_folder_of_the_same_size(
+    arch: str, dtype: str, tmp_path: Path
+) -> None:
+    stored = getattr(torch, dtype)
+    dense = tiny_checkpoint(arch)
+    refs = {name: ref.load().to(stored) for name, ref in dense.refs.items()}
+    dense = dense.evolve(refs, config={"dtype": dtype})
+    again = quantize(method="rtn", bits=4, group_size=16)
+    first = (await run(again, {"checkpoint": dense, "dense": dense}))["checkpoint"]
+    read = opened(written(first, tmp_path / "first"))
+    second = (await run(again, {"checkpoint": read, "dense": read}))["checkpoint"]
+    written(second, tmp_path / "second")
+    sizes = {
+        folder: {name: tensor.nbytes for name, tensor in all_weights(tmp_path / folder).items()}
+        for folder in ("first", "second")
+    }
+    assert sizes["first"] == sizes["second"]
+    assert second.config["dtype"] == dtype
+
+
+def test_float8_folders_keep_the_dtype_of_what_is_not_float8(tmp_path: Path) -> None:
+    weights = {"num_bits": 8, "strategy": "channel", "type": "float"}
+    folder = compressed(tmp_path / "theirs", "float-quantized", **weights)
+
+    def narrow(tensors: dict[str, Tensor]) -> None:
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].bfloat16()
+
+    found = opened(edited(folder, narrow))
+    assert found.refs["model.norm.weight"].dtype == torch.bfloat16
+    assert found.refs[UP].dtype == torch.float32
+    assert found.config["dtype"] == "float32"
+
+
+async def test_nf4_made_from_a_quantised_folder_is_what_was_measured(tmp_path: Path) -> None:
+    made = quantized(in_bfloat16("llama", hidden_size=64))
+    read = opened(written(made, tmp_path / "first"))
+    asked = quantize(method="nf4")
+    light = (await run(asked, {"checkpoint": read, "dense": read}))["checkpoint"]
+    found = opened(written(light, tmp_path / "second"))
+    assert torch.equal(found.tensors[UP], light.tensors[UP].float())
 
 
 def test_codes_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
