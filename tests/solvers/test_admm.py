@@ -58,16 +58,6 @@ def test_it_beats_sparsegpt(make_layer, prune, asked) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("asked", [{"sparsity": 0.6}, {"pattern": Pattern((2, 4))}])
-def test_stacked_layers_each_lose_their_share(make_layer, prune, asked) -> None:
-    layer = make_layer(12, 16)
-    pruned = prune(layer.weight, layer.gram, heights=(5, 7), **asked)
-    share = asked.get("sparsity", 0.5)
-    lost = [int((~part).sum()) for part in pruned.mask.split((5, 7))]
-    assert lost == [round(share * 80), round(share * 112)]
-
-
-@BOTH
 def test_features_never_seen_go_first_and_the_rest_stay_alone(make_layer, prune) -> None:
     layer = make_layer(6, 8)
     layer.inputs[:, 2:4] = 0.0

@@ -70,6 +70,17 @@ def assert_sound(pruned, weight, layer) -> None:
 
 
 @every_pruner
+@pytest.mark.parametrize("asked", [{"sparsity": 0.6}, {"pattern": Pattern((2, 4))}])
+def test_stacked_layers_each_lose_their_fraction(make_layer, name, asked) -> None:
+    layer = make_layer(12, 20)
+    pruned = PRUNERS[name](layer.weight, layer.gram, heights=(5, 7), **asked)
+    fraction = asked.get("sparsity", 0.5)
+    removed = [int((~part).sum()) for part in pruned.mask.split((5, 7))]
+    assert removed == [round(fraction * 100), round(fraction * 140)]
+    assert len(pruned.relative_errors) == 2
+
+
+@every_pruner
 def test_a_factor_made_once_serves_again(make_layer, name) -> None:
     layer = make_layer(12, 40)
     factor = PREPARE[name](layer.gram, damping=0.01) if name in PREPARE else None
@@ -117,8 +128,3 @@ def test_weights_that_are_not_finite_are_refused(make_layer, name) -> None:
     layer.weight[0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
     with pytest.raises(SolverError, match=r"weight of shape \(4, 6\) holds 1 NaN and 2 infinite"):
         PRUNERS[name](layer.weight, layer.gram, sparsity=0.5)
-
-
-def test_the_table_cannot_be_changed() -> None:
-    with pytest.raises(TypeError):
-        PRUNERS["none"] = PRUNERS["wanda"]
