@@ -45,7 +45,7 @@ class Architecture:
 
     def is_transposed(self, name: str) -> bool:
         """Return whether the tensor is stored as [in_features, out_features]."""
-        return name.removesuffix(".weight").endswith(self.transposed or ("\0",))
+        return name.removesuffix(".weight").endswith(self.transposed)
 
     def row_order(self, name: str, num_rows: int, config: PreTrainedConfig) -> Tensor | None:
         """Return the order of a tensor's rows in GGUF, int64 [rows], or None if unchanged."""

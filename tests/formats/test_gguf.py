@@ -20,7 +20,6 @@ from torch import Tensor
 from birdbone.checkpoints import Checkpoint, GgmlBlocks, InMemory, Quantized, TensorRef
 from birdbone.engine import run
 from birdbone.errors import CheckpointError, ModelError, ResourceError, SettingError
-from birdbone.formats.ggml_blocks import exact_kind
 from birdbone.formats.gguf import write_gguf
 from birdbone.links import quantize
 from birdbone.models.blocks.skeleton import Skeleton
@@ -273,26 +272,6 @@ async def test_codes_written_otherwise_than_asked_are_told(tmp_path: Path) -> No
         UserWarning, match=r"21 quantised tensors, .* are dequantised and written as f16: ggml's"
     ):
         write_gguf(eight, tmp_path / "values.gguf")
-
-
-@pytest.mark.parametrize(
-    "codes",
-    [
-        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 4), bits=4),
-        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.full((2, 1), 0.1), bits=4),
-        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.full((2, 1), 1e6), bits=8),
-        Quantized(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1), bits=3),
-        Quantized(
-            torch.ones(2, 64, dtype=torch.int8),
-            torch.ones(2, 1),
-            bits=4,
-            zero_points=torch.ones(2, 1, dtype=torch.int8),
-        ),
-    ],
-    ids=["groups of 16", "a scale of 0.1", "a scale too large", "3 bits", "zero points"],
-)
-def test_codes_no_block_holds_exactly_are_on_no_type(codes: Quantized) -> None:
-    assert exact_kind(codes) is None
 
 
 def as_values(checkpoint: Checkpoint) -> dict[str, TensorRef]:

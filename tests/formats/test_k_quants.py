@@ -9,7 +9,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from birdbone.formats.ggml_encoding import encode
-from birdbone.formats.ggml_types import GgmlKind, kind_for_width, smallest_kind
+from birdbone.formats.ggml_types import GgmlKind
 
 
 def weights(rows: int = 24, width: int = 512) -> Tensor:
@@ -56,11 +56,3 @@ def test_q6_k_of_nothing_and_of_one_sign() -> None:
 def test_values_off_the_grid_come_back_to_it() -> None:
     once = read(weights(), "q6_k")
     assert (read(once, "q6_k") - once).norm() < 3e-3 * once.norm()
-
-
-def test_what_is_fallback_for_what() -> None:
-    assert [kind_for_width("q4_k", width) for width in (256, 576, 40)] == ["q4_k", "q5_0", "f16"]
-    assert [kind_for_width("q6_k", width) for width in (512, 576, 40)] == ["q6_k", "q8_0", "f16"]
-    assert kind_for_width("q8_0", 40) == "f16"
-    assert smallest_kind(["q8_0", "q4_k", "q5_0"]) == "q4_k"
-    assert smallest_kind([]) is None

@@ -8,7 +8,7 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from birdbone.errors import SettingError, SolverError
+from birdbone.errors import SolverError
 from birdbone.formats.ggml_blocks import pack
 from birdbone.solvers.gptq import quantize_gptq
 from birdbone.solvers.grid import Grid
@@ -76,9 +76,3 @@ def test_weights_of_nothing_and_of_one_sign(make_layer) -> None:
 def test_scales_beyond_float16_are_refused(make_layer) -> None:
     with pytest.raises(SolverError, match=r"does not fit a super-block of float16"):
         quantize_round_to_nearest(make_layer(2, 256).weight * 1e9, grid=Grid.named("q4_k"))
-
-
-def test_codes_on_a_grid_of_nobodys_are_not_packed(make_layer) -> None:
-    quantized = quantize_round_to_nearest(make_layer(2, 64).weight, grid=Grid(4, 32))
-    with pytest.raises(SettingError, match=r"do not fit any ggml type; quantise to one of q4_0"):
-        pack(quantized)
