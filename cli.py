@@ -1,7 +1,7 @@
-"""The command line: ``birdbone run | prove | bench | export | chains | links | inspect | doctor``.
+"""The ``birdbone`` command line.
 
-Thin on purpose: what is printed is made in `reports`, what runs is made in `chains`. Whatever needs
-torch is imported inside the command that needs it, so that ``birdbone --help`` answers at once.
+Reports are made in `reports` and chains in `chains`; this file connects them to options. Modules
+that need torch are imported inside the commands that use them, so that ``birdbone --help`` is fast.
 """
 
 from __future__ import annotations
@@ -33,30 +33,33 @@ if TYPE_CHECKING:
     from .engine import Chain
     from .journal import RunFolder
 
-_CHAIN = "One that `birdbone chains` lists; may be left out with --recipe."
-_DRY = "Say what the run would cost and write, from its config and one block; run nothing."
-_FORCE = "Replace the folder even if birdbone did not make it."
-_RUN = "Keep what finished links leave in this folder, and go on from what it holds."
+_CHAIN = "A predefined chain, see `birdbone chains`; not needed with --recipe."
+_DRY = "Print the expected time, memory and disk of each link, and run nothing."
+_FORCE = "Replace the output even if birdbone did not write it."
+_RUN = "Keep finished links in this folder, and resume from what it holds."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
 _DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or built in: pydoc, stdlib, readmes."
-_ELSEWHERE = "Text of another source to judge on; a built-in one that is not used, by default."
-_TARGET = "Share of the model's parameters that is to remain, for chains with waves."
-_STOP_LOSS = "The most perplexity may rise over dense, as a share, for chains with waves."
-_UNUSED = "Carry tensors the transformers class has no parameters for; the default is to."
-_AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+_ELSEWHERE = "Evaluation text from another source; by default a built-in text that is not used."
+_OUT = "Folder to write; a name that ends in .gguf is a single file."
+_TARGET = "Fraction of the parameters to keep, for chains with waves."
+_STOP_LOSS = "Maximum relative rise in perplexity over the dense model, for chains with waves."
+_BITS = "Bits per weight, for chains that quantize."
+_SET = "Change a setting of a link; repeatable."
+_UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
+_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 class _Commands(TyperGroup):
-    """Turns refusals into one message and exit code 1; faults of ours keep their traceback."""
+    """Turns expected errors into one message and exit code 1; bugs keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        from .reports.terminal import say, show_what_cannot_be_shown
+        from .reports.terminal import escape_unprintable, say
 
-        show_what_cannot_be_shown()
+        escape_unprintable()
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # whoever read our output has gone; there is nobody to tell
+            raise  # the reader of our output is gone
         except (BirdboneError, OSError) as error:
             if not _is_refusal(error):
                 raise
@@ -65,30 +68,30 @@ class _Commands(TyperGroup):
 
 
 def _is_refusal(error: BirdboneError | OSError) -> bool:
-    """Whether it was raised on purpose, or by the file system; a `LinkError` may hold a fault."""
+    """Whether birdbone or the file system raised it; a `LinkError` may also wrap a bug."""
     cause = error.__cause__ if isinstance(error, LinkError) else error
     return isinstance(cause, BirdboneError | OSError)
 
 
 app = typer.Typer(
     cls=_Commands,
-    add_completion=False,
+    rich_markup_mode="markdown",  # "rich" would take [llama] in a help text for markup
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def main() -> None:
-    """What the ``birdbone`` script calls."""
+    """The entry point of the ``birdbone`` script."""
     app(prog_name="birdbone")
 
 
 @app.callback(invoke_without_command=True)
 def _top(
     ctx: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Say which.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Make a Hugging Face language model lighter, and state the price."""
+    """Make Hugging Face language models smaller and measure what it costs."""
     if version:
         typer.echo(f"birdbone {__version__}")
     elif ctx.invoked_subcommand is None:
@@ -99,19 +102,17 @@ def _top(
 def run(
     chain: Annotated[str | None, typer.Argument(metavar="CHAIN", help=_CHAIN)] = None,
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder to write.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="PATH", help=_OUT)] = None,
     data: Annotated[str | None, typer.Option(help=_DATA)] = None,
     elsewhere: Annotated[str | None, typer.Option(help=_ELSEWHERE)] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="LINK.SETTING=VALUE", help="Change a setting; repeatable."),
+        typer.Option("--set", metavar="LINK.SETTING=VALUE", help=_SET),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A chain written as YAML.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A chain written in YAML.")] = None,
     target: Annotated[float | None, typer.Option(help=_TARGET)] = None,
     stop_loss: Annotated[float | None, typer.Option(help=_STOP_LOSS)] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="Bits a weight, for chains that quantize.")
-    ] = None,
+    bits: Annotated[int | None, typer.Option(help=_BITS)] = None,
     keep_unused: Annotated[
         bool | None,
         typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED, show_default=False),
@@ -122,21 +123,24 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_DRY)] = False,
     as_json: _AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no timing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress and no times.")] = False,
     log: Annotated[
-        Literal["json", "console"] | None, typer.Option(help="Structured events on stderr.")
+        Literal["json", "console"] | None,
+        typer.Option(help="Write structured log lines to stderr."),
     ] = None,
-    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log to W&B.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Log to this Weights & Biases project.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")] = None,
 ) -> None:
-    """Run a chain on a model and show what was won and what it cost."""
+    """Run a chain on a model, and print what it saved and what it cost."""
     _use_threads(threads)
     from .reports.terminal import quiet_libraries, warnings_as_notes
 
     with ExitStack() as stack:
         stack.enter_context(warnings_as_notes())
         stack.enter_context(quiet_libraries())
-        stack.enter_context(redirect_stdout(sys.stderr))  # stdout is for the result alone
+        stack.enter_context(redirect_stdout(sys.stderr))  # stdout is reserved for the result
         assembled = _assemble(chain, recipe, model=model, out=out, data=data)
         shortcuts = {
             "target": target,
@@ -179,7 +183,7 @@ def _opened(folder: Path) -> RunFolder:
 
 
 def _use_threads(threads: int | None) -> None:
-    """Also for the fresh processes that measure, which inherit the environment."""
+    """Set the thread count, also for fresh processes, which inherit the environment."""
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         import torch
@@ -210,10 +214,10 @@ def _assemble(
 def _configured(
     chain: Chain, assignments: Sequence[str], shortcuts: Mapping[str, Any], *, force: bool
 ) -> Chain:
-    """The chain with what ``--set`` and its kin say, its output folder known to be free."""
+    """The chain with the given options applied; its output is known to be writable."""
     from .chains import configure, parse_assignment
     from .commands.shortcuts import changes_of
-    from .models.writing.publishing import check_target
+    from .links.saving.target import check_output
     from .reports.chains import save_links
 
     changes = changes_of(chain, shortcuts)
@@ -222,18 +226,19 @@ def _configured(
     for text in assignments:
         key, value = parse_assignment(text)
         if key in changes:
-            raise SettingError(f"{key} is set twice; give it once")
+            raise SettingError(f"{key} is set twice; set it once")
         changes[key] = value
     configured = configure(chain, changes)
     for each in save_links(configured):
-        check_target(each.settings["path"], each.settings["force"])
+        settings = each.settings
+        check_output(settings["path"], settings["format"], settings["force"])
     return configured
 
 
 def _middleware(
     *, quiet: bool, as_json: bool, log: Literal["json", "console"] | None, wandb: str | None
 ) -> list[Any]:
-    """Who watches the run. Log lines replace the lines for people, so that they stay parseable."""
+    """The middleware of a run. Structured log lines replace the other lines, not mix with them."""
     from . import middleware
 
     lines = not quiet and log is None
@@ -274,10 +279,10 @@ def chains(as_json: _AsJson = False) -> None:
 
 @app.command()
 def links(
-    name: Annotated[str | None, typer.Argument(help="One link, with its settings.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A link whose settings to show.")] = None,
     as_json: _AsJson = False,
 ) -> None:
-    """List the links, or the settings of one."""
+    """List the links, or show the settings of one."""
     from .chains import LINKS
     from .reports.links import link_page, link_report, links_report
     from .reports.terminal import show
@@ -295,10 +300,12 @@ def links(
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help=_MODEL)],
-    zeros: Annotated[bool, typer.Option("--zeros", help="Count zeros: reads all weights.")] = False,
+    zeros: Annotated[
+        bool, typer.Option("--zeros", help="Also count zeros, which reads all weights.")
+    ] = False,
     as_json: _AsJson = False,
 ) -> None:
-    """Say what a model is and what was done to it, from its headers."""
+    """Show the architecture, size and history of a model, from its headers."""
     from .reports.description import inspection_report
     from .reports.inspection import inspect_model
     from .reports.terminal import quiet_libraries, show, warnings_as_notes
@@ -310,7 +317,7 @@ def inspect(
 
 @app.command()
 def doctor(as_json: _AsJson = False) -> None:
-    """See whether this installation is sound; exit code 1 when something needed is broken."""
+    """Check this installation. Exit code 1 if something required is missing or broken."""
     from .reports.doctor import doctor_report, examine
     from .reports.terminal import show
 

@@ -1,7 +1,7 @@
-"""A saved model brought into another format: load, put on a grid where the format wants one, save.
+"""Convert a saved model to another format: load, quantise if the format needs it, save.
 
-No text is looked at: codes are chosen to the nearest. A chain with calibrate() and quantize() gives
-better ones.
+Weights are rounded to nearest without calibration data. A chain with calibrate() and quantize()
+gives better results.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..engine import Chain
 from ..errors import SettingError, did_you_mean
 from ..formats.ggml_types import GGML_KINDS
 from ..links import calibrate, load, quantize, save
+from ..links.saving.target import is_file_name
 from ..models.reading.opening import keeps_codes, quantized_by
 from ..models.reading.sources import find_model
 
@@ -25,7 +26,7 @@ TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "gguf": GGML_KINDS,
     }
 )
-"""What weights may be stored as, by format."""
+"""The types that weights can be stored as, by format."""
 
 _USUAL = {"compressed-tensors": "int4", "bitsandbytes": "nf4", "gguf": "f16"}
 
@@ -34,7 +35,7 @@ def export_chain(
     *,
     model: str,
     out: str,
-    format: str,
+    format: str | None = None,
     type: str | None = None,
     dtype: str = "auto",
     data: str = "pydoc",
@@ -47,17 +48,22 @@ def export_chain(
     """Write ``model`` in another format.
 
     Args:
-        type: one of `TYPES`; None for int4, nf4 or f16, and for what the model has where the format
-            is safetensors, or where it has codes of compressed-tensors that the format holds.
-        dtype: of what is not on a grid.
+        format: one of the keys of `TYPES`; None for gguf, if ``out`` ends in .gguf.
+        type: one of `TYPES`. None keeps the present dtype for safetensors, keeps weights that
+            compressed-tensors has quantised if the format can hold them, and is otherwise int4,
+            nf4 or f16.
+        dtype: of tensors that are not quantised.
         keep_unused: carry tensors that the transformers class has no parameters for.
-        windows: of held-out text that the result is scored on, as it was in memory; 0 for none.
+        windows: number of held-out windows the result is scored on; 0 for none.
 
     Raises:
-        SettingError: an unknown format, a type the format has not, or codes that cannot be kept
-            and no type to round them to.
+        SettingError: an unknown format, a type the format does not have, or quantised weights that
+            cannot be kept and no type to round them to.
         ModelError: there is no such model.
     """
+    if format is None and not is_file_name(out):
+        raise SettingError(f"give --format, one of {', '.join(TYPES)}, or --out FILE.gguf")
+    format = "gguf" if format is None else format
     if format not in TYPES:
         raise SettingError(f"format '{format}' is not known; {did_you_mean(format, TYPES)}")
     if type is not None and type not in TYPES[format]:
@@ -68,8 +74,8 @@ def export_chain(
     kept = type is None and format in ("compressed-tensors", "gguf") and keeps_codes(source)
     if type is None and not kept and format == quantized_by(source) == "compressed-tensors":
         raise SettingError(
-            f"'{model}' has codes that are no integers, which are not kept; give a type to round "
-            f"them to, one of {', '.join(TYPES[format])}"
+            f"the quantised weights of '{model}' are not integers and cannot be kept; give a type "
+            f"to round them to, one of {', '.join(TYPES[format])}"
         )
     chosen = None if kept else type or _USUAL.get(format)
     stored = chosen if format == "safetensors" and chosen is not None else dtype
@@ -94,8 +100,8 @@ def export_chain(
 
 def _rounding(type: str) -> Any:
     if type.startswith("int"):
-        # Searched scales leave less error in the weights, and more perplexity, where no text says
-        # which weights matter: see docs/log.md.
+        # Without calibration data, searched scales reduce the weight error but raise perplexity:
+        # see docs/log.md.
         return quantize(method="rtn", bits=int(type.removeprefix("int")), group_size="auto")
     method: Any = type
     return quantize(method=method)

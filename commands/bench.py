@@ -1,4 +1,4 @@
-"""``birdbone bench FOLDER…``: saved models side by side, each in the runtime it is for."""
+"""``birdbone bench MODEL...``: compare saved models, each in its own runtime."""
 
 from __future__ import annotations
 
@@ -17,29 +17,33 @@ if TYPE_CHECKING:
     from ..models.reading.sources import Source
     from ..texts import Corpus
 
-_MODELS = "Folders that transformers opens, .gguf files, or folders of one."
-_DATA = "Text to score on: its held-out part, as save scores on."
-_HELDOUT = "Text to score on whole, instead."
-_TRUST = "Allow Python that a folder brings to run."
+_MODELS = "Hugging Face folders, .gguf files, or folders with one .gguf file."
+_DATA = "Text to score on; only its held-out part is used, as by the link save."
+_HELDOUT = "Text to score on instead, used as a whole."
+_WINDOWS = "Maximum number of windows to score."
+_OUT = "Also write the JSON document to this file."
+_TRUST = "Allow Python code in a model folder to run."
 
 
 def bench(
-    models: Annotated[list[str], typer.Argument(metavar="FOLDER...", help=_MODELS)],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODELS)],
     data: Annotated[str, typer.Option(help=_DATA)] = "pydoc",
     heldout_data: Annotated[str | None, typer.Option(help=_HELDOUT)] = None,
-    windows: Annotated[int, typer.Option(min=1, help="How many to score, at most.")] = 16,
-    length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 512,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each model.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    windows: Annotated[int, typer.Option(min=1, help=_WINDOWS)] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Timed runs per model; medians are reported.")
+    ] = 3,
+    out: Annotated[Path | None, typer.Option(help=_OUT)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
 ) -> None:
-    """Bytes, perplexity, speed and memory of saved models, measured in turns.
+    """Measure size, perplexity, speed and memory of saved models, taking turns.
 
-    Each run is a fresh process. Folders are run by transformers, in float32 on a CPU, and GGUF
-    files by llama.cpp, which birdbone's extra 'llama' brings. Perplexities compare where the
-    tokenizers are the same.
+    Every run is a fresh process. Hugging Face folders are run by transformers, in float32 on a CPU;
+    GGUF files are run by llama.cpp (the extra birdbone[llama]). Perplexities are comparable only
+    between models with the same tokenizer.
     """
     from ..formats.runtime_benchmark import run_benchmark
     from ..reports.bench import contest_document, contest_report
@@ -61,7 +65,7 @@ def bench(
 
 
 def _corpus(data: str, heldout_data: str | None) -> Corpus:
-    """What is scored on: text from elsewhere whole, else the part nothing was trained on."""
+    """The text to score on: ``heldout_data`` as a whole, else the held-out part of ``data``."""
     from ..texts import Corpus, read_corpus, split
 
     if heldout_data is not None:
@@ -98,13 +102,13 @@ def _contender(
 
 
 def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
-    """Windows longer than the model takes are refused here, not in a process of its own."""
+    """Refuse windows longer than the model's context before any process is started."""
     from ..models.reading.opening import positions_of
 
     most = positions_of(source, trust_remote_code=trust)
     if most is not None and length > most:
         raise SettingError(
-            f"windows of {length} tokens are longer than the {most} that '{name}' takes; "
+            f"windows of {length} tokens are longer than the context of '{name}', {most} tokens; "
             f"give --length {most} or less"
         )
 

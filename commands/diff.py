@@ -1,4 +1,4 @@
-"""``birdbone diff A B``: what differs between two models, and by how much."""
+"""``birdbone diff A B``: the differences between two models."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import typer
 
 from .options import AsJson, answer
 
-_MODEL = "A step, as RUN:STEP, or a model: a folder, .gguf file or hub id."
+_MODEL = "A step of a run, written RUN:STEP, or a model: a folder, .gguf file or hub id."
 
 
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help=_MODEL)],
     second: Annotated[str, typer.Argument(metavar="B", help=_MODEL)],
-    every: Annotated[bool, typer.Option("--all", help="A line for each tensor.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="One line per tensor instead of one per group of blocks.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say which tensors changed, by how much, and their zeros, bits, shapes; and config keys."""
+    """List the tensors, config keys and files that differ between two models.
+
+    For each tensor: shape, dtype or grid, fraction of zeros, and relative change.
+    """
     from ..journal.comparing import compare, model_of
     from ..reports.comparison import comparison_report
     from ..reports.terminal import quiet_libraries, warnings_as_notes

@@ -1,4 +1,4 @@
-"""``birdbone export FOLDER``: a model that is saved already, in another format."""
+"""``birdbone export MODEL``: convert a saved model to another format."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ from typing import Annotated
 
 import typer
 
-_MODEL = "What birdbone run takes as --model: a folder, a .gguf file, a hub id."
-_FORMAT = "safetensors, compressed-tensors, bitsandbytes or gguf."
-_TYPE = "What weights are stored as: float32…, int2 to int8, nf4 or llm.int8, f16, q8_0, q4_0…"
-_DTYPE = "What is stored that is on no grid: auto, float32, bfloat16, float16."
+_MODEL = "A folder, a .gguf file or a hub id, as for birdbone run --model."
+_FORMAT = "safetensors, compressed-tensors, bitsandbytes or gguf; gguf if --out ends in .gguf."
+_OUT = "Folder to write; a name that ends in .gguf is a single file."
+_TYPE = (
+    "Type of the weights: float32, bfloat16 or float16; int2 to int8; nf4 or llm.int8; f16, q8_0, "
+    "q4_0 and others of GGUF."
+)
+_DTYPE = "Dtype of tensors that are not quantised: auto, float32, bfloat16 or float16."
 _DATA = "Text whose held-out part the result is scored on."
-_UNUSED = "Carry tensors the transformers class has no parameters for."
-_TRUST = "Allow Python that the model brings to run."
-_FORCE = "Replace the folder even if birdbone did not make it."
+_UNUSED = "Carry tensors that the transformers class has no parameters for."
+_WINDOWS = "Windows of text to score on; 0 skips scoring."
+_TRUST = "Allow Python code in the model folder to run."
+_FORCE = "Replace the output even if birdbone did not write it."
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="FOLDER", help=_MODEL)],
-    format: Annotated[str, typer.Option(help=_FORMAT)],
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
+    out: Annotated[str, typer.Option(metavar="PATH", help=_OUT)],
+    format: Annotated[str | None, typer.Option(help=_FORMAT)] = None,
     type: Annotated[str | None, typer.Option(help=_TYPE)] = None,
     dtype: Annotated[str, typer.Option(help=_DTYPE)] = "auto",
     data: Annotated[str, typer.Option(help=_DATA)] = "pydoc",
-    windows: Annotated[int, typer.Option(min=0, help="To score on; 0 for none.")] = 4,
-    length: Annotated[int, typer.Option(min=2, help="Tokens a window.")] = 512,
+    windows: Annotated[int, typer.Option(min=0, help=_WINDOWS)] = 4,
+    length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no timing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress and no times.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
     keep_unused: Annotated[
         bool, typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED)
     ] = True,
 ) -> None:
-    """Write a model that is saved already in another format, and prove it as save does.
+    """Convert a saved model to another format, and check the result in a fresh process.
 
-    Codes are chosen to the nearest, without looking at text; birdbone run with quantize() chooses
-    better. Codes of compressed-tensors stay as they are where no --type is given, in a GGUF file
-    too where one of its types holds them.
+    Quantised weights are rounded to nearest, without calibration; `birdbone quantize` gives better
+    ones. Without --type, weights that compressed-tensors has quantised are kept exactly, also in a
+    GGUF file if one of its types can hold them.
     """
     from ..chains.exporting import export_chain
     from ..middleware import GpuMemory, Progress, Timing

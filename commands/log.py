@@ -1,4 +1,4 @@
-"""``birdbone log RUN``: the steps of a run folder; with ``--export`` what one of them left."""
+"""``birdbone log RUN``: the steps of a run folder; ``--export`` writes the results of one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import typer
 from ..errors import SettingError
 from .options import AsJson, answer
 
-_RUN = "A run folder, as given to run --run."
-_EXPORT = "Write what this step left: scores, plan, masks, profile, verdict."
+_RUN = "A run folder: what `birdbone run --run` was given."
+_EXPORT = "Write the results of this step: scores, plan, masks, profile or verdict."
 
 
 def log(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=_RUN)],
     export: Annotated[int | None, typer.Option(metavar="STEP", help=_EXPORT)] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to export to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to export to; it must not exist.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every step of a run: settings, time, memory, metrics, kept or reverted."""
+    """List the steps of a run with settings, time, memory, metrics, and whether they were kept."""
     from ..journal.history import history_document
     from ..journal.journal import Journal
     from ..reports.steps import steps_report
@@ -30,7 +32,7 @@ def log(
         _export(journal, export, out, as_json)
         return
     if out is not None:
-        raise SettingError("--out says where --export goes; give --export STEP")
+        raise SettingError("--out is the folder for --export; give --export STEP too")
     document = history_document(journal)
     answer(document, lambda: steps_report(document, _defaults()), as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""``birdbone run --dry-run``, and the same look taken before and after every run."""
+"""The estimate of a run: what ``--dry-run`` prints, and the lines before and after every run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 def look_ahead(
     chain: Chain, run_folder: Path | None, *, dry_run: bool, quiet: bool
 ) -> Preflight | None:
-    """What the run is expected to cost, as if it began anew; None where one that goes on may fit.
+    """Estimate a run as if it started from the beginning, and print the estimate as one line.
 
-    What a run folder holds is replayed, so that a run that goes on is told what does not fit, and
-    not refused for it: the links that need it may have run.
+    A run that does not fit in memory or on disk is refused. If its run folder already holds steps,
+    these are replayed and the links that do not fit may be among them, so a note is printed
+    instead and None is returned.
 
     Raises:
-        LinkError: a link could not work on what it would get.
-        ResourceError: the run cannot fit.
+        LinkError: a link would fail on its input.
+        ResourceError: the run does not fit.
     """
     begun = run_folder is not None and run_folder.is_dir() and any(run_folder.iterdir())
     from ..chains.preflight.look import preflight
@@ -37,22 +38,22 @@ def look_ahead(
     except ResourceError as error:
         if not begun or dry_run:
             raise
-        say(
-            "note", f"{error}; what {run_folder} holds is replayed and may spare it", style="yellow"
-        )
+        say("note", f"{error}; steps kept in {run_folder} may make it unnecessary", style="yellow")
         return None
     if not dry_run and not quiet:
         say("birdbone", in_short(found))
         if begun:
-            say("birdbone", f"of this, what {run_folder} holds of the same run is only replayed")
+            say(
+                "birdbone", f"steps of this run that {run_folder} holds are replayed, not run again"
+            )
         for caution in found.cautions:
             say("note", caution, style="yellow")
     return found
 
 
 def tell_ahead(found: Preflight | None, *, as_json: bool) -> None:
-    """What a dry run prints."""
-    assert found is not None  # a dry run always looks
+    """Print the result of a dry run."""
+    assert found is not None  # a dry run refuses what does not fit
     from ..reports.forecast import preflight_document, preflight_report
     from ..reports.terminal import show
 
@@ -63,7 +64,7 @@ def tell_ahead(found: Preflight | None, *, as_json: bool) -> None:
 
 
 def tell_after(found: Preflight | None, result: Mapping[str, Any], *, as_json: bool) -> None:
-    """What a finished run prints: its result, and estimates beside what happened."""
+    """Print the result of a finished run, and the estimates beside the measurements."""
     from ..reports.forecast import outcomes, outcomes_document, outcomes_report
     from ..reports.result import result_document, result_report
     from ..reports.terminal import show

@@ -1,4 +1,4 @@
-"""Options that several commands take, and how a command answers."""
+"""Options shared by several commands, and how a command prints its result."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def answer(
     document: Mapping[str, Any], report: Callable[[], RenderableType], *, as_json: bool
 ) -> None:
-    """Write the document, or what a person reads of it, to stdout."""
+    """Print the document as JSON, or as the report for people."""
     from ..reports.terminal import show
 
     if as_json:

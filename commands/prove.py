@@ -1,4 +1,4 @@
-"""``birdbone prove FOLDER``: is this folder what was saved, and does it compute what it did?"""
+"""``birdbone prove MODEL``: check that a saved model is unchanged and computes the same."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ import typer
 if TYPE_CHECKING:
     from ..models.evaluation.proof import Proof
 
-_TRUST = "Allow Python that the folder brings to run."
+_MODEL = "A folder that birdbone saved, or a .gguf file."
+_TRUST = "Allow Python code in the folder to run."
 
 
 def prove(
-    folder: Annotated[Path, typer.Argument(help="A folder that birdbone saved.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help=_MODEL)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
 ) -> None:
-    """Prove a saved folder in a fresh process, in what it is for; exit code 1 if it fails.
+    """Check that a saved model is unchanged and computes what it did when it was saved.
 
-    That is plain transformers, or llama.cpp for a GGUF file (the extra birdbone[llama]). Every file
-    is held against its checksum, and logits and score, of a GGUF file the score alone, against the
-    record made when the folder was saved. Without that record a folder can be opened, but not
-    proven: exit code 1 too. A checksum shows damage; it is no signature, and shows no forger's
-    name.
+    A fresh process opens it with plain transformers, or with llama.cpp if it is a GGUF file (the
+    extra birdbone[llama]). Every file is compared with its checksum, and the logits and the score
+    (for a GGUF file only the score) with the record made when the model was saved. Exit code 1 if
+    a check fails or cannot be made, for example because there is no record.
+
+    Checksums detect damage. They are not a signature, and do not show who wrote the files.
     """
     from ..reports.proof import proof_report
     from ..reports.terminal import quiet_libraries, show, warnings_as_notes
@@ -43,10 +45,11 @@ def prove(
 
 
 def _proof(folder: Path, trust: bool) -> Coroutine[Any, Any, Proof]:
-    """By transformers where there is a config for it, else by llama.cpp where there is its file."""
+    """By llama.cpp for a GGUF file or a folder with one and no config, else by transformers."""
     from ..formats import gguf_proof
     from ..models.evaluation import proof
 
-    if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
+    is_file = folder.suffix == ".gguf" and folder.is_file()
+    if is_file or (not (folder / "config.json").is_file() and any(folder.glob("*.gguf"))):
         return gguf_proof.prove_gguf(folder)
     return proof.prove(folder, trust_remote_code=trust)

@@ -1,6 +1,6 @@
-"""A program of its own: writes docs/links.md and docs/chains.md from signatures and docstrings.
+"""Write docs/links.md and docs/chains.md from signatures and docstrings.
 
-``python -m birdbone.commands.reference docs/``; a test holds the committed pages against it.
+Run as ``python -m birdbone.commands.reference docs/``; a test compares the committed pages with it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ..reports.chains import chain_markdown, chain_page
 from ..reports.links import link_markdown, link_page
 
 _ORIGIN = (
-    "Written by `python -m birdbone.commands.reference docs/` from the code; change the code, then "
-    "run it again."
+    "Generated from the code by `python -m birdbone.commands.reference docs/`. To change this "
+    "page, change the code and run `make docs`."
 )
 
 
 def reference() -> dict[str, str]:
-    """File name to text of every page of the reference."""
+    """File name to text, for every page of the reference."""
     links = [link_markdown(link_page(factory)) for factory in LINKS.values()]
     chains = [chain_markdown(chain_page(name, make)) for name, make in CHAINS.items()]
     return {"links.md": _page("Links", links), "chains.md": _page("Chains", chains)}
@@ -30,7 +30,7 @@ def _page(title: str, sections: list[str]) -> str:
 
 
 def write_reference(folder: Path) -> None:
-    """Write every page into an existing folder."""
+    """Write every page of the reference into an existing folder."""
     for name, text in reference().items():
         (folder / name).write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""``birdbone revert RUN STEP --out DIR``: the model as it stood after a step, as a folder."""
+"""``birdbone revert RUN STEP --out DIR``: write the model as it was after a step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SHARD_BYTES = 5_000_000_000
 
 def revert(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    step: Annotated[int, typer.Argument(help="Its number, as birdbone log lists it.")],
+    step: Annotated[int, typer.Argument(help="The number of the step in `birdbone log`.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the folder even if birdbone did not make it.")
+        bool, typer.Option("--force", help="Replace the folder even if birdbone did not write it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the model as it stood after a step; the run folder stays as it is."""
+    """Write the model as it was after a step of a run. The run folder is not changed."""
     from rich.text import Text
 
     from ..journal.journal import Journal
@@ -35,12 +35,12 @@ def revert(
     kept = journal.step(step)
     with warnings_as_notes(), quiet_libraries():
         document = _written(journal, kept, out, force)
-    told = f"{document['path']}: the model after step {step} ({kept.step.link}), not measured"
+    told = f"{document['path']}: the model after step {step} ({kept.step.link}), not evaluated"
     answer(document, lambda: Text(told, overflow="fold"), as_json=as_json)
 
 
 def _written(journal: Journal, kept: Kept, out: str, force: bool) -> dict[str, Any]:
-    """Write the folder and its record, and publish both in one step."""
+    """Write the folder and its record, and publish both atomically."""
     from ..models.writing.folder import write_model
     from ..models.writing.publishing import (
         PROVENANCE,

@@ -1,4 +1,4 @@
-"""The options of ``birdbone run`` that stand for one setting of one link."""
+"""Options of ``birdbone run`` that set one setting of one link."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTINGS = {
 
 
 def changes_of(chain: Chain, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``link.setting`` to value for every option that was given.
+    """``link.setting`` to value, for each option that was given.
 
     Raises:
         SettingError: the chain has no such link.
@@ -34,6 +34,6 @@ def changes_of(chain: Chain, options: Mapping[str, Any]) -> dict[str, Any]:
         if link not in names:
             raise SettingError(
                 f"--{option} sets {_SETTINGS[option]}, but chain '{chain.__name__}' has no {link}; "
-                f"take bird-bone, or a recipe with {link} in it"
+                f"use bird-bone, or a recipe that contains {link}"
             )
     return {_SETTINGS[option]: value for option, value in given.items()}

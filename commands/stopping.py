@@ -1,4 +1,4 @@
-"""A run that Ctrl-C or SIGTERM ends: stopped at the next block, and true words on what it left."""
+"""Stop a run on Ctrl-C or SIGTERM at the next block, and report what was written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..reports.chains import save_links
 
 
 class Stopped(Exception):
-    """A signal ended the run; ``number`` is the signal's."""
+    """A signal ended the run; ``number`` is its number."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -29,11 +29,11 @@ def run_until_stopped(
     """Run a chain in a new event loop; SIGINT and SIGTERM stop it at the next block.
 
     Args:
-        store: where finished links are kept, so that the run can go on another time.
-        tell: takes the message that a signal has arrived, while the run comes to its end.
+        store: keeps finished links, so that the run can be resumed.
+        tell: called with a message when a signal has arrived.
 
     Raises:
-        Stopped: a signal arrived before the chain was done.
+        Stopped: a signal arrived before the chain had finished.
     """
     folders = [user_path(each.settings["path"]) for each in save_links(chain)]
     before = [_identity(folder) for folder in folders]
@@ -44,9 +44,9 @@ def run_until_stopped(
         if not received:
             raise
         written = [_identity(folder) for folder in folders] != before
-        what = "what was saved by then is whole" if written else "nothing was written"
+        what = "what had been saved is complete" if written else "nothing was written"
         if store is not None:
-            what += "; finished links are kept, and the same command goes on from there"
+            what += "; finished links are kept, and the same command resumes from there"
         raise Stopped(received[0], f"stopped at the next block; {what}") from None
 
 
@@ -66,5 +66,5 @@ async def _watched(
 
 
 def _identity(folder: Path) -> int | None:
-    """Tells a folder from the one that took its place: publishing is a rename."""
+    """Tells an output from the one that replaced it: publishing is a rename."""
     return folder.stat().st_ino if folder.exists() else None

@@ -1,13 +1,16 @@
-"""Proof of a folder that holds a GGUF file: its papers, and what llama.cpp computes with it.
+"""Proof of a saved GGUF file: checksums, sizes, and the score llama.cpp computes.
 
-The record beside the file is of the values it stores, as they were computed in memory when it was
-saved; llama.cpp, in a fresh process, must give the same text as many nats. It tells no logits, only
-probabilities, so single logits are not looked at.
+The record beside the file holds the score of the values it stores, computed in memory when it was
+saved; llama.cpp, in a fresh process, must reproduce that score. It returns probabilities and no
+logits, so single logits are not compared.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +22,45 @@ from ..models.evaluation.proof import Check, Proof, check_score, read_papers
 from ..models.evaluation.record import Record
 from ..models.reading.gguf_header import read_header
 from ..models.reading.sources import find_model
+from ..models.writing.publishing import files_of, records_of
 from .llama_cpp import require_llama_cpp, run_llama_cpp
 
 # Timing is no part of the proof; the fewest tokens that show it decodes.
 _PROBE = Probe(None, torch.float32, prefill_tokens=8, decode_tokens=8, repeats=1)
 
 
-async def prove_gguf(
-    folder: Path, *, announce: Announce = lambda label, done, total: None
-) -> Proof:
-    """Look at everything a folder with a GGUF file holds, and run it where llama.cpp is installed.
+async def prove_gguf(saved: Path, *, announce: Announce = lambda label, done, total: None) -> Proof:
+    """Check everything that was saved with a GGUF file, and run it if llama.cpp is installed.
 
-    Where it is not, files and bytes are looked at all the same, and the folder is not proven.
+    Without llama.cpp only files and sizes are checked, and the model is not proven.
+
+    Args:
+        saved: a folder with one GGUF file and its records, or a GGUF file whose records are in the
+            folder beside it.
 
     Raises:
         ModelError: there is no GGUF file, or several.
     """
+    with _as_folder(saved) as folder:
+        return replace(await _prove_folder(folder, announce), folder=saved)
+
+
+@contextmanager
+def _as_folder(saved: Path) -> Iterator[Path]:
+    """A folder with the file and its records, which is how they were measured when saved."""
+    if not saved.is_file():
+        yield saved
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / saved.name).symlink_to(saved.resolve())
+        for name, path in files_of(records_of(saved)).items():
+            if "/" not in name and name != saved.name:
+                (folder / name).symlink_to(path.resolve())
+        yield folder
+
+
+async def _prove_folder(folder: Path, announce: Announce) -> Proof:
     source = find_model(str(folder))
     papers = read_papers(folder)
     try:

@@ -66,6 +66,10 @@ class Kept:
         found: Step = _PLAIN.value(self.steps[-1])
         return found
 
+    def with_inner_steps(self) -> list[Step]:
+        """The records of the links that ran inside this one, then its own."""
+        return [_PLAIN.value(each) for each in self.steps]
+
 
 def _no_tensor(entry: Any) -> Any:
     raise ValueError("a step's record holds no tensors")

@@ -36,10 +36,10 @@ from ..models.writing.folder import weight_format, write_model
 from ..models.writing.publishing import (
     PROVENANCE,
     check_disk,
-    check_target,
     files_of,
     private_folder,
     publish,
+    publish_file,
     set_aside,
 )
 from ..reports.card import model_card
@@ -47,9 +47,10 @@ from ..reports.provenance import provenance, stands, without_paths
 from ..texts import Windows
 from .saving.acceptance import check_accepted, logits_tolerance
 from .saving.formats import Format, check_settings, chosen_form
-from .saving.gguf import judge_file, score_tolerance, write_file
+from .saving.gguf import file_name, judge_file, score_tolerance, write_file
+from .saving.target import asked_format, check_output, is_file_name
 
-__all__ = ["check_disk", "check_target", "save"]
+__all__ = ["check_disk", "check_output", "save"]
 
 _TEXTS = ("calibration", "healing", "heldout", "elsewhere")
 _FILES_BYTES = 4 << 20  # tokenizer, card and records
@@ -73,7 +74,8 @@ async def save(
     """Save an ordinary Hugging Face folder, prove it in a fresh process, then publish it.
 
     Settings:
-        path: the folder; one that exists is replaced if birdbone made it.
+        path: the folder; one that exists is replaced if birdbone made it. A path that ends in
+            .gguf is a single GGUF file; its records go into the folder PATH.birdbone beside it.
         force: replace a folder birdbone did not make.
         format: safetensors for plain values, compressed-tensors for codes, bitsandbytes for nf4 and
             llm.int8; auto takes the one the weights are made for, any other is refused. gguf is a
@@ -97,15 +99,15 @@ async def save(
             in a folder named as this one and ``.refused``.
     """
     checkpoint, dense = ctx["checkpoint"], ctx["dense"]
-    form = chosen_form(checkpoint, format, kind)
-    target = check_target(path, force)
+    form = chosen_form(checkpoint, asked_format(path, format), kind)
+    target = check_output(path, format, force)
     check_disk(target, _needed_bytes(checkpoint, dense if compare else None))
     heldout = ctx.get("heldout")
     probe = _probe(checkpoint, heldout)
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder(target, "partial"))
         if form == "gguf":
-            await write_file(checkpoint, folder, kind)
+            await write_file(checkpoint, folder / file_name(target), kind)
         else:
             await _write(checkpoint, folder, max_shard_gb)
         beside = stack.enter_context(private_folder(target, "dense")) if compare else None
@@ -115,7 +117,8 @@ async def save(
             if form == "gguf":
                 bound = score_tolerance(checkpoint, kind, tolerance)
                 stored = await in_thread(stored_values, checkpoint, kind=kind)
-                found = await judge_file(ctx, stored, folder, beside, probe, tolerance=bound)
+                file = folder / file_name(target)
+                found = await judge_file(ctx, stored, file, beside, probe, tolerance=bound)
             else:
                 bound, stored = logits_tolerance(checkpoint, probe.dtype, tolerance), checkpoint
                 found = await measure_folders(folder, beside, probe, announce)
@@ -126,7 +129,8 @@ async def save(
             await _prove(folder, form, probe)
         except (ProofError, GateError, NumericsError) as error:
             raise await in_thread(_refused, ctx, folder, target, error) from error
-        await in_thread(publish, folder, target)
+        publishing = publish_file if is_file_name(target.name) else publish
+        await in_thread(publishing, folder, target)
     light = found.figures["light"]
     saved = Saved(target, int(light["weight_bytes"]), found.figures, measured_on)
     return {"saved": saved, "metrics": dict(light)}
@@ -135,8 +139,9 @@ async def save(
 @save.foresee
 def _may_be_written(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """A folder that may not be replaced, or a format that cannot be, is refused before any work."""
-    check_target(settings["path"], settings["force"])
-    check_settings(ctx.get("checkpoint"), settings["format"], settings["kind"])
+    path, format = settings["path"], settings["format"]
+    check_output(path, format, settings["force"])
+    check_settings(ctx.get("checkpoint"), asked_format(path, format), settings["kind"])
 
 
 @save.leaving

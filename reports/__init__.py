@@ -1,1 +1,1 @@
-"""What people and programs read of a run: the model card, the provenance record."""
+"""Reports for people and documents for programs: tables, model card, provenance record."""

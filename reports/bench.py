@@ -1,4 +1,4 @@
-"""The table of ``birdbone bench``: one row a model, and what it was measured on."""
+"""The table of ``birdbone bench``: one row per model, and how it was measured."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ..formats.runtime_benchmark import BenchmarkResult
-from .result import in_bytes
+from .units import in_bytes
 
 _MISSING = "–"
-_LONGEST_NAME = 8  # longer ones stand below the table, which has to fit 80 columns
+_LONGEST_NAME = 8  # longer names go below the table, which must fit 80 columns
 
 
 def contest_report(
     standings: Sequence[BenchmarkResult], measured_on: Mapping[str, str]
 ) -> RenderableType:
-    """What a person reads, sizes and speeds side by side."""
+    """Size, perplexity, speed and memory of every model as a table."""
     named = max(len(each.model) for each in standings) <= _LONGEST_NAME
     table = Table(box=SIMPLE)
     table.add_column("model" if named else "", no_wrap=True)
@@ -31,7 +31,7 @@ def contest_report(
         table.add_row(label, each.runtime, *_cells(each.figures))
     names = [] if named else [f"{n}: {each.model}" for n, each in enumerate(standings, 1)]
     remark = Text(
-        "prefill and decode in tokens/s, peak memory; each run in a process of its own, medians"
+        "prefill and decode: tokens/s; peak: memory; medians, each run in its own process"
     )
     lines = [Text(f"{name}: {value}") for name, value in measured_on.items()]
     environments = {f"{each.runtime}: {_words(each.environment)}": None for each in standings}
@@ -42,7 +42,7 @@ def contest_report(
 def contest_document(
     standings: Sequence[BenchmarkResult], measured_on: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The same for programs."""
+    """The same as types that JSON can represent."""
     return {"measured_on": dict(measured_on), "models": [each.as_dict() for each in standings]}
 
 

@@ -1,4 +1,4 @@
-"""The model card of a saved folder: ``README.md``, for people."""
+"""The model card of a saved model: ``README.md``."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _ROWS = (
     ("parameters", "parameters", "{:,.0f}"),
     ("nonzero", "of which not zero", "{:,.0f}"),
     ("perplexity", "perplexity", "{:.3f}"),
-    ("mean_kl", "mean KL to dense, nats a token", "{:.4f}"),
+    ("mean_kl", "mean KL to dense, nats per token", "{:.4f}"),
     ("agreement", "top-1 agreement with dense", "{:.1%}"),
     ("prefill_tokens_per_second", "prefill, tokens/s", "{:,.1f}"),
     ("decode_tokens_per_second", "decode, tokens/s", "{:,.1f}"),
     ("peak_bytes", "peak memory of the process, bytes", "{:,.0f}"),
 )
 _INTRODUCTION = (
-    "A lighter form of {source}, made by bird-bone. What was done and measured is also in "
-    "`birdbone.json`, for programs."
+    "A compressed version of {source}, made with bird-bone. `birdbone.json` has the same "
+    "information for programs."
 )
 _LOADING = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,12 +38,12 @@ model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto"
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
 _LOADING_GGUF = """```bash
-llama-cli -m path/to/this/folder/model.gguf
+llama-cli -m path/to/{file}
 ```"""
 _ADAPTER = """## The adapter
 
-`adapter/` holds a low-rank correction of what quantisation left. The figures above are without it.
-PEFT puts it on:
+`adapter/` holds a low-rank correction of the quantisation error. The figures above were measured
+without it. PEFT adds it:
 
 ```python
 from peft import PeftModel
@@ -51,13 +51,14 @@ from peft import PeftModel
 model = PeftModel.from_pretrained(model, "path/to/this/folder/adapter")
 ```"""
 _NEEDS = {
-    "gguf": "llama.cpp runs it, and whatever is built on that; transformers reads it too, as the "
-    'values its codes stand for, with `from_pretrained(folder, gguf_file="model.gguf")`.',
-    "dense": "Plain transformers loads it; no code of bird-bone is needed.",
-    "packed": "Plain transformers loads it with `compressed-tensors` installed, and unpacks it at "
-    "the first forward: the codes make the files smaller, not the computation faster.",
-    "nf4": "Plain transformers loads it with `bitsandbytes` installed.",
-    "llm.int8": "Plain transformers loads it with `bitsandbytes` installed.",
+    "gguf": "llama.cpp and software built on it run this file. transformers reads it as "
+    'dequantised values with `from_pretrained(folder, gguf_file="{file}")`.',
+    "dense": "Plain transformers loads it; bird-bone is not needed.",
+    "packed": "Plain transformers loads it if `compressed-tensors` is installed, and unpacks the "
+    "weights at the first forward pass on a CPU: the files are smaller, the computation is not "
+    "faster.",
+    "nf4": "Plain transformers loads it if `bitsandbytes` is installed.",
+    "llm.int8": "Plain transformers loads it if `bitsandbytes` is installed.",
 }
 
 
@@ -70,26 +71,28 @@ def model_card(
     figures: Figures,
     measured_on: Mapping[str, str],
 ) -> str:
-    """The card's text, Markdown with the hub's metadata on top.
+    """The text of the card: Markdown with the metadata of the hub at the top.
 
     Args:
-        name: of the folder.
+        name: of the folder, or of the single GGUF file.
         weight_format: how weights are stored, see `weight_format` of
             `birdbone.models.writing.folder`, or gguf.
-        history: the steps that led here, oldest first.
+        history: the steps that made the model, oldest first.
     """
     source = checkpoint.source or "an unnamed model"
     in_gguf = weight_format == "gguf"
     besides = contents_markdown(as_in_gguf(checkpoint) if in_gguf else checkpoint)
-    loading = _LOADING_GGUF if weight_format == "gguf" else _LOADING
+    file = name if name.endswith(".gguf") else "model.gguf"
+    loading = _LOADING_GGUF.format(file=file) if in_gguf else _LOADING
+    needs = _NEEDS[weight_format].format(file=file)
     parts = [
         _metadata(checkpoint.source),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
-        f"## What was done\n\n{_steps(history)}{_waves(history)}",
-        f"## What it costs\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
+        f"## How it was made\n\n{_steps(history)}{_waves(history)}",
+        f"## Evaluation\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
-        f"## Loading\n\n{loading}\n\n{_NEEDS[weight_format]}",
-        *([f"## What the source held besides\n\n{besides}"] if besides else []),
+        f"## Loading\n\n{loading}\n\n{needs}",
+        *([f"## Other contents of the source\n\n{besides}"] if besides else []),
         *([_ADAPTER] if has_adapter(checkpoint) and weight_format != "gguf" else []),
     ]
     return "\n\n".join(parts) + "\n"
@@ -105,7 +108,7 @@ def _metadata(source: str) -> str:
 def _steps(history: Sequence[Step]) -> str:
     outer = [step for step in history if step.within is None]
     if not outer:
-        return "Nothing was recorded."
+        return "No steps were recorded."
     return "\n".join(f"{place}. {_step(step)}" for place, step in enumerate(outer, 1))
 
 
@@ -114,8 +117,8 @@ def _waves(history: Sequence[Step]) -> str:
     if not rows:
         return ""
     return (
-        f"\n\nWave by wave, as judged on held-out text in memory; shares are of the dense model's, "
-        f"parameters without the zeros of masks:\n\n{waves_markdown(rows)}"
+        f"\n\nThe waves, evaluated in memory on held-out text. Sizes are relative to the dense "
+        f"model; parameters do not include the zeros of masks:\n\n{waves_markdown(rows)}"
     )
 
 
@@ -147,8 +150,8 @@ def _where(measured_on: Mapping[str, str]) -> str:
     listed = "; ".join(f"{name}: {value}" for name, value in measured_on.items())
     opener = opened_by(measured_on)
     return (
-        f"Measured on the saved folders, each opened by {opener} in a fresh process. "
-        f"{listed}. After ± stands one standard error."
+        f"Measured on the saved model, opened by {opener} in a fresh process. {listed}. "
+        f"± is one standard error."
     )
 
 
@@ -161,13 +164,11 @@ def _about_zeros(figures: Figures, weight_format: str) -> str:
     share = 1 - light["nonzero"] / light["parameters"]
     if share < SHARE_WORTH_A_REMARK:
         return (
-            f"{share:.1%} of the parameters are zero, so there is no mask; what was removed is "
-            f"gone from the tensors, and what is smaller or faster for it shows in the table."
+            f"{share:.1%} of the parameters are zero, so there is no mask. Removed parameters are "
+            f"gone from the tensors; the table shows what that saves."
         )
-    rounded = "" if weight_format == "dense" else " (rounding to few codes makes zeros too)"
+    rounded = "" if weight_format == "dense" else " (rounding to few bits makes zeros too)"
     return (
-        f"{share:.1%} of the parameters are zero{rounded}. Zeros inside a weight matrix are a "
-        f"mask: they are stored and multiplied like any other value, so by themselves they change "
-        f"neither the bytes on disk nor the speed. What is smaller or faster here shows in the "
-        f"table."
+        f"{share:.1%} of the parameters are zero{rounded}. Zeros inside a weight matrix are stored "
+        f"and multiplied like other values, so they change neither the size on disk nor the speed."
     )

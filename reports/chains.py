@@ -1,4 +1,4 @@
-"""What the predefined chains are, read off the functions that make them."""
+"""Descriptions of the predefined chains, taken from the functions that make them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rich.text import Text
 
 from ..engine import Chain, Link, chains_of
 
-# Stand for what the command line gives; nothing is opened to build a chain.
+# Placeholders for --model and --out; building a chain opens neither.
 _MODEL, _OUT = "MODEL", "OUT"
 
 
 @dataclass(frozen=True)
 class ChainPage:
-    """One predefined chain: its links in order, each with the settings it was built with.
+    """One predefined chain: its links in order, each with the settings that are not defaults.
 
-    A setting that is a chain is a list of links like the page's own.
+    A setting that is a chain is a list of links of the same form.
     """
 
     name: str
@@ -31,12 +31,12 @@ class ChainPage:
     links: tuple[dict[str, Any], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The page in types JSON knows."""
+        """The page as types that JSON can represent."""
         return asdict(self)
 
 
 def chain_page(name: str, make: Callable[..., Chain]) -> ChainPage:
-    """Build the chain for no model in particular and read it."""
+    """Build the chain with placeholders and describe it."""
     text = inspect.cleandoc(make.__doc__ or "").replace("``", "`")
     chain = make(model=_MODEL, out=_OUT)
     summary = " ".join(text.split("\n\n")[0].split())
@@ -44,7 +44,7 @@ def chain_page(name: str, make: Callable[..., Chain]) -> ChainPage:
 
 
 def each_link(chain: Chain) -> Iterator[Any]:
-    """The links of a chain, those of nested chains in their place, those of a setting after it."""
+    """The links of a chain in order, including those of nested chains and of chain settings."""
     for each in chain.links:
         if isinstance(each, Chain):
             yield from each_link(each)
@@ -67,19 +67,19 @@ def _spelled_links(chain: Chain) -> list[dict[str, Any]]:
 
 
 def save_links(chain: Chain) -> list[Any]:
-    """The links of a chain that write a folder."""
+    """The links of a chain that write a model."""
     return [each for each in each_link(chain) if getattr(each, "__name__", "") == "save"]
 
 
 def _changed(each: Link) -> dict[str, Any]:
-    """The settings in which a link differs from its defaults."""
+    """The settings of a link that differ from their defaults."""
     fields = each.factory.schema.model_fields
     changed = {name: v for name, v in each.settings.items() if v != fields[name].default}
     return changed | {name: _spelled_links(inner) for name, inner in chains_of(each).items()}
 
 
 def chains_report(pages: Iterable[ChainPage]) -> RenderableType:
-    """All predefined chains, with their links."""
+    """The predefined chains and their links."""
     lines = Table.grid(padding=(0, 2))
     for page in pages:
         links = ", ".join(map(_in_a_row, page.links))
@@ -88,7 +88,7 @@ def chains_report(pages: Iterable[ChainPage]) -> RenderableType:
 
 
 def _in_a_row(entry: Mapping[str, Any]) -> str:
-    """A link's name, with the links of its chains in brackets."""
+    """The name of a link, with the links of its chains in brackets."""
     inner = [value for value in entry["settings"].values() if _is_chain(value)]
     links = "; ".join(", ".join(map(_in_a_row, chain)) for chain in inner)
     return f"{entry['link']}({links})" if links else str(entry["link"])

@@ -1,4 +1,4 @@
-"""Two models side by side as a person reads it: like tensors of all blocks in one line."""
+"""The report of ``birdbone diff``: corresponding tensors of all blocks share one line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .result import in_bytes
+from .units import in_bytes
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def comparison_report(found: Mapping[str, Any], *, every: bool = False) -> RenderableType:
-    """What differs, biggest things first.
+    """The differences: totals, tensors, config, files.
 
     Args:
         found: `birdbone.journal.comparing.Comparison` as a dict.
-        every: a line for each tensor, rather than one for all blocks' tensors of a name.
+        every: one line per tensor instead of one per group of corresponding tensors.
     """
     parts: list[RenderableType] = [_totals(found)]
     if found["changed"]:
@@ -51,7 +51,7 @@ def _totals(found: Mapping[str, Any]) -> RenderableType:
 
 
 def _changes(changes: Sequence[Mapping[str, Any]], every: bool) -> Iterator[RenderableType]:
-    """A tensor's name, and below it what it was and is; names are too long for a column."""
+    """The name of each tensor, with its change on the next line; names do not fit a column."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for each in changes:
         name = each["name"] if every else _NUMBER.sub("*", each["name"])

@@ -1,4 +1,4 @@
-"""The price of lightness as a picture: perplexity against size, wave by wave."""
+"""A plot of perplexity against size over the waves of a run."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ if TYPE_CHECKING:
 
 MEASURES = {
     "bytes": ("weights in memory, MB", 1e6),
-    "parameters": ("parameters that are not zeros of a mask, millions", 1e6),
-    "flops": ("operations a token, billions", 1e9),
+    "parameters": ("parameters without the zeros of masks, millions", 1e6),
+    "flops": ("operations per token, billions", 1e9),
 }
 _SUFFIXES = (".png", ".svg")
 _KEPT, _REVERTED = "#1f5f8b", "#b5472f"
 
 
 def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = None) -> str:
-    """Draw every judged wave into a .png or .svg file; returns the measure along its lower edge.
+    """Plot every evaluated wave to a .png or .svg file; returns the measure of the horizontal axis.
 
     Args:
-        measure: bytes, parameters or flops; None for bytes where they change, else parameters,
-            which are what a mask changes.
+        measure: bytes, parameters or flops; None for bytes if the waves change them, else
+            parameters, which masks change too.
 
     Raises:
-        DataError: fewer than two waves have figures.
+        DataError: fewer than two waves were evaluated.
         MissingExtraError: matplotlib is not installed.
-        SettingError: another kind of file.
+        SettingError: the file name does not end in .png or .svg.
     """
     if path.suffix.lower() not in _SUFFIXES:
-        raise SettingError(f"'{path}' is no .png or .svg file; name one that is")
+        raise SettingError(f"'{path}' does not end in .png or .svg; give a file name that does")
     judged = [row for row in rows if row.judged]
     if len(judged) < 2:
-        raise DataError(f"{len(judged)} waves have figures, and a curve takes two; run more waves")
+        raise DataError(
+            f"{len(judged)} waves were evaluated, and a plot needs at least 2; run more waves"
+        )
     chosen = measure or _changing(judged)
     if any(chosen not in row.sizes for row in judged):
-        raise DataError(f"the record does not say how many {chosen} each wave left")
+        raise DataError(f"the record does not contain the {chosen} after each wave")
     figure, axes = _canvas()
     _draw(axes, judged, chosen)
-    # No date, and ids from a fixed salt: the same waves give the same bytes.
+    # No date, and ids from a fixed salt: the same waves give the same file.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
     with _settings():
         figure.savefig(path, metadata=metadata, dpi=150)
@@ -60,7 +62,7 @@ def _canvas() -> tuple[Any, Axes]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError(
-            "drawing needs matplotlib; install birdbone[plot], or read the table of the report"
+            "plots need matplotlib; run pip install 'birdbone[plot]'"
         ) from error
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     return figure, figure.subplots()
@@ -88,10 +90,10 @@ def _draw(axes: Axes, rows: Sequence[WaveRow], measure: str) -> None:
     for point in above:
         _name(axes, point, ceiling, f"{point.row.number} ({point.height:,.0f})", beside=False)
     axes.margins(x=0.08, y=0.1)
-    axes.invert_xaxis()  # lighter to the right, as the waves go
+    axes.invert_xaxis()  # smaller models to the right
     axes.set_xlabel(label)
     axes.set_ylabel("perplexity, held-out text")
-    axes.set_title("Waves: what lightness costs", loc="left")
+    axes.set_title("Perplexity against size, by wave", loc="left")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
 
@@ -111,7 +113,7 @@ class _Point:
 
 
 def _ceiling(kept: Sequence[_Point]) -> float:
-    """Above it a wave stands at the edge with its figure: a disaster must not flatten the rest."""
+    """Waves above this perplexity are drawn at the edge, so that they do not flatten the others."""
     top = max(point.height + point.error for point in kept)
     low = min(point.height - point.error for point in kept)
     return top + max(top - low, 0.05 * top)

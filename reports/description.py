@@ -1,4 +1,4 @@
-"""An inspection as a person reads it."""
+"""The report of ``birdbone inspect``."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from rich.table import Table
 from rich.text import Text
 
 from .inspection import BlockGroup, Inspection, done_to
-from .result import in_bytes
+from .units import in_bytes
 
 
 def inspection_report(found: Inspection) -> RenderableType:
-    """What the model is, its blocks, and what was done to it."""
+    """Facts about the model, its blocks, and the steps that made it."""
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(found):
         facts.add_row(Text(name), Text(value))
     parts: list[RenderableType] = [facts, *map(_block_table, found.blocks)]
     done = list(done_to(found))
     if done:
-        parts.append(Text("What was done to it"))
+        parts.append(Text("History"))
         parts += [Text(f"  {line}") for line in done]
     return Group(*parts)
 
@@ -32,7 +32,7 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         ("parameters", f"{found.parameters:,}"),
         ("weights on disk", f"{found.weight_bytes:,} bytes ({in_bytes(found.weight_bytes)})"),
         ("stored as", stored),
-        ("head", "tied to the embedding" if found.tied else "its own weights"),
+        ("output head", "tied to the embedding" if found.tied else "separate weights"),
     ]
     if found.zero_share is not None:
         facts.append(("zeros", f"{found.zero_share:.2%} of the parameters"))

@@ -1,16 +1,18 @@
-"""Is this installation sound: every check as data, and how a person reads them.
+"""``birdbone doctor``: checks of the installation, as data and as a report.
 
-Nothing of the libraries underneath is imported before the check that is about it, so that a broken
-one is a line of the report, not the end of it.
+Each library is imported only by the check that is about it, so that a broken one is reported as one
+line and does not end the report.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -20,29 +22,31 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-State = Literal["ok", "missing", "mend"]
+State = Literal["ok", "missing", "wrong"]
 
 _PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError, ValueError, TypeError)
-_FREE_BYTES = 2 << 30  # below it, even a small model is a risk
-_STYLES = {"ok": "green", "missing": "red", "mend": "yellow"}
+_FREE_BYTES = 2_000_000_000  # with less, even a small model may not fit
+_STYLES = {"ok": "green", "missing": "red", "wrong": "yellow"}
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
+_NOT_FOR_USERS = ("all", "dev", "docs")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        state: ``ok``; ``missing``, not there; ``mend``, there but not as it should be.
-        found: what was seen.
-        mend: what to do about it; empty where all is well.
+        state: ``ok``; ``missing``: not installed; ``wrong``: there, but with a fault.
+        found: what was found.
+        fix: what to do about it; empty if nothing has to be done.
         needed: birdbone does not work without it.
     """
 
     name: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
     needed: bool = True
 
     @property
@@ -51,19 +55,20 @@ class Check:
         return self.needed and self.state != "ok"
 
     def as_dict(self) -> dict[str, Any]:
-        """The check in types JSON knows."""
+        """The check as types that JSON can represent."""
         return asdict(self)
 
 
 def examine() -> list[Check]:
-    """Look at everything; takes some seconds, because libraries are imported to see them work."""
+    """Run every check. Takes some seconds, because libraries are imported and tried."""
     return [
         _python(),
         *_versions(),
+        *_extras(),
         _imported("torch", _torch_build),
         _imported("transformers", lambda module: f"imports, {module.__version__}"),
         _cuda(),
-        _imported("bitsandbytes", _quantize_four_bits, needed=False),
+        *_bitsandbytes(),
         _imported("compressed_tensors", lambda module: "imports"),
         _memory(),
         _disk(),
@@ -72,47 +77,96 @@ def examine() -> list[Check]:
 
 
 def _python() -> Check:
-    """Older ones cannot read this file, so there is nothing to compare."""
+    """The version of Python; one that is too old cannot run this file."""
     return Check("python", "ok", ".".join(map(str, sys.version_info[:3])))
 
 
 def requirements() -> list[str]:
-    """What birdbone requires, as its metadata says, or in a source tree its pyproject.toml.
+    """The required distributions, from the metadata or, in a source tree, from pyproject.toml.
 
-    Extras are left out.
+    Those of extras are left out.
     """
     try:
         listed = metadata.requires("birdbone") or []
     except metadata.PackageNotFoundError:
-        listed = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
-    return [each for each in listed if "extra ==" not in each]
+        listed = _project()["dependencies"]
+    return [each for each in listed if _EXTRA.search(each) is None]
+
+
+def extras() -> dict[str, list[str]]:
+    """Extra to the distributions it adds, from the same place; tools for developers left out."""
+    try:
+        listed = metadata.requires("birdbone") or []
+    except metadata.PackageNotFoundError:
+        found: dict[str, list[str]] = dict(_project()["optional-dependencies"])
+    else:
+        found = {}
+        for each in listed:
+            if (match := _EXTRA.search(each)) is not None:
+                found.setdefault(match[1], []).append(each.partition(";")[0].strip())
+    return {name: each for name, each in found.items() if name not in _NOT_FOR_USERS}
+
+
+def _project() -> Mapping[str, Any]:
+    project: Mapping[str, Any] = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))["project"]
+    return project
 
 
 def _versions() -> Iterator[Check]:
+    for requirement in requirements():
+        yield _version(requirement)
+
+
+def _extras() -> Iterator[Check]:
+    """A check for each distribution of each extra; none of them is needed."""
+    for extra, listed in extras().items():
+        for requirement in listed:
+            yield _version(requirement, extra=extra)
+
+
+def _version(text: str, *, extra: str | None = None) -> Check:
+    """Whether a required distribution is installed in a version that fits."""
     from packaging.requirements import Requirement
 
-    for requirement in map(Requirement, requirements()):
-        name = requirement.name
-        mend = f'pip install "{name}{requirement.specifier}"'
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            yield Check(name, "missing", "not installed", mend)
-            continue
-        fits = requirement.specifier.contains(version, prereleases=True)
-        yield Check(name, "ok", version) if fits else Check(name, "mend", version, mend)
+    requirement, needed = Requirement(text), extra is None
+    name = requirement.name if extra is None else f"{requirement.name} [{extra}]"
+    fix = f'pip install "{requirement.name}{requirement.specifier}"'
+    if extra is not None:
+        fix = f"pip install 'birdbone[{extra}]'"
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Check(name, "missing", "not installed", fix, needed)
+    if requirement.specifier.contains(version, prereleases=True):
+        return Check(name, "ok", version, needed=needed)
+    return Check(name, "wrong", f"{version}, not {requirement.specifier}", fix, needed)
 
 
 def _imported(module: str, look: Callable[[Any], str], *, needed: bool = True) -> Check:
-    """Whether a module imports and ``look`` sees it work."""
+    """Whether a module imports and ``look`` finds that it works."""
     name = f"{module} works"
     try:
         return Check(name, "ok", look(import_module(module)), needed=needed)
     except ModuleNotFoundError as error:
         return Check(name, "missing", _first_line(error), f"pip install {module}", needed)
     except _BROKEN as error:
-        mend = f"pip install --force-reinstall {module}"
-        return Check(name, "mend", _first_line(error), mend, needed)
+        fix = f"pip install --force-reinstall {module}"
+        return Check(name, "wrong", _first_line(error), fix, needed)
+
+
+def _bitsandbytes() -> Iterator[Check]:
+    """Whether bitsandbytes works, if it is installed; it logs a line about kernels it can spare."""
+    try:
+        metadata.version("bitsandbytes")
+    except metadata.PackageNotFoundError:
+        return
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield _imported("bitsandbytes", _quantize_four_bits, needed=False)
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: BaseException) -> str:
@@ -131,12 +185,12 @@ def _cuda() -> Check:
     try:
         torch = import_module("torch")
         if not torch.cuda.is_available():
-            return Check("cuda", "ok", "none; the CPU is used", needed=False)
+            return Check("cuda", "ok", "no device; the CPU is used", needed=False)
         free, total = torch.cuda.mem_get_info()
         found = f"{torch.cuda.get_device_name()}, {_gigabytes(free)} of {_gigabytes(total)} free"
         return Check("cuda", "ok", found, needed=False)
     except _BROKEN as error:
-        return Check("cuda", "mend", _first_line(error), "check the driver", needed=False)
+        return Check("cuda", "wrong", _first_line(error), "check the driver", needed=False)
 
 
 def _quantize_four_bits(bitsandbytes: Any) -> str:
@@ -147,30 +201,30 @@ def _quantize_four_bits(bitsandbytes: Any) -> str:
     error = float((values - weight).abs().max())
     if not error < 0.2:
         raise RuntimeError(f"4-bit values are off by {error}")
-    return "4-bit codes on the CPU read back"
+    return "4-bit weights on the CPU are read back"
 
 
 def _memory() -> Check:
     try:
         free = int(import_module("psutil").virtual_memory().available)
     except _BROKEN as error:
-        return Check("memory", "mend", _first_line(error), "pip install psutil", needed=False)
-    return _room("memory", free, "end what else holds memory")
+        return Check("memory", "wrong", _first_line(error), "pip install psutil", needed=False)
+    return _room("memory", free, "close other programs")
 
 
 def _disk() -> Check:
-    return _room("disk", shutil.disk_usage(Path.cwd()).free, "free some, or work on another disk")
+    return _room("disk", shutil.disk_usage(Path.cwd()).free, "free some space, or use another disk")
 
 
-def _room(name: str, free: int, mend: str) -> Check:
+def _room(name: str, free: int, fix: str) -> Check:
     found = f"{_gigabytes(free)} free"
     if free >= _FREE_BYTES:
         return Check(name, "ok", found, needed=False)
-    return Check(name, "mend", found, mend, needed=False)
+    return Check(name, "wrong", found, fix, needed=False)
 
 
 def _hub_cache() -> Check:
-    """Whether models can be downloaded to where the hub's library keeps them."""
+    """Whether models can be downloaded into the cache of the Hugging Face hub."""
     name = "hub cache"
     try:
         folder = Path(import_module("huggingface_hub.constants").HF_HUB_CACHE)
@@ -178,8 +232,8 @@ def _hub_cache() -> Check:
         with tempfile.TemporaryFile(dir=existing):
             return Check(name, "ok", f"{folder}, writable", needed=False)
     except _BROKEN as error:
-        mend = "set HF_HOME to a folder that can be written"
-        return Check(name, "mend", _first_line(error), mend, needed=False)
+        fix = "set HF_HOME to a writable folder"
+        return Check(name, "wrong", _first_line(error), fix, needed=False)
 
 
 def _gigabytes(count: float) -> str:
@@ -187,10 +241,10 @@ def _gigabytes(count: float) -> str:
 
 
 def doctor_report(checks: Iterable[Check]) -> RenderableType:
-    """A line for each check, with the mend beside what is not well."""
+    """A line for each check, with the fix where there is a fault."""
     table = Table.grid(padding=(0, 2))
     for check in checks:
-        found = f"{check.found}; {check.mend}" if check.mend else check.found
+        found = f"{check.found}; {check.fix}" if check.fix else check.found
         state = Text(check.state, style=_STYLES[check.state])
         table.add_row(state, Text(check.name), Text(found, overflow="fold"))
     return table

@@ -1,4 +1,4 @@
-"""What a run is expected to cost, and afterwards how far off that was, as tables."""
+"""Tables of the expected cost of a run, and of estimates beside measurements after it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rich.text import Text
 from ..contexts.forecast import Expected, Preflight
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
-from ..models.writing.publishing import files_of
-from .result import in_bytes
+from ..models.writing.publishing import files_of, records_of
+from .units import in_bytes, in_time
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One link's expected cost beside what it cost.
+    """The expected and the measured cost of one link.
 
     Attributes:
-        link: its name; several links of one name count together.
-        expected_seconds, seconds: wall time; None where none was expected.
-        expected_peak_bytes, peak_bytes: of this process.
-        expected_disk_bytes, disk_bytes: left on the disk; 0 for links that write no folder.
+        link: its name; links with the same name are added up.
+        expected_seconds, seconds: wall time; None if it could not be estimated.
+        expected_peak_bytes, peak_bytes: peak memory of this process.
+        expected_disk_bytes, disk_bytes: written to disk; 0 for links that write no model.
     """
 
     link: str
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def preflight_report(found: Preflight) -> RenderableType:
-    """The links in order with time, memory and disk, what will be written, and what to know."""
+    """Expected time, memory and disk of each link in order, with notes and warnings."""
     beside = any(each.process_bytes for each in found.links)
     table = Table("link")
     for column in ("time", "peak memory", *(("fresh processes",) if beside else ()), "disk"):
@@ -56,7 +56,7 @@ def preflight_report(found: Preflight) -> RenderableType:
     table.add_section()
     table.add_row("the run", in_time(found.run_seconds), in_bytes(found.peak_bytes))
     lines = [*_written(found), *_known(found), *(f"Note: {each}" for each in found.cautions)]
-    title = Text("Expected, before anything was run:")
+    title = Text("Expected cost:")
     return Group(title, table, *(Text(line) for line in lines))
 
 
@@ -64,25 +64,25 @@ def _written(found: Preflight) -> Iterator[str]:
     for each in found.links:
         if each.writes:
             passing = each.passing_disk_bytes
-            meanwhile = f", and {in_bytes(passing)} beside it meanwhile" if passing else ""
-            yield f"Will write {each.writes}: {in_bytes(each.disk_bytes)}{meanwhile}."
+            more = f", and {in_bytes(passing)} temporarily" if passing else ""
+            yield f"Will write {each.writes}: {in_bytes(each.disk_bytes)}{more}."
 
 
 def _known(found: Preflight) -> Iterator[str]:
-    """What the figures rest on, and how far they go."""
+    """What the estimates are based on, and what they leave out."""
     yield from dict.fromkeys(f"{each.link}: {note}." for each in found.links for note in each.notes)
     if found.blind_from is not None:
-        yield f"Of '{found.blind_from}' nothing is known, nor of what comes after it."
+        yield f"The cost of '{found.blind_from}' and of the links after it is not known."
     if found.speed is not None:
         yield (
-            f"Times rest on one block, {found.speed.block:.3f} s for a window of "
+            f"Times are based on one block, {found.speed.block:.3f} s for a window of "
             f"{found.speed.window} tokens, and may be off by a factor of 2."
         )
-    yield f"{in_bytes(found.free_bytes)} of memory can be had. Looking took {found.seconds:.1f} s."
+    yield f"{in_bytes(found.free_bytes)} of memory are free. Estimating took {found.seconds:.1f} s."
 
 
 def preflight_document(found: Preflight) -> dict[str, Any]:
-    """The same in types JSON knows."""
+    """The same as types that JSON can represent."""
     links = [
         {
             "link": each.link,
@@ -110,9 +110,9 @@ def preflight_document(found: Preflight) -> dict[str, Any]:
 
 
 def in_short(found: Preflight) -> str:
-    """One line before a run."""
+    """The estimate of a run in one line."""
     disk = sum(each.disk_bytes for each in found.links)
-    seen = "" if found.blind_from is None else f", as far as '{found.blind_from}'"
+    seen = "" if found.blind_from is None else f", up to '{found.blind_from}'"
     return (
         f"expected: {in_time(found.run_seconds)}, {in_bytes(found.peak_bytes)} of memory, "
         f"{in_bytes(disk)} on disk{seen}; --dry-run shows each link"
@@ -120,7 +120,7 @@ def in_short(found: Preflight) -> str:
 
 
 def outcomes(found: Preflight, result: Mapping[str, Any]) -> list[Outcome]:
-    """Expected beside measured, for every link that was expected and ran."""
+    """The expected and the measured cost of every link that was estimated and ran."""
     names = dict.fromkeys(each.link for each in found.links)
     ran = [step for step in result.get("history", ()) if step.within is None]
     saved: Saved | None = result.get("saved")
@@ -136,8 +136,11 @@ def outcomes(found: Preflight, result: Mapping[str, Any]) -> list[Outcome]:
     ]
 
 
-def _left(folder: Path) -> int:
-    return sum(path.stat().st_size for path in files_of(folder).values())
+def _left(saved: Path) -> int:
+    """Bytes on disk of a saved folder, or of a GGUF file and its records."""
+    if not saved.is_file():
+        return sum(path.stat().st_size for path in files_of(saved).values())
+    return saved.stat().st_size + _left(records_of(saved))
 
 
 def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int) -> Outcome:
@@ -155,9 +158,9 @@ def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int)
 
 
 def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
-    """Expected, measured, and the one over the other, at the end of a run."""
+    """Estimates, measurements and their ratio."""
     table = Table("link")
-    for column in ("time", "was", "off", "peak", "was", "off"):
+    for column in ("time", "measured", "ratio", "peak", "measured", "off"):
         table.add_column(column, justify="right")
     for each in rows:
         table.add_row(
@@ -172,10 +175,10 @@ def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
     told, was = _sum(each.expected_seconds for each in rows), sum(each.seconds for each in rows)
     table.add_section()
     table.add_row("all", in_time(told), in_time(was), _factor(told, was), *_highest(rows))
-    parts: list[RenderableType] = [Text("What was expected, and what it was:"), table]
+    parts: list[RenderableType] = [Text("Expected and measured cost:"), table]
     parts += [
         Text(
-            f"disk of {each.link}: expected {in_bytes(each.expected_disk_bytes)}, was "
+            f"disk of {each.link}: expected {in_bytes(each.expected_disk_bytes)}, measured "
             f"{in_bytes(each.disk_bytes)}, {_share(each.expected_disk_bytes, each.disk_bytes)}"
         )
         for each in rows
@@ -191,17 +194,8 @@ def _highest(rows: Sequence[Outcome]) -> tuple[str, str, str]:
 
 
 def outcomes_document(rows: Sequence[Outcome]) -> list[Mapping[str, Any]]:
-    """The same in types JSON knows."""
+    """The same as types that JSON can represent."""
     return [asdict(each) for each in rows]
-
-
-def in_time(seconds: float | None) -> str:
-    """Seconds in the unit a person would use; a dash where they are not known."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _sum(seconds: Iterable[float | None]) -> float | None:

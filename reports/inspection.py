@@ -1,6 +1,6 @@
-"""What a model is and what was done to it, from its config and headers.
+"""Describe a model from its config, headers and provenance record.
 
-Weights are read only where the config says that two tensors are tied and the files hold both.
+Weights are read only if the config ties two tensors and the files hold both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..models.writing.publishing import PROVENANCE
 
 @dataclass(frozen=True)
 class BlockLinear:
-    """A weight matrix of a block; ``count`` of them where experts share one tensor."""
+    """A weight matrix of a block; ``count`` is above 1 if experts share one tensor."""
 
     name: str
     out_features: int
@@ -42,7 +42,7 @@ class BlockLinear:
 
 @dataclass(frozen=True)
 class BlockGroup:
-    """Neighbouring blocks, ``first`` to ``last``, whose linears have the same names and shapes."""
+    """Consecutive blocks, ``first`` to ``last``, whose linears have the same names and shapes."""
 
     first: int
     last: int
@@ -54,14 +54,14 @@ class Inspection:
     """A model as its config and headers describe it.
 
     Attributes:
-        parameters: of the whole model, tied ones once, quantised ones as many as they stand for.
+        parameters: number of parameters; tied ones count once, quantised ones unpacked.
         weight_bytes: bytes on disk of the weight files.
-        stored_bytes: bytes of tensor data by the dtype they are stored in, the most first.
-        tied: whether the head shares the embedding's weights.
-        path: where the blocks are, such as ``model.layers``.
-        quantization: the config's own account of how it is quantised, or None.
-        provenance: what birdbone recorded when it saved the folder, or None.
-        zero_share: share of parameters that are zero, or None where weights were not read.
+        stored_bytes: bytes of tensor data by stored dtype, largest first.
+        tied: whether the output head shares the weights of the embedding.
+        path: module path of the blocks, such as ``model.layers``.
+        quantization: ``quantization_config`` of the config, or None.
+        provenance: the record that birdbone saved with the model, or None.
+        zero_share: fraction of parameters that are zero, or None if weights were not read.
     """
 
     name: str
@@ -79,29 +79,29 @@ class Inspection:
 
     @property
     def num_blocks(self) -> int:
-        """How many decoder blocks the model has."""
+        """Number of decoder blocks."""
         return self.blocks[-1].last + 1 if self.blocks else 0
 
     @property
     def dtype(self) -> str:
-        """The dtype most of the weights' bytes are in."""
+        """The dtype that most bytes of the weights are stored in."""
         return next(iter(self.stored_bytes), "none")
 
     def as_dict(self) -> dict[str, Any]:
-        """The record in types JSON knows."""
+        """The record as types that JSON can represent."""
         return {**asdict(self), "num_blocks": self.num_blocks, "dtype": self.dtype}
 
 
 def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
-    """Look at a hub id, a folder, quantised or not, or a GGUF file.
+    """Describe a hub id, a folder, quantised or not, or a GGUF file.
 
     Args:
-        zeros: also count zeros, which reads every weight.
+        zeros: also count zeros, which reads all weights.
 
     Raises:
-        ModelError: nothing is there, or no stack of blocks;
-            zeros were asked of a folder quantised by a method that is not read.
-        CheckpointError: its weight files are missing, pickled or damaged.
+        ModelError: there is no model, or it is not a stack of blocks, or zeros cannot be counted
+            because the quantisation method is not supported.
+        CheckpointError: weight files are missing, pickled or damaged.
     """
     source = find_model(name)
     if source.gguf is not None:
@@ -131,7 +131,7 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
 def _folder(
     source: Source,
 ) -> tuple[dict[str, Any], Mapping[str, TensorRef], dict[str, int], int]:
-    """Config, tensors, stored bytes by dtype, and bytes on disk of a Hugging Face folder."""
+    """Config, tensors, bytes by stored dtype, and bytes on disk of a Hugging Face folder."""
     config = read_config(source)
     stored: dict[str, int] = {}
     refs = open_folder(source.folder)
@@ -145,7 +145,7 @@ def _folder(
 def _gguf(
     source: Source,
 ) -> tuple[dict[str, Any], Mapping[str, TensorRef], dict[str, int], int]:
-    """The same of a GGUF model, without its tensors; only the headers of its files are read."""
+    """The same for a GGUF model, without tensors; only the headers of its files are read."""
     tensors = read_tensors(source)
     try:
         found = gguf_config(*source.gguf_paths)
@@ -169,7 +169,7 @@ def _count_parameters(model: PreTrainedModel) -> int:
 
 
 def _linears(block: Any, prefix: str) -> tuple[BlockLinear, ...]:
-    """A block's linears by tensor, experts of one tensor counted together."""
+    """The linears of a block by tensor; experts in one tensor are counted together."""
     by_tensor = groupby(find_linears(block, prefix), key=lambda linear: linear.tensor)
     found = []
     for tensor, same in by_tensor:
@@ -194,10 +194,10 @@ def _provenance(folder: Path) -> Mapping[str, Any] | None:
     try:
         found = _mapping(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        warnings.warn(f"{PROVENANCE} cannot be read and is left out: {error}", stacklevel=2)
+        warnings.warn(f"{PROVENANCE} cannot be read and is ignored: {error}", stacklevel=2)
         return None
     if found is None:
-        warnings.warn(f"{PROVENANCE} holds no record and is left out", stacklevel=2)
+        warnings.warn(f"{PROVENANCE} holds no record and is ignored", stacklevel=2)
     return found
 
 
@@ -211,7 +211,7 @@ def _zero_share(source: Source) -> float:
 
 
 def done_to(found: Inspection) -> Iterable[str]:
-    """What was done to the model, a line for each thing, as far as its folder says."""
+    """The steps that made the model, one line each, as far as its folder records them."""
     if found.quantization is not None:
         yield f"quantised: {_quantization(found.quantization)}"
     if found.provenance is None:
@@ -227,12 +227,12 @@ def done_to(found: Inspection) -> Iterable[str]:
 
 
 def _quantization(config: Mapping[str, Any]) -> str:
-    """The words of a quantization_config that tell formats apart."""
+    """The entries of a quantization_config that identify the format."""
     known = ("quant_method", "format", "bnb_4bit_quant_type", "load_in_8bit")
     words = [f"{key}={config[key]}" for key in known if config.get(key)]
     groups = _mapping(config.get("config_groups")) or {}
     grids = [_grid(_mapping(group) or {}) for group in groups.values()]
-    return ", ".join([*words, *dict.fromkeys(filter(None, grids))]) or "in a way it does not name"
+    return ", ".join([*words, *dict.fromkeys(filter(None, grids))]) or "method not stated"
 
 
 def _grid(group: Mapping[str, Any]) -> str:
@@ -241,5 +241,5 @@ def _grid(group: Mapping[str, Any]) -> str:
         return ""
     size = weights.get("group_size")
     return f"{weights['num_bits']} bits " + (
-        f"in groups of {size}" if size else "with a scale a row"
+        f"in groups of {size}" if size else "with one scale per row"
     )

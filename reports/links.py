@@ -1,4 +1,4 @@
-"""What a link is and which settings it takes, read off the one signature and its docstring."""
+"""Descriptions of links and their settings, taken from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, in words.
+    """One setting of a link.
 
     Attributes:
-        type: such as ``number or null``, or the values to choose from.
-        range: such as ``>= 0, < 1``; empty where there is none.
-        default: as a recipe spells it; None where one must be given.
+        type: such as ``number or null``, or the possible values.
+        range: such as ``>= 0, < 1``; empty if there is none.
+        default: as written in a recipe; None if the setting is required.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class LinkPage:
-    """All there is to say about one link. ``needs`` and ``adds`` are context keys."""
+    """One link. ``needs`` and ``adds`` are context keys."""
 
     name: str
     summary: str
@@ -50,12 +50,12 @@ class LinkPage:
     adds: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The page in types JSON knows."""
+        """The page as types that JSON can represent."""
         return asdict(self)
 
 
 def link_page(factory: LinkFactory[...]) -> LinkPage:
-    """Read a link's page off its factory."""
+    """Describe a link from its factory."""
     text, sections = _sections(factory.__doc__ or "")
     described = {**sections.get("Args", {}), **sections.get("Settings", {})}
     fields = factory.schema.model_json_schema().get("properties", {})
@@ -117,7 +117,7 @@ def _sections(doc: str) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def links_report(pages: Iterable[LinkPage]) -> RenderableType:
-    """All links, with what each needs and adds."""
+    """The links, with the context keys each needs and adds."""
     lines = Table.grid(padding=(0, 2))
     for page in pages:
         lines.add_row(Text(page.name), Text(f"{page.summary}\n{_flow(page)}"))

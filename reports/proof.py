@@ -1,7 +1,4 @@
-"""A proof for people: a line for each check, what the model said, and where, and a verdict.
-
-Nothing here judges; it only says what `models.proof` found.
-"""
+"""The report of ``birdbone prove``: a line per check, a sample of output, and a conclusion."""
 
 from __future__ import annotations
 
@@ -13,18 +10,18 @@ from rich.text import Text
 
 from ..models.evaluation.proof import Check, Proof
 
-_MARKS = {True: ("holds", "green"), False: ("fails", "bold red"), None: ("unknown", "yellow")}
+_MARKS = {True: ("ok", "green"), False: ("fails", "bold red"), None: ("unknown", "yellow")}
 
 
 def proof_report(proof: Proof) -> RenderableType:
-    """What was looked at, and whether it proves the folder."""
+    """Every check, and whether they prove the model together."""
     lines = Table.grid(padding=(0, 2))
     for check in proof.checks:
         mark, style = _MARKS[check.holds]
         lines.add_row(Text(mark, style=style), Text(check.name), Text(check.words))
     parts: list[RenderableType] = [lines]
     if proof.said is not None:
-        parts += [Text("Decoded greedily, for the eye; no verdict rests on it:"), Text(proof.said)]
+        parts += [Text("Greedy continuation, shown only as a sample:"), Text(proof.said)]
     if proof.environment:
         parts.append(_environments(proof.environment, proof.saved_with))
     parts.append(Text(verdict(proof), style="bold"))
@@ -32,15 +29,16 @@ def proof_report(proof: Proof) -> RenderableType:
 
 
 def verdict(proof: Proof) -> str:
-    """One sentence: proven, refuted, or neither and why."""
+    """One sentence: proven, failed, or not decided and why."""
     name = proof.folder.resolve().name
     if proof.proven:
-        return f"Proven: '{name}' is what was saved, and computes what it did."
+        return f"Proven: '{name}' is unchanged and computes what it did when it was saved."
     if proof.failed:
-        return f"Not proven: {_listed(proof.failed)} of '{name}' does not hold."
+        return f"Not proven: check failed for '{name}': {_listed(proof.failed)}."
     unknown = [check for check in proof.checks if check.holds is None]
     return (
-        f"Not proven: nothing speaks against '{name}', but {_listed(unknown)} cannot be known here."
+        f"Not proven: no check failed for '{name}', but these could not be made: "
+        f"{_listed(unknown)}."
     )
 
 
@@ -49,7 +47,7 @@ def _listed(checks: list[Check] | tuple[Check, ...]) -> str:
 
 
 def _environments(now: Mapping[str, str], then: Mapping[str, str]) -> RenderableType:
-    """Versions and machine, beside those of when it was saved where they differ."""
+    """Versions and machine, with those at the time of saving if they differ."""
     lines = Table.grid(padding=(0, 2))
     for name, value in now.items():
         saved = then.get(name)

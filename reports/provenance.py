@@ -1,7 +1,7 @@
-"""Where a saved model comes from, for programs to read: ``birdbone.json``.
+"""The provenance record of a saved model: ``birdbone.json``.
 
-It holds what was done, on what, with which versions, what was measured, and a checksum of every
-file, and no path of the machine it was made on.
+It holds the steps, source, texts, versions, measurements and a checksum of every file, and no paths
+of the machine it was made on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .. import __version__
 from ..checkpoints import Checkpoint
 from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
-from ..models.writing.publishing import PROVENANCE
+from ..models.writing.publishing import PROVENANCE, path_of
 from .source_contents import as_in_gguf, contents_record
 
 _LIBRARIES = (
@@ -42,13 +42,13 @@ def provenance(
     files: Mapping[str, Path],
     refused: str | None = None,
 ) -> dict[str, Any]:
-    """The record of one saved folder, in types JSON knows.
+    """The record of one saved model, as types that JSON can represent.
 
     Args:
         history: the steps so far, oldest first.
-        texts: of each part of the text: its name, digest, windows and length.
-        files: every file of the folder by its name in it, to be weighed and hashed.
-        refused: why it was not published, where it was not.
+        texts: for each part of the text its name, digest, number of windows and length.
+        files: every file of the folder by its name there; sizes and hashes are recorded.
+        refused: why the model was not published, if it was refused.
     """
     in_gguf = any(name.endswith(".gguf") for name in files)
     return {
@@ -69,24 +69,25 @@ def provenance(
 
 
 def stands(
-    folder: Path, checkpoint: Checkpoint, steps: Sequence[tuple[str, Mapping[str, Any]]]
+    saved: Path, checkpoint: Checkpoint, steps: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> bool:
-    """Whether a folder still holds what its record says: this model, these steps, every file.
+    """Whether a saved model is still what its record says: this model, these steps, every file.
 
     Args:
-        steps: links with their settings as the record has them.
+        saved: its folder, or its single GGUF file.
+        steps: links with their settings, as recorded.
     """
     try:
-        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        record = json.loads(path_of(saved, PROVENANCE).read_text(encoding="utf-8"))
         told = [(step["link"], step["settings"]) for step in record["steps"]]
-        files = {name: _weighed(folder / name) for name in record["files"]}
+        files = {name: _weighed(path_of(saved, name)) for name in record["files"]}
         return (record["checkpoint"], told, record["files"]) == (checkpoint.id, [*steps], files)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 
 
 def library_version(name: str) -> str:
-    """The installed version of a distribution, in words where there is none."""
+    """The installed version of a distribution, or ``not installed``."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -94,7 +95,7 @@ def library_version(name: str) -> str:
 
 
 def without_paths(value: Any) -> Any:
-    """The same value with absolute paths cut to their last part."""
+    """The value with absolute paths reduced to their last component."""
     if isinstance(value, str):
         return _last_part(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""The end of a run: dense beside light, minutes per link, what it was measured on, what it means.
+"""The report of a finished run: the dense and the light model, time per link, how it was measured.
 
-Every figure comes from `Saved.figures`, measured on the saved folders in a fresh process; a figure
-that was not measured is left out.
+Every figure comes from `Saved.figures`, measured on the saved model in a fresh process. Figures
+that were not measured are left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.text import Text
 from ..checkpoints import GgmlBlocks, Quantized
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
+from .units import in_bytes, in_time
 from .waves import wave_rows, waves_table
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -26,31 +27,23 @@ Figures = Mapping[str, Mapping[str, float]]
 _MISSING = "–"
 _ON_A_GRID = re.compile(r"[._-]q4_[01]\b", re.IGNORECASE)
 GRID_REMARK = (
-    "Source weights lie on a 4-bit grid with blocks of 32, which flatters grids like it: "
-    "quantisation costs more on a model that was never quantised."
+    "The source weights were dequantised from 4-bit blocks of 32, so quantising them again costs "
+    "less than quantising a model that was never quantised."
 )
 _MASK_REMARK = (
-    "Zeros inside a weight matrix are a mask: stored and multiplied like any other value, they "
-    "change neither the bytes on disk nor the speed."
+    "They are a mask: zeros inside a weight matrix are stored and multiplied like other values, so "
+    "they change neither the size on disk nor the speed."
 )
 SHARE_WORTH_A_REMARK = 0.001
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what it is, and the texts of its cells."""
+    """One line of the table: its label and the text of its cells."""
 
     label: str
     dense: str
     light: str
-
-
-def in_bytes(count: float) -> str:
-    """A size in decimal units, as disks are sold."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:,.1f} {unit}"
-    return f"{count:,.0f} bytes"
 
 
 def _whole(value: float) -> str:
@@ -71,7 +64,7 @@ _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def figure_rows(figures: Figures) -> list[Row]:
-    """Every figure that was measured on at least one side, in reading order."""
+    """The figures that were measured for at least one of the models, in display order."""
     dense, light = figures.get("dense", {}), figures.get("light", {})
     return [
         Row(label, _cell(dense, key, form), _cell(light, key, form))
@@ -88,27 +81,27 @@ def _cell(found: Mapping[str, float], key: str, form: Callable[[float], str]) ->
 
 
 def step_rows(history: Sequence[Step]) -> list[tuple[str, str]]:
-    """Each link of the chain that ran, in order, with its minutes, and their sum.
+    """Each link that ran, in order, with its wall time, and their sum.
 
-    Links that ran within another are part of that one's minutes, and are left out.
+    Links that ran inside another link are part of that link's time and are left out.
     """
     rows = [(step.link, step.cost.seconds) for step in history if step.within is None]
     rows.append(("all links", sum(seconds for _, seconds in rows)))
-    return [(name, f"{seconds / 60:.2f} min") for name, seconds in rows]
+    return [(name, in_time(seconds)) for name, seconds in rows]
 
 
 def remarks(
     figures: Figures, history: Sequence[Step], source: str, *, has_codes: bool = False
 ) -> list[str]:
-    """Sentences without which the figures would say more than is true.
+    """Remarks needed to interpret the figures.
 
     Args:
-        has_codes: the model has codes, whoever chose them.
+        has_codes: whether the model has quantised weights, made here or before.
     """
     said = []
     links = {step.link for step in history}
     share = _zero_share(figures.get("light", {}))
-    # Rounding to few bits makes zeros too, and those are nobody's mask.
+    # Rounding to few bits makes zeros too, and those are not a mask.
     masked = any(_leaves_a_mask(step) for step in history)
     rounded = has_codes or "quantize" in links
     if share >= SHARE_WORTH_A_REMARK and (masked or not rounded):
@@ -126,7 +119,7 @@ def _remarks(saved: Saved, result: Mapping[str, Any]) -> list[str]:
 
 
 def _leaves_a_mask(step: Step) -> bool:
-    """Whether a step zeroed weights; pruning that leaves fewer parameters zeroes none."""
+    """Whether a step zeroed weights; structured pruning removes parameters instead."""
     return step.link == "prune" and "parameters_after" not in step.metrics
 
 
@@ -135,16 +128,19 @@ def _zero_share(light: Mapping[str, float]) -> float:
 
 
 def is_on_a_grid(source: str) -> bool:
-    """Whether a model's name says that its weights were multiplied out of 4-bit blocks of 32."""
+    """Whether the name of a model says that its weights come from 4-bit blocks of 32."""
     return _ON_A_GRID.search(source) is not None
 
 
 def result_report(result: Mapping[str, Any]) -> RenderableType:
-    """What a person reads of a finished run, from the context it ended with."""
+    """The report of a finished run, from its final context."""
     saved: Saved | None = result.get("saved")
     history: Sequence[Step] = result.get("history", ())
     if saved is None:
-        return Group(_minutes(history), Text("Nothing was saved, so nothing was measured."))
+        return Group(
+            _minutes(history),
+            Text("The chain has no save link, so nothing was saved and measured."),
+        )
     rows = wave_rows(history)
     parts: list[RenderableType] = [waves_table(rows)] if rows else []
     parts.append(_table(saved.figures, history))
@@ -179,20 +175,20 @@ def _measured_on(measured_on: Mapping[str, str]) -> RenderableType:
     for name, value in measured_on.items():
         lines.add_row(Text(name), Text(value))
     opener = opened_by(measured_on)
-    head = f"Measured on the saved folders, opened by {opener} in a fresh process:"
+    head = f"Measured on the saved model, opened by {opener} in a fresh process:"
     return Group(Text(head), lines)
 
 
 def opened_by(measured_on: Mapping[str, str]) -> str:
-    """What ran the saved folder; its version is among the words on what it was measured on."""
+    """The runtime that opened the saved model; ``measured_on`` has its version."""
     if "llama.cpp" not in measured_on:
         return "plain transformers"
-    dense = ", the dense one by plain transformers" if "transformers" in measured_on else ""
-    return f"llama.cpp{dense},"
+    dense = " (the dense model by plain transformers)" if "transformers" in measured_on else ""
+    return f"llama.cpp{dense}"
 
 
 def result_document(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a program reads of a finished run, in types JSON knows; a NaN becomes null."""
+    """A finished run as types that JSON can represent; NaN becomes null."""
     saved: Saved | None = result.get("saved")
     document: dict[str, Any] = {
         "path": None if saved is None else str(saved.path),

@@ -1,4 +1,4 @@
-"""What the source of a model held besides the model: carried unchanged, or left out."""
+"""Contents of the source that are not part of the model: carried unchanged, or left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES_SHOWN = 6
 
 
 def as_in_gguf(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as a GGUF file holds it: no unused tensors, of its files the tokenizer."""
+    """The checkpoint as a GGUF file holds it: without unused tensors, with tokenizer files only."""
     why = "a GGUF file has no place for it"
     files = {
         name: data
@@ -29,7 +29,7 @@ def as_in_gguf(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def contents_record(checkpoint: Checkpoint) -> dict[str, Any]:
-    """For ``birdbone.json``: every name with its bytes."""
+    """The contents for ``birdbone.json``: every name with its size in bytes."""
     return {
         "unused": {name: ref.num_bytes for name, ref in checkpoint.unused.items()},
         "left_out": [
@@ -40,14 +40,14 @@ def contents_record(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def contents_markdown(checkpoint: Checkpoint) -> str:
-    """A section of the model card; empty where the source held nothing else."""
+    """A section of the model card; empty if the source held nothing else."""
     lines = []
     if checkpoint.unused:
         model = shared_model(checkpoint)
         lines.append(
             f"Carried unchanged: {in_words(checkpoint.unused, model.state_dict())}. "
-            f"{type(model).__name__} has no parameters for them; they take no part in what it "
-            f"computes and were not adapted to what was done to the model."
+            f"{type(model).__name__} has no parameters for them: they do not take part in its "
+            f"computation and were not changed with the model."
         )
     if checkpoint.left_out:
         lines.append(
@@ -57,7 +57,7 @@ def contents_markdown(checkpoint: Checkpoint) -> str:
 
 
 def left_out_lines(checkpoint: Checkpoint) -> list[str]:
-    """One line for each reason: names, count and bytes."""
+    """One line per reason: names, count and size."""
     by_reason = sorted(checkpoint.left_out, key=lambda each: each.why)
     return [_line(why, list(same)) for why, same in groupby(by_reason, lambda each: each.why)]
 

@@ -1,4 +1,4 @@
-"""The steps of a run folder as a person reads them."""
+"""The report of ``birdbone log``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from .result import in_bytes
+from .units import in_bytes
 
 _MISSING = "–"
-_FEW = 2  # of a curve more than its ends are left to --json
+_FEW = 2  # of longer lists only the ends are shown; --json has all values
 
 
 def steps_report(
     document: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]
 ) -> RenderableType:
-    """Every step with its cost and whether it still counts, below it its settings and metrics.
+    """Every step with its cost and status, and below it its settings and metrics.
 
     Args:
         document: from `birdbone.journal.history.history_document`.
-        defaults: by link, each setting's default; settings at their default are left out.
+        defaults: the default of each setting, by link; settings at their default are left out.
     """
     steps = document["steps"]
     width = max((len(step["link"]) for step in steps), default=0)
@@ -32,8 +32,10 @@ def steps_report(
         told = (_settings(step, defaults.get(step["link"], {})), _metrics(step["metrics"]))
         parts += [Padding(Text(each, overflow="fold"), (0, 0, 0, 6)) for each in told if each]
     if document["in_progress"]:
-        parts.append(Text(f"{document['in_progress']} links left work unfinished"))
-    parts.append(Text(f"{document['folder']} takes {in_bytes(document['bytes'])}", overflow="fold"))
+        parts.append(Text(f"{document['in_progress']} links were interrupted"))
+    parts.append(
+        Text(f"{document['folder']}: {in_bytes(document['bytes'])} on disk", overflow="fold")
+    )
     return Group(*parts)
 
 
@@ -68,8 +70,8 @@ def _figure(value: Any) -> str:
 
 
 def _fate(step: Mapping[str, Any]) -> str:
-    """Whether what the step did is part of the model the last run led to."""
+    """Whether the step belongs to the last run, and whether its result was kept."""
     if not step["in_last_run"]:
-        return "of another run"
+        return "another run"
     kept = step["metrics"].get("kept")
     return "" if kept is None else "kept" if kept else "reverted"

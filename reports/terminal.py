@@ -1,4 +1,4 @@
-"""How the command line speaks: results on stdout, all else on stderr, one line for each note."""
+"""Output of the command line: results on stdout; messages on stderr, one line each."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def show(renderable: RenderableType) -> None:
 
 
 def say(kind: str, message: str, *, style: str = "") -> None:
-    """Write one message to stderr, led by what it is; it is never broken inside a word."""
+    """Write a message to stderr, after its kind, without wrapping."""
     line = Text.assemble((f"{kind}: ", style), message)
     Console(stderr=True).print(line, soft_wrap=True)
 
 
-def show_what_cannot_be_shown() -> None:
-    """Let stdout escape what its encoding has no bytes for, as stderr does: hostile names have."""
+def escape_unprintable() -> None:
+    """Let stdout escape characters that its encoding lacks, as stderr does."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """Show each warning of ours, or of the user's own code, as one line; drop other libraries'."""
+    """Print warnings of birdbone and of the user's code as one line each; drop other libraries'."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = _note
@@ -65,13 +65,13 @@ def _is_of_another_library(filename: str) -> bool:
     site = next((folder for folder in _INSTALLED if path.is_relative_to(folder)), None)
     if site is None:
         return False
-    # In a checkout the environment may lie inside our own folder; installed, we lie in the site.
+    # The environment of a checkout may be inside our folder; when installed, we are inside it.
     return not (_OURS.is_relative_to(site) and path.is_relative_to(_OURS))
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No progress bars and no log lines of the libraries underneath, errors excepted."""
+    """Silence progress bars and log lines of other libraries, except for errors."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # read when tokenizers is imported
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from huggingface_hub.utils.tqdm import enable_progress_bars as enable_hub_bars

@@ -1,4 +1,4 @@
-"""The waves of a run: a row for each, kept or reverted, from the records they left."""
+"""The waves of a run as rows and tables, from their records."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from rich.text import Text
 
 from ..contexts.steps import Step
 from ..errors import DataError
+from .units import in_time
 
 Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
-"""A number that can be drawn."""
+"""A number that can be plotted."""
 
 _MISSING = "–"
-_HEAD = ("wave", "took", "healing", "parameters", "bytes", "perplexity", "rise", "time")
+_HEAD = ("wave", "removed", "healing", "parameters", "bytes", "perplexity", "rise", "time")
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,17 @@ class WaveRow:
     """One wave.
 
     Attributes:
-        number: from 1; 0 is the model as it came.
-        kept: whether it held.
-        share: what it took of what remained.
-        healing: how many times as long as its body says it healed.
-        left: share of the dense model's that its model has: of parameters, bytes and flops.
+        number: from 1; 0 is the original model.
+        kept: False if the wave was reverted.
+        share: fraction of the remaining parameters that the wave removed.
+        healing: factor on the length of healing that the body of the chain states.
+        left: parameters, bytes and flops after the wave, as fractions of the dense model's.
         sizes: the same as counts.
-        perplexity, perplexity_error, rise, rise_error: on held-out text; the rise is over dense.
+        perplexity, perplexity_error: on held-out text, with its standard error.
+        rise, rise_error: relative to the dense model, with its standard error.
         reason: why it was kept or reverted.
 
-    Figures are None where the wave ended before it was judged.
+    Figures are None if the wave ended before it was evaluated.
     """
 
     number: int
@@ -54,7 +56,7 @@ class WaveRow:
 
     @property
     def judged(self) -> bool:
-        """Whether it has figures."""
+        """Whether the wave was evaluated."""
         return self.perplexity is not None
 
 
@@ -62,24 +64,24 @@ _RECORDED = TypeAdapter(WaveRow)
 
 
 def recorded_waves(steps: object) -> list[WaveRow]:
-    """Rows of what a file says were the steps of a run.
+    """The rows of the steps that a file records.
 
     Raises:
-        DataError: they are not what a run records.
+        DataError: the steps are not of the form a run records.
     """
     try:
         if not isinstance(steps, list):
-            raise TypeError("its steps are no list")
+            raise TypeError("steps is not a list")
         return [_RECORDED.validate_python(asdict(row)) for row in wave_rows(steps)]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
-            f"no waves as a run records them ({type(error).__name__}: {error}); give a folder that "
-            f"birdbone saved, or what `birdbone run --json` printed"
+            f"the steps are not those of a run ({type(error).__name__}: {error}); give a folder "
+            f"that birdbone saved, or the output of `birdbone run --json`"
         ) from None
 
 
 def wave_rows(steps: Iterable[Step | Mapping[str, Any]]) -> list[WaveRow]:
-    """Every wave among the steps of a history, or of what ``birdbone.json`` keeps of one."""
+    """A row for each wave among the steps of a history or of a ``birdbone.json`` file."""
     plain = [step.as_dict() if isinstance(step, Step) else step for step in steps]
     return [_row(step) for step in plain if step["link"] == "wave"]
 
@@ -104,9 +106,9 @@ def _row(step: Mapping[str, Any]) -> WaveRow:
 
 
 def waves_table(rows: Sequence[WaveRow]) -> RenderableType:
-    """All waves for a person to read, within 80 columns; below, why some were reverted."""
+    """All waves within 80 columns, and the reasons why some were reverted."""
     table = Table(
-        title="Waves, judged on held-out text in memory",
+        title="Waves, evaluated in memory on held-out text",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,
@@ -121,7 +123,7 @@ def waves_table(rows: Sequence[WaveRow]) -> RenderableType:
 
 
 def waves_markdown(rows: Sequence[WaveRow]) -> str:
-    """The same as Markdown, every reason in its row."""
+    """The same as Markdown, with the reason in each row."""
     head = (*_HEAD, "")
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(_HEAD) - 1)}---|"]
     for row in rows:
@@ -138,7 +140,7 @@ def _cells(row: WaveRow) -> tuple[str, ...]:
         *(f"{row.left[name]:.1%}" if name in row.left else _MISSING for name in _HEAD[3:5]),
         _MISSING if row.perplexity is None else f"{row.perplexity:.3f}",
         _with_error(row.rise, row.rise_error, "{:.1%}"),
-        f"{row.seconds / 60:.2f} min",
+        in_time(row.seconds),
     )
 
 

@@ -228,7 +228,7 @@ def test_a_run_without_save_shows_minutes_and_no_figures(
     path = recipe(tmp_path, FAST)
     result = birdbone("run", "--recipe", path, "--model", model, "--data", words)
     assert result.exit_code == 0
-    assert "Nothing was saved" in result.stdout
+    assert "nothing was saved and measured" in result.stdout
     assert "validate: " in result.stderr
     assert "peak " in result.stderr
 
@@ -347,9 +347,10 @@ def test_waves_end_at_the_target_given_and_are_told_and_drawn(
     prove_at_once(monkeypatch)
     out = tmp_path / "out"
     args = ["--recipe", recipe(tmp_path, WAVES), "--model", model, "--data", words, "--out", out]
-    result = birdbone("run", *args, "--target", "0.85")
+    kept = tmp_path / "run"
+    result = birdbone("run", *args, "--target", "0.85", "--run", kept)
     assert result.exit_code == 0, result.stderr
-    assert "Waves, judged on held-out text" in result.stdout
+    assert "Waves, evaluated in memory on held-out text" in result.stdout
     left = json.loads((out / "birdbone.json").read_text())["steps"][-1]["metrics"]
     assert left["parameters_left"] == pytest.approx(0.85, abs=1e-3)
     assert left["ended"] == "the target is reached"
@@ -358,6 +359,9 @@ def test_waves_end_at_the_target_given_and_are_told_and_drawn(
     assert drawn.exit_code == 0, drawn.stderr
     assert "perplexity against parameters" in said(drawn)
     assert "perplexity, held-out text" in picture.read_text()
+    of_run = tmp_path / "run.svg"
+    assert birdbone("plot", kept, "--out", of_run).exit_code == 0
+    assert of_run.read_bytes() == picture.read_bytes()
 
 
 @pytest.mark.slow
@@ -390,7 +394,11 @@ def test_bird_bone_runs_as_it_reads_and_again_in_the_same_bytes(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("{}", "is no record of a run"), ("[", "is no record of a run")],
+    [
+        (None, "cannot be read"),
+        ("{}", "is not the record of a run"),
+        ("[", "is not the record of a run"),
+    ],
 )
 def test_what_holds_no_waves_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:

@@ -29,7 +29,7 @@ from ..overrides import Address
 from ..predefined import CHAINS
 from ..yaml import Items, Table, read_yaml
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Recipe:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe file of at most 1 MiB.
+    """Read a recipe file of at most 1 MB.
 
     Raises:
         SettingError: the file cannot be read, is no plain YAML, or names a key, chain or link
@@ -88,7 +88,7 @@ def _read_text(path: str | Path, source: str) -> str:
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"{source} cannot be read: {reason}") from None
     if len(content) > _MAX_BYTES:
-        raise SettingError(f"{source} is larger than 1 MiB; is it a recipe?")
+        raise SettingError(f"{source} is larger than 1 MB; is it a recipe?")
     return text
 
 

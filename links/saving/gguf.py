@@ -20,6 +20,7 @@ from ...models.evaluation.fresh_process import Measurement, Probe, measure_folde
 from ...models.reading.folder_files import is_licence
 from ...models.writing.folder import write_files
 from .acceptance import check_accepted
+from .target import is_file_name
 
 FILE_NAME = "model.gguf"
 
@@ -27,8 +28,13 @@ FILE_NAME = "model.gguf"
 _NLL_OFF, _NLL_OFF_PLAIN = 1e-2, 3e-3
 
 
-async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None) -> None:
-    """The model as one file of a folder, its licences beside it."""
+def file_name(target: Path) -> str:
+    """The name of the GGUF file when the model is saved as ``target``, a folder or a file."""
+    return target.name if is_file_name(target.name) else FILE_NAME
+
+
+async def write_file(checkpoint: Checkpoint, path: Path, kind: GgmlKind | None) -> None:
+    """Write the model as a GGUF file, with its licences in the same folder."""
 
     def told(done: int, total: int) -> None:
         announce("tensors written", done, total)
@@ -46,9 +52,9 @@ async def write_file(checkpoint: Checkpoint, folder: Path, kind: GgmlKind | None
             f"safetensors too to keep them",
             stacklevel=2,
         )
-    await in_thread(write_gguf, checkpoint, folder / FILE_NAME, kind=kind, announce=told)
+    await in_thread(write_gguf, checkpoint, path, kind=kind, announce=told)
     licences = {name: data for name, data in checkpoint.files.items() if is_licence(name)}
-    await in_thread(write_files, folder, licences)
+    await in_thread(write_files, path.parent, licences)
 
 
 def score_tolerance(checkpoint: Checkpoint, kind: GgmlKind | None, asked: float | None) -> float:
@@ -60,7 +66,7 @@ def score_tolerance(checkpoint: Checkpoint, kind: GgmlKind | None, asked: float 
 async def judge_file(
     ctx: Savable,
     stored: Checkpoint,
-    folder: Path,
+    path: Path,
     beside: Path | None,
     probe: Probe,
     *,
@@ -76,7 +82,7 @@ async def judge_file(
         GateError: as `check_accepted` says.
     """
     vocabulary = int(text_config(stored).vocab_size)
-    found = await measure_gguf(folder / FILE_NAME, probe, vocabulary, announce)
+    found = await measure_gguf(path, probe, vocabulary, announce)
     counts = {
         "parameters": float(stored.num_parameters),
         "nonzero": float(await in_thread(stored.count_nonzero)),

@@ -1,7 +1,8 @@
-"""A model folder appears whole or not at all.
+"""Publish a model folder, or a single GGUF file, atomically.
 
-Everything is made in a private folder beside the target and renamed at the end. What stood there
-before is replaced only if it is ours or the user forces it, and only once the new one is whole.
+Everything is written to a private folder beside the target and renamed at the end. An existing
+target is replaced only if birdbone wrote it or the user forces it, and only once the new one is
+complete.
 """
 
 from __future__ import annotations
@@ -19,6 +20,44 @@ from ...errors import ResourceError, SettingError
 
 PROVENANCE = "birdbone.json"
 """The file that makes a folder ours."""
+
+RECORDS_SUFFIX = ".birdbone"
+"""Added to the name of a single GGUF file, it names the folder with the file's records."""
+
+
+def records_of(file: Path) -> Path:
+    """The folder beside a GGUF file that holds its model card, birdbone.json and proof.json."""
+    return file.with_name(f"{file.name}{RECORDS_SUFFIX}")
+
+
+def path_of(target: Path, name: str) -> Path:
+    """The path of one file of a saved model; ``target`` is its folder or its GGUF file."""
+    if not target.is_file():
+        return target / name
+    return target if name == target.name else records_of(target) / name
+
+
+def check_file_target(path: str | Path, force: bool = False) -> Path:
+    """The absolute path of a GGUF file, if it may be written there with its records beside it.
+
+    Raises:
+        SettingError: ``path`` is a folder, or a file or records folder that birdbone did not write
+            is in the way and ``force`` is off.
+    """
+    target = typed_path(path).resolve()
+    records = records_of(target)
+    if target.is_dir():
+        raise SettingError(
+            f"output '{path}' is a folder; give the name of a file that does not exist yet, or a "
+            f"folder name that does not end in '{target.suffix}'"
+        )
+    taken = [each for each in (target, records) if each.exists()]
+    if taken and not force and not is_ours(records):
+        raise SettingError(
+            f"output '{taken[0].name}' exists and was not made by birdbone; "
+            f"give another name, or force=True (--force) to replace it"
+        )
+    return target
 
 
 def check_target(path: str | Path, force: bool = False) -> Path:
@@ -104,6 +143,23 @@ def publish(folder: Path, target: Path) -> None:
             os.rename(old, target)
             raise
         shutil.rmtree(old)
+    _sync_folder(target.parent)
+
+
+def publish_file(folder: Path, target: Path) -> None:
+    """Publish the file ``target.name`` of a finished folder, and the rest as its records.
+
+    The records go first, so that a file under the target's name always has records beside it. If
+    the process stops in between, a later run may replace what is there.
+    """
+    staged = target.with_name(f".{target.name}.staged-{secrets.token_hex(4)}")
+    _open_as_usual(folder)
+    os.rename(folder / target.name, staged)
+    try:
+        publish(folder, records_of(target))
+        os.replace(staged, target)
+    finally:
+        staged.unlink(missing_ok=True)
     _sync_folder(target.parent)
 
 

@@ -95,6 +95,39 @@ def test_gguf_is_scored_on_text_too(checkpoint: Checkpoint, folders: Path, tmp_p
     assert (tmp_path / "file" / "model.gguf").stat().st_size == figures["weight_bytes"]
 
 
+def test_a_file_name_makes_a_file_with_records_beside_it(folders: Path, tmp_path: Path) -> None:
+    """Saved and proven by llama.cpp itself, then read, replaced and proven again."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
+    out = tmp_path / "light.gguf"
+    found = export(folders / "dense", out, "--type", "q8_0", "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["path"] == str(out)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "light.gguf",
+        "light.gguf.birdbone",
+    ]
+    assert out.read_bytes()[:4] == b"GGUF"
+    assert sorted(each.name for each in (tmp_path / "light.gguf.birdbone").iterdir()) == [
+        "README.md",
+        "birdbone.json",
+        "proof.json",
+    ]
+    assert (
+        "llama-cli -m path/to/light.gguf"
+        in (tmp_path / "light.gguf.birdbone" / "README.md").read_text()
+    )
+    assert opened(out).num_parameters == opened(folders / "dense").num_parameters
+    assert export(folders / "dense", out, "--type", "f16").exit_code == 0
+    proven = CliRunner().invoke(app, ["prove", str(out), "--json"])
+    assert proven.exit_code == 0, proven.output
+    document = json.loads(proven.stdout)
+    assert (document["folder"], document["proven"]) == (str(out), True)
+    out.write_bytes(out.read_bytes() + b"more")
+    damaged = CliRunner().invoke(app, ["prove", str(out), "--json"])
+    failed = [each["name"] for each in json.loads(damaged.stdout)["checks"] if not each["holds"]]
+    assert failed[:2] == ["files", "size"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,6 +139,7 @@ def test_gguf_is_scored_on_text_too(checkpoint: Checkpoint, folders: Path, tmp_p
         (("--format", "gguf", "--type", "int4"), "format 'gguf' has no type 'int4'; it has f32"),
         (("--format", "safetensors", "--type", "q4_0"), "it has float32, bfloat16, float16"),
         (("--format", "bitsandbytes"), "nf4 cannot hold shape"),
+        ((), "give --format, one of safetensors"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(

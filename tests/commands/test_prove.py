@@ -46,7 +46,7 @@ def test_proven_is_exit_code_0(given: dict[str, Proof]) -> None:
     given["proof"] = Proof(Path("x/light"), (check,), "so be it", {"torch": "2"}, {"torch": "1"})
     done = prove("light")
     assert done.exit_code == 0
-    assert "Proven: 'light' is what was saved" in done.stdout
+    assert "Proven: 'light' is unchanged" in done.stdout
     assert "so be it" in done.stdout
     assert "saved with 1" in done.stdout
 
@@ -56,14 +56,14 @@ def test_what_fails_is_exit_code_1_and_named(given: dict[str, Proof]) -> None:
     given["proof"] = Proof(Path("light"), checks)
     done = prove("light")
     assert done.exit_code == 1
-    assert "Not proven: logits of 'light' does not hold." in done.stdout
+    assert "Not proven: check failed for 'light': logits." in done.stdout
 
 
 def test_what_cannot_be_known_is_exit_code_1_too(given: dict[str, Proof]) -> None:
     given["proof"] = Proof(Path("light"), (Check("files", None, "no checksums"),))
     done = prove("light")
     assert done.exit_code == 1
-    assert "nothing speaks against 'light', but files cannot be known" in " ".join(
+    assert "no check failed for 'light', but these could not be made: files" in " ".join(
         done.stdout.split()
     )
 
@@ -75,6 +75,10 @@ def test_json_is_one_document(given: dict[str, Proof]) -> None:
     assert json.loads(done.stdout)["checks"] == [
         {"name": "logits", "holds": False, "found": "far off"}
     ]
+
+
+def test_help_shows_the_extra_in_brackets() -> None:
+    assert "birdbone[llama]" in prove("--help").stdout
 
 
 def test_no_folder_is_a_refusal(tmp_path: Path) -> None:

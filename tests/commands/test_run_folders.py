@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny import tiny_checkpoint
 from tiny_contexts import calibrated, digests
+from tiny_folders import for_bitsandbytes, quantized, written
+from tiny_gguf import gguf_checkpoint
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
@@ -18,9 +21,10 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.cli import app
 from birdbone.contexts.flow import Empty
 from birdbone.engine import Chain, link, run, unfinished
+from birdbone.formats.gguf import write_gguf
 from birdbone.journal import Journal, RunFolder
 from birdbone.links import heal, profile, prune, quantize, score
-from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.opening import _as_dtype, open_checkpoint
 from birdbone.models.reading.sources import find_model
 
 
@@ -80,7 +84,7 @@ def test_log_lists_every_step(folder: Path) -> None:
     assert shown.exit_code == 0
     assert "sparsity=0.25" in shown.stdout
     assert "batch_size" not in shown.stdout
-    assert shown.stdout.count("of another run") == 3
+    assert shown.stdout.count("another run") == 3
 
 
 def test_log_tells_what_was_reverted(folder: Path) -> None:
@@ -169,7 +173,7 @@ def test_revert_writes_that_steps_model(folder: Path, tmp_path: Path) -> None:
     record = json.loads((out / "birdbone.json").read_text())
     assert [step["link"] for step in record["steps"]] == ["profile", "score", "prune"]
     assert record["checkpoint"] == found["checkpoint"]
-    assert "after step 6 (prune), not measured" in " ".join(
+    assert "after step 6 (prune), not evaluated" in " ".join(
         birdbone("revert", folder, 6, "--out", out).stdout.split()
     )
     assert [step["settings"].get("sparsity") for step in _steps(out)] == [None, None, 0.25]
@@ -184,6 +188,24 @@ def test_revert_replaces_no_folder_of_others(folder: Path, tmp_path: Path) -> No
     result = birdbone("revert", folder, 3, "--out", tmp_path)
     assert result.exit_code == 1
     assert "was not made by birdbone" in result.stderr
+
+
+def test_diff_takes_weights_as_they_are_stored(tmp_path: Path) -> None:
+    """Reading quantised weights as float32 is no change of the dtype of anything."""
+    dense = _as_dtype(gguf_checkpoint(hidden_size=64), torch.bfloat16)
+    written(dense, tmp_path / "dense")
+    written(quantized(dense), tmp_path / "int4")
+    written(for_bitsandbytes(dense, "nf4"), tmp_path / "nf4")
+    write_gguf(dense, tmp_path / "light.gguf", kind="bf16")
+    for name, kind in (("int4", "int4"), ("nf4", "bitsandbytes")):
+        found = document("diff", tmp_path / "dense", tmp_path / name)
+        assert "dtype" not in found["config"]
+        assert {tuple(each["kinds"]) for each in found["changed"]} == {("bfloat16", kind)}
+        assert found["num_same"] == len(dense.refs) - 21
+        assert found["num_bytes"][1] < found["num_bytes"][0]
+    same = document("diff", tmp_path / "dense", tmp_path / "light.gguf")
+    assert same["changed"] == []
+    assert same["config"].keys().isdisjoint({"dtype", "_model_name_or_path"})
 
 
 @pytest.mark.parametrize(
@@ -249,7 +271,7 @@ def test_gc_keeps_the_work_a_stopped_run_will_go_on_from(tmp_path: Path) -> None
         asyncio.run(run(climb(), store=store))
     assert document("gc", tmp_path)["files"] == 0
     assert document("log", tmp_path)["in_progress"] == 1
-    assert "1 links left work unfinished" in birdbone("log", tmp_path).stdout
+    assert "1 links were interrupted" in birdbone("log", tmp_path).stdout
 
 
 def test_gc_waits_for_no_run(folder: Path) -> None:

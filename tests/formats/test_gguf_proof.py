@@ -130,8 +130,8 @@ def test_without_llama_cpp_the_extra_is_named_and_files_are_looked_at(
     assert done.exit_code == 1
     said = " ".join(done.stdout.split())
     assert "unknown opens not installed; run pip install 'birdbone[llama]'" in said
-    assert "holds files 3 files, every checksum as recorded" in said
-    assert "nothing speaks against 'light', but opens cannot be known here" in said
+    assert "ok files 3 files, every checksum as recorded" in said
+    assert "no check failed for 'light', but these could not be made: opens" in said
 
 
 async def test_without_a_record_the_score_cannot_be_known(

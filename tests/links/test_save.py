@@ -25,12 +25,12 @@ from birdbone.contexts.steps import Step
 from birdbone.contexts.verdict import Perplexity, Verdict
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
-from birdbone.links.save import check_disk, check_target, save
+from birdbone.links.save import check_disk, save
 from birdbone.links.saving import acceptance
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.codecs.bitsandbytes import int8_values, nf4_values
 from birdbone.models.evaluation.proof import Check, Proof, read_papers
-from birdbone.models.writing.publishing import publish
+from birdbone.models.writing.publishing import check_target, publish
 
 # The package's attribute of that name is the link.
 save_module = import_module("birdbone.links.save")
@@ -199,7 +199,7 @@ async def test_bitsandbytes_is_proven_too(kind: Any, values: Any, tmp_path: Path
     assert figures["parameters"] == dense.num_parameters
     assert figures["nonzero"] == pytest.approx(light.count_nonzero(), rel=0.01)
     assert figures["weight_bytes"] < dense.num_bytes
-    assert "`bitsandbytes` installed" in (tmp_path / "light" / "README.md").read_text()
+    assert "`bitsandbytes` is installed" in (tmp_path / "light" / "README.md").read_text()
 
 
 async def test_an_adapter_beside_the_weights_is_on_record_and_proven(tmp_path: Path) -> None:

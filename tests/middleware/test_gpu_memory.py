@@ -44,7 +44,7 @@ async def test_without_cuda_it_says_once_that_it_watches_the_process(links):
     chain, lines = watched(links.add(), links.plain)
     await run(chain)
     assert lines[0] == NO_CUDA
-    assert [re.sub(r"[\d.]+ .iB", "N", line) for line in lines[1:]] == [
+    assert [re.sub(r"[\d.]+ [MG]B", "N", line) for line in lines[1:]] == [
         "  add: peak N of process memory",
         "  plain: peak N of process memory",
     ]
@@ -60,8 +60,8 @@ async def test_the_peak_is_what_the_link_held(links):
     await run(chain)
     if any("since the process began" in line for line in lines):
         pytest.skip("this system cannot reset a process's peak memory")
-    found = [re.search(r"peak ([\d.]+) ([MG])iB", line) for line in lines[1:]]
-    peaks = [float(each[1]) * {"M": 1, "G": 1024}[each[2]] for each in found]
+    found = [re.search(r"peak ([\d.]+) ([MG])B", line) for line in lines[1:]]
+    peaks = [float(each[1]) * {"M": 1, "G": 1000}[each[2]] for each in found]
     # half of what was held: the rest allows for memory the process already had in hand
     assert peaks[1] > peaks[0] + 128
     assert peaks[2] < peaks[1] - 128
@@ -80,9 +80,9 @@ async def test_an_outer_peak_survives_the_inner_meters(links, monkeypatch):
     await run(chain)
     # readings: wave as a link opens and that link as it ends, twice; then wave as it ends
     assert lines[1:] == [
-        "    plain: peak 70.0 MiB of process memory",
-        "    plain: peak 20.0 MiB of process memory",
-        "  wave: peak 70.0 MiB of process memory",
+        "    plain: peak 73.4 MB of process memory",
+        "    plain: peak 21.0 MB of process memory",
+        "  wave: peak 73.4 MB of process memory",
     ]
 
 
@@ -113,7 +113,7 @@ async def test_a_link_that_would_not_fit_is_refused_before_it_starts(links, monk
 async def test_on_cuda_what_pytorch_holds_unused_counts_as_free(links):
     chain, lines = watched(links.large(num_bytes=130))
     await run(chain)
-    assert lines == ["  large: peak 3.00 GiB of CUDA memory"]
+    assert lines == ["  large: peak 3.22 GB of CUDA memory"]
     chain, _ = watched(links.large(num_bytes=131))
     with pytest.raises(LinkError, match=r"needs 131 bytes .* 130 .* free on cuda:0"):
         await run(chain)

@@ -55,24 +55,24 @@ def test_waves_are_told_one_by_one_and_their_links_as_one_step() -> None:
     inner = Step("validate", {}, cost, within="waves")
     wave = Step("wave", {"share": 0.1, "healing": 1}, cost, metrics, "id", "waves")
     text = card(history=(inner, wave, Step("waves", {"step": 0.1}, cost)))
-    assert "## What was done\n\n1. `waves(step=0.1)`, 90.0 s\n\nWave by wave" in text
+    assert "## How it was made\n\n1. `waves(step=0.1)`, 90.0 s\n\nThe waves, evaluated" in text
     assert "| reverted: perplexity rose |" in text
-    assert "Wave by wave" not in card()
+    assert "The waves, evaluated" not in card()
 
 
 def test_a_mask_is_called_a_mask() -> None:
     assert "30.0% of the parameters are zero" in card()
-    assert "are a mask" in card()
+    assert "are stored and multiplied" in card()
     assert "rounding" not in card()
-    assert "rounding to few codes" in card(weight_format="packed")
-    assert "neither the bytes on disk nor the speed" in card()
+    assert "rounding to few bits" in card(weight_format="packed")
+    assert "neither the size on disk nor the speed" in card()
 
 
 def test_what_is_gone_is_not_called_a_mask() -> None:
     gone = {**FIGURES["light"], "parameters": 700.0, "nonzero": 700.0}
     text = card(figures={**FIGURES, "light": gone})
     assert "there is no mask" in text
-    assert "are a mask" not in text
+    assert "are stored and multiplied" not in text
 
 
 def test_steps_stand_with_their_settings_and_no_paths() -> None:
@@ -82,7 +82,7 @@ def test_steps_stand_with_their_settings_and_no_paths() -> None:
 
 @pytest.mark.parametrize(
     ("weight_format", "needed"),
-    [("packed", "`compressed-tensors` installed"), ("nf4", "`bitsandbytes` installed")],
+    [("packed", "`compressed-tensors` is installed"), ("nf4", "`bitsandbytes` is installed")],
 )
 def test_loading_says_what_must_be_installed(weight_format: str, needed: str) -> None:
     assert needed not in card()
@@ -101,7 +101,7 @@ def test_a_hub_model_is_named_as_the_base() -> None:
 
 def test_figures_of_a_model_off_a_4_bit_file_say_what_flatters_them() -> None:
     from_gguf = replace(tiny_checkpoint(), source="tiny/tiny.Q4_1.gguf")
-    assert "4-bit grid with blocks of 32" in card(checkpoint=from_gguf)
+    assert "4-bit blocks of 32" in card(checkpoint=from_gguf)
     assert "4-bit grid" not in card()
 
 
@@ -128,5 +128,5 @@ def test_a_library_that_is_not_there_is_said_so() -> None:
 def test_an_adapter_beside_the_weights_is_told_of_and_that_figures_are_without_it() -> None:
     plain = tiny_checkpoint()
     beside = replace(plain, files={**plain.files, "adapter/adapter_config.json": b"{}"})
-    assert "figures above are without it" in card(checkpoint=beside)
+    assert "figures above were measured" in card(checkpoint=beside)
     assert "adapter" not in card(checkpoint=plain)

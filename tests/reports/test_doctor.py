@@ -1,4 +1,5 @@
 import importlib
+import logging
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from birdbone.reports import doctor
-from birdbone.reports.doctor import Check, doctor_report, examine, requirements
+from birdbone.reports.doctor import Check, doctor_report, examine, extras, requirements
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -48,7 +49,30 @@ def test_what_only_an_extra_requires_is_left_out(monkeypatch: pytest.MonkeyPatch
     assert requirements() == ["torch<3,>=2.13"]
 
 
-def test_a_missing_dependency_is_needed_and_its_mend_named(
+def test_extras_are_listed_and_never_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = ["torch<3,>=2.13", "nowhere>=1; extra == 'far'", 'rich>=1; extra == "near"']
+    monkeypatch.setattr(metadata, "requires", lambda name: [*listed, "pytest; extra == 'dev'"])
+    assert extras() == {"far": ["nowhere>=1"], "near": ["rich>=1"]}
+    checks = list(doctor._extras())
+    assert [(each.name, each.state, each.needed) for each in checks] == [
+        ("nowhere [far]", "missing", False),
+        ("rich [near]", "ok", False),
+    ]
+    assert checks[0].fix == "pip install 'birdbone[far]'"
+
+
+def test_bitsandbytes_logs_nothing_while_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+    def noisy(module: object) -> str:
+        logging.getLogger("bitsandbytes").warning("kernels are missing")
+        return "fine"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "_quantize_four_bits", noisy)
+        assert [each.state for each in doctor._bitsandbytes()] == ["ok"]
+    assert caplog.records == []
+
+
+def test_a_missing_dependency_is_needed_and_its_fix_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = metadata.version
@@ -62,9 +86,9 @@ def test_a_missing_dependency_is_needed_and_its_mend_named(
     checks = by_name(list(doctor._versions()))
     assert checks["safetensors"].state == "missing"
     assert checks["safetensors"].breaks
-    assert checks["torch"].state == "mend"
-    assert checks["torch"].found == "1.0"
-    assert checks["torch"].mend.startswith('pip install "torch')
+    assert checks["torch"].state == "wrong"
+    assert checks["torch"].found.startswith("1.0, not ")
+    assert checks["torch"].fix.startswith('pip install "torch')
     assert checks["rich"].state == "ok"
 
 
@@ -75,10 +99,10 @@ def test_a_torch_that_does_not_import_is_a_line_of_the_report(
     checks = by_name(examine())
     assert checks["torch works"].state == "missing"
     assert checks["torch works"].breaks
-    assert checks["cuda"].state == "mend"
+    assert checks["cuda"].state == "wrong"
 
 
-def test_bitsandbytes_that_computes_wrongly_is_to_mend_but_not_needed(
+def test_bitsandbytes_that_computes_wrongly_is_wrong_but_not_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     functional = SimpleNamespace(
@@ -92,7 +116,7 @@ def test_bitsandbytes_that_computes_wrongly_is_to_mend_but_not_needed(
     assert (check.state, check.breaks) == ("missing", False)
 
 
-def test_a_cache_that_cannot_be_written_is_said_with_its_mend(
+def test_a_cache_that_cannot_be_written_is_said_with_its_fix(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "file"
@@ -100,18 +124,18 @@ def test_a_cache_that_cannot_be_written_is_said_with_its_mend(
     constants = SimpleNamespace(HF_HUB_CACHE=str(blocked))
     monkeypatch.setattr(doctor, "import_module", lambda name: constants)
     check = doctor._hub_cache()
-    assert check.state == "mend"
-    assert "HF_HOME" in check.mend
+    assert check.state == "wrong"
+    assert "HF_HOME" in check.fix
 
 
-def test_little_room_is_to_mend() -> None:
+def test_little_room_is_wrong() -> None:
     assert doctor._room("disk", 1 << 30, "free some") == Check(
-        "disk", "mend", "1.1 GB free", "free some", needed=False
+        "disk", "wrong", "1.1 GB free", "free some", needed=False
     )
     assert doctor._room("disk", 3 << 30, "free some").state == "ok"
 
 
-def test_the_report_has_a_line_for_each_check_and_the_mend() -> None:
+def test_the_report_has_a_line_for_each_check_and_the_fix() -> None:
     console = Console(width=80)
     with console.capture() as captured:
         console.print(

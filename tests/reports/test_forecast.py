@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from rich.console import Console, RenderableType
 
 from birdbone.contexts.cost import Cost
@@ -12,7 +11,6 @@ from birdbone.contexts.saved import Saved
 from birdbone.contexts.steps import Step
 from birdbone.reports.forecast import (
     in_short,
-    in_time,
     outcomes,
     outcomes_document,
     outcomes_report,
@@ -40,11 +38,11 @@ def printed(what: RenderableType) -> str:
 def test_what_is_told_before() -> None:
     text = printed(preflight_report(FOUND))
     assert "1.7 min" in text
-    assert "Will write light: 100.0 MB, and 300.0 MB beside it meanwhile." in text
-    assert "Of 'tell' nothing is known, nor of what comes after it." in text
+    assert "Will write light: 100.0 MB, and 300.0 MB temporarily." in text
+    assert "The cost of 'tell' and of the links after it is not known." in text
     assert "4.1 min" in text
     assert in_short(FOUND) == (
-        "expected: 4.1 min, 2.6 GB of memory, 100.0 MB on disk, as far as 'tell'; "
+        "expected: 4.1 min, 2.6 GB of memory, 100.0 MB on disk, up to 'tell'; "
         "--dry-run shows each link"
     )
 
@@ -74,10 +72,5 @@ def test_what_happened_stands_beside(tmp_path: Path) -> None:
     text = printed(outcomes_report(rows))
     assert "×2.00" in text
     assert "-50%" in text
-    assert "was 1.0 kB" in text
+    assert "measured 1.0 kB" in text
     assert json.loads(json.dumps(outcomes_document(rows)))[0]["seconds"] == 14.0
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(2.04, "2.0 s"), (90, "1.5 min"), (5400, "1.5 h")])
-def test_time_in_words(seconds: float, words: str) -> None:
-    assert in_time(seconds) == words

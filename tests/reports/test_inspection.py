@@ -96,7 +96,7 @@ def test_a_quantised_folder_is_described_from_its_headers(
     [line] = done_to(found)
     assert line == (
         "quantised: quant_method=compressed-tensors, format=pack-quantized, "
-        "4 bits with a scale a row"
+        "4 bits with one scale per row"
     )
 
 
@@ -146,7 +146,7 @@ def test_what_birdbone_did_is_told_step_by_step(tmp_path: Path) -> None:
         "prune(sparsity=0.3)",
     ]
     text = read(inspection_report(found))
-    for expected in ("blocks 0 to 2, each", "64 × 32", "prune(sparsity=0.3)", "its own weights"):
+    for expected in ("blocks 0 to 2, each", "64 × 32", "prune(sparsity=0.3)", "separate weights"):
         assert expected in text
 
 
@@ -154,7 +154,7 @@ def test_what_birdbone_did_is_told_step_by_step(tmp_path: Path) -> None:
 def test_a_damaged_record_is_left_out_with_a_warning(tmp_path: Path, content: str) -> None:
     folder = saved(tmp_path / "m", tiny_checkpoint())
     (folder / "birdbone.json").write_text(content)
-    with pytest.warns(UserWarning, match=r"birdbone\.json .* left out"):
+    with pytest.warns(UserWarning, match=r"birdbone\.json .* is ignored"):
         assert inspect_model(str(folder)).provenance is None
 
 

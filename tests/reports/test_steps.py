@@ -30,7 +30,7 @@ def test_a_step_is_a_line_with_its_settings_and_metrics_below() -> None:
         "   7  heal   1,389.0 s    1.7 GB  2b12d433  kept",
         "      epochs=1",
         "      kept yes, steps 1,824, kl_after 0.066387, error 0.5 … 0.125 (3)",
-        "runs/mine takes 1.2 kB",
+        "runs/mine: 1.2 kB on disk",
     ]
 
 
@@ -38,7 +38,7 @@ def test_a_step_is_a_line_with_its_settings_and_metrics_below() -> None:
     ("changes", "fate"),
     [
         ({"metrics": {"kept": False}}, "reverted"),
-        ({"in_last_run": False}, "of another run"),
+        ({"in_last_run": False}, "another run"),
         ({"metrics": {}}, "2b12d433"),
     ],
 )
@@ -51,4 +51,4 @@ def test_columns_stand_below_one_another_and_lines_fit() -> None:
     lines = shown(HEAL, validate, in_progress=2)
     assert lines[0].index("1.7 GB") == lines[3].index("1.7 GB")
     assert max(map(len, lines)) <= 80
-    assert lines[-2] == "2 links left work unfinished"
+    assert lines[-2] == "2 links were interrupted"

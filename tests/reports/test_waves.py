@@ -70,8 +70,8 @@ def test_the_table_says_what_each_wave_took_and_cost_and_why_it_was_reverted() -
     console.print(waves_table(rows()))
     text = console.export_text()
     lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
-    assert "1 10.0% × 2 90.0% 90.0% 21.000 5.0% ± 1.0% 1.50 min" in lines
-    assert "3 × 10.0% × 2 – – – – 1.50 min" in lines
+    assert "1 10.0% × 2 90.0% 90.0% 21.000 5.0% ± 1.0% 1.5 min" in lines
+    assert "3 × 10.0% × 2 – – – – 1.5 min" in lines
     assert "Wave 3 was reverted: the loss is nan" in lines
     assert any(line.startswith("0 – – 100.0%") for line in lines)
 
@@ -110,10 +110,10 @@ def test_where_bytes_do_not_change_parameters_are_drawn(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="1 waves have figures, and a curve takes two"):
+    with pytest.raises(DataError, match="1 waves were evaluated, and a plot needs at least 2"):
         draw_curve(rows()[:1], tmp_path / "a.svg")
-    with pytest.raises(SettingError, match=r"is no \.png or \.svg file"):
+    with pytest.raises(SettingError, match=r"does not end in \.png or \.svg"):
         draw_curve(rows(), tmp_path / "a.pdf")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"install birdbone\[plot\]"):
+    with pytest.raises(MissingExtraError, match=r"install 'birdbone\[plot\]'"):
         draw_curve(rows(), tmp_path / "a.svg")

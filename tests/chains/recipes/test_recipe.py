@@ -244,7 +244,7 @@ def test_files_that_cannot_be_read_are_refused_with_the_reason(tmp_path: Path) -
     large.write_bytes(b"# " + b"x" * (1 << 20))
     binary.write_bytes(b"\xff\xfe\x00")
     refusals = {
-        str(large): "larger than 1 MiB",
+        str(large): "larger than 1 MB",
         str(binary): "not UTF-8 text",
         str(tmp_path): "cannot be read: Is a directory",
         str(tmp_path / "none.yaml"): "cannot be read: No such file",

@@ -112,7 +112,7 @@ async def test_a_gguf_file_is_proven_by_llama_cpp(kind: Any, tmp_path: Path) -> 
     closeness = abs(math.log(light["perplexity"] / dense["perplexity"]))
     assert closeness < 1e-2 if kind is None else closeness > 0
     card = (target / "README.md").read_text()
-    assert "opened by llama.cpp, the dense one by plain transformers," in card
+    assert "opened by llama.cpp (the dense model by plain transformers)" in card
     assert "llama-cli -m" in card
     assert "AutoModelForCausalLM" not in card
     assert json.loads((target / "birdbone.json").read_text())["files"]["model.gguf"]["bytes"] > 0
