@@ -44,7 +44,7 @@ def check_file_target(path: str | Path, force: bool = False) -> Path:
         SettingError: ``path`` is a folder, or a file or records folder that birdbone did not write
             is in the way and ``force`` is off.
     """
-    target = typed_path(path).resolve()
+    target = user_path(path).resolve()
     records = records_of(target)
     if target.is_dir():
         raise SettingError(
