@@ -38,7 +38,11 @@ def look_ahead(
     except ResourceError as error:
         if not begun or dry_run:
             raise
-        say("note", f"{error}; steps kept in {run_folder} may make it unnecessary", style="yellow")
+        say(
+            "note",
+            f"{error}; steps kept in {run_folder} are replayed and may not need it",
+            style="yellow",
+        )
         return None
     if not dry_run and not quiet:
         say("birdbone", in_short(found))

@@ -116,7 +116,7 @@ def test_the_version_is_said() -> None:
         ),
         (
             ["bird-bone", "--model", "m", "--out", "o", "--set", "a.b=1", "--set", "a.b=2"],
-            "a.b is set twice; give it once",
+            "a.b is set twice; set it once",
         ),
         (
             ["--recipe", "nowhere.yaml", "--model", "m", "--out", "o"],
@@ -125,7 +125,7 @@ def test_the_version_is_said() -> None:
         (["bird-bone", "--model", "./none", "--out", "o", "--quiet"], "model './none' not found"),
         (
             ["one-shot", "--model", "m", "--out", "o", "--target", "0.8"],
-            "--target sets waves.target, but chain 'one-shot' has no waves; take bird-bone",
+            "--target sets waves.target, but chain 'one-shot' has no waves; use bird-bone",
         ),
         (
             ["bird-bone", "--model", "m", "--out", "o", "--stop-loss", "0"],
@@ -440,7 +440,7 @@ def test_a_run_ends_with_its_estimates_beside_what_happened(
     done = birdbone(*args)
     assert done.exit_code == 0, done.stderr
     assert "birdbone: expected: " in done.stderr
-    assert "What was expected, and what it was:" in done.stdout
+    assert "Expected and measured cost:" in done.stdout
     document = json.loads(birdbone(*args, "--json").stdout)
     links = ["load", "calibrate", "validate"]
     assert [each["link"] for each in document["estimates"]] == links
@@ -453,11 +453,11 @@ def test_a_run_in_a_begun_folder_is_looked_at_and_what_is_replayed_is_told(
     (tmp_path / "kept").mkdir()
     first = birdbone(*args, "--run", tmp_path / "kept")
     assert "expected: " in first.stderr
-    assert "only replayed" not in first.stderr
+    assert "are replayed" not in first.stderr
     again = birdbone(*args, "--run", tmp_path / "kept")
     assert again.exit_code == 0, again.stderr
     assert "expected: " in again.stderr
-    assert "kept holds of the same run is only replayed" in " ".join(said(again).split())
+    assert "kept holds are replayed, not run again" in " ".join(said(again).split())
 
 
 def test_a_run_that_goes_on_is_not_refused_for_what_may_have_run(
@@ -474,4 +474,4 @@ def test_a_run_that_goes_on_is_not_refused_for_what_may_have_run(
     assert (anew.exit_code, (tmp_path / "new").exists()) == (1, False)
     again = birdbone(*args, "--run", tmp_path / "kept")
     assert again.exit_code == 0, again.stderr
-    assert "too little; what" in again.stderr
+    assert "too little; steps kept in" in again.stderr
