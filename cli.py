@@ -230,8 +230,7 @@ def _configured(
         changes[key] = value
     configured = configure(chain, changes)
     for each in save_links(configured):
-        settings = each.settings
-        check_output(settings["path"], settings["format"], settings["force"])
+        check_output(each.settings.path, each.settings.format, each.settings.force)
     return configured
 
 

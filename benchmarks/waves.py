@@ -33,11 +33,11 @@ SIDES = ("waves", "healed once", "one shot")
 _NEVER = 1e6  # a stop-loss that no wave breaks: what is compared is where both end
 
 
-def healing(asked: argparse.Namespace, epochs: int) -> Link:
+def healing(asked: argparse.Namespace, epochs: int) -> Link[Any]:
     return heal(epochs=epochs, precision=asked.precision, seed=asked.seed)
 
 
-def chain(asked: argparse.Namespace, step: float, *healings: Link) -> Chain:
+def chain(asked: argparse.Namespace, step: float, *healings: Link[Any]) -> Chain:
     """From the model to the last wave; each wave heals as given, or not at all."""
     body = Chain(prune(pattern=asked.pattern), *healings, validate(batch_size=1))
     return Chain(

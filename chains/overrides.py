@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine import Chain, Link, check_following
+from ..engine import Chain, Link, check_order
 from ..engine.rebuilding import links_with_settings, rebuilt
 from ..errors import SettingError, did_you_mean
 from .library import LINKS
@@ -78,12 +78,12 @@ def configure(chain: Chain, changes: Mapping[str, Any]) -> Chain:
         _check_present(address, names, chain)
     seen: Counter[str] = Counter()
 
-    def changes_of(each: Link) -> dict[str, Any]:
+    def changes_of(each: Link[Any]) -> dict[str, Any]:
         seen[each.__name__] += 1
         return _changes_of(each.__name__, seen[each.__name__], wanted)
 
     changed = rebuilt(chain, changes_of)
-    check_following(changed.links)
+    check_order(changed.links)
     return changed
 
 

@@ -41,7 +41,7 @@ def _defaults() -> dict[str, dict[str, Any]]:
     from ..chains import LINKS
 
     return {
-        name: {key: field.default for key, field in factory.schema.model_fields.items()}
+        name: {key: field.default for key, field in factory.settings_type.model_fields.items()}
         for name, factory in LINKS.items()
     }
 

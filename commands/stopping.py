@@ -35,7 +35,7 @@ def run_until_stopped(
     Raises:
         Stopped: a signal arrived before the chain had finished.
     """
-    folders = [user_path(each.settings["path"]) for each in save_links(chain)]
+    folders = [user_path(each.settings.path) for each in save_links(chain)]
     before = [_identity(folder) for folder in folders]
     received: list[int] = []
     try:

@@ -1,7 +1,7 @@
 """The typed contexts that flow between links.
 
-Two kinds. What a link **needs** is cumulative (`Scored` holds all that `Profiled` does); what a
-link **adds** is only its own keys. ``checkpoint`` is always the model as it now stands.
+What a link **needs** is cumulative (`Scored` has all keys of `Profiled`); what a link **adds** is
+only its own keys. ``checkpoint`` is always the current model.
 """
 
 from __future__ import annotations
@@ -26,32 +26,29 @@ class Empty(TypedDict):
 
 
 class Standing(Empty):
-    """A model. ``checkpoint``: as it now stands.
-
-    ``calibration``: text windows to measure inputs on, where there are some.
-    """
+    """``checkpoint``: the current model; ``calibration``: optional windows to calibrate on."""
 
     checkpoint: Checkpoint
     calibration: NotRequired[Windows]
 
 
 class Measured(TypedDict):
-    """What any link may add: ``metrics`` go into its step record, not into the context."""
+    """``metrics``, which any link may return, go into its step record, not into the context."""
 
     metrics: NotRequired[Mapping[str, Any]]
 
 
 class Loaded(Empty, Measured):
-    """``checkpoint``: the model as it now stands; ``dense``: the one it is judged against."""
+    """``checkpoint``: the current model; ``dense``: the original one it is compared with."""
 
     checkpoint: Checkpoint
     dense: Checkpoint
 
 
 class Texts(Measured):
-    """Token windows int64 ``[num_windows, length]`` that never overlap.
+    """Token windows, int64 ``[num_windows, length]``, that never overlap.
 
-    ``calibration``: to measure inputs on; ``healing``: to train on; ``heldout``: to judge on, of
+    ``calibration``: to measure inputs on; ``healing``: to train on; ``heldout``: to evaluate on, of
     the same sources.
     """
 
@@ -61,7 +58,7 @@ class Texts(Measured):
 
 
 class Calibrating(Texts):
-    """``elsewhere``: windows to judge on, of a source that no other part is from."""
+    """``elsewhere``: windows to evaluate on, of a source that no other part is from."""
 
     elsewhere: Windows
 
@@ -71,23 +68,23 @@ class Calibrated(Loaded, Texts):
 
 
 class Profiling(Measured):
-    """``profile``: what the calibration text showed."""
+    """``profile``: statistics of the calibration pass."""
 
     profile: Profile
 
 
 class Profiled(Calibrated, Profiling):
-    """A model, text, and what flows through the one on the other."""
+    """A model, text, and the statistics of the model's inputs on that text."""
 
 
 class Scoring(Measured):
-    """``scores``: how much load each weight, linear and block carries."""
+    """``scores``: importance of every weight, linear and block."""
 
     scores: Scores
 
 
 class Scored(Profiled, Scoring):
-    """A profiled model whose load is known. ``plan``: what was pruned before, if anything was."""
+    """A profiled and scored model. ``plan``: what was pruned before, if anything was."""
 
     plan: NotRequired[Plan]
 
@@ -105,9 +102,9 @@ class Pruned(Changed):
 
 
 class Healable(Calibrated):
-    """``plan``: what pruning did, where it did; says which blocks are left.
+    """``plan``: what pruning did, if it ran; records which blocks are left.
 
-    ``elsewhere``: windows of another source, where there are some.
+    ``elsewhere``: optional windows of another source.
     """
 
     plan: NotRequired[Plan]
@@ -115,9 +112,9 @@ class Healable(Calibrated):
 
 
 class Validatable(Calibrated):
-    """``reference``: the dense model's run over the held-out text, once it was made.
+    """``reference``: the original model's outputs on the held-out text, if computed before.
 
-    ``elsewhere``: windows of another source, where there are some.
+    ``elsewhere``: optional windows of another source.
     """
 
     reference: NotRequired[Reference]
@@ -125,17 +122,17 @@ class Validatable(Calibrated):
 
 
 class Validated(Measured):
-    """``verdict``: the model beside the dense one; ``reference``: the dense run it used."""
+    """``verdict``: the model compared with the original; ``reference``: the outputs it used."""
 
     verdict: Verdict
     reference: Reference
 
 
 class Savable(Loaded):
-    """``heldout``, where there is some, is what the saved folder is scored on.
+    """``heldout``: optional windows that the saved folder is evaluated on.
 
-    ``verdict``: the figures in memory, which the saved folder must reproduce. ``calibration``,
-    ``healing`` and ``elsewhere`` are named in the saved folder's record.
+    ``verdict``: figures of the model in memory, which the saved folder must reproduce.
+    ``calibration``, ``healing`` and ``elsewhere`` are named in the saved folder's record.
     """
 
     calibration: NotRequired[Windows]
@@ -152,4 +149,22 @@ class Written(Measured):
 
 
 class Held(Changed, Validated):
-    """``checkpoint``: the lightest model that held; ``verdict``: its own."""
+    """``checkpoint``: the smallest model that was kept; ``verdict``: its own."""
+
+
+class Partial(TypedDict, total=False):
+    """A context at any point of a chain: every key may be missing. For ``check`` hooks."""
+
+    checkpoint: Checkpoint
+    dense: Checkpoint
+    calibration: Windows
+    healing: Windows
+    heldout: Windows
+    elsewhere: Windows
+    profile: Profile
+    scores: Scores
+    plan: Plan
+    verdict: Verdict
+    reference: Reference
+    saved: Saved
+    history: tuple[Step, ...]

@@ -1,4 +1,4 @@
-"""What a run is expected to cost before it starts, link by link, and what it turned out to cost."""
+"""What a run is expected to cost before it starts, per link and in total."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one link says of itself: what it would add, in outline, and how much work that is.
+    """The estimate of one link: what it adds, in outline, and how much work that is.
 
     Attributes:
         adds: context keys as the link would leave them: shapes without values.
-        guessed: sizes of what it adds are not known before it ran; what is said of links after it
-            then refuses nothing.
-        notes: what a reader must know of these figures, a short sentence each.
-        block_passes: times one window goes through one block.
-        head_passes: times one window goes through what follows the blocks, to logits.
-        gram_passes: times one window's inputs are summed into the Grams of one block.
+        guessed: the sizes of what it adds are unknown before it ran; estimates of later links then
+            refuse nothing.
+        notes: remarks on these figures, a short sentence each.
+        block_passes: forward passes of one window through one block.
+        head_passes: passes of one window through what follows the blocks, to logits.
+        gram_passes: times one window's inputs are summed into the Gram matrices of one block.
         solves: blocks whose Hessians are factorised, one for each distinct input.
         products: blocks whose weights, ``[out_features, in_features]``, are multiplied by a square
-            of their width, as a solver's steps do.
+            matrix of their width, as in one step of a solver.
         decoded_tokens: tokens decoded one by one.
         starts: fresh processes started.
-        moved_bytes: read, written or hashed, each time counted.
-        seconds: of whatever else takes long.
-        need_bytes: memory at its peak beyond its context, where `memory` does not say it.
-        process_bytes: memory that fresh processes of this link hold at their peak.
-        disk_bytes: on the disk when the link is done.
-        passing_disk_bytes: on the disk beside that while it runs.
+        moved_bytes: bytes read, written or hashed, each time counted.
+        seconds: wall time of anything else that takes long.
+        memory_bytes: peak memory beyond the context, on the device the link computes on.
+        host_bytes: peak memory beyond the context that is in the machine's memory even if the link
+            computes on a GPU, such as a file being decoded.
+        process_bytes: peak memory of the fresh processes.
+        disk_bytes: bytes on disk when the link is done.
+        passing_disk_bytes: further bytes on disk while it runs.
     """
 
     adds: Mapping[str, Any] = field(default_factory=dict)
@@ -44,13 +46,14 @@ class Forecast:
     starts: int = 0
     moved_bytes: int = 0
     seconds: float = 0.0
-    need_bytes: int = 0
+    memory_bytes: int = 0
+    host_bytes: int = 0
     process_bytes: int = 0
     disk_bytes: int = 0
     passing_disk_bytes: int = 0
 
     def then(self, other: Forecast) -> Forecast:
-        """Both, one after the other: work adds up, what is held at a time does not."""
+        """Both, one after the other: work adds up, peak memory is the larger of the two."""
         added = {name: getattr(self, name) + getattr(other, name) for name in _ADDED}
         held = {name: max(getattr(self, name), getattr(other, name)) for name in _HELD}
         adds = {**self.adds, **other.adds}
@@ -59,14 +62,14 @@ class Forecast:
         return Forecast(adds=adds, guessed=guessed, notes=notes, **added, **held)
 
 
-_HELD = ("need_bytes", "process_bytes", "passing_disk_bytes")
-_TOLD = ("adds", "guessed", "notes")
-_ADDED = tuple(each.name for each in fields(Forecast) if each.name not in (*_HELD, *_TOLD))
+_HELD = ("memory_bytes", "host_bytes", "process_bytes", "passing_disk_bytes")
+_OTHER = ("adds", "guessed", "notes")
+_ADDED = tuple(each.name for each in fields(Forecast) if each.name not in (*_HELD, *_OTHER))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast this machine is with this model, in seconds, measured on one block.
+    """Speed of this machine on this model, in seconds, measured on one block.
 
     Attributes:
         block: one window through one block.
@@ -91,7 +94,7 @@ class Speed:
     window: int
 
     def seconds(self, forecast: Forecast) -> float:
-        """Wall seconds of a link that says this of itself."""
+        """Expected wall seconds of a link."""
         return (
             forecast.block_passes * self.block
             + forecast.head_passes * self.head
@@ -111,13 +114,13 @@ class Expected:
 
     Attributes:
         link: its name; ``settings``: all of them.
-        seconds: wall time; None where it is not known.
-        peak_bytes: of this process, what the context holds included.
-        process_bytes: of fresh processes beside it.
-        disk_bytes: left on the disk; ``passing_disk_bytes``: beside that meanwhile.
+        seconds: wall time; None if unknown.
+        peak_bytes: peak memory of this process, the context included.
+        process_bytes: peak memory of fresh processes.
+        disk_bytes: bytes left on disk; ``passing_disk_bytes``: further bytes while it runs.
         writes: the folder it writes, or None.
-        guessed: rests on sizes that are not known before the run.
-        notes: what a reader must know of these figures.
+        guessed: depends on sizes that are unknown before the run.
+        notes: remarks on these figures.
     """
 
     link: str
@@ -134,16 +137,16 @@ class Expected:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found out before a run.
+    """The estimate of a whole run.
 
     Attributes:
-        links: expected costs, in running order, as far as could be seen.
-        speed: what the times rest on; None where no block could be timed, and then no time is
-            known.
-        free_bytes: memory that is free for this run, what this process holds already included.
-        seconds: the preflight itself took.
-        blind_from: the first link of which nothing is known, after which nothing can be seen.
-        cautions: what the run may stumble over.
+        links: expected costs in running order, as far as they can be estimated.
+        speed: what the times are based on; None if no block could be timed, and then no time
+            is known.
+        free_bytes: memory available to this run, including what this process holds already.
+        seconds: wall time of the preflight itself.
+        blind_from: the first link without an estimate; nothing is known of it and later links.
+        cautions: warnings about this run.
     """
 
     links: tuple[Expected, ...]
@@ -155,11 +158,11 @@ class Preflight:
 
     @property
     def peak_bytes(self) -> int:
-        """Of the link that needs most, its fresh processes included."""
+        """Peak memory of the link that needs most, its fresh processes included."""
         return max((each.peak_bytes + each.process_bytes for each in self.links), default=0)
 
     @property
     def run_seconds(self) -> float | None:
-        """Of all links; None where that is not known."""
+        """Wall time of all links; None if unknown."""
         known = [each.seconds for each in self.links if each.seconds is not None]
         return sum(known) if len(known) == len(self.links) else None

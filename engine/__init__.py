@@ -1,26 +1,28 @@
-"""The whole contract: what a link is, how links become a chain, how a chain runs.
+"""Links, chains and runs.
 
-A **link** is one async function: context in, settings by keyword, additions out. ``@link`` makes
+A **link** is one async function: context in, settings by keyword, added keys out. ``@link`` makes
 it a factory that checks settings when called and wiring when composed. A **chain** is a
-``modulink.Chain`` whose failures surface, which refuses a wrong order before any weight is loaded,
-and which is itself a link. **Middleware** is any object with modulink's ``before`` and ``after``
-and, if it likes, ``failed``, ``replayed``, ``progress`` (not async: it is told from worker
-threads) and ``ended``. What fails in ``before`` stops the link; what fails elsewhere is dropped
-with a warning. A **store** keeps what links leave, so that a run can go on where it stopped.
+``modulink.Chain`` that raises its failures, refuses a wrong order before any weight is loaded, and
+is itself a link. **Middleware** is any object with modulink's ``before`` and ``after`` and,
+optionally, ``failed``, ``replayed``, ``progress`` (not async: it is called from worker threads) and
+``ended``. An error in ``before`` stops the link; an error in another hook disables the middleware
+with a warning. A **store** keeps the outcomes of links, so that a run can resume where it stopped.
 
-Where modulink-py 4.0.3 behaves otherwise: a failing link raises `LinkError` instead of hiding in
-``ctx["exception"]``; whatever a link returns is awaited if it can be; nothing is written on
-middleware objects or link functions, so one object may watch two runs at once. A link that a
-`connect` route rescues is told as ``failed`` and then, with the rescuer's result, as ``after``;
-between the two the rescuer is watched as any link is.
+Differences from modulink-py 4.0.3: a failing link raises `LinkError` instead of hiding in
+``ctx["exception"]``; a result is awaited if it is awaitable; nothing is written on middleware
+objects or link functions, so one object may observe two runs at once. A link rescued by a `connect`
+route is reported as ``failed`` and then, with the rescuer's result, as ``after``; between the two
+the rescuer is observed like any link.
 """
 
+from .bound import Link
 from .chain import Chain, run
-from .factories import Link, LinkFactory, link
+from .factories import LinkFactory, link
 from .keeping import Outcome, Place, Store, Unfinished, unfinished
 from .naming import chain_settings, chains_of, spelled_settings
+from .settings import Settings, changed
 from .watching import Progress, announce, in_thread
-from .wiring import check_following, every_link
+from .wiring import check_order, every_link
 
 __all__ = [
     "Chain",
@@ -29,12 +31,14 @@ __all__ = [
     "Outcome",
     "Place",
     "Progress",
+    "Settings",
     "Store",
     "Unfinished",
     "announce",
     "chain_settings",
     "chains_of",
-    "check_following",
+    "changed",
+    "check_order",
     "every_link",
     "in_thread",
     "link",

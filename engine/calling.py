@@ -1,4 +1,4 @@
-"""One link called: refused early, replayed from the store, or run and its outcome kept."""
+"""Running one link: refused early, replayed from the store, or run and its outcome kept."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from ..contexts.cost import Meter
 from ..contexts.steps import Step
 from ..errors import ChainError, LinkError
 from .keeping import Outcome, Place, current_place, current_store
-from .naming import chains_of, mend, name_of, spelled_settings
+from .naming import chains_of, name_of, provided_by, spelled_settings
 from .watching import in_thread, observers
 
 if TYPE_CHECKING:
-    from .factories import Link
+    from .bound import Link
 
 
-async def call(step: Link, ctx: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a link's function, or replay it from the store; merge what it adds into a new context."""
+async def call(step: Link[Any], ctx: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a link's function, or replay it from the store; return a new context with its keys."""
     for key in sorted(step.needs - ctx.keys()):
-        raise ChainError(f"{step.__name__} needs '{key}', which the context lacks{mend(key)}")
-    foresee([step], ctx)
+        raise ChainError(
+            f"{step.__name__} needs '{key}', which the context lacks{provided_by(key)}"
+        )
+    check_links([step], ctx)
     store = current_store.get()
     place = None if store is None else await in_thread(store.place, step, ctx)
     outcome = None if place is None else await in_thread(place.replay)
@@ -31,26 +33,26 @@ async def call(step: Link, ctx: Mapping[str, Any]) -> dict[str, Any]:
         outcome = await _outcome(step, ctx, place)
     else:
         for observer in observers.get():
-            await observer.tell("replayed", step, ctx, outcome.steps[-1])
+            await observer.notify("replayed", step, ctx, outcome.steps[-1])
     history = (*ctx.get("history", ()), *outcome.steps)
     return like(ctx, {**ctx, **outcome.added, "history": history})
 
 
-async def _outcome(step: Link, ctx: Mapping[str, Any], place: Place | None) -> Outcome:
-    """Run a link's function on a copy of the context; with a place, what it leaves is kept."""
+async def _outcome(step: Link[Any], ctx: Mapping[str, Any], place: Place | None) -> Outcome:
+    """Run a link's function on a copy of the context; with a place, its outcome is kept."""
     meter, token = Meter(), current_place.set(place)
     try:
-        result = await step.factory.function(dict(ctx), **step.settings)
+        result = await step.factory.run(dict(ctx), step.settings)
     finally:
         current_place.reset(token)
     added = dict(as_context(step, result))
     metrics = added.pop("metrics", {})
-    for key in sorted(step.gives - added.keys()):
-        raise ChainError(f"{step.__name__} promises '{key}' but did not return it")
+    for key in sorted(step.adds - added.keys()):
+        raise ChainError(f"{step.__name__} declares that it adds '{key}' but did not return it")
     checkpoint = added.get("checkpoint", ctx.get("checkpoint"))
-    # An id is the hash of every tensor: work for a thread, and part of what the link costs.
+    # An id is the hash of every tensor: work for a thread, and part of the link's cost.
     identity = None if checkpoint is None else await in_thread(_identity, checkpoint)
-    cost, settings = meter.stop(), spelled_settings(step)  # can be pickled, as a proxy cannot
+    cost, settings = meter.stop(), spelled_settings(step)
     inner = added.pop("history", ())[len(ctx.get("history", ())) :]
     record = Step(step.__name__, settings, cost, metrics, identity)
     outcome = Outcome(added, (*inner, record))
@@ -61,14 +63,19 @@ def _identity(checkpoint: Any) -> str | None:
     return getattr(checkpoint, "id", None)
 
 
-def foresee(links: Iterable[Any], ctx: Mapping[str, Any]) -> None:
-    """Ask links and those of chains in them whether they can see already that they will fail."""
+def check_links(links: Iterable[Any], ctx: Mapping[str, Any]) -> None:
+    """Call the ``check`` hooks of links, of nested chains and of chains among settings too.
+
+    Raises:
+        LinkError: a link cannot work on what the context holds so far.
+    """
     for each in links:
         for inner in [each] if isinstance(each, modulink.Chain) else chains_of(each).values():
-            foresee(getattr(inner, "links", ()), ctx)
-        if (check := getattr(getattr(each, "factory", None), "check", None)) is not None:
+            check_links(getattr(inner, "links", ()), ctx)
+        hooks = getattr(getattr(each, "factory", None), "hooks", None)
+        if hooks is not None and hooks.check is not None:
             try:
-                check(ctx, each.settings)
+                hooks.check(ctx, each.settings)
             except Exception as error:
                 raise LinkError(name_of(each), spelled_settings(each), error) from error
 
@@ -86,5 +93,5 @@ def as_context(each: Any, result: Any) -> Mapping[str, Any]:
 
 
 def like(ctx: Mapping[str, Any], items: Mapping[str, Any]) -> dict[str, Any]:
-    """A new context of the caller's kind: modulink's Context stays one, a dict stays a dict."""
+    """A new context of the caller's type: a modulink Context stays one, a dict stays a dict."""
     return type(ctx)(items) if isinstance(ctx, Context) else dict(items)

@@ -1,4 +1,4 @@
-"""Links in order: composed, watched, rescued and run."""
+"""Chains: links composed in order, run, observed, and rerouted on failure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import modulink
 from modulink import Context
 
 from ..errors import ChainError, LinkError, SettingError
-from .calling import as_context, foresee, like
+from .calling import as_context, check_links, like
 from .keeping import Store, current_store
-from .naming import mend, name_of, spelled_settings
+from .naming import name_of, provided_by, spelled_settings, summary
 from .watching import Observer, observers, running, settled
 from .wiring import wire
 
@@ -21,14 +21,14 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
 
     Attributes:
         needs: keys the context must hold before the first link.
-        gives: keys the chain's links add.
-        opens: a link in it does not say what it gives, so any key may be there after it.
+        adds: keys the chain's links add.
+        open_ended: a link in it does not declare what it adds, so any key may be there after it.
     """
 
     def __init__(self, *links: Any, name: str = "chain") -> None:
         self.__name__ = name
         self._tied: list[tuple[Any, Any, tuple[str, ...]]] = []
-        self.needs, self.gives, self.opens = wire(links)
+        self.needs, self.adds, self.open_ended = wire(links)
         super().__init__(*links)
 
     @property
@@ -36,15 +36,18 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
         """The links, in order."""
         return tuple(self._links)
 
+    def __repr__(self) -> str:
+        return f"Chain({', '.join([*map(summary, self.links), f'name={self.__name__!r}'])})"
+
     def add_link(self, link: Any) -> None:
-        """Append a link; refused, and the chain left as it was, where the order would be wrong."""
-        self.needs, self.gives, self.opens = wire([*self._links, link])
+        """Append a link; a wrong order is refused and leaves the chain unchanged."""
+        self.needs, self.adds, self.open_ended = wire([*self._links, link])
         super().add_link(link)
 
     def use(self, middleware: Any, on_link: Any = None, position: str | None = None) -> None:
         """Attach middleware to the chain, or to one link with ``position`` 'before' or 'after'.
 
-        Attached 'after' a link, it hears of that link's failure too.
+        Attached 'after' a link, it also receives that link's failure.
         """
         if on_link is None:
             super().use(middleware)
@@ -55,14 +58,14 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
             raise SettingError(f"position must be 'before' or 'after', found {position!r}")
 
     def connect(self, source: Any, target: Any, condition: Callable[[Any], bool]) -> None:
-        """Let ``target`` take over where ``source`` fails and ``condition(ctx)`` holds.
+        """Run ``target`` instead if ``source`` fails and ``condition(ctx)`` is true.
 
         ``ctx["exception"]`` is the failure; ``target`` may be a link or a chain.
         """
         if source not in self._links:
-            mend = "pass the very object the chain holds"
             raise ChainError(
-                f"no route can start at {name_of(source)}, no link of this chain; {mend}"
+                f"no route can start at {name_of(source)}, which is not a link of this chain; "
+                f"pass the object the chain holds"
             )
         wire([target])
         super().connect(source, target, condition)
@@ -72,7 +75,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
         return await self.run(ctx)
 
     def check_given(self, ctx: Mapping[str, Any]) -> None:
-        """See that a context holds what the chain needs before its first link.
+        """Check that a context holds the keys the chain needs before its first link.
 
         Raises:
             ChainError: it does not.
@@ -80,22 +83,23 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
         for key in sorted(self.needs - ctx.keys()):
             needy = next(each for each in self._links if key in getattr(each, "needs", ()))
             raise ChainError(
-                f"{name_of(needy)} needs '{key}', which nothing before it gives{mend(key)}"
+                f"{name_of(needy)} needs '{key}', which no earlier link provides{provided_by(key)}"
             )
 
     async def run(self, ctx: Mapping[str, Any], *, store: Store | None = None) -> dict[str, Any]:
-        """Run every link in order and return the last context; the one given stays as it was.
+        """Run every link in order and return the last context; the input context is not changed.
 
-        With a ``store`` every finished link, those of nested chains too, is kept, and one that ran
-        before with the same settings on the same is replayed. An inner run uses the outer's store.
+        With a ``store`` every finished link is kept, those of nested chains too, and a link that
+        ran before with the same settings on the same input is replayed. An inner run uses the store
+        of the outer one.
 
         Raises:
-            ChainError: the context lacks what the chain needs, or a route cannot be judged.
+            ChainError: the context lacks a key the chain needs, or the condition of a route failed.
             LinkError: a link failed and no route took it; ``__cause__`` is the reason.
         """
         self.check_given(ctx)
-        foresee(self._links, ctx)
-        own = self._watchers()
+        check_links(self._links, ctx)
+        own = self._observers()
         token = observers.set((*observers.get(), *own))
         stored = current_store.set(current_store.get() if store is None else store)
         try:
@@ -103,20 +107,20 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
                 before = ctx.keys()
                 ctx = await self._step(each, ctx)
                 if ctx.keys() - before:
-                    foresee(self._links[place:], ctx)
+                    check_links(self._links[place:], ctx)
         except BaseException as error:
             for observer in own:
-                await observer.tell("ended", self, ctx, error)
+                await observer.notify("ended", self, ctx, error)
             raise
         finally:
             current_store.reset(stored)
             observers.reset(token)
         for observer in own:
-            await observer.tell("ended", self, ctx, None)
+            await observer.notify("ended", self, ctx, None)
         return cast("dict[str, Any]", ctx)
 
-    def _watchers(self) -> list[Observer]:
-        """This run's own observers; an object that watches the outer run already is not doubled."""
+    def _observers(self) -> list[Observer]:
+        """This run's own observers, without those that already observe the outer run."""
         notes = Context()
         known = {id(observer.middleware) for observer in observers.get() if observer.on is None}
         whole = [Observer(each, notes) for each in self._middleware if id(each) not in known]
@@ -133,13 +137,13 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
                 raise LinkError(name_of(each), spelled_settings(each), error) from error
             result = rescued
         for observer in sorted(observers.get(), key=lambda observer: observer.on is None):
-            await observer.tell("after", each, ctx, result)
+            await observer.notify("after", each, ctx, result)
         return result
 
     async def _rescue(
         self, each: Any, ctx: Mapping[str, Any], error: Exception
     ) -> Mapping[str, Any] | None:
-        """The result of the first `connect` route whose condition takes this failure, if any."""
+        """The result of the first `connect` route whose condition accepts this failure, if any."""
         failed = like(ctx, {**ctx, "exception": error})
         for route in self._connections:
             if route["source"] == each and _takes(route, failed):
@@ -148,7 +152,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
 
 
 async def _attempt(each: Any, ctx: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Run one link under the eyes of whoever watches; they hear of its failure."""
+    """Run one link and report its start and failure to the observers."""
     token = running.set(each)
     try:
         for observer in observers.get():
@@ -156,7 +160,7 @@ async def _attempt(each: Any, ctx: Mapping[str, Any]) -> Mapping[str, Any]:
         return as_context(each, await settled(each(like(ctx, ctx))))
     except BaseException as error:
         for observer in observers.get():
-            await observer.tell("failed", each, ctx, error)
+            await observer.notify("failed", each, ctx, error)
         raise
     finally:
         running.reset(token)
@@ -167,8 +171,8 @@ def _takes(route: Mapping[str, Any], failed: Mapping[str, Any]) -> bool:
         return bool(route["condition"](failed))
     except Exception as fault:
         way = f"'{name_of(route['source'])}' to '{name_of(route['target'])}'"
-        reason = f"its condition raised {fault!r} when asked about {failed['exception']!r}"
-        raise ChainError(f"the route from {way} cannot be judged: {reason}") from fault
+        reason = f"its condition raised {fault!r} on {failed['exception']!r}"
+        raise ChainError(f"the route from {way} cannot be taken or left: {reason}") from fault
 
 
 async def run(

@@ -1,229 +1,193 @@
-"""What a link is, and how an async function becomes one whose settings are checked."""
+"""The `link` decorator: an async function becomes a factory of links with checked settings."""
 
 from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import (
     Any,
     Concatenate,
     Generic,
-    NotRequired,
     ParamSpec,
-    Protocol,
-    Required,
     cast,
-    get_origin,
     get_type_hints,
     is_typeddict,
+    overload,
 )
 
-import pydantic
-
 from ..contexts.forecast import Forecast
-from ..errors import ChainError, SettingError, did_you_mean
-from .calling import call
-from .naming import chains_of, providers
+from ..errors import ChainError, SettingError
+from .bound import Link
+from .context_keys import all_keys, required_keys
+from .hooks import C, Hooks
+from .naming import providers
+from .settings import S, Settings, documented, from_parameters, signature_of, validated
 
 P = ParamSpec("P")
 
-Following = Callable[[Mapping[str, Any], Sequence[Any]], None]
-Foresee = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
-Foretell = Callable[[Mapping[str, Any], Mapping[str, Any]], Forecast]
-Outside = Callable[[Mapping[str, Any]], Any]
-Stands = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+Check = Callable[[Any, S], None]
+Foretell = Callable[[C, S], Forecast]
+Reads = Callable[[S], Any]
+Intact = Callable[[Any, Mapping[str, Any]], bool]
+Follows = Callable[[S, Sequence[Any]], None]
 
 
-class Link(Protocol):
-    """What `@link` factories return: a coroutine function that knows its contract."""
+class LinkFactory(Generic[P, S, C]):
+    """A compression step; calling it with settings validates them and returns a `Link`.
 
-    __name__: str
-    factory: LinkFactory[...]
-    settings: Mapping[str, Any]
-    needs: frozenset[str]
-    gives: frozenset[str]
-    opens: bool
-
-    async def __call__(self, ctx: Mapping[str, Any], /) -> dict[str, Any]: ...
-
-
-class LinkFactory(Generic[P]):
-    """One compression step waiting for its settings; calling it validates them and gives a `Link`.
+    The type parameters are the keyword arguments, the settings type and the context type.
 
     Attributes:
         name: the step's name, as recipes and ``--set`` spell it.
-        schema: the pydantic model of its settings, read off the one signature.
-        needs, gives: context keys, read off the TypedDict annotations; a link with a chain among
-            its settings needs what that chain needs too, and promises only what it says itself.
-        reads: all it may look at, optional keys too; None where no TypedDict says.
-        opens: no TypedDict says what it gives, so any key may be there after it.
+        settings_type: the type of its settings.
+        needs: context keys it requires, read off the TypedDict of its context.
+        adds: context keys it adds, read off the TypedDict it returns.
+        may_read: ``needs`` and the optional keys; None if no TypedDict says.
+        open_ended: no TypedDict says what it adds, so any key may be in the context after it.
+        hooks: what was registered with the decorators below.
     """
 
-    def __init__(
-        self, function: Callable[Concatenate[Any, P], Awaitable[Mapping[str, Any]]]
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], settings: type[S] | None) -> None:
         hints = get_type_hints(function, include_extras=True)
         first, *rest = inspect.signature(function).parameters.values()
         self.function = function
         self.name = self.__name__ = function.__name__
-        self.__doc__ = function.__doc__
-        self.needs = _required_keys(hints.get(first.name))
-        self.reads = _all_keys(hints.get(first.name))
-        self.gives = _required_keys(hints.get("return")) - {"metrics"}
-        self.opens = not is_typeddict(hints.get("return"))
-        self.schema = _schema(self.name, rest, hints)
-        self.need_bytes: Callable[[Mapping[str, Any], Mapping[str, Any]], int] | None = None
-        self.check: Foresee | None = None
-        self.follows: Following | None = None
-        self.foretell: Foretell | None = None
-        self.outside: Outside | None = None
-        self.stands: Stands | None = None
-        for key in self.gives - self.needs:
+        self.needs = required_keys(hints.get(first.name))
+        self.adds = required_keys(hints.get("return")) - {"metrics"}
+        self.may_read = all_keys(hints.get(first.name))
+        self.open_ended = not is_typeddict(hints.get("return"))
+        self.settings_type: type[S] = settings or cast(
+            "type[S]", from_parameters(self.name, rest, hints)
+        )
+        self.__doc__ = documented(function.__doc__, self.settings_type)
+        self.__signature__ = signature_of(self.settings_type, Link)
+        self.hooks: Hooks[C, S] = Hooks()
+        self._typed = settings is not None
+        if self._typed and len(rest) != 1:
+            raise ChainError(
+                f"link {self.name} takes {self.settings_type.__name__}, so write "
+                f"'async def {self.name}(ctx, settings)'"
+            )
+        for key in self.adds - self.needs:
             providers.setdefault(key, []).append(self.name)
 
-    def memory(
-        self, estimate: Callable[[Mapping[str, Any], Mapping[str, Any]], int]
-    ) -> Callable[[Mapping[str, Any], Mapping[str, Any]], int]:
-        """Decorator: state the bytes this link will need beyond its context, before it starts.
-
-        ``estimate(ctx, settings)`` is what `GpuMemory` holds against the memory that is free.
-        """
-        self.need_bytes = estimate
-        return estimate
-
-    def foresee(self, check: Foresee) -> Foresee:
+    def check(self, hook: Check[S]) -> Check[S]:
         """Decorator: refuse early what cannot work.
 
-        ``check(ctx, settings)`` raises where it can tell from what the context holds so far. A
-        chain asks when it starts and again whenever a link added keys, so that settings that do
-        not fit the model or the text cost seconds, not the hours before their turn.
+        ``hook(ctx, settings)`` raises if what the context holds so far shows that the link will
+        fail; any key may be missing. A chain calls it at its start and after every link that added
+        keys, so that settings which do not fit the model or the text cost seconds instead of hours.
+        It must be cheap.
         """
-        self.check = check
-        return check
+        self.hooks.check = hook
+        return hook
 
-    def following(self, follows: Following) -> Following:
-        """Decorator: refuse links that this one cannot follow, whatever the model and the text.
+    def forecast(self, hook: Foretell[C, S]) -> Foretell[C, S]:
+        """Decorator: estimate what the link adds, and its memory, disk and time.
 
-        ``follows(settings, earlier)`` raises `ChainError` where a chain is composed; ``earlier``
-        are the links and functions before it in running order, as `every_link` gives them.
-        """
-        self.follows = follows
-        return follows
-
-    def forecast(self, foretell: Foretell) -> Foretell:
-        """Decorator: say what the link would add, in outline, and how much work that is.
-
-        ``foretell(ctx, settings)`` is asked before a run, of a context without values: checkpoints
-        there have names, shapes and dtypes, and `Forecast` says how work is counted. A link that
-        adds keys gives them, as far as links after it look at them; one that cannot know its sizes
-        says ``guessed``, and then nothing after it refuses the run. A `BirdboneError` refuses the
-        run, any other is told and ends the look there; of a link without a forecast, and of those
-        after it, nothing is known. Memory beyond the context is what `memory` says, or
-        ``need_bytes``::
+        ``hook(ctx, settings)`` is called before a run on an outline of the context: checkpoints
+        have names, shapes and dtypes but no values. `Forecast.adds` holds the outlines of the keys
+        the link adds, as far as later links look at them; a link that cannot know their sizes sets
+        ``guessed``, and nothing after it refuses the run. A `BirdboneError` refuses the run, any
+        other error is reported and ends the forecast there. Nothing is known of a link without this
+        hook and of those after it. `GpuMemory` compares ``memory_bytes`` with the free memory
+        before the link runs::
 
             @upload.forecast
-            def _foretell(ctx, settings):
+            def _forecast(ctx: Loaded, settings: UploadSettings) -> Forecast:
                 return Forecast(moved_bytes=ctx["checkpoint"].num_bytes, notes=("one copy",))
         """
-        self.foretell = foretell
-        return foretell
+        self.hooks.forecast = hook
+        return hook
 
-    def reading(self, outside: Outside) -> Outside:
-        """Decorator: name what the link reads beside its context, such as the files of a model.
+    def reads(self, hook: Reads[S]) -> Reads[S]:
+        """Decorator: name what the link reads outside its context, such as the files of a model.
 
-        ``outside(settings)`` gives plain values that change where that does; None says that it
-        cannot be told, and then a store runs the link each time.
+        ``hook(settings)`` returns plain values that change when that changes; None if it cannot be
+        determined, and then a run folder never reuses a result of the link.
         """
-        self.outside = outside
-        return outside
+        self.hooks.reads = hook
+        return hook
 
-    def leaving(self, stands: Stands) -> Stands:
-        """Decorator: tell whether what the link left beside its context, as a folder, still stands.
+    def intact(self, hook: Intact) -> Intact:
+        """Decorator: check that what the link left outside the context, as a folder, is unchanged.
 
-        ``stands(ctx, added)`` is asked before a store replays the link; where it says no the link
-        runs again.
+        ``hook(ctx, added)`` is called before a run folder reuses a result; if it returns False the
+        link runs again.
         """
-        self.stands = stands
-        return stands
+        self.hooks.intact = hook
+        return hook
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Link:
+    def follows(self, hook: Follows[S]) -> Follows[S]:
+        """Decorator: refuse an order of links, whatever the model and the text.
+
+        ``hook(settings, earlier)`` raises `ChainError` when a chain is composed; ``earlier`` are
+        the links and functions before this one in running order, as `every_link` returns them.
+        """
+        self.hooks.follows = hook
+        return hook
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Link[S]:
         if args:
             found = reprlib.repr(args[0])
             raise SettingError(f"{self.name} takes settings by name only, found {found}")
-        settings = self._validated(kwargs)
+        return self.bind(kwargs)
 
-        async def bound(ctx: Mapping[str, Any], /) -> dict[str, Any]:
-            return await call(cast(Link, bound), ctx)
+    def bind(self, settings: Mapping[str, Any]) -> Link[S]:
+        """A link with settings whose names come from a user, such as those of a recipe.
 
-        bound.__name__ = bound.__qualname__ = self.name
-        bound.__doc__ = self.__doc__
-        made = cast(Link, bound)
-        made.factory, made.settings = cast("LinkFactory[...]", self), settings
-        made.needs, made.gives, made.opens = self.needs, self.gives, self.opens
-        for inner in chains_of(made).values():
-            made.needs |= inner.needs
-            made.opens |= inner.opens
-        return made
+        Raises:
+            SettingError: an unknown name, a wrong type, or a value out of range.
+        """
+        return Link(self, validated(self.name, self.settings_type, settings))
 
-    def _validated(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name in settings:
-            if name not in self.schema.model_fields:
-                mend = did_you_mean(name, self.schema.model_fields)
-                raise SettingError(f"{self.name} has no setting '{name}'; {mend}")
-        try:
-            model = self.schema(**settings)
-        except pydantic.ValidationError as error:
-            raise SettingError(_explain(self.name, error)) from None
-        return MappingProxyType({name: getattr(model, name) for name in self.schema.model_fields})
+    async def run(self, ctx: dict[str, Any], settings: Settings) -> Any:
+        """Call the function, with the settings as it takes them: one value, or by keyword."""
+        if self._typed:
+            return await self.function(ctx, settings)
+        return await self.function(ctx, **dict(settings))
+
+    def __repr__(self) -> str:
+        return f"{self.name}{self.__signature__}"
 
 
-def link(function: Callable[Concatenate[Any, P], Awaitable[Mapping[str, Any]]]) -> LinkFactory[P]:
-    """Make an async function a link: ``prune`` becomes ``prune(sparsity=0.3)``, ready for a chain.
+@overload
+def link(
+    function: Callable[Concatenate[C, P], Coroutine[Any, Any, Mapping[str, Any]]], /
+) -> LinkFactory[P, Any, C]: ...
 
-    The function's first parameter is annotated with the TypedDict of what it needs, its return
-    with the TypedDict of what it adds; it returns only what it adds, and its context is a copy.
-    A returned key ``metrics`` goes into the history's step record instead of the context.
+
+@overload
+def link(
+    settings: Callable[P, S], /
+) -> Callable[[Callable[[C, S], Coroutine[Any, Any, Mapping[str, Any]]]], LinkFactory[P, S, C]]: ...
+
+
+def link(given: Any, /) -> Any:
+    """Decorator: make an async function a link factory, to be called with settings.
+
+    The function's context is annotated with the TypedDict of the keys it needs, its return with the
+    TypedDict of the keys it adds; it returns only those, and its context is a copy. A returned key
+    ``metrics`` is recorded in the history instead of the context. Settings are keyword-only
+    parameters, or one `Settings` value, which the link's hooks receive too::
+
+        @link
+        async def shrink(ctx: Loaded, *, factor: float = 0.5) -> Changed: ...
+
+        @link(PruneSettings)
+        async def prune(ctx: Scored, settings: PruneSettings) -> Pruned: ...
+
+    Raises:
+        ChainError: the function is not async, or its settings are not keyword-only and typed.
     """
+    if isinstance(given, type) and issubclass(given, Settings):
+        return lambda function: LinkFactory(_coroutine_function(function), given)
+    return LinkFactory(_coroutine_function(given), None)
+
+
+def _coroutine_function(function: Any) -> Any:
     if not inspect.iscoroutinefunction(function):
         name = getattr(function, "__name__", repr(function))
         raise ChainError(f"@link needs an async function; write 'async def {name}'")
-    return LinkFactory(function)
-
-
-def _schema(
-    name: str, settings: Iterable[inspect.Parameter], hints: Mapping[str, Any]
-) -> type[pydantic.BaseModel]:
-    fields: dict[str, Any] = {}
-    for each in settings:
-        if each.kind is not each.KEYWORD_ONLY or each.name not in hints:
-            raise ChainError(f"setting '{each.name}' of link {name} must be keyword-only and typed")
-        fields[each.name] = (hints[each.name], ... if each.default is each.empty else each.default)
-    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    return pydantic.create_model(name, __config__=config, **fields)
-
-
-def _required_keys(annotation: Any) -> frozenset[str]:
-    """The keys a TypedDict requires; none for any other annotation."""
-    if not is_typeddict(annotation):
-        return frozenset()
-    # __required_keys__ misses these two markers where a module's annotations are strings.
-    marks = {k: get_origin(h) for k, h in get_type_hints(annotation, include_extras=True).items()}
-    required = {key for key, mark in marks.items() if mark is Required}
-    optional = {key for key, mark in marks.items() if mark is NotRequired}
-    return frozenset((annotation.__required_keys__ | required) - optional)
-
-
-def _all_keys(annotation: Any) -> frozenset[str] | None:
-    """Every key a TypedDict knows; None for any other annotation."""
-    return frozenset(get_type_hints(annotation)) if is_typeddict(annotation) else None
-
-
-def _explain(name: str, error: pydantic.ValidationError) -> str:
-    found = []
-    for fault in error.errors():
-        setting = ".".join(str(part) for part in fault["loc"])
-        value = "" if fault["type"] == "missing" else f"={fault['input']!r}"
-        found.append(f"{name}({setting}{value}): {fault['msg']}")
-    return "; ".join(found)
+    return function

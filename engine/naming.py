@@ -1,34 +1,46 @@
-"""How errors and records speak of links: their names, settings, and who gives a key."""
+"""How errors, records and reprs name links: names, settings as plain data, providers of a key."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import reprlib
 from typing import TYPE_CHECKING, Any
 
 import modulink
+
+from .settings import Settings, changed
 
 if TYPE_CHECKING:
     from .chain import Chain
     from .factories import LinkFactory
 
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
 providers: dict[str, list[str]] = {}
-"""By context key, the links that give it without needing it, in the order they were made."""
+"""By context key, the links that add it without needing it, in the order they were defined."""
 
 
 def name_of(each: Any) -> str:
-    """What a link, a chain or any other callable is called."""
+    """The name of a link, a chain or any other callable."""
     return str(getattr(each, "__name__", type(each).__name__))
 
 
 def chains_of(each: Any) -> dict[str, Chain]:
-    """Those settings of a link that are chains, by name: what it runs itself, as waves does."""
-    settings: Mapping[str, Any] = getattr(each, "settings", {})
-    return {name: value for name, value in settings.items() if isinstance(value, modulink.Chain)}
+    """The settings of a link that are chains, by name: those that the link runs, as waves does."""
+    return {
+        name: value for name, value in _settings(each).items() if isinstance(value, modulink.Chain)
+    }
 
 
-def chain_settings(factory: LinkFactory[...]) -> list[str]:
+def _settings(each: Any) -> dict[str, Any]:
+    """The settings of a link by name; none for a plain function or a chain."""
+    settings = getattr(each, "settings", None)
+    return dict(settings) if isinstance(settings, Settings) else {}
+
+
+def chain_settings(factory: LinkFactory[..., Any, Any]) -> list[str]:
     """Names of the settings that must be chains."""
-    kinds = {name: field.annotation for name, field in factory.schema.model_fields.items()}
+    kinds = {name: field.annotation for name, field in factory.settings_type.model_fields.items()}
     return [
         name
         for name, kind in kinds.items()
@@ -37,10 +49,9 @@ def chain_settings(factory: LinkFactory[...]) -> list[str]:
 
 
 def spelled_settings(each: Any) -> dict[str, Any]:
-    """A link's settings as plain data: a chain among them as a recipe lists its links."""
-    settings: Mapping[str, Any] = getattr(each, "settings", {})
+    """A link's settings as plain data, chains among them as a recipe lists their links."""
     chains = {name: _spelled_links(chain) for name, chain in chains_of(each).items()}
-    return {**settings, **chains}
+    return {**_settings(each), **chains}
 
 
 def _spelled_links(chain: Chain) -> list[Any]:
@@ -54,7 +65,22 @@ def _spelled_link(each: Any) -> Any:
     return {name_of(each): settings} if settings else name_of(each)
 
 
-def mend(key: str) -> str:
-    """Who provides a key that is missing, as the end of a sentence."""
+def summary(each: Any) -> str:
+    """A link as Python spells it, with the settings that differ from their defaults."""
+    if isinstance(each, modulink.Chain):
+        return repr(each)
+    settings = getattr(each, "settings", None)
+    if not isinstance(settings, Settings):
+        return name_of(each)
+    spelled = ", ".join(f"{name}={_shortened(value)}" for name, value in changed(settings).items())
+    return f"{name_of(each)}({spelled})"
+
+
+def _shortened(value: Any) -> str:
+    return repr(value) if isinstance(value, modulink.Chain) else _short.repr(value)
+
+
+def provided_by(key: str) -> str:
+    """The links that provide a missing key, as the end of an error message."""
     names = [f"{name}()" for name in dict.fromkeys(providers.get(key, []))]
     return f"; {' or '.join(names)} provides it" if names else ""

@@ -1,4 +1,4 @@
-"""Those who watch a run, what they are told from within a link, and the threads links work in."""
+"""Observers of a run, progress events, and the worker threads links run in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a link is: ``done`` of ``total`` (None when unknown) things called ``label``."""
+    """Progress of a link: ``done`` of ``total`` (None if unknown) items called ``label``."""
 
     label: str
     done: int
@@ -32,9 +32,13 @@ class Progress:
 
 @dataclass
 class Observer:
-    """A middleware object watching one run and those nested in it, with that run's shared notes.
+    """A middleware object observing one run and those nested in it.
 
-    ``on`` ties it to one link and ``hooks`` names what it hears of that one.
+    Attributes:
+        notes: modulink's middleware context, shared by all middleware of the run.
+        on: the link it is attached to; None for the whole chain.
+        hooks: the hooks it receives of that link.
+        dropped: it raised an error and is called no more.
     """
 
     middleware: Any
@@ -44,7 +48,7 @@ class Observer:
     dropped: bool = False
 
     def call(self, hook: str, each: Any, *about: Any) -> Any:
-        """Call the hook, where there is one and this link concerns the observer."""
+        """Call the hook, if the middleware has it and observes this link."""
         concerned = self.on is None or (self.on == each and hook in self.hooks)
         method = getattr(self.middleware, hook, None)
         if method is None or self.dropped or not concerned:
@@ -52,30 +56,33 @@ class Observer:
         return method(each, *about, self.notes)
 
     async def before(self, each: Any, ctx: Mapping[str, Any]) -> None:
-        """Tell of a link about to run; an error here stops the link, naming the middleware."""
+        """Report a link about to run; an error here stops the link, naming the middleware."""
         try:
             await settled(self.call("before", each, ctx))
         except Exception as error:
             error.add_note(f"raised by middleware {type(self.middleware).__name__} before the link")
             raise
 
-    async def tell(self, hook: str, each: Any, *about: Any) -> None:
-        """Tell what happened; an observer that breaks is dropped and the run goes on."""
+    async def notify(self, hook: str, each: Any, *about: Any) -> None:
+        """Report what happened; an observer that fails is dropped and the run goes on."""
         try:
             await settled(self.call(hook, each, *about))
-        except Exception as error:  # noqa: BLE001 - watching must not cost the work that is done
+        except Exception as error:  # noqa: BLE001 - a faulty observer must not lose finished work
             self.drop(hook, error)
 
     def drop(self, hook: str, error: Exception) -> None:
-        """Listen no more, and say so."""
+        """Stop calling the middleware, with a warning."""
         self.dropped = True
         name = type(self.middleware).__name__
-        message = f"middleware {name} failed in '{hook}' and watches this run no more: {error!r}"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"middleware {name} failed in '{hook}' and is disabled for this run: {error!r}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 async def settled(result: Any) -> Any:
-    """The result itself, awaited if it can be."""
+    """The result, awaited if it is awaitable."""
     return await result if inspect.isawaitable(result) else result
 
 
@@ -85,7 +92,7 @@ _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
 def announce(label: str, done: int, total: int | None = None) -> None:
-    """Tell whoever watches how far this link is; also the point where a cancelled link stops.
+    """Report the progress of the running link; also the point where a cancelled link stops.
 
     Call it once per block or batch, from the link's thread or its coroutine.
 
@@ -98,15 +105,15 @@ def announce(label: str, done: int, total: int | None = None) -> None:
     for observer in observers.get():
         try:
             observer.call("progress", running.get(), Progress(label, done, total))
-        except Exception as error:  # noqa: BLE001 - see Observer.tell
+        except Exception as error:  # noqa: BLE001 - see Observer.notify
             observer.drop("progress", error)
 
 
 async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Run heavy work in a worker thread so that the event loop stays responsive.
 
-    Cancelling the awaiting task stops the work at its next `announce` and waits for it to be
-    gone. Grad mode is per thread: set it inside ``function``.
+    Cancelling the awaiting task stops the work at its next `announce` and waits until it has
+    ended. Grad mode is per thread: set it inside ``function``.
     """
     stop, context = threading.Event(), copy_context()
     context.run(_stop.set, stop)
@@ -118,10 +125,10 @@ async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
     except asyncio.CancelledError:
         stop.set()
         while not work.done():
-            with suppress(asyncio.CancelledError):  # cancelled again: already on the way out
+            with suppress(asyncio.CancelledError):  # cancelled again: already stopping
                 await asyncio.wait([work])
         if not work.cancelled():
             work.exception()  # retrieved, so that asyncio does not report it as lost
         raise
     finally:
-        del work  # its error's traceback holds this frame: a cycle that would keep tensors alive
+        del work  # its error's traceback holds this frame: a cycle that keeps tensors alive

@@ -1,4 +1,4 @@
-"""Whether a row of links can follow one another, told before any of them runs."""
+"""Whether links can follow one another in a given order, checked when a chain is composed."""
 
 from __future__ import annotations
 
@@ -8,39 +8,45 @@ from typing import Any
 import modulink
 
 from ..errors import ChainError
+from .bound import Link
 from .factories import LinkFactory
 from .naming import chains_of, name_of
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-def wire(row: Sequence[Any]) -> tuple[frozenset[str], frozenset[str], bool]:
-    """What a row of links needs from outside, gives, and whether it opens; refuses a wrong order.
+def wire(links: Sequence[Any]) -> tuple[frozenset[str], frozenset[str], bool]:
+    """The keys a row of links needs from outside and adds, and whether it is open-ended.
 
-    After a link that opens any key may be there, so the check waits until it has run.
+    After an open-ended link any key may be in the context, so later needs are checked when the
+    chain runs.
+
+    Raises:
+        ChainError: a link needs a key that only a later one provides, cannot follow an earlier
+            one, or is not a link.
     """
     needs: set[str] = set()
-    gives: set[str] = set()
-    opens = False
-    for place, each in enumerate(row):
-        _check_link(each, place)
-        wanted: frozenset[str] = frozenset() if opens else getattr(each, "needs", frozenset())
-        missing = wanted - gives
+    adds: set[str] = set()
+    open_ended = False
+    for position, each in enumerate(links):
+        _check_link(each, position)
+        wanted: frozenset[str] = frozenset() if open_ended else getattr(each, "needs", frozenset())
+        missing = wanted - adds
         for key in sorted(missing):
-            _check_order(each, key, row[place + 1 :])
+            _check_key(each, key, links[position + 1 :])
         needs |= missing
-        gives |= getattr(each, "gives", frozenset())
-        opens |= getattr(each, "opens", True)
-    check_following(row)
-    return frozenset(needs), frozenset(gives), opens
+        adds |= getattr(each, "adds", frozenset())
+        open_ended |= getattr(each, "open_ended", True)
+    check_order(links)
+    return frozenset(needs), frozenset(adds), open_ended
 
 
-def every_link(row: Iterable[Any]) -> Iterator[Any]:
-    """Links and functions in running order, those of chains in the row in the chain's place.
+def every_link(links: Iterable[Any]) -> Iterator[Any]:
+    """Links and functions in running order, with those of nested chains in the chain's place.
 
     A link that holds chains in its settings comes before their links.
     """
-    for each in row:
+    for each in links:
         if isinstance(each, modulink.Chain):
             yield from every_link(getattr(each, "links", ()))
         else:
@@ -49,30 +55,30 @@ def every_link(row: Iterable[Any]) -> Iterator[Any]:
                 yield from every_link(getattr(inner, "links", ()))
 
 
-def check_following(row: Iterable[Any]) -> None:
-    """Ask each link of a row whether it can follow those before it.
+def check_order(links: Iterable[Any]) -> None:
+    """Call the ``follows`` hook of each link with the links before it.
 
     Raises:
-        ChainError: as the link says itself.
+        ChainError: a link cannot follow an earlier one.
     """
     earlier: list[Any] = []
-    for each in every_link(row):
-        if (follows := getattr(getattr(each, "factory", None), "follows", None)) is not None:
-            follows(each.settings, tuple(earlier))
+    for each in every_link(links):
+        if isinstance(each, Link) and each.factory.hooks.follows is not None:
+            each.factory.hooks.follows(each.settings, tuple(earlier))
         earlier.append(each)
 
 
-def _check_link(each: Any, place: int) -> None:
+def _check_link(each: Any, position: int) -> None:
     if isinstance(each, LinkFactory):
         raise ChainError(f"{each.name} is a factory: write {each.name}(), with its settings")
     if not callable(each):
-        raise ChainError(f"place {place + 1} of the chain holds {each!r}, which is no link")
+        raise ChainError(f"position {position + 1} of the chain holds {each!r}, which is no link")
 
 
-def _check_order(each: Any, key: str, rest: Sequence[Any]) -> None:
+def _check_key(each: Any, key: str, rest: Sequence[Any]) -> None:
     for later, other in enumerate(rest, 1):
-        # A link that needs the key itself hands it on: prune gives a checkpoint, but is no source.
-        if key in getattr(other, "gives", frozenset()) - getattr(other, "needs", frozenset()):
+        # A link that needs the key itself passes it on: prune adds a checkpoint but is no source.
+        if key in getattr(other, "adds", frozenset()) - getattr(other, "needs", frozenset()):
             count = _NUMBERS[later] if later < len(_NUMBERS) else str(later)
             places = "place" if later == 1 else "places"
             raise ChainError(

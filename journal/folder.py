@@ -84,7 +84,7 @@ class RunFolder(Journal):
         """Let the next process in."""
         self._lock.release()
 
-    def place(self, step: Link, ctx: Mapping[str, Any]) -> _Place | None:
+    def place(self, step: Link[Any], ctx: Mapping[str, Any]) -> _Place | None:
         """Where the outcome of a link on a context is, or will be.
 
         Raises:
@@ -137,7 +137,7 @@ class RunFolder(Journal):
                 self.path / "last.json", encode_manifest({"keys": self._now, "open": self._open})
             )
 
-    def keep(self, key: str, made_from: Ingredients, step: Link, outcome: Outcome) -> Kept:
+    def keep(self, key: str, made_from: Ingredients, step: Link[Any], outcome: Outcome) -> Kept:
         """Publish an outcome: all it names first, then the file that names it.
 
         Raises:
@@ -173,7 +173,7 @@ class _Place:
     """Where one link's outcome is kept."""
 
     def __init__(
-        self, folder: RunFolder, step: Link, ctx: Mapping[str, Any], made_from: Ingredients
+        self, folder: RunFolder, step: Link[Any], ctx: Mapping[str, Any], made_from: Ingredients
     ) -> None:
         self._folder, self._step, self._ctx, self._made_from = folder, step, ctx, made_from
         self._key = hash_of(made_from)
@@ -201,8 +201,8 @@ class _Place:
         except (RunFolderError, CheckpointError, *UNREADABLE) as error:
             self._folder.tell(f"{name} runs again: {error}")
             return None
-        stands = self._step.factory.stands
-        if stands is not None and not stands(self._ctx, outcome.added):
+        intact = self._step.factory.hooks.intact
+        if intact is not None and not intact(self._ctx, outcome.added):
             self._folder.tell(f"{name} runs again: what it left is gone or was changed")
             return None
         return outcome
@@ -244,11 +244,11 @@ def _check_whole(checkpoint: Checkpoint) -> None:
         ref.load()
 
 
-def _tree(encoder: Encoder, step: Link, key: str, value: Any) -> Any:
+def _tree(encoder: Encoder, step: Link[Any], key: str, value: Any) -> Any:
     try:
         return encoder.tree(value)
     except Unstorable as error:
-        if key in step.gives:
+        if key in step.adds:
             raise RunFolderError(unstorable(step, key, error)) from None
         raise Unstorable(f"context key '{key}': {error}") from None
 

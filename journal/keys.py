@@ -90,7 +90,7 @@ def hash_of(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def ingredients(step: Link, ctx: Mapping[str, Any], fingerprints: Fingerprints) -> Ingredients:
+def ingredients(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerprints) -> Ingredients:
     """All that decides what a link leaves, in types JSON knows.
 
     Raises:
@@ -113,11 +113,11 @@ def described(step: Any) -> dict[str, Any]:
     Raises:
         Unstorable: it is a plain function, or a setting is of a kind that cannot be hashed.
     """
-    factory = getattr(step, "factory", None)
-    if factory is None:
+    if not isinstance(step, Link):
         raise Unstorable(f"{getattr(step, '__name__', step)!r} is a plain function")
-    outside = None if factory.outside is None else factory.outside(step.settings)
-    settings = {name: _setting(name, value) for name, value in step.settings.items()}
+    reads = step.factory.hooks.reads
+    outside = None if reads is None else reads(step.settings)
+    settings = {name: _setting(name, value) for name, value in step.settings}
     return {"link": step.__name__, "settings": settings, "outside": outside}
 
 
@@ -125,20 +125,21 @@ def _setting(name: str, value: Any) -> Any:
     """A setting's value as a tree; links and chains among settings are described in full."""
     if isinstance(value, Chain):
         return {"chain": [_setting(name, each) for each in value.links]}
-    factory = getattr(value, "factory", None)
-    if factory is not None and factory.stands is not None:
-        raise Unstorable(f"setting '{name}' holds {factory.name}, which leaves something behind")
-    if factory is not None:
+    if isinstance(value, Link):
+        if value.factory.hooks.intact is not None:
+            raise Unstorable(
+                f"setting '{name}' holds {value.__name__}, which leaves something behind"
+            )
         return {**described(value), "code": _foreign_code(value)}
     return Encoder(digest, _identity).tree(value, f"setting '{name}'")
 
 
-def _reads(step: Link, ctx: Mapping[str, Any], fingerprints: Fingerprints) -> dict[str, str]:
+def _reads(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerprints) -> dict[str, str]:
     """The content of what the link may look at; the history, which holds times, is not.
 
     A link with a chain among its settings may look at anything, for the links of that chain.
     """
-    declared = None if chains_of(step) else step.factory.reads
+    declared = None if chains_of(step) else step.factory.may_read
     found = {}
     for key in sorted(ctx.keys() if declared is None else declared & ctx.keys()):
         if key == "history":
@@ -152,7 +153,7 @@ def _reads(step: Link, ctx: Mapping[str, Any], fingerprints: Fingerprints) -> di
     return found
 
 
-def unstorable(step: Link, key: str, error: Unstorable) -> str:
+def unstorable(step: Link[Any], key: str, error: Unstorable) -> str:
     """The refusal of a value that a run folder cannot keep, with the mend."""
     return (
         f"{step.__name__} and a run folder: context key '{key}' cannot be kept, {error}; carry "
@@ -188,7 +189,7 @@ def source_hash(package: Path) -> str:
     return hash_of([[path.relative_to(package).as_posix(), file_hash(path)] for path in files])
 
 
-def _foreign_code(step: Link) -> str | None:
+def _foreign_code(step: Link[Any]) -> str | None:
     """A hash of the file that somebody else's link is written in."""
     function = inspect.unwrap(step.factory.function)
     file = inspect.getsourcefile(function)

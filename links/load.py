@@ -1,10 +1,10 @@
-"""load: find a model, open it as a checkpoint, see that its weights are finite."""
+"""load: find a model, open it as a checkpoint, and check that its weights are finite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -13,7 +13,7 @@ from ..checkpoints.durable import file_hash
 from ..checkpoints.shards import INDEX
 from ..contexts.flow import Empty, Loaded
 from ..contexts.forecast import Forecast
-from ..engine import announce, in_thread, link
+from ..engine import Settings, announce, in_thread, link
 from ..errors import NumericsError
 from ..models.blocks.empty_model import text_config
 from ..models.blocks.skeleton import Skeleton
@@ -24,44 +24,56 @@ from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model
 from ..models.reading.unused import without_unused
 
-# Of a parameter whose code is multiplied out, and of a token with its merge in a GGUF file, which
-# is read twice one by one, on one thread of a common CPU.
+# To dequantise a parameter, and to read a token with its merge in a GGUF file (twice, one by one),
+# on one thread of a common CPU.
 _DECODE_SECONDS = 4e-8
 _TOKEN_SECONDS = 1.3e-4
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-@link
-async def load(
-    ctx: Empty,
-    *,
-    model: str,
-    dtype: DType = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    dequantize: bool = True,
-    keep_unused: bool = True,
-) -> Loaded:
-    """Open a causal language model; it becomes both the model at work and the dense reference.
+class LoadSettings(Settings):
+    """The settings of load."""
 
-    Settings:
-        model: a hub id, a local folder, a .gguf file, or package:NAME/FILE.gguf.
-        dtype: what weights are stored in from here on; auto keeps what the model has (codes of a
-            quantised one are multiplied out exactly, to float32, and its other tensors keep their
-            dtype).
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: allow Python that the model brings to run.
-        dequantize: read a model that is quantised already (GGUF, compressed-tensors, bitsandbytes)
-            as the values its codes stand for, to be pruned, healed or quantised anew. Off, codes of
-            compressed-tensors stay codes: saving loses nothing, and links that would change them
-            refuse.
-        keep_unused: carry tensors for which the transformers class has no parameters, such as
-            heads for multi-token prediction, into the result unchanged. Off, they are left out
-            and listed; the dense reference has them either way.
+    model: str
+    """A hub id, a local folder, a .gguf file, or package:NAME/FILE.gguf."""
+
+    dtype: DType = "auto"
+    """Dtype of the weights from here on; auto keeps that of the model (the weights of a quantised
+    model are dequantised exactly, to float32, and its other tensors keep their dtype)."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+    trust_remote_code: bool = False
+    """Allow Python code of the model to run."""
+
+    dequantize: bool = True
+    """Read a quantised model (GGUF, compressed-tensors, bitsandbytes) as dequantised values, which
+    can be pruned, healed or quantised again. If off, integers of compressed-tensors are kept, so
+    that saving is lossless, and links that would change them refuse."""
+
+    keep_unused: bool = True
+    """Carry tensors for which the transformers class has no parameters, such as heads for
+    multi-token prediction, into the result unchanged. If off, they are left out and listed; the
+    original model has them either way."""
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """The dtype; None for auto."""
+        return None if self.dtype == "auto" else getattr(torch, self.dtype)
+
+
+@link(LoadSettings)
+async def load(ctx: Empty, settings: LoadSettings) -> Loaded:
+    """Open a causal language model, as the current model and as the original it is compared with.
+
+    Raises:
+        ModelError: it cannot be found or read, or has no stack of blocks.
+        NumericsError: a weight is NaN or infinite.
     """
-    dense = await in_thread(_open, model, dtype, revision, trust_remote_code, dequantize)
-    checkpoint = dense if keep_unused else without_unused(dense, "keep_unused is off")
+    dense = await in_thread(_open, settings)
+    checkpoint = dense if settings.keep_unused else without_unused(dense, "keep_unused is off")
     return {
         "checkpoint": checkpoint,
         "dense": dense,
@@ -73,23 +85,23 @@ async def load(
     }
 
 
-def _open(
-    model: str, dtype: DType, revision: str | None, trust_remote_code: bool, dequantize: bool
-) -> Checkpoint:
-    source = find_model(model, revision=revision)
-    stored = None if dtype == "auto" else getattr(torch, dtype)
+def _open(settings: LoadSettings) -> Checkpoint:
+    source = find_model(settings.model, revision=settings.revision)
     checkpoint = open_checkpoint(
-        source, dtype=stored, trust_remote_code=trust_remote_code, dequantize=dequantize
+        source,
+        dtype=settings.torch_dtype,
+        trust_remote_code=settings.trust_remote_code,
+        dequantize=settings.dequantize,
     )
-    Skeleton(checkpoint)  # a model without a block stack is refused now, not at the first pass
+    Skeleton(checkpoint)  # refuses a model without a stack of blocks
     check_weights(checkpoint)
     return checkpoint
 
 
-@load.reading
-def _files(settings: Mapping[str, Any]) -> Mapping[str, str]:
-    """The model's files by their content, so that another model under the same name is another."""
-    source = find_model(settings["model"], revision=settings["revision"])
+@load.reads
+def _reads(settings: LoadSettings) -> Mapping[str, str]:
+    """Hashes of the model's files, so that another model under the same name is another."""
+    source = find_model(settings.model, revision=settings.revision)
     if source.gguf:
         return {path.name: file_hash(path) for path in source.gguf_paths}
     weights = {path.name: path for path in source.folder.glob("*.safetensors")}
@@ -116,22 +128,21 @@ def check_weights(checkpoint: Checkpoint) -> None:
 
 
 @load.forecast
-def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
-    """The model from its config: reading each weight once, and multiplying codes out."""
-    dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
-    source = find_model(settings["model"], revision=settings["revision"], weights=False)
+def _forecast(ctx: Empty, settings: LoadSettings) -> Forecast:
+    """The model in outline, from its config; each weight is read once and dequantised."""
+    source = find_model(settings.model, revision=settings.revision, weights=False)
     checkpoint = outlined_model(
         source,
-        dtype,
-        trust_remote_code=settings["trust_remote_code"],
-        dequantize=settings["dequantize"],
+        settings.torch_dtype,
+        trust_remote_code=settings.trust_remote_code,
+        dequantize=settings.dequantize,
     )
-    kept = checkpoint if settings["keep_unused"] else replace(checkpoint, unused={})
+    kept = checkpoint if settings.keep_unused else replace(checkpoint, unused={})
     return Forecast(
         adds={"checkpoint": kept, "dense": checkpoint},
         moved_bytes=3 * checkpoint.num_bytes,
         seconds=_decode_seconds(source, checkpoint),
-        need_bytes=_need(source, checkpoint),
+        host_bytes=_host_bytes(source, checkpoint),
     )
 
 
@@ -142,10 +153,10 @@ def _decode_seconds(source: Source, checkpoint: Checkpoint) -> float:
     return _DECODE_SECONDS * checkpoint.num_parameters + _TOKEN_SECONDS * tokens
 
 
-def _need(source: Source, checkpoint: Checkpoint) -> int:
-    """What is multiplied out, and meanwhile a GGUF file and its largest tensor twice in float32.
+def _host_bytes(source: Source, checkpoint: Checkpoint) -> int:
+    """The dequantised weights, and for a GGUF file the file and its largest tensor twice, float32.
 
-    Other quantised models are in float32 as a whole before they are made narrower.
+    Other quantised models are in float32 as a whole before they are cast.
     """
     held, whole = held_bytes(checkpoint), 4 * checkpoint.num_parameters
     largest = 4 * max(ref.num_values for ref in checkpoint.refs.values())

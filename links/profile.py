@@ -1,9 +1,9 @@
-"""profile: one pass of the calibration text through the dense model, watching every linear."""
+"""profile: statistics of every linear's inputs and every block's effect, in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from ..checkpoints import Checkpoint
 from ..contexts.flow import Calibrated, Profiling
 from ..contexts.forecast import Forecast
 from ..contexts.profile import BlockProfile, LinearProfile, Profile
-from ..engine import announce, in_thread, link
+from ..engine import Settings, announce, in_thread, link
 from ..models.blocks.linears import Linear, all_linears, expert_kind, find_linears
 from ..models.blocks.replay import capture
 from ..models.blocks.skeleton import Skeleton
@@ -29,23 +29,26 @@ _OUTLIER = 6.0  # root mean square over the layer's median; LLM.int8 (2208.07339
 Sums: TypeAlias = SquareSum | GramAccumulator
 
 
-@link
-async def profile(
-    ctx: Calibrated,
-    *,
-    moments: Literal["diagonal", "full"] = "diagonal",
-    batch_size: Annotated[int, Field(ge=1)] = 4,
-) -> Profiling:
-    """Measure what flows into every linear and what every block does to the hidden states.
+class ProfileSettings(Settings):
+    """The settings of profile."""
 
-    Settings:
-        moments: diagonal keeps the mean square of each input channel; full keeps the whole
-            second moment, in_features^2 float32 values per distinct input, as the SparseGPT
-            score needs.
-        batch_size: windows per forward.
-    """
+    moments: Literal["diagonal", "full"] = "diagonal"
+    """diagonal keeps the mean square of each input channel; full keeps the whole second moment,
+    in_features^2 float32 values per distinct input, which score(method="sparsegpt") needs."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Windows per forward pass."""
+
+
+@link(ProfileSettings)
+async def profile(ctx: Calibrated, settings: ProfileSettings) -> Profiling:
+    """Measure the inputs of every linear and how much every block changes the hidden states."""
     found = await in_thread(
-        _profile, ctx["checkpoint"], ctx["calibration"], moments == "full", batch_size
+        _profile,
+        ctx["checkpoint"],
+        ctx["calibration"],
+        settings.moments == "full",
+        settings.batch_size,
     )
     dead = sum(len(each.dead_channels) for each in found.linears.values())
     outliers = sum(len(each.outlier_channels) for each in found.linears.values())
@@ -113,13 +116,13 @@ def _linear_profiles(
 
 
 def _moment(total: Sums) -> tuple[Tensor, int]:
-    """Mean of squares, or of products, on the CPU, and over how many tokens; of none it is 0."""
+    """Mean of squares or of products, on the CPU, and the number of tokens; 0 without tokens."""
     summed = total.squares if isinstance(total, SquareSum) else total.gram().matrix
     return (summed / max(total.num_tokens, 1)).cpu(), total.num_tokens
 
 
 def _fellows_moment(linear: Linear, groups: Sequence[Group[Sums]]) -> Tensor:
-    """The mean over all tokens that experts of the same kind saw, for one that saw none."""
+    """The mean over the tokens of all experts of the same kind, for one that received none."""
     kind = expert_kind(linear)
     fellows = [_moment(each.sum) for each in groups if expert_kind(each.linears[0]) == kind]
     num_tokens = sum(tokens for _, tokens in fellows)
@@ -136,17 +139,11 @@ def _influence(entered: Sequence[Tensor], left: Sequence[Tensor]) -> float:
     return 1.0 - float(torch.cat(cosines).mean())
 
 
-@profile.memory
-def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    full = settings["moments"] == "full"
-    return pass_bytes(ctx["checkpoint"], ctx["calibration"], settings["batch_size"], grams=full)
-
-
 @profile.forecast
-def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
-    """Every window through every block once."""
+def _forecast(ctx: Calibrated, settings: ProfileSettings) -> Forecast:
+    """One pass of every window through every block."""
     checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
-    runs, full = num_blocks(checkpoint) * windows.num_windows, settings["moments"] == "full"
+    runs, full = num_blocks(checkpoint) * windows.num_windows, settings.moments == "full"
     linears = {
         each.name: LinearProfile(each.shape, 0, _outline(each, full), 0.0, (), ())
         for each in all_linears(checkpoint)
@@ -155,7 +152,8 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
         adds={"profile": Profile(linears, (), windows.text, windows.num_tokens)},
         block_passes=runs,
         gram_passes=runs if full else 0,
-        head_passes=min(settings["batch_size"], windows.num_windows),
+        head_passes=min(settings.batch_size, windows.num_windows),
+        memory_bytes=pass_bytes(checkpoint, windows, settings.batch_size, grams=full),
     )
 
 

@@ -1,20 +1,20 @@
-"""score: how much load each weight carries, reduced to linears and blocks."""
+"""score: the importance of every weight, averaged per linear and per block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ..checkpoints import Checkpoint
-from ..contexts.flow import Profiled, Scoring
+from ..contexts.flow import Partial, Profiled, Scoring
 from ..contexts.forecast import Forecast
 from ..contexts.profile import LinearProfile, Profile
 from ..contexts.scores import LinearScore, Scores
-from ..engine import announce, in_thread, link
+from ..engine import Settings, announce, in_thread, link
 from ..errors import SettingError, SolverError
 from ..models.blocks.empty_model import find_blocks, shared_model
 from ..models.blocks.linears import Linear, all_linears, find_linears, named
@@ -33,27 +33,26 @@ _COPIES = 5  # of a weight in float32: it, its scores, those before it, and what
 Method = Literal["magnitude", "wanda", "sparsegpt", "taylor"]
 
 
-@link
-async def score(
-    ctx: Profiled,
-    *,
-    method: Method = "wanda",
-    per_weight: bool = False,
-    windows: Annotated[int, Field(ge=1)] = 16,
-) -> Scoring:
-    """Score every weight of every linear and reduce the scores to linears and blocks.
+class ScoreSettings(Settings):
+    """The settings of score."""
 
-    Settings:
-        method: magnitude |w|; wanda |w| times its input's norm (2306.11695); sparsegpt, the OBS
-            saliency w^2 / U_jj^2 (2301.00774), from a profile with full moments; taylor, the
-            first-order change of the loss |w dL/dw| (1906.10771), from gradients.
-        per_weight: keep every weight's score in the context too, 4 bytes a weight, so that
-            prune(method="scores") can go by them.
-        windows: how many calibration windows taylor takes gradients over.
-    """
-    found = await in_thread(
-        _score, ctx["checkpoint"], ctx["profile"], ctx["calibration"], method, per_weight, windows
-    )
+    method: Method = "wanda"
+    """magnitude, |w|; wanda, |w| times the norm of its input (2306.11695); sparsegpt, the OBS
+    saliency w^2 / U_jj^2 (2301.00774), from a profile with full moments; taylor, the first-order
+    change of the loss |w dL/dw| (1906.10771), from gradients."""
+
+    per_weight: bool = False
+    """Also keep the score of every weight in the context, 4 bytes per weight, for
+    prune(method="scores")."""
+
+    windows: Annotated[int, Field(ge=1)] = 16
+    """Number of calibration windows that taylor computes gradients on."""
+
+
+@link(ScoreSettings)
+async def score(ctx: Profiled, settings: ScoreSettings) -> Scoring:
+    """Score the importance of every weight and average the scores per linear and per block."""
+    found = await in_thread(_score, ctx["checkpoint"], ctx["profile"], ctx["calibration"], settings)
     loads = {name: each.load for name, each in found.linears.items()}
     return {
         "scores": found,
@@ -68,28 +67,26 @@ def _score(
     checkpoint: Checkpoint,
     profile: Profile,
     calibration: Windows,
-    method: Method,
-    per_weight: bool,
-    windows: int,
+    settings: ScoreSettings,
 ) -> Scores:
     means: dict[str, float] = {}
     outliers: dict[str, float] = {}
     sizes: dict[str, int] = {}
     block_of: dict[str, int] = {}
     kept: dict[str, Tensor] = {}
-    for index, linear, values in _weight_scores(checkpoint, profile, calibration, method, windows):
+    for index, linear, values in _weight_scores(checkpoint, profile, calibration, settings):
         mean = values.mean(dtype=torch.float64)
         means[linear.name] = float(mean)
         outliers[linear.name] = int((values > _OUTLIER * mean).count_nonzero()) / values.numel()
         sizes[linear.name], block_of[linear.name] = values.numel(), index
-        if per_weight:
+        if settings.per_weight:
             kept[linear.name] = values.float().cpu()
     total = sum(sizes.values())
     average = sum(means[name] * sizes[name] for name in means) / total or 1.0
     linears = {
         name: LinearScore(means[name] / average, outliers[name], sizes[name]) for name in means
     }
-    return Scores(method, linears, _block_loads(linears, block_of), kept)
+    return Scores(settings.method, linears, _block_loads(linears, block_of), kept)
 
 
 def _block_loads(linears: dict[str, LinearScore], block_of: dict[str, int]) -> tuple[float, ...]:
@@ -102,13 +99,13 @@ def _block_loads(linears: dict[str, LinearScore], block_of: dict[str, int]) -> t
 
 
 def _weight_scores(
-    checkpoint: Checkpoint, profile: Profile, calibration: Windows, method: Method, windows: int
+    checkpoint: Checkpoint, profile: Profile, calibration: Windows, settings: ScoreSettings
 ) -> Iterator[tuple[int, Linear, Tensor]]:
     """Block index, linear and scores ``[out_features, in_features]``, one linear at a time."""
     path, blocks = find_blocks(shared_model(checkpoint))
     gradients: dict[str, Tensor] = {}
-    if method == "taylor":
-        tokens = calibration.tokens[:windows]
+    if settings.method == "taylor":
+        tokens = calibration.tokens[: settings.windows]
         gradients = taylor_scores(
             checkpoint, tokens, lambda done, total: announce("taking gradients", done, total)
         )
@@ -117,7 +114,7 @@ def _weight_scores(
             stored = gradients.get(linear.tensor)
             if stored is None:
                 weight = linear.view(checkpoint.tensors[linear.tensor]).float()
-                yield index, linear, _saliency(weight, linear, profile, method)
+                yield index, linear, _saliency(weight, linear, profile, settings.method)
             else:
                 yield index, linear, linear.view(stored)
         announce("scoring blocks", index + 1, len(blocks))
@@ -127,7 +124,7 @@ def _saliency(weight: Tensor, linear: Linear, profile: Profile, method: Method) 
     seen = profile.linears.get(linear.name)
     if seen is None:
         raise SettingError(
-            f"layer '{linear.name}' is not in the profile; profile the model as it now stands"
+            f"layer '{linear.name}' is not in the profile; put profile() before this score()"
         )
     if method == "magnitude":
         return magnitude_saliency(weight)
@@ -144,58 +141,57 @@ def _obs(weight: Tensor, linear: Linear, seen: LinearProfile) -> Tensor:
         raise named(linear, error) from error
 
 
-@score.foresee
-def _has_moments(ctx: Any, settings: Any) -> None:
-    """The SparseGPT score needs whole second moments; say so before anything is scored."""
-    found: Profile | None = ctx.get("profile")
-    if found is None or settings["method"] != "sparsegpt":
+@score.check
+def _check(ctx: Partial, settings: ScoreSettings) -> None:
+    """The sparsegpt score needs full second moments."""
+    if "profile" not in ctx or settings.method != "sparsegpt":
         return
-    if any(each.second_moment.ndim != 2 for each in found.linears.values()):
+    if any(each.second_moment.ndim != 2 for each in ctx["profile"].linears.values()):
         raise SettingError(
-            "score(method='sparsegpt') needs whole second moments; use profile(moments='full')"
+            "score(method='sparsegpt') needs full second moments; use profile(moments='full')"
         )
 
 
 @score.forecast
-def _foretell(ctx: Any, settings: Any) -> Forecast:
-    """Reading every weight; gradients, which take three passes, for taylor."""
-    checkpoint: Checkpoint = ctx["checkpoint"]
-    linears = all_linears(checkpoint)
-    sizes = {each.name: each.shape[0] * each.shape[1] for each in linears}
+def _forecast(ctx: Profiled, settings: ScoreSettings) -> Forecast:
+    """Reading every weight; for taylor also gradients, a forward and two backward passes."""
+    checkpoint = ctx["checkpoint"]
+    linears, blocks = all_linears(checkpoint), num_blocks(checkpoint)
     kept = {each.name: torch.empty(each.shape, device="meta") for each in linears}
     found = Scores(
-        settings["method"],
-        {name: LinearScore(1.0, 0.0, size) for name, size in sizes.items()},
-        (1.0,) * num_blocks(checkpoint),
-        kept if settings["per_weight"] else {},
+        settings.method,
+        {each.name: LinearScore(1.0, 0.0, each.shape[0] * each.shape[1]) for each in linears},
+        (1.0,) * blocks,
+        kept if settings.per_weight else {},
     )
-    windows = min(settings["windows"], ctx["calibration"].num_windows)
-    passes = 3 * windows if settings["method"] == "taylor" else 0
+    windows = min(settings.windows, ctx["calibration"].num_windows)
+    passes = 3 * windows if settings.method == "taylor" else 0
     return Forecast(
         adds={"scores": found},
-        block_passes=passes * num_blocks(checkpoint),
+        block_passes=passes * blocks,
         head_passes=passes,
-        solves=num_blocks(checkpoint) if settings["method"] == "sparsegpt" else 0,
+        solves=blocks if settings.method == "sparsegpt" else 0,
         moved_bytes=8 * checkpoint.num_parameters,
+        memory_bytes=_memory_bytes(ctx, settings.method),
     )
 
 
-@score.memory
-def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """The largest weight and its scores; all weights, their scores and a window for taylor."""
-    checkpoint, sizes = ctx["checkpoint"], [each.shape for each in all_linears(ctx["checkpoint"])]
-    weights = [rows * columns for rows, columns in sizes]
+def _memory_bytes(ctx: Profiled, method: Method) -> int:
+    """The largest weight and its scores; for taylor all weights and scores, and one window."""
+    checkpoint = ctx["checkpoint"]
+    shapes = [each.shape for each in all_linears(checkpoint)]
+    weights = [rows * columns for rows, columns in shapes]
     one = 4 * _COPIES * max(weights)
-    if settings["method"] == "sparsegpt":
-        return one + factor_bytes(max(columns for _, columns in sizes))
-    if settings["method"] != "taylor":
+    if method == "sparsegpt":
+        return one + factor_bytes(max(columns for _, columns in shapes))
+    if method != "taylor":
         return one
     trained = training_bytes(
         None,
         checkpoint,
         ctx["calibration"],
         micro_batch_size=1,
-        rank=0,  # nothing learns
+        rank=0,  # no weight is trained
         packed=False,
         checkpointing=False,
     )

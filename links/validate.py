@@ -1,10 +1,9 @@
-"""validate: the model as it stands beside the dense one, on held-out text, and a gate if wanted."""
+"""validate: the current model compared with the original on held-out text, with a gate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -13,7 +12,7 @@ from ..checkpoints import Checkpoint
 from ..contexts.flow import Validatable, Validated
 from ..contexts.forecast import Forecast
 from ..contexts.verdict import Perplexity, Reference, Verdict
-from ..engine import announce, in_thread, link
+from ..engine import Settings, announce, in_thread, link
 from ..errors import GateError
 from ..models.blocks.device import compute_dtype, default_device
 from ..models.blocks.empty_model import text_config
@@ -23,26 +22,33 @@ from ..models.planning.memory import pass_bytes
 from ..texts import Windows
 
 
-@link
-async def validate(
-    ctx: Validatable,
-    *,
-    max_rise: Annotated[float, Field(gt=0)] | None = None,
-    batch_size: Annotated[int, Field(ge=1)] = 4,
-) -> Validated:
-    """Measure perplexity, KL and agreement with dense on the held-out windows.
+class ValidateSettings(Settings):
+    """The settings of validate."""
 
-    Settings:
-        max_rise: the gate; fail if perplexity rose by more than this share over dense. A rise
-            within two standard errors of the bound passes: the text cannot tell. One window alone
-            has no standard error, and then the rise itself must hold.
-        batch_size: windows per forward.
+    max_rise: Annotated[float, Field(gt=0)] | None = None
+    """Fail if perplexity rose by more than this fraction over the original model. A rise within two
+    standard errors of the limit passes, since the text cannot tell them apart; with a single window
+    there is no standard error, and the rise itself must not exceed the limit."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Windows per forward pass."""
+
+
+@link(ValidateSettings)
+async def validate(ctx: Validatable, settings: ValidateSettings) -> Validated:
+    """Measure perplexity, KL divergence and agreement with the original on the held-out windows.
 
     Raises:
         GateError: perplexity rose by more than max_rise.
     """
+    max_rise = settings.max_rise
     verdict, reference = await in_thread(
-        _judge, ctx["dense"], ctx["checkpoint"], ctx["heldout"], ctx.get("reference"), batch_size
+        _judge,
+        ctx["dense"],
+        ctx["checkpoint"],
+        ctx["heldout"],
+        ctx.get("reference"),
+        settings.batch_size,
     )
     if max_rise is not None and not verdict.holds(max_rise):
         raise GateError(
@@ -109,27 +115,13 @@ def _judge(
     return verdict, reference
 
 
-# Of one window: logits of both models, their log-probabilities, and what KL makes of them.
+# Tensors of one window's logits: of both models, their log-probabilities, and those of KL.
 _LOGITS_HELD = 6
 
 
-@validate.memory
-def _need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """The greater of a pass and of one window's logits; two models' outsides and states."""
-    light: Checkpoint = ctx["checkpoint"]
-    windows: Windows = ctx["heldout"]
-    config = text_config(light)
-    width = compute_dtype(light, default_device()).itemsize
-    outside = 2 * int(config.vocab_size) * int(config.hidden_size) * width
-    states = 2 * windows.num_tokens * int(config.hidden_size) * width
-    logits = _LOGITS_HELD * windows.length * int(config.vocab_size) * 4
-    passed = pass_bytes(light, windows, settings["batch_size"], grams=False)
-    return max(passed + outside // 2, outside + states + logits)
-
-
 @validate.forecast
-def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
-    """Both models through their blocks and to logits, the dense one's only where it is new."""
+def _forecast(ctx: Validatable, settings: ValidateSettings) -> Forecast:
+    """Both models through their blocks to logits; the original's blocks only if not run before."""
     light, windows = ctx["checkpoint"], ctx["heldout"]
     models = 1 if "reference" in ctx else 2
     runs = windows.num_windows * num_blocks(light)
@@ -156,5 +148,18 @@ def _foretell(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
             ),
         },
         block_passes=models * runs,
-        head_passes=2 * windows.num_windows + 2 * settings["batch_size"],
+        head_passes=2 * windows.num_windows + 2 * settings.batch_size,
+        memory_bytes=_memory_bytes(ctx, settings),
     )
+
+
+def _memory_bytes(ctx: Validatable, settings: ValidateSettings) -> int:
+    """The larger of a pass and of one window's logits; embeddings, heads and states of both."""
+    light, windows = ctx["checkpoint"], ctx["heldout"]
+    config = text_config(light)
+    width = compute_dtype(light, default_device()).itemsize
+    outside = 2 * int(config.vocab_size) * int(config.hidden_size) * width
+    states = 2 * windows.num_tokens * int(config.hidden_size) * width
+    logits = _LOGITS_HELD * windows.length * int(config.vocab_size) * 4
+    passed = pass_bytes(light, windows, settings.batch_size, grams=False)
+    return max(passed + outside // 2, outside + states + logits)

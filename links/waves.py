@@ -1,6 +1,6 @@
-"""waves: thin a little, heal, judge, and step back where it does not hold; again until it must end.
+"""waves: prune in small steps, with healing and validation in between, and revert bad steps.
 
-What a wave starts from is never changed, so stepping back is keeping it.
+The checkpoint a wave starts from is never changed, so reverting means keeping it.
 """
 
 from __future__ import annotations
@@ -8,75 +8,47 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-from pydantic import Field
-
-from ..contexts.flow import Held, Validatable
+from ..contexts.flow import Held, Partial, Validatable
 from ..engine import Chain, announce, in_thread, link
 from ..errors import DataError, SettingError
-from ..models.evaluation.footprint import Measure, by_shapes, footprint
+from ..models.evaluation.footprint import by_shapes, footprint
 from ..texts import Windows, copied_windows
-from .pruning.unit_sizes import takes_units
-from .wave.body import Body, bound, prunes_of
+from .pruning.settings import takes_units
+from .wave.body import bound, prunes_of
 from .wave.course import Course
 from .wave.cuts import Cut, Cutter
-from .wave.forecast import waves_bytes, waves_forecast
+from .wave.forecast import waves_forecast
 from .wave.run import Pace, Wave, first_wave, run_wave
+from .wave.settings import WavesSettings
 
 
-@link
-async def waves(
-    ctx: Validatable,
-    *,
-    body: Body,
-    target: Annotated[float, Field(gt=0, lt=1)] | None = None,
-    of: Measure = "parameters",
-    step: Annotated[float, Field(gt=0, lt=1)] = 0.10,
-    stop_loss: Annotated[float, Field(gt=0)] = 0.03,
-    patience: Annotated[int, Field(ge=1)] = 2,
-    regrow: Annotated[float, Field(ge=0, le=1)] | None = None,
-    max_waves: Annotated[int, Field(ge=1)] = 20,
-) -> Held:
-    """Run the body again and again, each time on what held, and keep the lightest that holds.
+@link(WavesSettings)
+async def waves(ctx: Validatable, settings: WavesSettings) -> Held:
+    """Prune a little, heal and validate, again and again; keep the smallest model that holds.
 
-    A wave holds where perplexity on held-out text rose over dense by no more than stop_loss as far
-    as the text can tell: two standard errors of the paired rise are taken off it, as validate does
-    for max_rise, and they must be no more than stop_loss themselves. A wave that does not hold, or
-    whose numbers break down, is reverted; the next takes half its step and twice its healing.
-    Every wave, kept or reverted, is in the history with its figures and its reason.
-
-    Settings:
-        body: the chain of one wave, with prune and validate at least; waves sets prune.sparsity and
-            multiplies heal.epochs. Scores and profile stay those of the model as it came, unless
-            the body makes them anew.
-        target: share of the dense model that is to remain; the last wave is cut to hit it, with
-            whole units to the size nearest to it. As little as holds where none is given.
-        of: what target is a share of: parameters (those no mask made zero), bytes, or flops,
-            operations a token.
-        step: the most a wave takes of what remains; where units are coarser than that, one size
-            down.
-        stop_loss: the most perplexity may rise over dense, all waves together.
-        patience: waves reverted in a row after which the best so far is the result.
-        regrow: the most of the zeros a wave starts from, of each linear, that may become weights
-            again; as many as the method of prune likes where none is given. Whole units that went
-            are gone.
-        max_waves: the most waves, reverted ones counted.
+    A wave is kept if perplexity on the held-out text rose over the original model by no more than
+    stop_loss, less two standard errors of the paired rise, as validate does for max_rise; these
+    two standard errors must not exceed stop_loss themselves. A wave that is not kept, or that
+    fails numerically, is reverted; the next takes half its step and heals twice as long. The
+    history records every wave, kept or reverted, with its figures and the reason.
 
     Raises:
-        DataError: the text cannot tell a rise of stop_loss from none.
-        GateError: the model broke stop_loss before the first wave.
+        DataError: the text is too short to tell a rise of stop_loss from none.
+        GateError: the input model exceeds stop_loss before the first wave.
     """
-    course = Course(await in_thread(footprint, ctx["dense"]), of, target)
+    body, stop_loss = settings.body, settings.stop_loss
+    course = Course(await in_thread(footprint, ctx["dense"]), settings.of, settings.target)
     best = await first_wave(ctx, body, course, stop_loss)
-    tried, failures, pace = [best], 0, Pace(step)
-    while len(tried) <= max_waves and failures < patience:
-        announce("waves", len(tried) - 1, max_waves)
+    tried, failures, pace = [best], 0, Pace(settings.step)
+    while len(tried) <= settings.max_waves and failures < settings.patience:
+        announce("waves", len(tried) - 1, settings.max_waves)
         cut = await in_thread(_next_cut, course, best, body, pace.share)
         if cut is None:
             break
         taking = replace(pace, share=cut.taken)
-        chain = bound(body, sparsities=cut.sparsities, healing=pace.healing, regrow=regrow)
+        chain = bound(body, sparsities=cut.sparsities, healing=pace.healing, regrow=settings.regrow)
         wave = await run_wave(len(tried), best, chain, course, taking, stop_loss)
         tried.append(wave)
         if wave.kept:
@@ -85,7 +57,7 @@ async def waves(
             pace = Pace(min(pace.share, cut.taken), pace.healing).gentler()
             failures += 1
     reached = await in_thread(_reached, course, best, body)
-    ended = _ended(reached, failures == patience, len(tried) > max_waves)
+    ended = _ended(reached, failures == settings.patience, len(tried) > settings.max_waves)
     _warn(course, best, reached, ended)
     return _result(ctx, best, tried, ended)
 
@@ -106,28 +78,28 @@ def _ended(reached: bool, out_of_patience: bool, out_of_waves: bool) -> str:
     if reached:
         return "the target is reached"
     if out_of_patience:
-        return "as many waves in a row as patience allows did not hold"
-    return "max_waves ran" if out_of_waves else "there is no smaller size to be had"
+        return "patience ran out: too many waves in a row were reverted"
+    return "max_waves ran" if out_of_waves else "there is no smaller size"
 
 
 def _warn(course: Course, best: Wave, reached: bool, ended: str) -> None:
     if course.target is not None and not reached:
         warnings.warn(
             f"waves ended at {course.left(best.weight):.1%} of the dense model's {course.measure}, "
-            f"short of target={course.target:.1%}, because {ended}; allow more stop_loss, heal "
-            f"longer, or ask for less",
+            f"short of target={course.target:.1%}, because {ended}; raise stop_loss, heal "
+            f"longer, or raise the target",
             stacklevel=2,
         )
     elif best.number == 0:
         warnings.warn(
-            f"no wave held, and the model is as it came, because {ended}; allow more stop_loss, "
-            f"take a smaller step, or heal longer",
+            f"no wave was kept and the model is unchanged, because {ended}; raise stop_loss, use a "
+            f"smaller step, or heal longer",
             stacklevel=2,
         )
 
 
 def _result(ctx: Mapping[str, Any], best: Wave, tried: Sequence[Wave], ended: str) -> Held:
-    """What the best wave left, and every wave's record, after those of the links it kept."""
+    """The keys of the best wave, and the records of all waves and of the links of kept waves."""
     steps = [step for wave in tried for step in (*wave.steps, wave.record)]
     added = {key: value for key, value in best.context.items() if ctx.get(key) is not value}
     metrics = {
@@ -142,43 +114,40 @@ def _result(ctx: Mapping[str, Any], best: Wave, tried: Sequence[Wave], ended: st
     return cast("Held", {**added, **promised, "history": history, "metrics": metrics})
 
 
-@waves.foresee
-def _fits(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Text that cannot judge, and targets out of reach, are refused before any work."""
+@waves.check
+def _check(ctx: Partial, settings: WavesSettings) -> None:
+    """Text that cannot decide, and targets out of reach."""
     _check_regrow(settings)
-    heldout: Windows | None = ctx.get("heldout")
-    if heldout is not None:
-        _check_text(heldout, ctx)
-    if "checkpoint" in ctx and settings["target"] is not None:
-        start, dense = (by_shapes(ctx[key]) for key in ("checkpoint", "dense"))
-        cutter = Cutter(ctx["checkpoint"], start, prunes_of(settings["body"]))
-        Course(dense, settings["of"], settings["target"]).require_reachable(cutter)
+    if "heldout" in ctx:
+        _check_text(ctx["heldout"], ctx.get("healing"))
+    if "checkpoint" in ctx and "dense" in ctx and settings.target is not None:
+        start, dense = by_shapes(ctx["checkpoint"]), by_shapes(ctx["dense"])
+        cutter = Cutter(ctx["checkpoint"], start, prunes_of(settings.body))
+        Course(dense, settings.of, settings.target).require_reachable(cutter)
 
 
-def _check_regrow(settings: Mapping[str, Any]) -> None:
-    pattern = prunes_of(settings["body"])[0]["pattern"]
-    if settings["regrow"] is not None and takes_units(pattern):
+def _check_regrow(settings: WavesSettings) -> None:
+    pattern = prunes_of(settings.body)[0].pattern
+    if settings.regrow is not None and takes_units(pattern):
         raise SettingError(
-            f"waves(regrow={settings['regrow']}) is for masks: {pattern} that went are no longer "
-            f"in the model, and cannot come back; leave it out"
+            f"waves(regrow={settings.regrow}) is for masks: removed {pattern} cannot come back; "
+            f"leave it out"
         )
 
 
-def _check_text(heldout: Windows, ctx: Mapping[str, Any]) -> None:
+def _check_text(heldout: Windows, healing: Windows | None) -> None:
     if heldout.num_windows < 2:
         raise DataError(
-            f"held-out text '{heldout.text}' has one window, which says nothing of how far off a "
-            f"rise may be; give at least 2 (heldout_windows)"
+            f"held-out text '{heldout.text}' has one window, which gives no standard error; give "
+            f"at least 2 (heldout_windows)"
         )
-    healing: Windows | None = ctx.get("healing")
     copied = [] if healing is None else copied_windows(heldout, healing)
     if healing is not None and copied:
         raise DataError(
             f"{len(copied)} of {heldout.num_windows} windows of held-out text '{heldout.text}' "
-            f"stand in healing text '{healing.text}' too, the first of them window {copied[0]}; "
-            f"judge by text that is not trained on"
+            f"are in healing text '{healing.text}' too, the first of them window {copied[0]}; "
+            f"use held-out text that is not trained on"
         )
 
 
-waves.memory(waves_bytes)
 waves.forecast(waves_forecast)

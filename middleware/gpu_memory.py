@@ -1,6 +1,6 @@
-"""GpuMemory: the peak memory of each link, and no link begun that says it will not fit.
+"""GpuMemory: the peak memory of each link; a link that is expected not to fit is not started.
 
-Where there is no CUDA device it watches this process and the machine's memory instead, and says so.
+Without a CUDA device it watches this process and the machine's memory instead, and reports that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 from ..contexts.cost import Meter
 from ..contexts.free_memory import free_bytes
+from ..engine import Link
 from ..errors import ResourceError, SettingError
 from .open_links import Notes, OpenLinks, name_of, of_run
 from .timing import to_stderr
@@ -51,9 +52,9 @@ class _Gauges:
 
 
 class GpuMemory:
-    """Writes each link's peak memory and refuses a link whose stated need exceeds what is free.
+    """Writes the peak memory of each link; refuses a link that needs more than is free.
 
-    A link states its need with ``@its_factory.memory``; a link that states none is let through.
+    The need is the ``memory_bytes`` of the link's ``forecast``; a link without one is not refused.
     Free CUDA memory counts what PyTorch holds in reserve and would use again.
 
     Args:
@@ -99,10 +100,10 @@ class GpuMemory:
             self._write("GpuMemory: no CUDA device here; watching this process's memory instead")
 
     def _refuse_unfit(self, link: Any, ctx: Mapping[str, Any]) -> None:
-        estimate = getattr(getattr(link, "factory", None), "need_bytes", None)
-        if estimate is None:
+        forecast = link.factory.hooks.forecast if isinstance(link, Link) else None
+        if forecast is None:
             return
-        needed = estimate(ctx, link.settings)
+        needed = forecast(ctx, link.settings).memory_bytes
         free, where = free_bytes(), _where()
         if needed + self.reserve_bytes > free:
             raise ResourceError(

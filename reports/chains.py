@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..engine import Chain, Link, chains_of
+from ..engine import Chain, Link, chains_of, changed
 
 # Placeholders for --model and --out; building a chain opens neither.
 _MODEL, _OUT = "MODEL", "OUT"
@@ -71,11 +71,10 @@ def save_links(chain: Chain) -> list[Any]:
     return [each for each in each_link(chain) if getattr(each, "__name__", "") == "save"]
 
 
-def _changed(each: Link) -> dict[str, Any]:
-    """The settings of a link that differ from their defaults."""
-    fields = each.factory.schema.model_fields
-    changed = {name: v for name, v in each.settings.items() if v != fields[name].default}
-    return changed | {name: _spelled_links(inner) for name, inner in chains_of(each).items()}
+def _changed(each: Link[Any]) -> dict[str, Any]:
+    """The settings in which a link differs from its defaults."""
+    inner = {name: _spelled_links(chain) for name, chain in chains_of(each).items()}
+    return changed(each.settings) | inner
 
 
 def chains_report(pages: Iterable[ChainPage]) -> RenderableType:

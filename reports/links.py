@@ -1,4 +1,4 @@
-"""Descriptions of links and their settings, taken from signatures and docstrings."""
+"""Reference pages of links, read off their settings types and docstrings."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ class LinkPage:
         return asdict(self)
 
 
-def link_page(factory: LinkFactory[...]) -> LinkPage:
-    """Describe a link from its factory."""
+def link_page(factory: LinkFactory[..., Any, Any]) -> LinkPage:
+    """Read a link's page off its factory."""
     text, sections = _sections(factory.__doc__ or "")
     described = {**sections.get("Args", {}), **sections.get("Settings", {})}
-    fields = factory.schema.model_json_schema().get("properties", {})
+    fields = factory.settings_type.model_json_schema().get("properties", {})
     return LinkPage(
         name=factory.name,
         summary=" ".join(text.split("\n\n")[0].split()),
         text=text,
         settings=tuple(_setting(name, field, described) for name, field in fields.items()),
         needs=tuple(sorted(factory.needs)),
-        adds=tuple(sorted(factory.gives)),
+        adds=tuple(sorted(factory.adds)),
     )
 
 

@@ -39,14 +39,14 @@ def _changes(chain: Chain) -> Iterator[dict[str, Any]]:
     single = {
         f"{name}.batch_size": 1
         for name, each in links.items()
-        if isinstance(each.settings.get("batch_size"), int) and each.settings["batch_size"] > 1
+        if getattr(each.settings, "batch_size", 1) > 1
     }
     alone = {f"{name}.compare": False for name in links if name == "save"}
     for changes in (single, alone, {**single, **alone}):
         if changes:
             yield changes
     if "calibrate" in links:
-        windows = links["calibrate"].settings["windows"]
+        windows = int(links["calibrate"].settings.windows)
         while windows > _FEWEST_WINDOWS:
             windows //= 2
             yield {**single, **alone, "calibrate.windows": windows}

@@ -24,7 +24,7 @@ from ...checkpoints import Checkpoint
 from ...checkpoints.allocator import release_unused_memory
 from ...contexts.forecast import Expected, Forecast, Preflight, Speed
 from ...contexts.free_memory import free_bytes
-from ...engine import Chain, Link
+from ...engine import Chain, Link, spelled_settings
 from ...errors import BirdboneError, LinkError, ResourceError
 from ...links.wave.context_bytes import context_bytes
 from ...models.planning.timing import BUSY, time_block
@@ -47,7 +47,7 @@ class _Seen:
         guessed: whether that rests on sizes a link before it could only guess.
     """
 
-    link: Link
+    link: Link[Any]
     forecast: Forecast
     peak_bytes: int
     guessed: bool
@@ -107,34 +107,33 @@ def _walk(chain: Chain, ctx: Mapping[str, Any]) -> _Walk:
     seen: list[_Seen] = []
     guessed = False
     for each in single_links(chain):
-        if getattr(getattr(each, "factory", None), "foretell", None) is None:
+        if not isinstance(each, Link) or each.factory.hooks.forecast is None:
             name = str(getattr(each, "__name__", type(each).__name__))
             return _Walk(tuple(seen), ctx, name, ())
         try:
             seen.append(_look(each, ctx, guessed))
         except Exception as error:  # a forecast, of anybody's link, must not break what would run
             if isinstance(error, BirdboneError) and not guessed:
-                raise LinkError(each.__name__, each.settings, error) from error
+                raise LinkError(each.__name__, spelled_settings(each), error) from error
             return _Walk(tuple(seen), ctx, each.__name__, (_stumbled(each, error, guessed),))
         guessed |= seen[-1].forecast.guessed
         ctx = {**ctx, **seen[-1].forecast.adds}
     return _Walk(tuple(seen), ctx, None, ())
 
 
-def _stumbled(each: Link, error: Exception, guessed: bool) -> str:
+def _stumbled(each: Link[Any], error: Exception, guessed: bool) -> str:
     if isinstance(error, BirdboneError):
         return f"link '{each.__name__}' would not work on the sizes expected there: {error}"
     where = " on the sizes expected there" if guessed else ""
     return f"the cost of link '{each.__name__}' cannot be foretold{where}: {error!r}"
 
 
-def _look(each: Any, ctx: Mapping[str, Any], guessed: bool) -> _Seen:
-    factory = each.factory
-    if factory.check is not None:
-        factory.check(ctx, each.settings)
-    forecast: Forecast = factory.foretell(ctx, each.settings)
-    need = 0 if factory.need_bytes is None else factory.need_bytes(ctx, each.settings)
-    need = max(need, forecast.need_bytes)
+def _look(each: Link[Any], ctx: Mapping[str, Any], guessed: bool) -> _Seen:
+    hooks = each.factory.hooks
+    if hooks.check is not None:
+        hooks.check(ctx, each.settings)
+    forecast = Forecast() if hooks.forecast is None else hooks.forecast(ctx, each.settings)
+    need = max(forecast.memory_bytes, forecast.host_bytes)
     peak = max(context_bytes(ctx) + need, context_bytes(ctx, forecast.adds))
     return _Seen(each, forecast, peak, guessed or forecast.guessed)
 
@@ -219,7 +218,7 @@ def _speed(walk: _Walk, started: float, cautions: list[str]) -> Speed | None:
 
 
 def _expected(seen: _Seen, base: int, speed: Speed | None) -> Expected:
-    forecast, settings = seen.forecast, seen.link.settings
+    forecast, settings = seen.forecast, spelled_settings(seen.link)
     path = settings.get("path") if forecast.disk_bytes else None
     return Expected(
         link=seen.link.__name__,

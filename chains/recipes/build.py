@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...engine import Chain, Link
-from ...engine.rebuilding import bind
 from ...errors import SettingError
 from ..library import LINKS
 from ..overrides import configure
@@ -66,7 +65,7 @@ def _build_listed(recipe: Recipe, given: Mapping[str, str]) -> Chain:
         return Chain(*links, name=recipe.name)
 
 
-def _build_link(entry: Entry, given: Mapping[str, str]) -> Link:
+def _build_link(entry: Entry, given: Mapping[str, str]) -> Link[Any]:
     factory = LINKS[entry.link]
     chains = {name: _build_listed(inner, given) for name, inner in _chains_in(entry).items()}
     settings = {**entry.settings, **chains}
@@ -74,12 +73,12 @@ def _build_link(entry: Entry, given: Mapping[str, str]) -> Link:
         for key in _OPEN:
             link, setting = key.split(".")
             if link == entry.link and setting not in settings:
-                required = factory.schema.model_fields[setting].is_required()
+                required = factory.settings_type.model_fields[setting].is_required()
                 if key in given:
                     settings[setting] = given[key]
                 elif required:
                     raise SettingError(_still_open(key))
-        return bind(factory, settings)
+        return factory.bind(settings)
 
 
 def _build_chosen(recipe: Recipe, name: str, given: Mapping[str, str]) -> Chain:

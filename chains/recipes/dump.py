@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...engine import Chain, LinkFactory, chains_of
+from ...engine import Chain, Link, chains_of
 from ...engine.rebuilding import BODY
 from ...errors import ChainError, SettingError
 from ..library import LINKS
@@ -34,10 +34,10 @@ def _table(chain: Chain) -> dict[str, Any]:
 def _entry(each: Any, chain: Chain) -> Any:
     if isinstance(each, Chain):
         return _table(each)
-    factory: LinkFactory[...] | None = getattr(each, "factory", None)
+    factory = each.factory if isinstance(each, Link) else None
     if factory is None or LINKS.get(factory.name) is not factory:
         raise _refusal(chain, f"'{_name(each)}' is not one of bird-bone's links")
-    settings = {**each.settings, **{n: _body(inner) for n, inner in chains_of(each).items()}}
+    settings = {**dict(each.settings), **{n: _body(inner) for n, inner in chains_of(each).items()}}
     return {factory.name: settings} if settings else factory.name
 
 

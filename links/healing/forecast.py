@@ -1,32 +1,29 @@
-"""What heal expects to cost: training in block passes, by method."""
+"""The cost of heal: training and evaluation, in block passes, by method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ...checkpoints import Checkpoint, Coded
+from ...checkpoints import Coded
+from ...contexts.flow import Healable
 from ...contexts.forecast import Forecast
 from ...models.blocks.linears import all_linears
 from ...models.planning.effort import num_blocks, remade
+from ...models.planning.memory import block_bytes, training_bytes
 from ...models.planning.outline import exchanged
-from ...texts import Windows
-from .methods import chosen, num_heldout
+from .methods import num_heldout
+from .settings import HealSettings, chosen
 
 
-def heal_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
-    """Per epoch a pass forward and two back; what dense gives; three models judged at the end.
+def heal_forecast(ctx: Healable, settings: HealSettings) -> Forecast:
+    """Per epoch one forward and two backward passes; the original's outputs; three evaluations.
 
-    Blocks 1, 2, 4, 8 and so on are trained at one more rate at least.
+    Blocks 1, 2, 4, 8 and so on are trained at one more learning rate at least.
     """
-    epochs = chosen(settings)["epochs"]
-    light: Checkpoint = ctx["checkpoint"]
-    windows: Windows = ctx["healing"]
-    judged = num_heldout(windows, settings["heldout_share"])
+    how, light, windows = chosen(settings), ctx["checkpoint"], ctx["healing"]
+    judged = num_heldout(windows, settings.heldout_share)
     trained = windows.num_windows - judged
-    learning = epochs * (3 * trained + judged)
+    learning = how.epochs * (3 * trained + judged)
     runs = learning + 2 * windows.num_windows
-    whole = settings["method"] != "blocks"  # the other methods run the model to its logits
+    whole = settings.method != "blocks"  # the other methods run the model to its logits
     again = 0 if whole else num_blocks(light).bit_length()
     heads = learning + windows.num_windows if whole else 0
     plain = [each for each in all_linears(light) if not isinstance(light.refs[each.tensor], Coded)]
@@ -35,4 +32,21 @@ def heal_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Foreca
         block_passes=num_blocks(light) * (runs + 3 * judged) + again * learning,
         head_passes=heads + 3 * judged,
         moved_bytes=4 * light.num_bytes,
+        memory_bytes=_memory_bytes(ctx, settings),
+    )
+
+
+def _memory_bytes(ctx: Healable, settings: HealSettings) -> int:
+    """Memory of training; the evaluation comes after it and takes less."""
+    how, windows = chosen(settings), ctx["healing"]
+    if settings.method == "blocks":
+        return block_bytes(ctx["dense"], ctx["checkpoint"], windows, batch_size=how.batch_size)
+    return training_bytes(
+        ctx["dense"] if how.kl_weight else None,
+        ctx["checkpoint"],
+        windows,
+        micro_batch_size=how.micro_batch_size,
+        rank=None if settings.method == "full" else how.rank,
+        packed=settings.method == "qlora",
+        checkpointing=how.gradient_checkpointing,
     )

@@ -1,11 +1,9 @@
-"""What heal's methods do, from what the link was given to what training led to."""
+"""Training by each method of heal, on the healing windows."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -14,27 +12,26 @@ from ...contexts.flow import Healable
 from ...engine import announce, unfinished
 from ...models.blocks.linears import all_linears
 from ...models.blocks.skeleton import Skeleton
-from ...models.planning.memory import block_bytes, training_bytes
 from ...models.training.blockwise import BlockHealing, heal_blocks
 from ...models.training.optimiser import Healed, computed_in
-from ...texts import Windows
-from .methods import Method, autocast_dtype, chosen
+from .methods import autocast_dtype
+from .settings import Chosen, Method
 
 
-def by_blocks(ctx: Healable, how: Mapping[str, Any], heldout: int, seed: int) -> Healed:
-    """Train each block by itself."""
+def by_blocks(ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
+    """Train each block separately."""
     plan = ctx.get("plan")
     return heal_blocks(
         Skeleton(ctx["dense"]),
         Skeleton(ctx["checkpoint"], dtype=torch.float32),
         ctx["healing"].tokens,
         BlockHealing(
-            learning_rate=how["learning_rate"],
-            epochs=how["epochs"],
-            batch_size=how["batch_size"],
+            learning_rate=how.learning_rate,
+            epochs=how.epochs,
+            batch_size=how.batch_size,
             heldout=heldout,
-            target=how["target"],
-            autocast=autocast_dtype(how["precision"]),
+            target=how.target,
+            autocast=autocast_dtype(how.precision),
             seed=seed,
         ),
         kept_layers=None if plan is None else plan.kept_layers,
@@ -43,11 +40,9 @@ def by_blocks(ctx: Healable, how: Mapping[str, Any], heldout: int, seed: int) ->
     )
 
 
-def on_text(
-    method: Method, ctx: Healable, how: Mapping[str, Any], heldout: int, seed: int
-) -> Healed:
+def on_text(method: Method, ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
     """Train the whole model on the healing windows: all of its weights, or adapters."""
-    # Here because accelerate's and PEFT's imports take seconds, and blocks need neither.
+    # Imported here: accelerate and PEFT take seconds to import, and blocks need neither.
     from ...models.training.adapters import Adapting, heal_adapted
     from ...models.training.distillation import Lesson, Teacher
     from ...models.training.trainer import Training
@@ -56,60 +51,42 @@ def on_text(
     checkpoint, tokens = ctx["checkpoint"], ctx["healing"].tokens
     modules = [] if method == "full" else _modules(checkpoint)
     training = Training(
-        learning_rate=how["learning_rate"],
-        epochs=how["epochs"],
-        batch_size=how["batch_size"],
-        micro_batch_size=how["micro_batch_size"],
+        learning_rate=how.learning_rate,
+        epochs=how.epochs,
+        batch_size=how.batch_size,
+        micro_batch_size=how.micro_batch_size,
         heldout=heldout,
-        checkpointing=how["gradient_checkpointing"],
-        autocast=autocast_dtype(how["precision"]),
+        checkpointing=how.gradient_checkpointing,
+        autocast=autocast_dtype(how.precision),
         seed=seed,
     )
     teacher = None
-    if how["kl_weight"]:
+    if how.kl_weight:
         dense = Skeleton(ctx["dense"])
         with computed_in(training.autocast, dense.device):
             teacher = Teacher(
                 dense,
                 tokens,
-                batch_size=how["micro_batch_size"],
+                batch_size=how.micro_batch_size,
                 announce=lambda done, total: announce("dense outputs", done, total),
             )
-    lesson = Lesson(tokens, teacher, kl_weight=how["kl_weight"])
+    lesson = Lesson(tokens, teacher, kl_weight=how.kl_weight)
     light = Skeleton(checkpoint, dtype=torch.float32)
     place, tell = unfinished(), partial(announce, "healing")
     if method == "full":
         return heal_all(light, lesson, training, unfinished=place, announce=tell)
-    adapting = Adapting(rank=how["rank"], alpha=how["alpha"], on_nf4=method == "qlora")
+    adapting = Adapting(rank=how.rank, alpha=how.alpha, on_nf4=method == "qlora")
     return heal_adapted(light, modules, lesson, adapting, training, unfinished=place, announce=tell)
 
 
 def _modules(checkpoint: Checkpoint) -> list[str]:
-    """The linears to adapt; warns of experts held in one 3-D tensor, which are left."""
+    """The linears to adapt; warns of experts in one 3-D tensor, which get no adapter."""
     every = all_linears(checkpoint)
     left = [each for each in every if each.expert is not None]
     if left:
         warnings.warn(
-            f"heal leaves {len(left)} expert matrices as they are, such as '{left[0].name}': "
-            f"a tensor that holds all experts takes no adapter; method='blocks' trains them",
+            f"heal does not train {len(left)} expert matrices, such as '{left[0].name}': a tensor "
+            f"that holds all experts takes no adapter; method='blocks' trains them",
             stacklevel=2,
         )
     return [each.name for each in every if each.expert is None]
-
-
-def need_bytes(
-    dense: Checkpoint, light: Checkpoint, windows: Windows, settings: Mapping[str, Any]
-) -> int:
-    """What training takes; what judging takes comes after it and is less."""
-    how = chosen(settings)
-    if settings["method"] == "blocks":
-        return block_bytes(dense, light, windows, batch_size=how["batch_size"])
-    return training_bytes(
-        dense if how["kl_weight"] else None,
-        light,
-        windows,
-        micro_batch_size=how["micro_batch_size"],
-        rank=how.get("rank"),
-        packed=settings["method"] == "qlora",
-        checkpointing=how["gradient_checkpointing"],
-    )

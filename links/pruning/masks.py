@@ -1,17 +1,13 @@
-"""The patterns of prune that leave a mask: single weights, or n kept of every m of them.
-
-How much of each linear goes: the same of all, or less where the load is.
-"""
+"""Pruning to a mask: single weights, or n of every m, and the sparsity of each linear."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from ...checkpoints import Checkpoint, Coded
-from ...contexts.flow import Pruned, Scored
-from ...contexts.forecast import Forecast
+from ...contexts.flow import Partial, Pruned, Scored
 from ...contexts.plan import LinearPlan, Plan
 from ...contexts.scores import Scores
 from ...engine import announce, in_thread, unfinished
@@ -19,104 +15,80 @@ from ...errors import SettingError
 from ...models.blocks.linears import all_linears, named
 from ...models.passes.resuming import Resuming
 from ...models.passes.rewriting import rewrite_blocks
-from ...models.planning.effort import SolverWork, remade, rewriting
-from ...models.planning.memory import pass_bytes
-from ...models.planning.outline import exchanged
 from ...solvers.masks import Pattern, require_groups_of, require_sparsity
-from ...texts import Windows
-from .solve_masks import Method, Thinning
+from .settings import SPARSITY, PruneSettings
+from .solve_masks import Thinning
 
 # Measured best of 0 and 0.5 on whole models; sparsegpt is left as published.
 _MATCHING = 0.5
 
-_WORK = {
-    "admm": SolverWork(0.6, 9.0),
-    "alps": SolverWork(1.0, 110.0),
-    "sparsegpt": SolverWork(1.0, 4.0),
-}
-_RANKED = SolverWork(0.0, 3.0)  # methods that only rank weights
 
-
-async def mask(
-    ctx: Scored,
-    *,
-    sparsity: float | None,
-    pattern: str,
-    method: Method,
-    allocation: Literal["uniform", "load"],
-    spread: float,
-    damping: float,
-    polish: int,
-    matching: float | None,
-    regrow: float | None,
-    batch_size: int,
-) -> Pruned:
-    """Zero the weights that carry least; the settings are prune's."""
-    wanted = Pattern.parse(pattern)
-    matched = _matching(method, matching)
-    if matching and not matched:
+async def mask(ctx: Scored, settings: PruneSettings) -> Pruned:
+    """Zero the least important weights; block by block, on the inputs of the pruned blocks."""
+    pattern, matching = Pattern.parse(settings.pattern), mask_matching(settings)
+    if settings.matching and not matching:
         warnings.warn(
-            f"prune(matching={matching}) is not used: method '{method}' changes no weight that "
-            f"stays",
+            f"prune(matching={settings.matching}) is not used: method '{settings.method}' does not "
+            f"change the weights it keeps",
             stacklevel=2,
         )
     checkpoint, scores = ctx["checkpoint"], ctx["scores"]
-    if method == "scores" or allocation == "load":
+    if settings.method == "scores" or settings.allocation == "load":
         _check_scores(checkpoint, scores)
-    share = 0.5 if sparsity is None and wanted.n_of_m is None else sparsity
-    mean = require_sparsity(share, wanted)
+    free = settings.sparsity is None and pattern.n_of_m is None
+    mean = require_sparsity(SPARSITY if free else settings.sparsity, pattern)
     allocate: Allocate = uniform
-    if allocation == "load":
-        allocate = by_load(scores, _fitting_spread(spread, mean))
+    if settings.allocation == "load":
+        allocate = by_load(scores, _fitting_spread(settings.spread, mean))
     thinning = Thinning(
-        method=method,
-        pattern=wanted,
+        method=settings.method,
+        pattern=pattern,
         shares={each.name: allocate(each.name, mean) for each in all_linears(checkpoint)},
         scores=scores,
-        damping=damping,
-        polish=polish,
-        matching=matched,
-        regrow=1.0 if regrow is None else regrow,
+        damping=settings.damping,
+        polish=settings.polish,
+        matching=matching,
+        regrow=1.0 if settings.regrow is None else settings.regrow,
     )
     fresh = await in_thread(
         rewrite_blocks,
         checkpoint,
         ctx["calibration"],
         thinning,
-        batch_size=batch_size,
-        paired=matched > 0,
+        batch_size=settings.batch_size,
+        paired=matching > 0,
         resuming=Resuming(unfinished(), thinning),
         announce=lambda done, total: announce("pruning blocks", done, total),
     )
     return {
         "checkpoint": checkpoint.evolve(fresh),
-        "plan": Plan(method, str(wanted), thinning.plans, kept_layers=kept_layers(ctx)),
-        "metrics": _summary(thinning.plans, checkpoint, damping),
+        "plan": Plan(settings.method, str(pattern), thinning.plans, kept_layers=kept_layers(ctx)),
+        "metrics": _summary(thinning.plans, checkpoint, settings.damping),
     }
 
 
-def _matching(method: Method, given: float | None) -> float:
-    """The share asked for, or what suits the method; none where no value is solved for."""
-    if given is None:
-        return _MATCHING if method in ("admm", "alps") else 0.0
-    return given if method in ("admm", "alps", "sparsegpt") else 0.0
+def mask_matching(settings: PruneSettings) -> float:
+    """The fraction of the upstream error that is corrected; 0 for methods that only rank."""
+    if settings.matching is None:
+        return _MATCHING if settings.method in ("admm", "alps") else 0.0
+    return settings.matching if settings.method in ("admm", "alps", "sparsegpt") else 0.0
 
 
 def _fitting_spread(spread: float, mean: float) -> float:
-    """The spread, narrowed where it would lead below none of a linear or to all of it."""
+    """The spread, reduced if some sparsity would be below 0 or too near 1."""
     widest = min(mean, (1 - mean) / 2)
     if spread <= widest:
         return spread
     warnings.warn(
-        f"prune(spread={spread}): around sparsity {mean} blocks may differ by {widest:.3g} at "
-        f"most, which is used; set spread to that or less",
+        f"prune(spread={spread}): around sparsity {mean} blocks may differ by at most "
+        f"{widest:.3g}, which is used; set spread to that or less",
         stacklevel=2,
     )
     return widest
 
 
 def kept_layers(ctx: Scored) -> tuple[int, ...] | None:
-    """Which of the dense model's blocks earlier pruning left; later pruning must not forget."""
+    """Indices of the original model's blocks that earlier pruning kept; None if it kept all."""
     earlier = ctx.get("plan")
     return None if earlier is None else earlier.kept_layers
 
@@ -139,41 +111,45 @@ def _summary(
     }
 
 
-def check_mask(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Settings that contradict each other or the model's widths are refused before any work."""
-    pattern = Pattern.parse(settings["pattern"])
+def check_mask(ctx: Partial, settings: PruneSettings) -> None:
+    """Refuse settings that contradict each other or do not fit the model's widths.
+
+    Raises:
+        SettingError: naming the setting, or the layer.
+    """
+    pattern = Pattern.parse(settings.pattern)
     if pattern.n_of_m is not None:
-        require_sparsity(settings["sparsity"], pattern)
-        if settings["allocation"] == "load":
+        require_sparsity(settings.sparsity, pattern)
+        if settings.allocation == "load":
             raise SettingError(
                 f"prune(allocation='load') cannot vary sparsity, which pattern {pattern} fixes; "
                 f"use allocation='uniform'"
             )
-        if settings["regrow"] is not None:
+        if settings.regrow is not None:
             raise SettingError(
-                f"prune(regrow={settings['regrow']}) cannot say which zeros come back, where "
-                f"pattern {pattern} does; leave it out, or take pattern 'unstructured'"
+                f"prune(regrow={settings.regrow}) cannot limit regrowth, which pattern {pattern} "
+                f"determines; leave it out, or use pattern 'unstructured'"
             )
-    scores: Scores | None = ctx.get("scores")
-    if settings["method"] == "scores" and scores is not None and not scores.weights:
+    scores = ctx.get("scores")
+    if settings.method == "scores" and scores is not None and not scores.weights:
         raise SettingError(
-            "prune(method='scores') needs every weight's score; use score(per_weight=True)"
+            "prune(method='scores') needs per-weight scores; use score(per_weight=True)"
         )
-    checkpoint: Checkpoint | None = ctx.get("checkpoint")
+    checkpoint = ctx.get("checkpoint")
     if checkpoint is not None:
         _check_linears(checkpoint, 1 if pattern.n_of_m is None else pattern.n_of_m[1])
 
 
 def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
-    """Scores taken before whole units went speak of other weights by the same names.
+    """Scores computed before units were removed do not match the weights of the same names.
 
-    Not foreseen, since score may yet run again.
+    Not part of the early check, because score may run again before prune.
     """
     sizes = {each.name: each.shape[0] * each.shape[1] for each in all_linears(checkpoint)}
     if sizes != {name: score.num_weights for name, score in scores.linears.items()}:
         raise SettingError(
-            "the scores are of a model of other sizes than it now has; put profile() and score() "
-            "before this prune"
+            "the scores were computed on a model of other sizes; put profile() and score() before "
+            "this prune"
         )
 
 
@@ -200,46 +176,24 @@ def _check_linears(checkpoint: Checkpoint, m: int) -> None:
             raise named(linear, error) from error
 
 
-def mask_bytes(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """The pass, and the thinned weights, which stay in memory until the last block is done."""
-    checkpoint: Checkpoint = ctx["checkpoint"]
-    windows: Windows = ctx["calibration"]
-    thinned = sum(each.shape[0] * each.shape[1] for each in all_linears(checkpoint))
-    kept = thinned * checkpoint.num_bytes // checkpoint.num_parameters
-    paired = _matching(settings["method"], settings["matching"]) > 0
-    return kept + pass_bytes(checkpoint, windows, settings["batch_size"], grams=True, paired=paired)
-
-
-def mask_forecast(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> Forecast:
-    """One pass, its solver's work in factorisations, and every linear new."""
-    checkpoint: Checkpoint = ctx["checkpoint"]
-    paired = _matching(settings["method"], settings["matching"]) > 0
-    solver = _WORK.get(settings["method"], _RANKED)
-    light = exchanged(checkpoint, remade(checkpoint, all_linears(checkpoint)))
-    return Forecast(
-        adds={"checkpoint": light, "plan": Plan(settings["method"], settings["pattern"], {})},
-        **rewriting(checkpoint, ctx["calibration"], paired=paired, solver=solver),
-    )
-
-
 Allocate = Callable[[str, float], float]
 
-# Outlier shares nearer than this are equal but for rounding, which must not be blown up to spread.
+# Outlier fractions closer than this differ by rounding alone, which must not be scaled to spread.
 _NO_DIFFERENCE = 1e-9
 
 
 def uniform(name: str, mean: float) -> float:
-    """The same share of every linear."""
+    """The same sparsity for every linear."""
     return mean
 
 
 def by_load(scores: Scores, spread: float) -> Allocate:
-    """Shares that fall with a block's outliers, their mean over all weights kept (OWL).
+    """Sparsities that decrease with a block's fraction of outliers, at a given mean (OWL).
 
-    The block whose outlier share lies farthest from the mean of all differs from the mean sparsity
-    by ``spread``, the others in proportion (https://arxiv.org/abs/2310.05175, eq. 3); all linears
-    of a block get one share. ``spread`` must be no more than the mean sparsity asked for and no
-    more than what is left to 1: a share cut off there would move the mean.
+    The block whose outlier fraction is farthest from the mean differs from the mean sparsity by
+    ``spread``, the others in proportion (https://arxiv.org/abs/2310.05175, eq. 3); all linears of a
+    block get the same sparsity. ``spread`` must be at most the mean sparsity and at most one minus
+    it: clipping would change the mean.
     """
     outliers: dict[str, list[tuple[float, int]]] = {}
     for name, score in scores.linears.items():
@@ -253,13 +207,13 @@ def by_load(scores: Scores, spread: float) -> Allocate:
 
     def allocate(name: str, mean: float) -> float:
         share = mean - spread * (ratio[_block(name)] - centre) / widest
-        return min(max(share, 0.0), 1.0)  # against rounding alone, see above
+        return min(max(share, 0.0), 1.0)  # rounding only, see above
 
     return allocate
 
 
 def _block(name: str) -> str:
-    """The block a linear belongs to: its name up to the first number."""
+    """The block of a linear: its name up to the first number."""
     parts = name.split(".")
     first = next(place for place, part in enumerate(parts) if part.isdigit())
     return ".".join(parts[: first + 1])

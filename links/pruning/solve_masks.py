@@ -1,10 +1,10 @@
-"""How prune solves the linears on one input: stacked, from one factorisation, each to its share."""
+"""Solving the masks of the linears on one input: stacked, with one factorisation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -23,21 +23,20 @@ from ...solvers.results import PrunedWeight
 from ...solvers.table import PREPARE, PRUNERS
 from ...solvers.target import target_shift
 from .plans import Planning
-
-Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
+from .settings import Method
 
 
 @dataclass(frozen=True)
 class Thinning(Planning):
-    """What was asked of prune; called by the pass over the blocks.
+    """Solves the masks and values of the linears on one input; called by the block pass.
 
     Attributes:
         shares: sparsity of every linear by name.
-        scores: every weight's score, for method "scores".
-        polish: steps of least squares on the mask found.
-        matching: share of what earlier blocks changed that a linear makes up for.
-        regrow: the most of a linear's zeros that may become weights again.
-        plans: filled as linears are done.
+        scores: per-weight scores, for method "scores".
+        polish: conjugate-gradient steps on the values of the mask.
+        matching: fraction of the upstream error each linear corrects.
+        regrow: maximum fraction of a linear's zeros that may regrow.
+        plans: the record of each linear, filled as linears are done.
     """
 
     method: Method
@@ -53,7 +52,7 @@ class Thinning(Planning):
     def __call__(
         self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
     ) -> Mapping[Linear, Tensor]:
-        """The thinned weight of each linear, [out_features, in_features]."""
+        """The pruned weight of each linear, [out_features, in_features]."""
         prepared: Any = None
         solved: dict[Linear, Tensor] = {}
         for stack in self._stacks(weights):
@@ -69,7 +68,7 @@ class Thinning(Planning):
     def _stacks(
         self, weights: Sequence[tuple[Linear, Tensor]]
     ) -> list[list[tuple[Linear, Tensor]]]:
-        """Linears solved as one: all that lose the same share, unless each has its own scores."""
+        """Linears solved together: those of equal sparsity, unless each has its own scores."""
         if self.method == "scores":
             return [[each] for each in weights]
         stacks: dict[float, list[tuple[Linear, Tensor]]] = {}
@@ -115,7 +114,7 @@ class Thinning(Planning):
     def _by_scores(
         self, linear: Linear, weight: Tensor, gram: Gram, share: float | None
     ) -> PrunedWeight:
-        """Remove what the score link scored lowest; no remaining weight is changed."""
+        """Remove the weights with the lowest scores; the kept weights are unchanged."""
         values = self.scores.weights[linear.name].to(weight.device)
         mask = pattern_mask(values, sparsity=share, pattern=self.pattern)
         thinned = weight.masked_fill(~mask, 0.0)
@@ -164,5 +163,5 @@ class Thinning(Planning):
 
 
 def _normalized(prepared: Any) -> Normalized | None:
-    """What a method worked from in the units of least squares, where it did."""
+    """A method's factorisation in the form that least squares uses, if it has one."""
     return prepared.normalized if isinstance(prepared, Resolvent | Spectrum) else None

@@ -1,53 +1,44 @@
-"""How many units prune leaves in every block, and whether a config can say so."""
+"""How many units prune leaves in every block, and whether the config can express it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeGuard, get_args
+from collections.abc import Sequence
 
 from ...checkpoints import Checkpoint
+from ...contexts.flow import Partial
+from ...engine import changed
 from ...errors import ModelError, SettingError
 from ...models.units.config_keys import Kind
 from ...models.units.narrowing import Resizing, resizing, units_of
 from ...models.units.remove_layers import require_alike
 from .masks import require_floats
+from .settings import SPARSITY, PruneSettings, UnitPattern
 
-UnitPattern = Literal["neurons", "groups", "experts", "layers"]
-
-# The share that goes where none is given, of units as of weights.
-SPARSITY = 0.5
-# Of neurons: quantize's own group size, so that its default still divides what is left.
+# For neurons: quantize's default group size, so that it divides the width that is left.
 MULTIPLE = 64
 _FEWEST_STEPS = 8
-# Settings of masks alone, with the values that say nobody set them.
-_OF_MASKS = {"method": "admm", "allocation": "uniform", "polish": 0, "regrow": None}
+# Settings for masks only.
+_OF_MASKS = ("method", "allocation", "polish", "regrow")
 
 
-def takes_units(pattern: str) -> TypeGuard[UnitPattern]:
-    """Whether a pattern takes whole units out, rather than single weights."""
-    return pattern in get_args(UnitPattern)
-
-
-def wanted_size(
-    checkpoint: Checkpoint, kind: Kind, sparsity: float | None, multiple: int | None
-) -> Resizing:
-    """What the model is to become.
+def wanted_size(checkpoint: Checkpoint, kind: Kind, settings: PruneSettings) -> Resizing:
+    """The change of size that the settings ask for.
 
     Raises:
-        SettingError: a size that cannot be had, with the nearest that can.
-        ModelError: the config has no way to say it.
+        SettingError: an impossible size, with the nearest possible one.
+        ModelError: the config cannot express it.
     """
     before = units_of(checkpoint, kind)
-    share = SPARSITY if sparsity is None else sparsity
-    after = units_left(kind, before, share, multiple)
+    sparsity, multiple = _sparsity(settings), settings.multiple
+    after = units_left(kind, before, sparsity, multiple)
     try:
         return resizing(checkpoint, kind, after)
     except ModelError as error:
         step = multiple or default_multiple(kind, before)
         legal = [size for size in range(step, before, step) if _can_be(checkpoint, kind, size)]
         raise SettingError(
-            f"prune(pattern='{kind}', sparsity={share:g}) would leave {after} of {before} {kind} "
-            f"in every block, which the model does not take ({error}); "
+            f"prune(pattern='{kind}', sparsity={sparsity:g}) would leave {after} of {before} "
+            f"{kind} in every block, which the model does not support ({error}); "
             f"{_nearest(legal, after, before)}"
         ) from error
 
@@ -60,22 +51,25 @@ def _can_be(checkpoint: Checkpoint, kind: Kind, after: int) -> bool:
     return True
 
 
-def layers_left(checkpoint: Checkpoint, sparsity: float | None, multiple: int | None) -> int:
-    """How many blocks stay.
+def layers_left(checkpoint: Checkpoint, settings: PruneSettings) -> int:
+    """How many blocks are kept.
 
     Raises:
-        SettingError: a count that cannot be had, with the nearest that can.
+        SettingError: an impossible number, with the nearest possible one.
         ModelError: the blocks are not all alike.
     """
-    share = SPARSITY if sparsity is None else sparsity
-    return units_left("layers", require_alike(checkpoint), share, multiple)
+    return units_left("layers", require_alike(checkpoint), _sparsity(settings), settings.multiple)
+
+
+def _sparsity(settings: PruneSettings) -> float:
+    return SPARSITY if settings.sparsity is None else settings.sparsity
 
 
 def units_left(kind: UnitPattern, before: int, sparsity: float, multiple: int | None) -> int:
-    """How many of ``before`` units stay: the multiple nearest to the share asked for.
+    """How many of ``before`` units are kept: the multiple nearest to the sparsity asked for.
 
     Raises:
-        SettingError: that is none of them or all; with the nearest sizes that can be had.
+        SettingError: that is none or all of them; with the nearest possible size.
     """
     step = multiple or default_multiple(kind, before)
     after = round((1 - sparsity) * before / step) * step
@@ -88,23 +82,21 @@ def units_left(kind: UnitPattern, before: int, sparsity: float, multiple: int | 
             f"smaller multiple of {step} is left; set multiple to less"
         )
     raise SettingError(
-        f"prune(pattern='{kind}', sparsity={sparsity:g}): {after} of {before} {kind} would stay; "
-        f"sizes are multiples of {step}, {_nearest(legal, after, before)}"
+        f"prune(pattern='{kind}', sparsity={sparsity:g}): {after} of {before} {kind} would be "
+        f"left; sizes are multiples of {step}, {_nearest(legal, after, before)}"
     )
 
 
 def _nearest(legal: Sequence[int], after: int, before: int) -> str:
-    """What to set to get the size nearest to the one that cannot be had."""
+    """The setting for the possible size nearest to the impossible one."""
     if not legal:
-        return "and no smaller one can be had"
+        return "and no smaller size is possible"
     nearest = min(legal, key=lambda size: abs(size - after))
-    return (
-        f"and the nearest that can be had is {nearest}: set sparsity to {1 - nearest / before:.4g}"
-    )
+    return f"and the nearest possible one is {nearest}: set sparsity to {1 - nearest / before:.4g}"
 
 
 def default_multiple(kind: UnitPattern, before: int) -> int:
-    """64 neurons, fewer where a block has few: the greatest power of two up to an eighth."""
+    """64 neurons, less in narrow blocks: the largest power of two up to an eighth of the width."""
     if kind != "neurons":
         return 1
     step = MULTIPLE
@@ -113,20 +105,24 @@ def default_multiple(kind: UnitPattern, before: int) -> int:
     return step
 
 
-def check_units(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse what cannot work before any work."""
-    pattern: UnitPattern = settings["pattern"]
-    for name, unset in _OF_MASKS.items():
-        if settings[name] != unset:
+def check_units(ctx: Partial, settings: PruneSettings, pattern: UnitPattern) -> None:
+    """Refuse settings for masks, and sizes the model cannot have.
+
+    Raises:
+        SettingError: naming the setting, or the nearest possible size.
+        ModelError: the config cannot express it.
+    """
+    for name, value in changed(settings).items():
+        if name in _OF_MASKS:
             raise SettingError(
-                f"prune({name}={settings[name]!r}) is for masks and pattern '{pattern}' leaves "
-                f"none; leave it out"
+                f"prune({name}={value!r}) is for masks, and pattern '{pattern}' leaves none; "
+                f"leave it out"
             )
-    checkpoint: Checkpoint | None = ctx.get("checkpoint")
+    checkpoint = ctx.get("checkpoint")
     if checkpoint is None:
         return
     require_floats(checkpoint)
     if pattern == "layers":
-        layers_left(checkpoint, settings["sparsity"], settings["multiple"])
+        layers_left(checkpoint, settings)
     else:
-        wanted_size(checkpoint, pattern, settings["sparsity"], settings["multiple"])
+        wanted_size(checkpoint, pattern, settings)

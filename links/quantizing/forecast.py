@@ -1,4 +1,4 @@
-"""What quantize would put in the place of each weight, in outline."""
+"""The cost of quantize, and what it stores in place of each weight, in outline."""
 
 from __future__ import annotations
 
@@ -8,17 +8,68 @@ import torch
 
 from ...checkpoints import BitsAndBytes, Checkpoint, TensorRef
 from ...checkpoints.tensors import BitsAndBytesKind
+from ...contexts.flow import Standing
+from ...contexts.forecast import Forecast
 from ...formats.ggml_blocks import kind_of_grid
 from ...models.blocks.linears import Linear
-from ...models.planning.effort import remade
-from ...models.planning.outline import outlined_blocks, outlined_codes
+from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
+from ...models.planning.memory import pass_bytes
+from ...models.planning.outline import exchanged, outlined_blocks, outlined_codes
 from ...solvers.grid import Grid
+from .settings import CALIBRATED, QuantizeSettings, grid_of, packs_codes, resolved
 from .solve import fitting_grid, scale_dtype
 from .uncalibrated import chosen_linears
 
+# Work of gptq on the linears of one block, of each of its sweeps, and of a low-rank correction.
+_WORK, _SWEEP, _CORRECTION = SolverWork(1.2, 5.0), SolverWork(0.0, 2.0), SolverWork(7.0, 0.0)
 
-def handed_over(checkpoint: Checkpoint, kind: BitsAndBytesKind) -> dict[str, TensorRef]:
-    """Weights that bitsandbytes quantises when the folder is made."""
+
+def quantize_forecast(ctx: Standing, settings: QuantizeSettings) -> Forecast:
+    """Integers in place of weights; for calibrated methods one pass over the blocks.
+
+    Each iteration of signround adds one forward and two backward passes of batch_size windows.
+    """
+    checkpoint, windows = ctx["checkpoint"], ctx.get("calibration")
+    settings = resolved(settings, calibrated=windows is not None)
+    light = exchanged(checkpoint, _outline(checkpoint, settings))
+    if settings.method not in CALIBRATED or windows is None:
+        return Forecast(adds={"checkpoint": light}, moved_bytes=8 * checkpoint.num_parameters)
+    tuned = settings.method == "signround"
+    paired = bool(settings.matching) or tuned
+    work = rewriting(
+        checkpoint,
+        windows,
+        paired=paired,
+        solver=_WORK.and_more(settings.sweeps, _SWEEP).and_more(
+            int(bool(settings.rank)), _CORRECTION
+        ),
+    )
+    if tuned:
+        steps = 3 * settings.iterations * settings.batch_size
+        work["block_passes"] += num_blocks(checkpoint) * steps
+    passed = pass_bytes(checkpoint, windows, settings.batch_size, grams=True, paired=paired)
+    return Forecast(
+        adds={"checkpoint": light},
+        memory_bytes=passed + _fresh_bytes(checkpoint, packs_codes(settings)),
+        **work,
+    )
+
+
+def _fresh_bytes(checkpoint: Checkpoint, packable: bool) -> int:
+    """Integers of a byte each, or values, in memory until the last block is done."""
+    values = sum(each.shape[0] * each.shape[1] for each in chosen_linears(checkpoint, packable))
+    return values if packable else values * checkpoint.num_bytes // checkpoint.num_parameters
+
+
+def _outline(checkpoint: Checkpoint, settings: QuantizeSettings) -> Mapping[str, TensorRef]:
+    """What is stored in place of each weight, without values."""
+    if settings.method in ("nf4", "nf4.single", "llm.int8"):
+        return _for_bitsandbytes(checkpoint, settings.method)
+    return _on_grid(checkpoint, grid_of(settings), packable=packs_codes(settings))
+
+
+def _for_bitsandbytes(checkpoint: Checkpoint, kind: BitsAndBytesKind) -> dict[str, TensorRef]:
+    """Weights that bitsandbytes quantises when the folder is written."""
     refs = {each.tensor: checkpoint.refs[each.tensor] for each in chosen_linears(checkpoint, True)}
     return {
         name: BitsAndBytes(ref, torch.empty(ref.shape, dtype=ref.dtype, device="meta"), kind=kind)
@@ -26,8 +77,8 @@ def handed_over(checkpoint: Checkpoint, kind: BitsAndBytesKind) -> dict[str, Ten
     }
 
 
-def on_grid(checkpoint: Checkpoint, grid: Grid, *, packable: bool) -> Mapping[str, TensorRef]:
-    """Codes, ggml's blocks, or values where nothing packs them."""
+def _on_grid(checkpoint: Checkpoint, grid: Grid, *, packable: bool) -> Mapping[str, TensorRef]:
+    """Packed integers, blocks of ggml, or dequantised values if neither holds them."""
     chosen = chosen_linears(checkpoint, packable)
     values = remade(checkpoint, chosen)
     return {

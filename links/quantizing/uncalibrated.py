@@ -1,8 +1,7 @@
-"""quantize without text: each linear by itself, to nearest or as bitsandbytes has it."""
+"""Quantisation without calibration text: round to nearest, or by bitsandbytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor
@@ -18,21 +17,14 @@ from ...models.passes.rewriting import Solution
 from ...solvers.grid import Grid
 from ...solvers.grid_search import ScaleRule
 from ...solvers.round_to_nearest import quantize_round_to_nearest
+from .settings import BITSANDBYTES
 from .solve import fitting_grid, mask_of, scale_dtype, split
-
-# Methods that choose the codes themselves.
-BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
-
-
-def packs_codes(settings: Mapping[str, Any]) -> bool:
-    """Whether integer codes that quantize is to make are packed as such, by its settings."""
-    return bool(settings["symmetric"]) and settings["grid"] == "int"
 
 
 def one_by_one(
     checkpoint: Checkpoint, method: str, grid: Grid, packable: bool, scales: ScaleRule
 ) -> tuple[Checkpoint, dict[str, Any]]:
-    """Every chosen linear put on its grid by itself; and what is to be told of it."""
+    """Quantise every chosen linear on its own; returns the checkpoint and metrics."""
     fresh: dict[str, Tensor | TensorRef] = {}
     linears = chosen_linears(checkpoint, packable)
     for done, linear in enumerate(linears, 1):
@@ -68,7 +60,7 @@ def _nearest(
 
 
 def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Tensor | TensorRef:
-    """The tensor as stored with this linear's values in it: an expert's is a part of one."""
+    """The stored tensor with this linear's values: an expert is a part of a tensor."""
     if not isinstance(solution, Tensor):
         return solution
     whole = stored if isinstance(stored, Tensor) else stored.load().clone()
@@ -77,14 +69,14 @@ def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Te
 
 
 def chosen_linears(checkpoint: Checkpoint, packable: bool) -> list[Linear]:
-    """Plain linears where codes are to be packed, else every one."""
+    """Plain linears if the integers are to be packed, otherwise all linears."""
     every = all_linears(checkpoint)
     if not packable:
         return every
     plain = [linear for linear in every if linear.plain]
     if not plain:
         raise SettingError(
-            f"no linear of '{checkpoint.source}' is a plain one that a packed format can hold; "
-            f"its weights are {every[0].name} and the like"
+            f"no linear of '{checkpoint.source}' can be stored in a packed format; its weights "
+            f"are like {every[0].name}"
         )
     return plain

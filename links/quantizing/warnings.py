@@ -1,21 +1,20 @@
-"""What quantize says of what was asked and is not done: settings, and weights left as they are."""
+"""Warnings of quantize: settings that are not used, and weights that are not quantised."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from ...checkpoints import Checkpoint
+from ...engine import changed
 from ...formats.ggml_blocks import kind_of_grid
 from ...models.blocks.linears import all_linears
 from ...solvers.grid import Grid
+from .settings import CALIBRATED, QuantizeSettings
 from .solve import fitting_grid
 
 _TUNED = ("signround",)
-CALIBRATED = ("gptq", "signround")
-"""Methods that look at what flows into the linears."""
 
 _ON_A_GRID = (*CALIBRATED, "rtn")
 
@@ -42,36 +41,36 @@ _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _FIXED_BY_A_GRID = ("bits", "group_size", "symmetric", "signed")
 
 
-def warn_of_unused(method: str, grid: str, given: Mapping[str, Any]) -> None:
-    """Say which of the settings given, all that are not at their default, do nothing."""
-    for name, value in given.items():
-        users = _USERS[name]
+def warn_of_unused(settings: QuantizeSettings, method: str) -> None:
+    """Warn of settings that differ from their default and that the method does not use."""
+    for name, value in changed(settings).items():
+        users = _USERS.get(name, (method,))
         why = ""
-        if method not in users:
+        if method not in users and (name, value) != ("matching", 0):
             why = f"by method '{method}', only by {', '.join(map(repr, users))}"
-        elif grid != "int" and name in _FIXED_BY_A_GRID:
-            why = f"with grid '{grid}', which fixes it"
+        elif settings.grid != "int" and name in _FIXED_BY_A_GRID:
+            why = f"with grid '{settings.grid}', which fixes it"
         if why:
             warnings.warn(f"quantize({name}={value!r}) is not used {why}", stacklevel=3)
 
 
 def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid) -> None:
-    """Say what will not become lighter, or not as asked: weights left as they are, or all."""
+    """Warn of weights that will not be smaller, or are quantised differently than asked."""
     if kind_of_grid(grid):
         _warn_of_stand_ins(checkpoint, grid)
         return
     if not packable:
         warnings.warn(
-            "quantize stores the values its codes stand for: nothing written here packs zero "
-            "points, so the saved folder gets no smaller; symmetric=True with grid='int' does",
+            "quantize stores dequantised values: no format written here packs zero points, so the "
+            "saved folder gets no smaller; symmetric=True with grid='int' does",
             stacklevel=3,
         )
         return
     left = sorted({each.tensor for each in all_linears(checkpoint) if not each.plain})
     if left:
         warnings.warn(
-            f"quantize leaves {len(left)} tensors as they are, such as '{left[0]}': no format that "
-            f"loads plainly holds them",
+            f"quantize does not quantise {len(left)} tensors, such as '{left[0]}': no format that "
+            f"loads in plain transformers holds them",
             stacklevel=2,
         )
 
@@ -81,14 +80,14 @@ def _warn_of_stand_ins(checkpoint: Checkpoint, grid: Grid) -> None:
     others = [linear.name for linear in linears if fitting_grid(grid, linear) != grid]
     if others:
         warnings.warn(
-            f"quantize puts {len(others)} linears, such as '{others[0]}', on q5_0: super-blocks of "
+            f"quantize uses q5_0 for {len(others)} linears, such as '{others[0]}': super-blocks of "
             f"{grid.super_block} do not divide their width",
             stacklevel=4,
         )
     experts = sorted({linear.tensor for linear in linears if linear.expert is not None})
     if experts:
         warnings.warn(
-            f"quantize stores the values its codes stand for of {len(experts)} tensors of experts, "
-            f"such as '{experts[0]}': nothing written here packs them",
+            f"quantize stores dequantised values for {len(experts)} tensors of experts, such as "
+            f"'{experts[0]}': no format written here packs them",
             stacklevel=4,
         )

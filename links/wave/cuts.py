@@ -1,4 +1,4 @@
-"""What the prunes of a body can take from a model in one wave, in sizes that it can have."""
+"""What the prune links of a body can remove in one wave, in sizes the model can have."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ...errors import ModelError
 from ...models.evaluation.footprint import Footprint, by_shapes
 from ...models.units.narrowing import resizing, units_of
 from ...models.units.remove_layers import require_alike, shorter_config
-from ..pruning.unit_sizes import UnitPattern, default_multiple, takes_units
+from ..pruning.settings import PruneSettings, UnitPattern, takes_units
+from ..pruning.unit_sizes import default_multiple
 
-Settings = Mapping[str, Any]
+Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Cutter:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, weight: Footprint, prunes: Sequence[Settings]
+        self, checkpoint: Checkpoint, weight: Footprint, prunes: Sequence[PruneSettings]
     ) -> None:
         self._checkpoint, self.weight, self._prunes = checkpoint, weight, prunes
         self._known: dict[tuple[Any, ...], Any] = {}
@@ -51,20 +52,22 @@ class Cutter:
     @property
     def in_steps(self) -> bool:
         """Whether units go several at a time, which a smaller multiple of prune would change."""
-        return any(self._step(each["pattern"], each["multiple"]) > 1 for each in self._prunes)
+        return any(self._step(each.pattern, each.multiple) > 1 for each in self._prunes)
 
     def cut(self, share: float) -> Cut | None:
         """Take at most ``share`` of what remains, or one step in size where that is more.
 
         None where a prune finds no smaller size at all.
         """
-        if not takes_units(self._prunes[0]["pattern"]):
+        if not takes_units(self._prunes[0].pattern):
             zeros = 1 - (1 - self.weight.zero_share) * (1 - share)
             return Cut((zeros,) * len(self._prunes), self._forecast({}, zeros), share)
         config: dict[str, Any] = {}
         sparsities = []
         for settings in self._prunes:
-            found = self._units(settings["pattern"], settings["multiple"], share)
+            if not takes_units(settings.pattern):  # masks and units are never mixed
+                continue
+            found = self._units(settings.pattern, settings.multiple, share)
             if found is None:
                 return None
             sparsities.append(found[0])
@@ -74,7 +77,7 @@ class Cutter:
 
     def _units(
         self, pattern: UnitPattern, multiple: int | None, share: float
-    ) -> tuple[float, Settings] | None:
+    ) -> tuple[float, Config] | None:
         """The sparsity that leaves the size wanted, and the config that says so."""
         before = self._count(pattern)
         for after in _sizes(before, self._step(pattern, multiple), (1 - share) * before):
@@ -96,7 +99,7 @@ class Cutter:
             return 1
         return multiple or default_multiple(pattern, self._count(pattern))
 
-    def _forecast(self, config: Settings, zeros: float) -> Footprint:
+    def _forecast(self, config: Config, zeros: float) -> Footprint:
         """What a model of this config weighs with this share of zeros in its linears."""
         smaller = replace(self._checkpoint, config={**self._checkpoint.config, **config})
         key = ("weight", repr(sorted(config.items())))
@@ -109,7 +112,7 @@ class Cutter:
         return self._known[key]
 
 
-def _merged(config: Settings, changes: Settings) -> dict[str, Any]:
+def _merged(config: Config, changes: Config) -> dict[str, Any]:
     """Both settings of a config; a nested config of theirs keeps both too."""
     nested = {
         key: {**config[key], **value}
@@ -134,7 +137,7 @@ def _sizes(before: int, step: int, wanted: float) -> Iterator[int]:
     yield from reversed(legal[:first])
 
 
-def _config(checkpoint: Checkpoint, pattern: UnitPattern, after: int) -> Settings | None:
+def _config(checkpoint: Checkpoint, pattern: UnitPattern, after: int) -> Config | None:
     """The config of the smaller model; None where the model cannot have that size."""
     if pattern == "layers":
         return shorter_config(checkpoint, range(after))

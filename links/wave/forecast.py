@@ -1,4 +1,4 @@
-"""What waves expect to cost: wave after wave in outline, as if each held."""
+"""The cost of waves: one wave after another in outline, as if each were kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...contexts.flow import Validatable
 from ...contexts.forecast import Forecast
 from ...engine import Chain
 from ...engine.rebuilding import links_with_settings
@@ -15,11 +16,12 @@ from .body import bound, judging, prunes_of
 from .context_bytes import context_bytes
 from .course import Course
 from .cuts import Cutter
+from .settings import WavesSettings
 
-Settings = Mapping[str, Any]
-
-# Cut in outline one by one; those after them are taken to cost what the last of these does.
+# Waves computed in outline; later waves are taken to cost as much as the last of these.
 _OUTLINED = 3
+# The wave with the highest peak: the second, which keeps the model to go back to.
+_PEAK = 2
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class _Outlined:
     """A wave in outline.
 
     Attributes:
-        told: its work, and what it leaves.
-        context: with what it leaves.
-        weight: of the model it leaves.
-        needed_bytes: at its peak, with the context it started from.
+        told: its work, and the keys it adds.
+        context: the context after it.
+        weight: the footprint of the model it leaves.
+        needed_bytes: peak memory, including the context it started from.
     """
 
     told: Forecast
@@ -39,63 +41,58 @@ class _Outlined:
     needed_bytes: int
 
 
-def waves_forecast(ctx: Mapping[str, Any], settings: Settings) -> Forecast:
-    """The judging of the model as it came, then a wave of one step after the other."""
-    course = _course(ctx, settings)
-    first = _run_through(judging(settings["body"]), ctx)
+def waves_forecast(ctx: Validatable, settings: WavesSettings) -> Forecast:
+    """The evaluation of the input model, then waves of one step each."""
+    course = Course(by_shapes(ctx["dense"]), settings.of, settings.target)
+    first = _run_through(judging(settings.body), ctx)
     whole, weight, last = first.told, by_shapes(ctx["checkpoint"]), first
-    count = 0
+    count, peak = 0, 0
     for wave in _waves({**ctx, **first.told.adds}, settings, course):
         count, last, weight = count + 1, wave, wave.weight
         whole = whole.then(wave.told)
-    cutter = Cutter(last.context["checkpoint"], weight, prunes_of(settings["body"]))
+        if count <= _PEAK:
+            peak = max(peak, wave.needed_bytes)
+    cutter = Cutter(last.context["checkpoint"], weight, prunes_of(settings.body))
     more = 0 if course.reached(cutter) else _more(course, weight, count, settings)
     for _ in range(more):
         whole = whole.then(replace(last.told, adds={}))
-    return replace(whole, guessed=True, notes=(_note(course, count + more), *whole.notes))
+    return replace(
+        whole,
+        guessed=True,
+        notes=(_note(course, count + more), *whole.notes),
+        memory_bytes=max(0, peak - context_bytes(ctx)),
+    )
 
 
-def waves_bytes(ctx: Mapping[str, Any], settings: Settings) -> int:
-    """What waves hold at their peak beyond the context: in the second, a model to go back to."""
-    judged = {**ctx, **_run_through(judging(settings["body"]), ctx).told.adds}
-    waves = _waves(judged, settings, _course(ctx, settings))
-    peak = max((wave.needed_bytes for wave, _ in zip(waves, range(2), strict=False)), default=0)
-    return max(0, peak - context_bytes(ctx))
-
-
-def _course(ctx: Mapping[str, Any], settings: Settings) -> Course:
-    return Course(by_shapes(ctx["dense"]), settings["of"], settings["target"])
-
-
-def _waves(ctx: Mapping[str, Any], settings: Settings, course: Course) -> Iterator[_Outlined]:
-    """The first waves, each on the outline the one before it leaves, to the target at most."""
-    body, prunes = settings["body"], prunes_of(settings["body"])
+def _waves(ctx: Mapping[str, Any], settings: WavesSettings, course: Course) -> Iterator[_Outlined]:
+    """The first waves, each on the outline that the one before leaves, up to the target."""
+    prunes = prunes_of(settings.body)
     weight = by_shapes(ctx["checkpoint"])
-    for _ in range(min(_OUTLINED, settings["max_waves"])):
-        cut = course.cut(Cutter(ctx["checkpoint"], weight, prunes), settings["step"])
+    for _ in range(min(_OUTLINED, settings.max_waves)):
+        cut = course.cut(Cutter(ctx["checkpoint"], weight, prunes), settings.step)
         if cut is None:
             return
-        through = _run_through(bound(body, sparsities=cut.sparsities, healing=1), ctx)
+        through = _run_through(bound(settings.body, sparsities=cut.sparsities, healing=1), ctx)
         weight, ctx = cut.weight, through.context
         yield replace(through, weight=weight)
 
 
 def _run_through(chain: Chain, start: Mapping[str, Any]) -> _Outlined:
-    """Each link of a chain in turn on the outline of what it would get."""
+    """The forecasts of the links of a chain, each on the outline that the one before leaves."""
     whole, ctx, peak = Forecast(), start, 0
     for each in links_with_settings(chain):
-        factory = each.factory
-        need = 0 if factory.need_bytes is None else factory.need_bytes(ctx, each.settings)
-        told = Forecast() if factory.foretell is None else factory.foretell(ctx, each.settings)
+        forecast = each.factory.hooks.forecast
+        told = Forecast() if forecast is None else forecast(ctx, each.settings)
         after = {**ctx, **told.adds}
-        peak = max(peak, context_bytes(start, ctx) + need, context_bytes(start, ctx, after))
+        needed = context_bytes(start, ctx) + told.memory_bytes
+        peak = max(peak, needed, context_bytes(start, ctx, after))
         whole, ctx = whole.then(told), after
     return _Outlined(whole, ctx, by_shapes(ctx["checkpoint"]), peak)
 
 
-def _more(course: Course, weight: Footprint, count: int, settings: Settings) -> int:
-    """Waves beyond those outlined: by what a wave took of what counts, to the target or to none."""
-    most: int = settings["max_waves"] - count
+def _more(course: Course, weight: Footprint, count: int, settings: WavesSettings) -> int:
+    """Waves beyond those in outline: as many as reach the target at the rate of these."""
+    most: int = settings.max_waves - count
     if not count:
         return 0
     left = course.left(weight)
@@ -106,5 +103,7 @@ def _more(course: Course, weight: Footprint, count: int, settings: Settings) -> 
 
 def _note(course: Course, count: int) -> str:
     if course.target is None:
-        return f"at most {count} waves; they end where stop_loss is broken, which none can foretell"
-    return f"{count} {'wave' if count == 1 else 'waves'} to the target, if each holds"
+        return (
+            f"at most {count} waves; they end when stop_loss is exceeded, which cannot be forecast"
+        )
+    return f"{count} {'wave' if count == 1 else 'waves'} to the target, if each is kept"

@@ -33,8 +33,8 @@ def test_codes_are_kept_where_no_type_is_given_and_the_format_has_codes(
 ) -> None:
     chain = export_chain(model=str(packed), out="out", format=format, type=type)
     first, *_, last = chain.links
-    assert first.settings["dequantize"] is not keeps_codes
-    assert last.settings["kind"] == kind
+    assert first.settings.dequantize is not keeps_codes
+    assert last.settings.kind == kind
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def float8(packed: Path, tmp_path: Path) -> Path:
 
 def test_codes_that_are_no_integers_become_values_in_a_gguf_file(float8: Path) -> None:
     first, *_, last = export_chain(model=str(float8), out="out", format="gguf").links
-    assert first.settings["dequantize"]
-    assert last.settings["kind"] == "f16"
+    assert first.settings.dequantize
+    assert last.settings.kind == "f16"
 
 
 def test_codes_that_cannot_be_kept_are_not_rounded_unasked(float8: Path) -> None:

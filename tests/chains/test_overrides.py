@@ -38,13 +38,12 @@ class Diary:
         self.heard: list[Any] = []
 
     async def before(self, each: Any, ctx: Any, mwctx: Any) -> None:
-        self.heard.append(getattr(each, "settings", {}).get("amount"))
+        self.heard.append(getattr(getattr(each, "settings", None), "amount", None))
 
 
 def amounts(chain: Chain) -> list[Any]:
     return [
-        amounts(each) if isinstance(each, Chain) else each.settings["amount"]
-        for each in chain.links
+        amounts(each) if isinstance(each, Chain) else each.settings.amount for each in chain.links
     ]
 
 
@@ -52,11 +51,15 @@ def test_a_changed_chain_is_new_and_the_old_one_stays() -> None:
     chain = one_shot(model="m", out="o")
     before = [dict(each.settings) for each in chain.links]
     changed = configure(chain, {"prune.sparsity": 0.6, "quantize.bits": 8})
-    assert changed.links[4].settings["sparsity"] == 0.6
-    assert changed.links[5].settings["bits"] == 8
+    assert changed.links[4].settings.sparsity == 0.6
+    assert changed.links[5].settings.bits == 8
     assert [dict(each.settings) for each in chain.links] == before
     assert changed.__name__ == "one-shot"
-    assert (changed.needs, changed.gives, changed.opens) == (chain.needs, chain.gives, chain.opens)
+    assert (changed.needs, changed.adds, changed.open_ended) == (
+        chain.needs,
+        chain.adds,
+        chain.open_ended,
+    )
 
 
 def test_the_body_of_waves_is_reached_and_a_chain_unchanged_there_is_the_same() -> None:
@@ -64,12 +67,12 @@ def test_the_body_of_waves_is_reached_and_a_chain_unchanged_there_is_the_same() 
     changed = configure(chain, {"heal.epochs": 5, "waves.step": 0.2, "validate#2.batch_size": 1})
     names = [each.__name__ for each in changed.links]
     old, new = (each.links[names.index("waves")] for each in (chain, changed))
-    assert new.settings["step"] == 0.2
-    body = new.settings["body"]
-    assert [each.settings.get("epochs") for each in body.links] == [None, 5, None]
-    assert [each.settings["batch_size"] for each in (body.links[2], changed.links[7])] == [4, 1]
-    assert body.links[0] is old.settings["body"].links[0]
-    assert old.settings["body"].links[1].settings["epochs"] != 5
+    assert new.settings.step == 0.2
+    body = new.settings.body
+    assert [getattr(each.settings, "epochs", None) for each in body.links] == [None, 5, None]
+    assert [each.settings.batch_size for each in (body.links[2], changed.links[7])] == [4, 1]
+    assert body.links[0] is old.settings.body.links[0]
+    assert old.settings.body.links[1].settings.epochs != 5
     assert configure(chain, {"save.force": True}).links[4] is old
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from birdbone.chains import LINKS, build, configure, load_recipe, one_shot, parse_assignment
 from birdbone.errors import BirdboneError
 
-NAMES = sorted({name for factory in LINKS.values() for name in factory.schema.model_fields})
+NAMES = sorted({name for factory in LINKS.values() for name in factory.settings_type.model_fields})
 WORDS = [*LINKS, *NAMES, "chain", "set", "links", "name", "bird-bone", "one-shot", "self"]
 SIGNS = list("{}[]:,-#&*!|>'\"%@` \n\t0189.eE~\\ux\x85\ufeff")
 

@@ -113,7 +113,7 @@ def test_far_places_are_counted_in_figures() -> None:
 def test_a_link_that_hands_a_key_on_does_not_count_as_its_source() -> None:
     chain = Chain(prune(), prune())
     assert chain.needs == {"model", "scores"}
-    assert chain.gives == {"model"}
+    assert chain.adds == {"model"}
 
 
 def test_an_uncalled_factory_is_refused() -> None:
@@ -125,16 +125,18 @@ def test_an_uncalled_factory_is_refused() -> None:
 
 
 def test_what_cannot_be_called_is_refused_by_place() -> None:
-    with pytest.raises(ChainError, match=r"^place 2 of the chain holds 'score', which is no link$"):
+    with pytest.raises(
+        ChainError, match=r"^position 2 of the chain holds 'score', which is no link$"
+    ):
         Chain(load(), "score")
 
 
 def test_a_refused_link_leaves_the_chain_as_it_was() -> None:
     chain = Chain(profile(), prune())
-    links, needs, gives = chain.links, chain.needs, chain.gives
+    links, needs, gives = chain.links, chain.needs, chain.adds
     with pytest.raises(ChainError, match="put it earlier"):
         chain.add_link(score())
-    assert (chain.links, chain.needs, chain.gives) == (links, needs, gives)
+    assert (chain.links, chain.needs, chain.adds) == (links, needs, gives)
     chain.add_link(prune())
     assert len(chain.links) == 3
 
@@ -154,17 +156,19 @@ async def test_a_link_whose_return_names_no_keys_opens_the_check_too() -> None:
 
     for inner in (anything(), Chain(anything()), Chain(plain)):
         chain = Chain(load(), inner, prune())
-        assert chain.opens
+        assert chain.open_ended
         assert chain.needs == frozenset()
         assert (await run(chain))["model"] == 0
-    assert not Chain(load(), profile()).opens
+    assert not Chain(load(), profile()).open_ended
 
 
 async def test_a_missing_key_is_refused_before_anything_runs() -> None:
     diary = Diary()
     chain = Chain(load(), prune())
     chain.use(diary)
-    with pytest.raises(ChainError, match=r"^prune needs 'scores', which nothing before it gives; "):
+    with pytest.raises(
+        ChainError, match=r"^prune needs 'scores', which no earlier link provides; "
+    ):
         await run(chain)
     assert diary.heard == []
     assert (await run(chain, {"scores": 1}))["model"] == 0
@@ -172,7 +176,7 @@ async def test_a_missing_key_is_refused_before_anything_runs() -> None:
 
 def test_nested_chains_state_their_needs_and_are_checked() -> None:
     inner = Chain(profile(), score(), name="measure")
-    assert (inner.needs, inner.gives) == ({"model"}, {"profile", "scores"})
+    assert (inner.needs, inner.adds) == ({"model"}, {"profile", "scores"})
     assert Chain(load(), inner, prune()).needs == frozenset()
     with pytest.raises(ChainError, match=r"^prune needs 'scores'; measure\(\), one place later"):
         Chain(load(), prune(), inner)
@@ -233,7 +237,7 @@ def test_a_row_is_refused_exactly_where_a_link_would_starve(
         return
     chain = Chain(*links)
     result = asyncio.run(run(chain, dict.fromkeys(chain.needs, 0)))
-    assert chain.gives <= result.keys()
+    assert chain.adds <= result.keys()
     for key in chain.needs:
         with pytest.raises(ChainError, match=f"needs '{key}'"):
             asyncio.run(run(chain, dict.fromkeys(chain.needs - {key}, 0)))
@@ -252,10 +256,10 @@ async def fits(ctx: dict[str, Any], *, width: int = 1) -> dict[str, Any]:
     return {}
 
 
-@fits.foresee
-def _wide_enough(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    if settings["width"] < 0 or (ctx.get("checkpoint") == "small" and settings["width"] > 1):
-        raise SettingError(f"width {settings['width']} does not fit")
+@fits.check
+def _wide_enough(ctx: Mapping[str, Any], settings: Any) -> None:
+    if settings.width < 0 or (ctx.get("checkpoint") == "small" and settings.width > 1):
+        raise SettingError(f"width {settings.width} does not fit")
 
 
 @pytest.mark.parametrize(("width", "ran"), [(-1, []), (2, ["publish"]), (1, None)])
@@ -281,8 +285,8 @@ async def test_what_a_later_key_shows_is_refused_before_the_work_between() -> No
     async def particular(ctx: dict[str, Any]) -> dict[str, Any]:
         return {}
 
-    @particular.foresee
-    def _right(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    @particular.check
+    def _right(ctx: Mapping[str, Any], settings: Any) -> None:
         if "model" in ctx:
             raise SettingError("of no use with a model")
 
@@ -482,7 +486,7 @@ async def test_an_error_elsewhere_drops_the_middleware_and_the_run_goes_on(hook:
     chain = Chain(announces, load())
     chain.use(broken)
     chain.use(other)
-    message = f"middleware Diary failed in '{hook.split()[0]}' and watches this run no more"
+    message = f"middleware Diary failed in '{hook.split()[0]}' and is disabled for this run"
     with pytest.warns(RuntimeWarning, match=message) as warned:
         result = await run(chain)
     assert len(warned) == 1
@@ -519,7 +523,7 @@ async def test_a_watcher_dropped_inside_an_inner_chain_stays_dropped_outside() -
     inner.use(own)
     chain = Chain(inner, inner, load())
     chain.use(broken)
-    with pytest.warns(RuntimeWarning, match="watches this run no more") as warned:
+    with pytest.warns(RuntimeWarning, match="is disabled for this run") as warned:
         await run(chain)
     assert len(warned) == 1
     assert broken.heard == [("before", "chain"), ("before", "load"), ("after", "load")]
@@ -603,7 +607,9 @@ async def test_a_rescuer_that_fails_is_the_link_that_is_named() -> None:
 
 def test_a_route_must_start_in_the_chain_and_end_at_a_link() -> None:
     chain = Chain(breaks())
-    with pytest.raises(ChainError, match="no route can start at breaks, no link of this chain; pa"):
+    with pytest.raises(
+        ChainError, match="no route can start at breaks, which is not a link of this chain; pa"
+    ):
         chain.connect(breaks(), load(), lambda ctx: True)
     with pytest.raises(ChainError, match=r"load is a factory: write load\(\)"):
         chain.connect(chain.links[0], load, lambda ctx: True)

@@ -11,8 +11,9 @@ from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 import pytest
 from modulink import Context
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from birdbone.contexts.forecast import Forecast
 from birdbone.contexts.steps import Step
 from birdbone.engine import Chain, chain_settings, link, run
 from birdbone.errors import ChainError, LinkError, SettingError
@@ -77,9 +78,9 @@ def test_a_link_is_a_coroutine_function_that_knows_its_contract() -> None:
     assert inspect.iscoroutinefunction(made)
     assert made.__name__ == "thin"
     assert made.__doc__ == "Keep the first weights."
-    assert made.settings == {"sparsity": 0.25, "groups": 1}
+    assert dict(made.settings) == {"sparsity": 0.25, "groups": 1}
     assert made.needs == {"weights"}
-    assert made.gives == {"thin"}
+    assert made.adds == {"thin"}
     assert made.factory is thin
 
 
@@ -102,7 +103,7 @@ def test_metrics_are_no_key_that_a_link_gives() -> None:
     async def measures(ctx: Weighed) -> Measured:
         return {"mean": 0.0, "metrics": {}}
 
-    assert measures.gives == {"mean"}
+    assert measures.adds == {"mean"}
 
 
 async def test_history_is_appended_to_and_never_rewritten() -> None:
@@ -155,8 +156,8 @@ def test_settings_come_by_name_and_a_long_value_is_shortened_in_the_error() -> N
 
 def test_settings_are_read_only() -> None:
     made = thin()
-    with pytest.raises(TypeError, match="does not support item assignment"):
-        made.settings["sparsity"] = 0.9  # type: ignore[index]
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        made.settings.sparsity = 0.9
 
 
 def test_the_settings_of_one_link_do_not_reach_the_next() -> None:
@@ -167,9 +168,9 @@ def test_the_settings_of_one_link_do_not_reach_the_next() -> None:
     given = [1]
     made, other = lists(layers=given), lists()
     given.append(2)
-    assert made.settings["layers"] == [1]
-    other.settings["layers"].append(7)
-    assert lists().settings["layers"] == []
+    assert made.settings.layers == [1]
+    other.settings.layers.append(7)
+    assert lists().settings.layers == []
 
 
 def test_only_async_functions_become_links() -> None:
@@ -206,7 +207,7 @@ def test_optional_keys_are_neither_needed_nor_promised() -> None:
         return {"first": 1, "second": 2}
 
     assert partial.needs == {"must"}
-    assert partial.gives == {"first", "second"}
+    assert partial.adds == {"first", "second"}
 
 
 async def test_a_missing_key_is_named_with_the_link_that_gives_it() -> None:
@@ -217,7 +218,7 @@ async def test_a_missing_key_is_named_with_the_link_that_gives_it() -> None:
     message = r"^thin needs 'weights', which the context lacks; weighs\(\) provides it$"
     with pytest.raises(ChainError, match=message):
         await thin()({})
-    with pytest.raises(ChainError, match="thin needs 'weights', which nothing before it gives; w"):
+    with pytest.raises(ChainError, match="thin needs 'weights', which no earlier link provides; w"):
         await run(thin(), {})
 
 
@@ -243,7 +244,9 @@ async def test_a_link_that_only_hands_a_key_on_is_no_mend() -> None:
     async def hands_on(ctx: Bone) -> Bone:
         return {"bone": ctx["bone"]}
 
-    with pytest.raises(ChainError, match=r"^hands_on needs 'bone', which nothing before it gives$"):
+    with pytest.raises(
+        ChainError, match=r"^hands_on needs 'bone', which no earlier link provides$"
+    ):
         await run(hands_on())
 
 
@@ -252,7 +255,9 @@ async def test_a_link_keeps_its_promise_or_is_named() -> None:
     async def forgets(ctx: Weighed) -> Thinned:
         return {}  # type: ignore[typeddict-item]
 
-    with pytest.raises(ChainError, match=r"^forgets promises 'thin' but did not return it$"):
+    with pytest.raises(
+        ChainError, match=r"^forgets declares that it adds 'thin' but did not return it$"
+    ):
         await forgets()({"weights": []})
 
 
@@ -330,20 +335,20 @@ async def test_a_read_only_mapping_will_do_and_a_dict_comes_back() -> None:
     assert type(await run(thin(), MappingProxyType({"weights": []}))) is dict
 
 
-def test_memory_states_what_a_link_will_need() -> None:
+def test_a_forecast_states_what_a_link_will_need() -> None:
     @link
     async def heavy(ctx: Weighed, *, factor: int = 2) -> Thinned:
         return {"thin": []}
 
-    assert heavy.need_bytes is None
+    assert heavy.hooks.forecast is None
 
-    @heavy.memory
-    def need(ctx: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-        return len(ctx["weights"]) * 4 * int(settings["factor"])
+    @heavy.forecast
+    def need(ctx: Weighed, settings: Any) -> Forecast:
+        return Forecast(memory_bytes=len(ctx["weights"]) * 4 * settings.factor)
 
     made = heavy(factor=3)
-    assert made.factory.need_bytes is need
-    assert need({"weights": [1.0, 2.0]}, made.settings) == 24
+    assert made.factory.hooks.forecast is need
+    assert need({"weights": [1.0, 2.0]}, made.settings).memory_bytes == 24
 
 
 @link
@@ -361,9 +366,9 @@ async def wary(ctx: Weighed, *, limit: int) -> Thinned:
     return {"thin": []}
 
 
-@wary.foresee
+@wary.check
 def _limited(ctx: Any, settings: Any) -> None:
-    if len(ctx.get("weights", ())) > settings["limit"]:
+    if len(ctx.get("weights", ())) > settings.limit:
         raise SettingError("over the limit")
 
 
@@ -380,9 +385,9 @@ async def unannotated(ctx: Any) -> Any:
 
 def test_a_link_with_a_chain_among_its_settings_needs_what_the_chain_needs() -> None:
     plain = repeat(body=Chain(thin()))
-    assert (plain.needs, plain.gives, plain.opens) == ({"weights"}, {"thin"}, False)
+    assert (plain.needs, plain.adds, plain.open_ended) == ({"weights"}, {"thin"}, False)
     assert repeat(body=Chain(melt())).needs == {"weights", "iron"}
-    assert repeat(body=Chain(unannotated)).opens
+    assert repeat(body=Chain(unannotated)).open_ended
     assert chain_settings(repeat) == ["body"]
     with pytest.raises(ChainError, match=r"repeat needs 'iron'; cast\(\), one place later"):
         Chain(repeat(body=Chain(melt())), cast())
@@ -395,11 +400,11 @@ def test_a_link_hears_what_it_would_follow_in_running_order_and_may_refuse() -> 
 
     heard: list[list[str]] = []
 
-    @late.following
-    def _not_after(settings: Mapping[str, Any], earlier: Sequence[Any]) -> None:
+    @late.follows
+    def _not_after(settings: Any, earlier: Sequence[Any]) -> None:
         heard.append([each.__name__ for each in earlier])
-        if heard[-1].count(settings["after"]):
-            raise ChainError(f"late cannot follow {settings['after']}; put it earlier")
+        if heard[-1].count(settings.after):
+            raise ChainError(f"late cannot follow {settings.after}; put it earlier")
 
     Chain(unannotated, Chain(thin(), name="inner"), repeat(body=Chain(wary(limit=1))), late())
     assert heard == [["unannotated", "thin", "repeat", "wary"]]

@@ -29,7 +29,7 @@ class Memory:
         self.progress: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {}
 
     def place(self, step: Link, ctx: Mapping[str, Any]) -> MemoryPlace | None:
-        if step.settings.get("each_time"):
+        if getattr(step.settings, "each_time", False):
             return None
         read = sorted((key, value) for key, value in ctx.items() if key != "history")
         return MemoryPlace(self, repr((step.__name__, dict(step.settings), read)))
@@ -197,12 +197,12 @@ async def test_work_in_progress_belongs_to_the_running_link_and_to_none_without_
 def test_a_factory_knows_every_key_its_link_may_read(ran: list[str]) -> None:
     from birdbone.links import save
 
-    assert save.reads is not None
-    assert {"checkpoint", "dense", "verdict", "heldout"} <= save.reads
+    assert save.may_read is not None
+    assert {"checkpoint", "dense", "verdict", "heldout"} <= save.may_read
 
     @link
     async def free(ctx: Mapping[str, Any]) -> Grown:
         return {"size": 1}
 
-    assert free.reads is None
-    assert counting(ran).reads == {"seed"}
+    assert free.may_read is None
+    assert counting(ran).may_read == {"seed"}

@@ -364,8 +364,8 @@ async def test_a_condition_that_raises_is_heard_of() -> None:
     ours = Chain(fails)
     ours.connect(fails, mends, lambda ctx: ctx["severity"] > 3)
     message = (
-        r"the route from 'fails' to 'mends' cannot be judged: its condition raised "
-        r"KeyError\('severity'\) when asked about ValueError\('broken bone'\)"
+        r"the route from 'fails' to 'mends' cannot be taken or left: its condition raised "
+        r"KeyError\('severity'\) on ValueError\('broken bone'\)"
     )
     with pytest.raises(ChainError, match=message) as caught:
         await ours.run(Context())

@@ -280,7 +280,7 @@ def as_values(checkpoint: Checkpoint) -> dict[str, TensorRef]:
 
 async def test_llama_cpp_computes_what_was_solved_for(tmp_path: Path) -> None:
     ctx = {"checkpoint": gguf_checkpoint("llama", intermediate_size=256)}
-    with pytest.warns(UserWarning, match="on q5_0"):
+    with pytest.warns(UserWarning, match="uses q5_0"):
         light = (await run(quantize(method="rtn", grid="q4_k"), ctx))["checkpoint"]
     with pytest.warns(
         UserWarning, match=r"19 tensors, such as .* are written as q5_0: the blocks of"

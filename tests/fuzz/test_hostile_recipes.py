@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from birdbone.chains import CHAINS, LINKS
 
 LINK_NAMES = sorted(LINKS)
-SETTINGS = sorted({name for factory in LINKS.values() for name in factory.schema.model_fields})
+SETTINGS = sorted(
+    {name for factory in LINKS.values() for name in factory.settings_type.model_fields}
+)
 SOUND = b"""
 links:
   - load: {dtype: bfloat16}

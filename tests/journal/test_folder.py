@@ -138,9 +138,9 @@ async def test_files_read_beside_the_context_count_by_their_content(tmp_path: Pa
         ran.append("reads")
         return {"size": len(source.read_text())}
 
-    @reads.reading
-    def outside(settings: Mapping[str, Any]) -> Mapping[str, str]:
-        return {"text": Path(settings["path"]).read_text()}
+    @reads.reads
+    def outside(settings: Any) -> Mapping[str, str]:
+        return {"text": Path(settings.path).read_text()}
 
     source.write_text("one")
     for _ in range(2):
@@ -160,7 +160,7 @@ async def test_a_link_whose_effect_is_gone_runs_again(tmp_path: Path) -> None:
         target.write_text("there")
         return {"size": 1}
 
-    @writes.leaving
+    @writes.intact
     def there(ctx: Mapping[str, Any], added: Mapping[str, Any]) -> bool:
         return target.exists() and target.read_text() == "there"
 

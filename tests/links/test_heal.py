@@ -16,7 +16,7 @@ from birdbone.journal.folder import RunFolder
 from birdbone.links import quantize
 from birdbone.links.heal import heal
 from birdbone.links.healing import train as healers
-from birdbone.links.healing.methods import SUITED
+from birdbone.links.healing.settings import DEFAULTS, USED
 from birdbone.models.evaluation.scoring import standings
 from birdbone.models.reading.opening import as_checkpoint
 from birdbone.texts import Windows
@@ -258,7 +258,7 @@ async def test_quantised_weights_are_refused_under_adapters_and_else_left(
     assert ctx["checkpoint"].refs[LINEAR] is codes
 
 
-@pytest.mark.filterwarnings("ignore:quantize stores the values:UserWarning")
+@pytest.mark.filterwarnings("ignore:quantize stores dequantised values:UserWarning")
 @pytest.mark.parametrize("whole", ["blocks", "full"])
 @pytest.mark.parametrize(
     ("arch", "settings", "layer"),
@@ -271,7 +271,7 @@ async def test_values_on_a_grid_are_not_trained_off_it(
     arch: str, settings: dict[str, Any], layer: str, whole: str
 ) -> None:
     dense = tiny_checkpoint(arch)
-    message = rf"layer '[a-z.]*{layer}.*' holds the values of its codes since quantize"
+    message = rf"layer '[a-z.]*{layer}.*' holds dequantised values since quantize"
     rounded = await run(quantize(**settings), _context(dense, dense))
     with pytest.raises(LinkError, match=message) as caught:
         await run(_heal(whole), rounded)
@@ -290,7 +290,9 @@ async def test_a_model_whose_every_linear_is_ggmls_blocks_is_healed(arch: str, w
 async def test_experts_in_one_tensor_are_left_by_lora_with_a_warning() -> None:
     dense = tiny_checkpoint("mixtral")
     context = _context(_pruned(dense), dense)
-    with pytest.warns(UserWarning, match=r"heal leaves 24 expert matrices.*gate_up_proj\[0\]"):
+    with pytest.warns(
+        UserWarning, match=r"heal does not train 24 expert matrices.*gate_up_proj\[0\]"
+    ):
         ctx = await run(_heal("lora"), context)
     changed = diff(context["checkpoint"], ctx["checkpoint"]).changed
     assert changed
@@ -299,7 +301,7 @@ async def test_experts_in_one_tensor_are_left_by_lora_with_a_warning() -> None:
 
 async def test_too_few_windows_are_refused_with_the_mend(method: str) -> None:
     dense = _dense()
-    with pytest.raises(LinkError, match=r"'tiny words' has 1 windows .* keeps out 1.*give more"):
+    with pytest.raises(LinkError, match=r"'tiny words' has 1 windows .* holds out 1.*give more"):
         await run(_heal(method), _context(dense, dense, windows=1))
 
 
@@ -336,8 +338,9 @@ async def test_a_setting_the_method_does_not_use_is_named() -> None:
 
 def test_the_settings_say_what_suits_each_method() -> None:
     text = " ".join((heal.__doc__ or "").split())
-    for method, suited in SUITED.items():
-        for name, value in suited.items():
+    for method, used in USED.items():
+        for name in used:
+            value = getattr(DEFAULTS[method], name)
             start = text.index(f" {name}: ") + 1
             brackets = text[text.index("[", start) + 1 : text.index("]", start)]
             said = dict(part.strip().rpartition(" ")[::2] for part in brackets.split(","))
@@ -351,8 +354,9 @@ def test_its_memory_grows_with_what_it_will_hold(method: str) -> None:
     context = _context(_pruned(dense), dense)
 
     def estimate(**settings: Any) -> int:
-        assert heal.need_bytes is not None
-        return heal.need_bytes(context, {**heal(method=method).settings, **settings})
+        made = heal(method=method, **settings)
+        assert heal.hooks.forecast is not None
+        return heal.hooks.forecast(context, made.settings).memory_bytes
 
     assert estimate() > dense.num_bytes
     size = "batch_size" if method == "blocks" else "micro_batch_size"

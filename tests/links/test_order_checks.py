@@ -25,9 +25,9 @@ def test_adapters_for_every_heal_are_refused_where_one_follows_quantize(method: 
     with pytest.raises(ChainError, match=rf"heal\(method='{method}'\) after quantize .*; {mend}"):
         configure(chain, {"heal.method": method})
     changed = configure(chain, {"heal#1.method": method})
-    assert changed.links[4].settings["body"].links[1].settings["method"] == method
-    assert changed.links[6].settings["method"] == "blocks"
-    assert configure(chain, {"heal.method": "full"}).links[6].settings["method"] == "full"
+    assert changed.links[4].settings.body.links[1].settings.method == method
+    assert changed.links[6].settings.method == "blocks"
+    assert configure(chain, {"heal.method": "full"}).links[6].settings.method == "full"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_adapters_for_every_heal_are_refused_where_one_follows_quantize(method: 
         ),
         (
             lambda: Chain(quantize(symmetric=False), heal()),
-            "values off their grid, .* leave quantize.symmetric as it is, or heal before",
+            "values off their grid; leave quantize.symmetric at its default",
         ),
         (
             lambda: Chain(Chain(quantize()), waves(body=Chain(prune(), validate()))),

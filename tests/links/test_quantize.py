@@ -79,7 +79,7 @@ async def test_every_linear_of_every_block_is_stored_as_codes_and_nothing_else(a
 async def test_experts_are_left_alone_with_a_warning(arch: str, method: Any) -> None:
     ctx = calibrated(tiny_checkpoint(arch, hidden_size=64, head_dim=16))
     nf4_values(torch.ones(32, 64))  # bitsandbytes' import has warnings of its own
-    message = r"quantize leaves \d+ tensors as they are, such as '.*experts\..*'"
+    message = r"quantize does not quantise \d+ tensors, such as '.*experts\..*'"
     with pytest.warns(UserWarning, match=message):
         light = (await run(quantize(method=method, **FITTING.get(method, {})), ctx))["checkpoint"]
     changed = {n for n, ref in light.refs.items() if ref is not ctx["checkpoint"].refs[n]}
@@ -89,7 +89,7 @@ async def test_experts_are_left_alone_with_a_warning(arch: str, method: Any) -> 
 
 @pytest.mark.parametrize("method", ["auto", "rtn", "nf4"])
 async def test_a_model_of_conv1d_alone_is_refused(method: Any) -> None:
-    message = r"no linear of 'tiny/gpt2' is a plain one.*transformer\.h\.0\.attn\.c_attn"
+    message = r"no linear of 'tiny/gpt2' can be stored.*transformer\.h\.0\.attn\.c_attn"
     with pytest.raises(LinkError, match=message) as caught:
         await run(quantize(method=method, group_size=16), await scored("gpt2"))
     assert isinstance(caught.value.__cause__, SettingError)
@@ -271,7 +271,7 @@ async def test_every_width_loads_plainly_and_exactly(
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
 async def test_what_nothing_packs_is_stored_as_values_with_a_warning(method: Any) -> None:
     asked = quantize(method=method, group_size=16, symmetric=False)
-    message = r"stores the values its codes stand for: nothing .* packs"
+    message = r"stores dequantised values: no format .* packs"
     with pytest.warns(UserWarning, match=message):
         after = await run(asked, calibrated(tiny_checkpoint()))
     light: Checkpoint = after["checkpoint"]
@@ -305,7 +305,7 @@ async def test_codes_on_a_grid_of_ggml_are_its_blocks(arch: str, method: Any, gr
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
 async def test_widths_that_super_blocks_do_not_divide_take_q5_0(method: Any) -> None:
     ctx = calibrated(tiny_checkpoint(intermediate_size=256))
-    with pytest.warns(UserWarning, match=r"puts 18 linears, such as .*q_proj', on q5_0: .* of 256"):
+    with pytest.warns(UserWarning, match=r"uses q5_0 for 18 linears, such as .*q_proj': .* of 256"):
         after = await run(quantize(method=method, grid="q4_k"), ctx)
     kinds = {name: ref.kind for name, ref in after["checkpoint"].refs.items() if is_blocks(ref)}
     assert kinds["model.layers.1.mlp.down_proj.weight"] == "q4_k"
@@ -343,7 +343,7 @@ async def test_signround_goes_on_from_gptq_and_is_never_worse_on_windows_kept_ou
 
 
 async def test_signround_on_what_nothing_packs_is_refused_at_once() -> None:
-    message = r"signround'\) tunes codes that can be packed; set symmetric=True"
+    message = r"signround'\) needs integers that can be packed; set symmetric=True"
     with pytest.raises(LinkError, match=message):
         await run(quantize(method="signround", symmetric=False), calibrated(tiny_checkpoint()))
 
@@ -351,7 +351,9 @@ async def test_signround_on_what_nothing_packs_is_refused_at_once() -> None:
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
 async def test_experts_on_a_grid_of_ggml_are_stored_as_values_with_a_warning(method: Any) -> None:
     ctx = calibrated(tiny_checkpoint("mixtral"))
-    with pytest.warns(UserWarning, match=r"stores the values .* of 6 tensors of experts, such as"):
+    with pytest.warns(
+        UserWarning, match=r"stores dequantised values for 6 tensors of experts, such as"
+    ):
         after = await run(quantize(method=method, grid="q4_0"), ctx)
     light: Checkpoint = after["checkpoint"]
     for linear in all_linears(light):
@@ -398,7 +400,7 @@ async def test_no_matching_is_nothing_asked_for() -> None:
 async def test_experts_that_saw_few_tokens_are_topped_up_and_counted() -> None:
     checkpoint = tiny_checkpoint("mixtral")
     few = {"checkpoint": checkpoint, "calibration": tiny_windows(1, 8)}
-    with pytest.warns(UserWarning, match="stores the values"):
+    with pytest.warns(UserWarning, match="stores dequantised values"):
         after = await run(quantize(group_size=16, symmetric=False), few)
     experts = [each for each in all_linears(checkpoint) if each.expert is not None]
     assert after["history"][-1].metrics["experts_topped_up"] == len(experts) > 0
@@ -436,8 +438,11 @@ async def test_a_rank_changes_no_code_and_says_what_it_brings() -> None:
             {"rank": 40},
             r"q_proj': rank 40 is more than the smaller side of \(32, 32\); set .* to 32",
         ),
-        ({"rank": 2, "method": "signround"}, r"stay as gptq leaves them; set method='gptq'"),
-        ({"rank": 2, "symmetric": False}, r"corrects codes that are packed"),
+        (
+            {"rank": 2, "method": "signround"},
+            r"corrects packed integers of gptq; set method='gptq'",
+        ),
+        ({"rank": 2, "symmetric": False}, r"corrects packed integers"),
     ],
 )
 async def test_a_rank_that_cannot_be_kept_is_refused(given: Any, message: str) -> None:

@@ -49,6 +49,6 @@ class Watched(dict[str, Any]):
 async def test_a_link_reads_what_it_declares(made: Any, tmp_path: Path) -> None:
     link = made(path=str(tmp_path / "out"), compare=False) if made is save else made
     ctx = Watched({**await scored("llama"), "plan": None, "saved": None})
-    await link.factory.function(ctx, **link.settings)
+    await link.factory.run(ctx, link.settings)
     assert ctx.asked
-    assert ctx.asked <= link.factory.reads
+    assert ctx.asked <= link.factory.may_read

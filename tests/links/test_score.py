@@ -14,7 +14,7 @@ from birdbone.checkpoints import InMemory
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import profile, score
-from birdbone.links.score import _score
+from birdbone.links.score import ScoreSettings, _score
 from birdbone.models.blocks.linears import all_linears
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "taylor")
@@ -111,7 +111,7 @@ async def test_taylor_takes_as_many_windows_as_it_is_told() -> None:
 async def test_a_profile_of_another_model_is_refused() -> None:
     ctx = await scored("llama")
     other = calibrated(tiny_checkpoint("phi3"))
-    with pytest.raises(LinkError, match=r"layer '.*' is not in the profile; profile the model"):
+    with pytest.raises(LinkError, match=r"layer '.*' is not in the profile; put profile"):
         await run(score(), {**ctx, "checkpoint": other["checkpoint"]})
 
 
@@ -142,7 +142,9 @@ async def test_nothing_outside_the_blocks_is_read(method: Any) -> None:
     assert len(outside) >= 2
     refs |= {name: Unreadable(refs[name].load()) for name in outside}
     blind = replace(ctx["checkpoint"], refs=refs)
-    assert _score(blind, ctx["profile"], ctx["calibration"], method, False, 1).linears
+    assert _score(
+        blind, ctx["profile"], ctx["calibration"], ScoreSettings(method=method, windows=1)
+    ).linears
 
 
 @pytest.mark.parametrize(
@@ -154,13 +156,16 @@ async def test_nothing_outside_the_blocks_is_read(method: Any) -> None:
 )
 async def test_memory_is_of_the_largest_weight_alone(method: Any, expected: int) -> None:
     asked = score(method=method)
-    assert asked.factory.need_bytes is not None
-    assert asked.factory.need_bytes(calibrated(tiny_checkpoint()), asked.settings) == expected
+    assert asked.factory.hooks.forecast is not None
+    assert (
+        asked.factory.hooks.forecast(calibrated(tiny_checkpoint()), asked.settings).memory_bytes
+        == expected
+    )
 
 
 async def test_taylor_needs_the_whole_model_and_its_scores() -> None:
     asked, ctx = score(method="taylor"), calibrated(tiny_checkpoint())
-    assert asked.factory.need_bytes is not None
-    need = asked.factory.need_bytes(ctx, asked.settings)
+    assert asked.factory.hooks.forecast is not None
+    need = asked.factory.hooks.forecast(ctx, asked.settings).memory_bytes
     inside = sum(a * b for a, b in (each.shape for each in all_linears(ctx["checkpoint"])))
     assert need > 4 * (ctx["checkpoint"].num_parameters + inside)

@@ -23,6 +23,8 @@ from birdbone.engine import Chain, link, run
 from birdbone.errors import DataError, GateError, LinkError, NumericsError, SettingError
 from birdbone.journal import RunFolder
 from birdbone.links import heal, profile, prune, score, validate
+from birdbone.links.healing.settings import HealSettings
+from birdbone.links.pruning.settings import PruneSettings
 from birdbone.models.blocks.linears import all_linears
 from birdbone.models.evaluation.footprint import footprint
 from birdbone.texts import Windows
@@ -48,28 +50,23 @@ class Plant:
     def body(self) -> Chain:
         plant = self
 
-        @link
-        async def prune(
-            ctx: Standing,
-            *,
-            sparsity: float | None = None,
-            pattern: str = "unstructured",
-            multiple: int | None = None,
-        ) -> Changed:
-            assert sparsity is not None
-            plant.sparsities.append(sparsity)
-            return {"checkpoint": masked(ctx["checkpoint"], sparsity)}
+        @link(PruneSettings)
+        async def prune(ctx: Standing, settings: PruneSettings) -> Changed:
+            assert settings.sparsity is not None
+            plant.sparsities.append(settings.sparsity)
+            return {"checkpoint": masked(ctx["checkpoint"], settings.sparsity)}
 
-        @link
-        async def heal(ctx: Calibrated, *, epochs: int = 3) -> Changed:
-            plant.epochs.append(epochs)
+        @link(HealSettings)
+        async def heal(ctx: Calibrated, settings: HealSettings) -> Changed:
+            assert settings.epochs is not None
+            plant.epochs.append(settings.epochs)
             return {"checkpoint": ctx["checkpoint"]}
 
         @link
         async def validate(ctx: Validatable, *, max_rise: float | None = None) -> Validated:
             return {"verdict": plant.verdict(ctx), "reference": reference(ctx)}
 
-        return Chain(prune(), heal(), validate())
+        return Chain(prune(), heal(epochs=3), validate())
 
     def verdict(self, ctx: Mapping[str, Any]) -> Verdict:
         found = next(self.judged)
@@ -156,10 +153,8 @@ async def test_a_planted_disaster_leaves_the_last_good_wave_byte_for_byte(
     _, good = await ran(ctx, [0.01], step=0.1, max_waves=1)
     strike = iter([0.1, 0.6])
 
-    @link
-    async def prune(
-        ctx: Standing, *, sparsity: float | None = None, pattern: str = "unstructured"
-    ) -> Changed:
+    @link(PruneSettings)
+    async def prune(ctx: Standing, settings: PruneSettings) -> Changed:
         return {"checkpoint": masked(ctx["checkpoint"], next(strike))}
 
     disaster = Chain(prune(), *Plant([0.01, strikes]).body().links[1:])
@@ -198,7 +193,7 @@ async def test_a_wave_of_60_percent_is_reverted_by_what_real_links_find() -> Non
     gentle = waves(body=body, step=0.1, max_waves=1, stop_loss=0.5)
     good = await run(Chain(profile(), score(), gentle), taught)
     assert kept(good) == [True, True]
-    with pytest.warns(UserWarning, match="no wave held"):
+    with pytest.warns(UserWarning, match="no wave was kept"):
         after = await run(waves(body=body, step=0.6, patience=1, stop_loss=0.5), good)
     disaster = records(after)[-1]
     assert disaster.metrics["kept"] is False
@@ -218,7 +213,7 @@ async def test_patience_ends_it_with_the_best_that_held(ctx: dict[str, Any]) -> 
     assert footprint(after["checkpoint"]).zero_share == pytest.approx(0.2, abs=1e-3)
     assert (
         after["history"][-1].metrics["ended"]
-        == "as many waves in a row as patience allows did not hold"
+        == "patience ran out: too many waves in a row were reverted"
     )
 
 
@@ -240,7 +235,7 @@ async def test_numbers_that_break_down_revert_the_wave_and_the_reason_is_kept(
 async def test_a_loss_of_nan_in_healing_reverts_the_wave(ctx: dict[str, Any]) -> None:
     body = Chain(prune(method="magnitude"), heal(learning_rate=1e20), validate())
     known = await run(Chain(profile(), score()), ctx)
-    with pytest.warns(UserWarning, match="no wave held"):
+    with pytest.warns(UserWarning, match="no wave was kept"):
         after = await run(waves(body=body, patience=1, stop_loss=5.0), known)
     assert "lower learning_rate, now 1e+20" in str(records(after)[1].metrics["reason"])
     assert after["checkpoint"].id == ctx["checkpoint"].id
@@ -249,9 +244,7 @@ async def test_a_loss_of_nan_in_healing_reverts_the_wave(ctx: dict[str, Any]) ->
 async def test_where_no_wave_holds_the_model_is_as_it_came_and_that_is_said(
     ctx: dict[str, Any],
 ) -> None:
-    with pytest.warns(
-        UserWarning, match="no wave held, .* because as many waves in a row as patience"
-    ):
+    with pytest.warns(UserWarning, match="no wave was kept .* because patience ran out"):
         after = await run(waves(body=Plant([1.0]).body(), patience=1), ctx)
     assert after["checkpoint"] is ctx["checkpoint"]
     assert after["verdict"].rise == AS_IT_CAME
@@ -339,7 +332,7 @@ async def test_a_step_too_small_for_the_model_does_not_go_on_for_ever(ctx: dict[
 async def test_text_that_cannot_judge_is_refused_before_any_work(ctx: dict[str, Any]) -> None:
     one = {**ctx, "heldout": tiny_windows(1, 16, seed=2)}
     same = {**ctx, "healing": tiny_windows(3, 16, seed=2)}
-    for found, message in ((one, "has one window"), (same, r"3 of 4 windows .* stand in healing")):
+    for found, message in ((one, "has one window"), (same, r"3 of 4 windows .* are in healing")):
         plant = Plant([])
         with pytest.raises(LinkError, match=message) as caught:
             await run(waves(body=plant.body()), found)
@@ -365,11 +358,10 @@ async def test_every_wave_is_in_the_history_with_figures_settings_and_cost(
     own = after["history"][-1]
     assert own.metrics["waves"] == 3
     assert own.metrics["kept"] == 2
-    assert own.settings["body"] == [
-        {"prune": {"sparsity": None, "pattern": "unstructured", "multiple": None}},
-        {"heal": {"epochs": 3}},
-        {"validate": {"max_rise": None}},
-    ]
+    pruned, healed, validated = own.settings["body"]
+    assert pruned == {"prune": dict(PruneSettings())}
+    assert healed == {"heal": dict(HealSettings(epochs=3))}
+    assert validated == {"validate": {"max_rise": None}}
     assert all(step.as_dict() for step in after["history"][1:])
 
 
@@ -430,7 +422,7 @@ async def test_no_more_zeros_of_earlier_waves_come_back_than_regrow_says(
 
 async def test_regrow_of_whole_units_is_refused_before_any_work() -> None:
     body = Chain(prune(pattern="neurons"), validate())
-    with pytest.raises(LinkError, match=r"waves\(regrow=0.1\) .* neurons that went") as caught:
+    with pytest.raises(LinkError, match=r"waves\(regrow=0.1\) .* removed neurons cannot") as caught:
         await run(Chain(hours_of_work, waves(body=body, regrow=0.1)), {})
     assert isinstance(caught.value.__cause__, SettingError)
 
@@ -480,7 +472,7 @@ async def test_waves_end_where_no_smaller_size_is_left(ctx: dict[str, Any]) -> N
     body = Chain(prune(pattern="groups"), validate())
     after = await run(waves(body=body, stop_loss=9.0), known)
     assert kept(after) == [True, True]
-    assert after["history"][-1].metrics["ended"] == "there is no smaller size to be had"
+    assert after["history"][-1].metrics["ended"] == "there is no smaller size"
     with pytest.raises(LinkError, match=r"target=0.3, .* in sizes the model can have") as caught:
         await run(waves(body=body, target=0.3, stop_loss=9.0), known)
     # The nearest that it names is what all waves together left, and can be asked for.
@@ -505,8 +497,8 @@ async def test_a_body_may_profile_and_score_what_each_wave_starts_from(
 def test_what_the_body_needs_waves_needs() -> None:
     bound = waves(body=Chain(prune(), validate()))
     assert bound.needs >= {"profile", "scores"}
-    assert "plan" not in bound.gives
-    assert bound.gives == {"checkpoint", "verdict", "reference"}
+    assert "plan" not in bound.adds
+    assert bound.adds == {"checkpoint", "verdict", "reference"}
 
 
 @pytest.mark.parametrize(

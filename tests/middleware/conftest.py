@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from pydantic import Field
 
+from birdbone.contexts.forecast import Forecast
 from birdbone.engine import announce, in_thread, link
 from birdbone.middleware.wandb_logging import CLOSING
 
@@ -51,9 +52,9 @@ async def large(ctx: Nothing, *, num_bytes: int = 0) -> Nothing:
     return {}
 
 
-@large.memory
-def _stated(ctx: Any, settings: Any) -> int:
-    return settings["num_bytes"]
+@large.forecast
+def _stated(ctx: Nothing, settings: Any) -> Forecast:
+    return Forecast(memory_bytes=settings.num_bytes)
 
 
 @link

@@ -59,5 +59,5 @@ def test_every_predefined_chain_has_a_page_json_can_hold() -> None:
 
 def test_the_links_that_save_are_found_wherever_they_are() -> None:
     chain = Chain(Chain(save(path="a")), save(path="b"))
-    assert [each.settings["path"] for each in save_links(chain)] == ["a", "b"]
+    assert [each.settings.path for each in save_links(chain)] == ["a", "b"]
     assert len(list(each_link(chain))) == 2

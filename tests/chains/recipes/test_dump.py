@@ -35,7 +35,7 @@ def content(chain: Chain) -> list[Any]:
 
 def settings(each: Any) -> dict[str, Any]:
     inner = {name: content(chain) for name, chain in chains_of(each).items()}
-    return {**each.settings, **inner}
+    return {**dict(each.settings), **inner}
 
 
 def rebuilt(chain: Chain, folder: Path) -> Chain:

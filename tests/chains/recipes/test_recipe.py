@@ -73,15 +73,15 @@ def test_links_one_by_one_with_what_they_leave_open_filled_in(written: Any) -> N
     names = [each.__name__ for each in chain.links]
     assert names == ["load", "calibrate", "profile", "score", "save"]
     load, calibrate, *_, save = (each.settings for each in chain.links)
-    assert (load["model"], load["dtype"]) == ("m", "bfloat16")
-    assert (calibrate["data"], calibrate["windows"]) == ("d", 32)
-    assert save["path"] == "o"
+    assert (load.model, load.dtype) == ("m", "bfloat16")
+    assert (calibrate.data, calibrate.windows) == ("d", 32)
+    assert save.path == "o"
     assert chain.__name__ == "two bits of work"
 
 
 def test_data_left_open_by_everybody_keeps_the_default(written: Any) -> None:
     chain = build(written("links: [load, calibrate]"), model="m")
-    assert chain.links[1].settings["data"] == "pydoc"
+    assert chain.links[1].settings.data == "pydoc"
 
 
 def test_a_chain_within_the_chain(written: Any) -> None:
@@ -109,11 +109,11 @@ def test_a_chain_that_is_a_setting_is_a_list_or_a_table_with_a_name(written: Any
         """)
     named = written("links: [waves: {body: {name: one, links: [prune, links: [validate]]}}]")
     waves = build(listed).links[0]
-    body = waves.settings["body"]
-    assert waves.settings["step"] == 0.05
+    body = waves.settings.body
+    assert waves.settings.step == 0.05
     assert [each.__name__ for each in (body, *body.links)] == ["body", "prune", "heal", "validate"]
-    assert body.links[0].settings["method"] == "wanda"
-    other = build(named).links[0].settings["body"]
+    assert body.links[0].settings.method == "wanda"
+    other = build(named).links[0].settings.body
     assert other.__name__ == "one"
     assert isinstance(other.links[1], Chain)
 
@@ -139,8 +139,8 @@ def test_a_recipe_that_names_everything_needs_nothing_more(written: Any) -> None
     listed = build(written("links: [load: {model: mine}, save: {path: here}]"))
     chosen = build(written("{chain: one-shot, set: {load#1.model: mine, save.path: here}}"))
     for chain in (listed, chosen):
-        assert chain.links[0].settings["model"] == "mine"
-        assert chain.links[-1].settings["path"] == "here"
+        assert chain.links[0].settings.model == "mine"
+        assert chain.links[-1].settings.path == "here"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_the_recipe_sets_stands_and_the_argument_is_named_in_a_warning(
     out = None if recipe.chain is None else "o"
     with pytest.warns(match="sets load.model to 'mine': model='other' is not used"):
         chain = build(recipe, model="other", out=out)
-    assert chain.links[0].settings["model"] == "mine"
+    assert chain.links[0].settings.model == "mine"
 
 
 def test_an_argument_no_link_takes_is_named_in_a_warning(written: Any) -> None:
@@ -163,7 +163,7 @@ def test_an_argument_no_link_takes_is_named_in_a_warning(written: Any) -> None:
 
 def test_an_argument_that_says_what_the_recipe_says_is_fine(written: Any) -> None:
     chain = build(written("links: [load: {model: m}]"), model="m")
-    assert chain.links[0].settings["model"] == "m"
+    assert chain.links[0].settings.model == "m"
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,6 @@ def test_a_recipe_reaches_waves_and_what_may_come_back_in_them(tmp_path: Path) -
     path = tmp_path / "masks.yaml"
     path.write_text("links: [waves: {body: [prune, validate], regrow: 0.1, of: parameters}]")
     [loop] = build(load_recipe(path)).links
-    assert loop.settings["regrow"] == 0.1
-    [prune, _] = loop.settings["body"].links
-    assert prune.settings["regrow"] is None
+    assert loop.settings.regrow == 0.1
+    [prune, _] = loop.settings.body.links
+    assert prune.settings.regrow is None

@@ -231,7 +231,7 @@ async def test_experts_that_say_little_go() -> None:
 
 async def test_fewer_experts_than_a_token_goes_to_are_refused() -> None:
     ctx = await scored("mixtral")
-    with pytest.raises(LinkError, match=r"every token is routed to 2.*can be had is 2"):
+    with pytest.raises(LinkError, match=r"every token is routed to 2.*possible one is 2"):
         await run(prune(pattern="experts", sparsity=0.75), ctx)
 
 
@@ -322,7 +322,7 @@ async def test_the_plan_names_every_output_linear_and_its_error() -> None:
 async def test_masks_by_scores_of_another_size_are_refused(setting: dict[str, Any]) -> None:
     ctx = await scored("llama")
     after = await run(prune(pattern="neurons", sparsity=0.5), ctx)
-    with pytest.raises(LinkError, match="scores are of a model of other sizes"):
+    with pytest.raises(LinkError, match="scores were computed on a model of other sizes"):
         await run(prune(sparsity=0.5, **setting), after)
     again = Chain(profile(), score(per_weight=True), prune(sparsity=0.5, **setting))
     assert (await run(again, after))["plan"].pattern == "unstructured"
@@ -360,7 +360,7 @@ async def test_a_size_transformers_refuses_is_refused_with_the_nearest_it_takes(
     checkpoint = tiny_checkpoint(
         num_attention_heads=8, num_key_value_heads=4, head_dim=4, hidden_size=32
     )
-    with pytest.raises(LinkError, match=r"leave 3 of 4 groups.*nearest that can be had is 2"):
+    with pytest.raises(LinkError, match=r"leave 3 of 4 groups.*nearest possible one is 2"):
         await run(
             prune(pattern="groups", sparsity=0.25),
             {
@@ -382,7 +382,7 @@ def test_sizes_are_multiples_and_the_nearest_counts() -> None:
     ("before", "sparsity", "multiple", "match"),
     [
         (1536, 0.01, None, r"1536 of 1536 .* of 64, and the nearest .* is 1472.* to 0\.04167"),
-        (1536, 0.99, None, r"0 of 1536 neurons would stay.*nearest that can be had is 64"),
+        (1536, 0.99, None, r"0 of 1536 neurons would be left.*nearest possible one is 64"),
         (64, 0.5, 64, "no smaller multiple of 64 is left"),
     ],
 )

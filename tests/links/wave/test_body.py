@@ -16,23 +16,26 @@ from birdbone.links.wave.body import bound
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (lambda: Chain(prune(), heal()), "has no validate link, so no wave is judged"),
-        (lambda: Chain(heal(), validate()), "has no prune link, so nothing would be thinned"),
+        (lambda: Chain(prune(), heal()), "has no validate link, so no wave is evaluated"),
+        (lambda: Chain(heal(), validate()), "has no prune link, so nothing is pruned"),
         (lambda: Chain(), "has no prune link"),
         (lambda: Chain(prune(), validate(), heal()), "heal changes the model after validate"),
-        (lambda: Chain(prune(), quantize(), validate()), "holds quantize; put it after waves"),
-        (lambda: Chain(prune(), validate(), save(path="o")), "holds save; put it after waves"),
-        (lambda: Chain(calibrate(), prune(), validate()), "holds calibrate; put it before waves"),
+        (lambda: Chain(prune(), quantize(), validate()), "contains quantize; put it after waves"),
+        (lambda: Chain(prune(), validate(), save(path="o")), "contains save; put it after waves"),
+        (
+            lambda: Chain(calibrate(), prune(), validate()),
+            "contains calibrate; put it before waves",
+        ),
         (
             lambda: Chain(waves(body=Chain(prune(), validate())), validate()),
-            "holds waves; put it beside waves",
+            "contains waves; put it beside waves",
         ),
         (lambda: Chain(prune(sparsity=0.3), validate()), r"prune\(sparsity=0.3\) in the body"),
         (lambda: Chain(prune(regrow=0.3), validate()), r"prune\(regrow=0.3\) .* regrow of waves"),
         (lambda: Chain(prune(pattern="2:4"), validate()), r"prune\(pattern='2:4'\) in the body"),
         (
             lambda: Chain(prune(pattern="neurons"), prune(), validate()),
-            "prunes by neurons, unstructured: .* wakes the zeros of masks",
+            "prunes by neurons, unstructured: .* overwrites the zeros of masks",
         ),
     ],
 )
@@ -52,7 +55,7 @@ def test_links_within_chains_within_the_body_count() -> None:
     body = Chain(Chain(prune(), heal(epochs=2)), Chain(validate()))
     fresh = bound(chains_of(waves(body=body))["body"], sparsities=[0.25], healing=4)
     inner = fresh.links[0]
-    assert inner.links[0].settings["sparsity"] == 0.25
-    assert inner.links[1].settings["epochs"] == 8
+    assert inner.links[0].settings.sparsity == 0.25
+    assert inner.links[1].settings.epochs == 8
     assert fresh.links[1].links[0] is body.links[1].links[0]
-    assert body.links[0].links[0].settings["sparsity"] is None
+    assert body.links[0].links[0].settings.sparsity is None

@@ -67,7 +67,7 @@ async def stopped(
     return eyes.seen
 
 
-@pytest.mark.filterwarnings("ignore:quantize stores the values:UserWarning")
+@pytest.mark.filterwarnings("ignore:quantize stores dequantised values:UserWarning")
 @pytest.mark.parametrize("kind", PASSES)
 async def test_a_stopped_pass_ends_in_the_same_bytes(kind: str, tmp_path: Path) -> None:
     link, ctx = PASSES[kind], await scored("llama")
@@ -109,10 +109,10 @@ async def test_blocks_left_out_and_gaps_bridged_are_gone_on_with(tmp_path: Path)
     link = prune(pattern="layers", sparsity=0.5)
     whole = await run(link, ctx)
     kept = whole["plan"].kept_layers
-    assert await stopped(link, ctx, tmp_path, 1, "leaving blocks out") == [1]
-    assert await stopped(link, ctx, tmp_path, 2, "leaving blocks out") == [2]
+    assert await stopped(link, ctx, tmp_path, 1, "ranking blocks") == [1]
+    assert await stopped(link, ctx, tmp_path, 2, "ranking blocks") == [2]
     first = kept[1]
-    assert await stopped(link, ctx, tmp_path, first, "bridging gaps") == [first]
+    assert await stopped(link, ctx, tmp_path, first, "refitting blocks") == [first]
     await require_bridged_on(link, ctx, tmp_path, whole)
 
 
@@ -131,15 +131,15 @@ async def test_what_was_kept_seldom_is_not_older_than_it_says(
             save(self, standing)
 
     monkeypatch.setattr(Resuming, "save", seldom)
-    await stopped(link, ctx, tmp_path, kept[1], "bridging gaps")
+    await stopped(link, ctx, tmp_path, kept[1], "refitting blocks")
     await require_bridged_on(link, ctx, tmp_path, whole)
 
 
 async def test_a_choice_of_experts_is_gone_on_with(tmp_path: Path) -> None:
     link, ctx = prune(pattern="experts"), await scored("mixtral")
     whole = await run(link, ctx)
-    assert await stopped(link, ctx, tmp_path, 1, "leaving experts out") == [1]
-    assert await stopped(link, ctx, tmp_path, 2, "leaving experts out") == [2]
+    assert await stopped(link, ctx, tmp_path, 1, "ranking experts") == [1]
+    assert await stopped(link, ctx, tmp_path, 2, "ranking experts") == [2]
     with RunFolder(tmp_path) as store:
         resumed = await run(link, ctx, store=store)
     assert digests(resumed["checkpoint"]) == digests(whole["checkpoint"])

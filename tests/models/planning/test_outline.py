@@ -134,7 +134,7 @@ def test_weights_held_as_codes_are_foretold_in_float32(tmp_path: Path) -> None:
     assert foretold.num_bytes == opened.num_bytes
 
 
-@pytest.mark.filterwarnings("ignore:quantize stores the values")
+@pytest.mark.filterwarnings("ignore:quantize stores dequantised values")
 @pytest.mark.parametrize("settings", [{"group_size": 16}, {"group_size": None, "bits": 8}])
 async def test_codes_that_are_kept_are_told_as_codes(
     settings: dict[str, Any], tmp_path: Path

@@ -1,0 +1,43 @@
+"""The optional functions of a link beside its body, each registered by a decorator.
+
+| decorator | signature | when it is called |
+|---|---|---|
+| ``check`` | ``(ctx, settings) -> None`` | at the start of a run, and again after each new key |
+| ``forecast`` | ``(ctx, settings) -> Forecast`` | before a run; before the link under GpuMemory |
+| ``reads`` | ``(settings) -> Any`` | when a run folder looks for a stored result |
+| ``intact`` | ``(ctx, added) -> bool`` | before a stored result is reused |
+| ``follows`` | ``(settings, earlier) -> None`` | when a chain is composed |
+
+All receive the settings as the link's body does: one frozen, typed value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ..contexts.forecast import Forecast
+from .settings import S
+
+C = TypeVar("C")
+
+
+@dataclass
+class Hooks(Generic[C, S]):
+    """What a link registered; None for a hook it does not have.
+
+    Attributes:
+        check: raises if the link cannot work, judged by the keys the context has so far.
+        forecast: what the link would add, its memory, disk and time.
+        reads: plain values that change when something outside the context that the link reads
+            does, such as the files of a model; None if that cannot be determined.
+        intact: whether what the link left outside the context, such as a folder, is unchanged.
+        follows: raises `ChainError` if the link cannot come after the earlier ones.
+    """
+
+    check: Callable[[Any, S], None] | None = None
+    forecast: Callable[[C, S], Forecast] | None = None
+    reads: Callable[[S], Any] | None = None
+    intact: Callable[[Any, Mapping[str, Any]], bool] | None = None
+    follows: Callable[[S, Sequence[Any]], None] | None = None

@@ -1,0 +1,135 @@
+"""The settings of heal, with the defaults of each method and the settings it uses."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...engine import Settings
+from ...models.training.blockwise import Target
+
+Method = Literal["blocks", "lora", "qlora", "full"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class HealSettings(Settings):
+    """The settings of heal; None stands for the default of the method, given in brackets."""
+
+    method: Method = "blocks"
+    """blocks trains each block separately to reproduce the original block's outputs (2402.12419);
+    full trains all weights to reproduce the original model's logits; lora trains low-rank adapters
+    to do so, masked as in PERP (2312.15230) and merged at the end; qlora trains them on a base held
+    in 4 bits (2305.14314) and merges them into the weights as stored."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the healing windows, the best of which is kept [blocks 2, lora 2, qlora 2, full
+    2]."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate, after a warm-up and before a cosine decay; for blocks the highest that is
+    tried, down to a sixteenth of it if held-out windows favour that. Lower it for models much wider
+    than 576, where those of blocks and full were measured [blocks 2e-3, lora 1e-3, qlora 1e-3, full
+    3e-4]."""
+
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Windows per step [1]."""
+
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Windows per forward pass for lora, qlora and full; a step accumulates gradients over several
+    [1]."""
+
+    precision: Precision | None = None
+    """Dtype of matrix products during training, float32 or bfloat16, which is faster on a CPU only
+    if it has instructions for it; weights are float32 [float32]."""
+
+    gradient_checkpointing: bool | None = None
+    """Recompute the activations of blocks in the backward pass instead of keeping them, for lora,
+    qlora and full [lora False, qlora True, full False]."""
+
+    target: Target | None = None
+    """For blocks: the outputs of the original model at that depth (dense), which also corrects the
+    error of earlier blocks, or those of the original block on the same inputs (block) [dense]."""
+
+    kl_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    """For lora, qlora and full: weight of KL(original || light) in the loss. The rest is the NLL of
+    the text, which fits the model to this kind of text: its perplexity there falls below that of
+    the original model while the KL does not improve [1]."""
+
+    rank: Annotated[int, Field(ge=1)] | None = None
+    """Rank of the adapters [16]."""
+
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the adapters: their product is multiplied by alpha / rank [32]."""
+
+    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Fraction of the healing windows, the last ones, that are held out to evaluate the result."""
+
+    seed: int = 0
+    """Seed of the adapters' initial values and of the order of the windows."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The settings in effect: as given, or the default of the method; see `HealSettings`."""
+
+    learning_rate: float
+    epochs: int = 2
+    batch_size: int = 1
+    micro_batch_size: int = 1
+    precision: Precision = "float32"
+    gradient_checkpointing: bool = False
+    target: Target = "dense"
+    kl_weight: float = 1.0
+    rank: int = 16
+    alpha: float = 32.0
+
+
+DEFAULTS: Mapping[Method, Chosen] = MappingProxyType(
+    {
+        "blocks": Chosen(learning_rate=2e-3),
+        "lora": Chosen(learning_rate=1e-3),
+        "qlora": Chosen(learning_rate=1e-3, gradient_checkpointing=True),
+        "full": Chosen(learning_rate=3e-4),
+    }
+)
+"""The defaults of each method."""
+
+_EVERY = ("epochs", "learning_rate", "batch_size", "precision")
+_WHOLE = (*_EVERY, "micro_batch_size", "gradient_checkpointing", "kl_weight")
+USED: Mapping[Method, tuple[str, ...]] = MappingProxyType(
+    {
+        "blocks": (*_EVERY, "target"),
+        "lora": (*_WHOLE, "rank", "alpha"),
+        "qlora": (*_WHOLE, "rank", "alpha"),
+        "full": _WHOLE,
+    }
+)
+"""By method: the settings it uses, besides heldout_share and seed."""
+
+
+def chosen(settings: HealSettings) -> Chosen:
+    """The settings that the method uses, as given or by its defaults."""
+    given = {name: getattr(settings, name) for name in USED[settings.method]}
+    return replace(
+        DEFAULTS[settings.method],
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def warn_of_unused(settings: HealSettings) -> None:
+    """Warn of settings that were given and that the method does not use."""
+    known = {name for used in USED.values() for name in used}
+    for name in sorted(known - set(USED[settings.method])):
+        value = getattr(settings, name)
+        if value is not None:
+            users = [f"'{method}'" for method, used in USED.items() if name in used]
+            warnings.warn(
+                f"heal({name}={value!r}) is not used by method '{settings.method}', "
+                f"only by {', '.join(users)}",
+                stacklevel=3,
+            )

@@ -1,0 +1,70 @@
+"""The settings of prune, and the two kinds of pattern: masks, and whole units."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeGuard, get_args
+
+from pydantic import Field
+
+from ...engine import Settings
+
+Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
+UnitPattern = Literal["neurons", "groups", "experts", "layers"]
+
+SPARSITY = 0.5
+"""The default: of weights, or of units."""
+
+
+class PruneSettings(Settings):
+    """The settings of prune."""
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Fraction to remove, 0.5 by default: for a mask, of the weights of each linear (a pattern n:m
+    fixes it, then leave it out); otherwise of the units in every block."""
+
+    pattern: str = "unstructured"
+    """unstructured; n:m, which keeps n of every m weights (2:4); neurons of the feed-forward layers
+    (2302.04089); groups, key/value heads with their query heads; experts, ranked by the change
+    their absence causes; layers, whole blocks, ranked by the KL divergence their absence causes,
+    with the block before a gap refitted."""
+
+    method: Method = "admm"
+    """For masks: admm (2401.02938), mask and values together in a few iterations; alps
+    (2406.07831), the same run to convergence, slower; sparsegpt (2301.00774); wanda (2306.11695);
+    magnitude; scores, the per-weight scores of score(per_weight=True)."""
+
+    allocation: Literal["uniform", "load"] = "uniform"
+    """For masks: uniform, or load: blocks with more outliers keep more (OWL, 2310.05175)."""
+
+    spread: Annotated[float, Field(ge=0, lt=0.5)] = 0.08
+    """Largest deviation of a block's sparsity from the mean with allocation="load"; reduced, with
+    a warning, if a sparsity near 0 or 1 leaves less room."""
+
+    damping: Annotated[float, Field(gt=0)] = 0.01
+    """Added to the diagonal of the Hessian, relative to its mean."""
+
+    polish: Annotated[int, Field(ge=0)] = 0
+    """For masks: steps of conjugate gradients on the least-squares fit of the kept weights."""
+
+    matching: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Fraction of the upstream error each linear corrects (0 = none, 1 = all): the error that
+    pruning earlier blocks caused (2504.02692). Costs a third run of every block; reduced if there
+    are fewer than 20 tokens per input channel. By default 0.5 for admm, alps and smaller models,
+    and 0 for the other methods, of which only sparsegpt supports it."""
+
+    regrow: Annotated[float, Field(ge=0, le=1)] | None = None
+    """For masks: maximum fraction of each linear's existing zeros that may regrow (1911.11134), the
+    most important first, for methods that also solve for values; no limit by default. Zeros that
+    may not regrow are kept even if the sparsity asks for fewer."""
+
+    multiple: Annotated[int, Field(ge=1)] | None = None
+    """For smaller models: the number of units left is a multiple of this. By default 64 for
+    neurons, less in narrow models, and 1 for other units."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Windows per forward pass."""
+
+
+def takes_units(pattern: str) -> TypeGuard[UnitPattern]:
+    """Whether a pattern removes whole units instead of single weights."""
+    return pattern in get_args(UnitPattern)

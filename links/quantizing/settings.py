@@ -1,0 +1,130 @@
+"""The settings of quantize, what they resolve to, and which of them a method uses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...engine import Settings
+from ...errors import SettingError
+from ...solvers.gptq import Order
+from ...solvers.grid import Grid
+from ...solvers.grid_search import ScaleRule
+
+Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
+GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
+
+CALIBRATED = ("gptq", "signround")
+"""Methods that use the inputs of the linears on calibration text."""
+
+BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
+"""Methods of bitsandbytes, which quantises when the folder is written."""
+
+# Measured best of 0 and 0.5 on whole models.
+_MATCHING = 0.5
+
+
+class QuantizeSettings(Settings):
+    """The settings of quantize."""
+
+    bits: Annotated[int, Field(ge=2, le=8)] = 4
+    """Bits per weight."""
+
+    group_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 64
+    """Input columns that share a scale; must divide every width. auto: for each layer the largest
+    of 128, 64, 32 and 16 that divides its width, otherwise one scale per row; null: one scale per
+    row for every layer."""
+
+    symmetric: bool = True
+    """No zero points. Only symmetric weights are stored as integers."""
+
+    signed: bool | None = None
+    """Allow negative scales for symmetric weights, so that the extra negative integer covers the
+    larger extreme; takes no extra bytes. By default on for gptq and signround, off for rtn."""
+
+    grid: GridName = "int"
+    """int, as set above; or a format of ggml (q4_0, q5_0, q8_0, q4_k), which fixes all of these.
+    Layers whose width is not a multiple of the 256 of q4_k use q5_0, as in llama.cpp."""
+
+    method: Method = "auto"
+    """gptq (2210.17323), which needs calibration windows; signround (2309.05516), which starts from
+    gptq and tunes the rounding of a block by gradients, much slower; rtn, round to nearest; nf4 and
+    llm.int8 of bitsandbytes, which fix bits and group size (nf4 also quantises its scales to 8
+    bits, nf4.single keeps them in float32). auto: gptq if the context has calibration windows,
+    otherwise rtn; the history records which."""
+
+    order: Order = "static"
+    """Column order of gptq: by descending input energy (static), or as stored (natural)."""
+
+    scales: ScaleRule | None = None
+    """searched for the least error, or minmax, set by the extremes. By default searched for gptq
+    and minmax for rtn."""
+
+    refit: bool = False
+    """Refit the scales of gptq to its integers, using the whole Hessian."""
+
+    sweeps: Annotated[int, Field(ge=0)] = 0
+    """Passes of coordinate descent over the integers of gptq."""
+
+    matching: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Fraction of the upstream error each linear corrects (0 = none, 1 = all): the error that
+    quantising earlier blocks caused (2504.02692). Costs a third run of every block; reduced if
+    there are fewer than 20 tokens per input channel. By default 0.5 for gptq and signround; other
+    methods do not support it."""
+
+    damping: Annotated[float, Field(gt=0)] = 0.01
+    """Added to the diagonal of the Hessian in gptq, relative to its mean."""
+
+    rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of a low-rank correction of each linear's output error (2410.21271), beside the integers
+    of gptq, which do not change. Saved as a LoRA adapter in the folder adapter/ of the model, to be
+    loaded with PEFT; the model loads, and is measured, without it. It is dense: with the adapter,
+    pruned weights are no longer zero."""
+
+    iterations: Annotated[int, Field(ge=1)] = 200
+    """Steps of signround per block, on batch_size windows each."""
+
+    seed: int = 0
+    """Seed of the order in which signround uses the windows."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Windows per forward pass."""
+
+
+def resolved(settings: QuantizeSettings, *, calibrated: bool) -> QuantizeSettings:
+    """The settings with method, signed and matching decided.
+
+    Raises:
+        SettingError: the method needs calibration windows and there are none.
+    """
+    method = settings.method
+    if method == "auto":
+        method = "gptq" if calibrated else "rtn"
+    elif method in CALIBRATED and not calibrated:
+        raise SettingError(
+            f"quantize(method='{method}') needs 'calibration'; calibrate() provides it, or use "
+            "method='rtn'"
+        )
+    signed = method in CALIBRATED if settings.signed is None else settings.signed
+    return settings.model_copy(
+        update={"method": method, "signed": signed, "matching": matching_of(settings)}
+    )
+
+
+def matching_of(settings: QuantizeSettings) -> float:
+    """The fraction of the upstream error that gptq and signround correct."""
+    return _MATCHING if settings.matching is None else settings.matching
+
+
+def grid_of(settings: QuantizeSettings) -> Grid:
+    """The grid that quantised weights are on."""
+    if settings.grid != "int":
+        return Grid.named(settings.grid)
+    signed = bool(settings.signed and settings.symmetric)
+    return Grid(settings.bits, settings.group_size, settings.symmetric, signed=signed)
+
+
+def packs_codes(settings: QuantizeSettings) -> bool:
+    """Whether the integers are stored as such: symmetric ones on the grid int."""
+    return settings.symmetric and settings.grid == "int"

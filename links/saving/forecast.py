@@ -1,0 +1,61 @@
+"""The cost of save: folders written, fresh processes, and held-out windows read."""
+
+from __future__ import annotations
+
+from ...checkpoints import Checkpoint
+from ...contexts.flow import Savable
+from ...contexts.forecast import Forecast
+from ...models.blocks.device import default_device
+from ...models.blocks.empty_model import text_config
+from ...models.evaluation.record import probe_windows
+from ...models.planning.effort import num_blocks
+from ...models.planning.memory import pass_bytes, written_bytes
+from ...texts import Windows
+from .settings import SaveSettings
+
+_FILES_BYTES = 4 << 20  # tokenizer, card and records
+_PROCESS_BYTES = 512 << 20  # an interpreter with its libraries, and one batch of logits
+
+
+def save_forecast(ctx: Savable, settings: SaveSettings) -> Forecast:
+    """Two folders written, three fresh processes that open them, held-out windows read by both."""
+    light, dense, windows = ctx["checkpoint"], ctx["dense"], ctx.get("heldout")
+    models = 2 if settings.compare else 1
+    read = 0 if windows is None else windows.num_windows
+    here = 0 if "verdict" in ctx else read  # scored in memory if no link did so before
+    runs = models * (read + 2) + here
+    beside = dense.num_bytes if settings.compare else 0
+    return Forecast(
+        adds={"saved": None},
+        block_passes=num_blocks(light) * runs,
+        head_passes=runs,
+        decoded_tokens=models * 24 * 6,
+        starts=models + 1,
+        moved_bytes=6 * (light.num_bytes + beside),
+        memory_bytes=_memory_bytes(ctx, settings),
+        process_bytes=models * 4 * dense.num_parameters + _PROCESS_BYTES,
+        disk_bytes=light.num_bytes + _FILES_BYTES,
+        passing_disk_bytes=beside,
+    )
+
+
+def _memory_bytes(ctx: Savable, settings: SaveSettings) -> int:
+    """The shard being written, or the model being scored; without the fresh processes.
+
+    Shards are collected in the machine's memory, so a GPU need not hold them.
+    """
+    light, heldout = ctx["checkpoint"], ctx.get("heldout")
+    needs = [_scored_bytes(light, probe_windows(light, heldout, settings.proof_tokens))]
+    if heldout is not None and "verdict" not in ctx:
+        needs.append(_scored_bytes(light, heldout))
+    if default_device().type != "cuda":
+        size = int(settings.max_shard_gb * 1e9)
+        written = [light, ctx["dense"]] if settings.compare else [light]
+        needs += [written_bytes(each, size) for each in written]
+    return max(needs)
+
+
+def _scored_bytes(checkpoint: Checkpoint, windows: Windows) -> int:
+    """A pass of one window at a time, and two copies of one window's log-probabilities."""
+    logits = 4 * windows.length * int(text_config(checkpoint).vocab_size)
+    return pass_bytes(checkpoint, windows, 1, grams=False) + 2 * logits
