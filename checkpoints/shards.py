@@ -22,14 +22,57 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def shard_paths(folder: Path) -> list[Path]:
     """Return the weight files of a folder, sorted.
 
+    Where there are both a single file and shards with an index, the single file is used, as
+    transformers does, unless it lacks tensors that the shards hold.
+
     Raises:
         CheckpointError: there are no safetensors files, a listed shard is missing, or the index
             names a file outside the folder.
     """
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
+    single, index = ((folder / name).is_file() for name in (SINGLE, INDEX))
+    if not single and not index:
         raise CheckpointError(_no_weights(folder))
+    if single and not (index and _lacking(folder)):
+        return [folder / SINGLE]
+    return _shards(folder)
+
+
+def chosen_weights(folder: Path) -> str | None:
+    """Say in words which weight file was chosen, and why, in a folder that holds two sets of them.
+
+    None where there is one set. The words go on after the name of the model.
+    """
+    if not all((folder / name).is_file() for name in (SINGLE, INDEX)):
+        return None
+    if set(_weight_map(folder).values()) == {SINGLE}:
+        return None
+    lacking = _lacking(folder)
+    if lacking:
+        return (
+            f"holds {SINGLE} beside shards with an index; the shards were used, for {SINGLE} lacks "
+            f"{len(lacking)} of their tensors, such as '{lacking[0]}'; delete {SINGLE}"
+        )
+    return (
+        f"holds {SINGLE} beside shards with an index; {SINGLE} was used, as transformers does; "
+        f"delete the files that are not wanted"
+    )
+
+
+def _lacking(folder: Path) -> list[str]:
+    """Tensors that whole shards hold and the single file beside them does not."""
+    try:
+        held = sorted(name for path in _shards(folder) for name in _open_shard(path))
+    except CheckpointError:
+        return []  # shards that are not whole are no alternative to the single file
+    try:
+        single = _open_shard(folder / SINGLE)
+    except CheckpointError:
+        return held
+    return [name for name in held if name not in single]
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Return the files that an index names, sorted."""
     names = sorted(set(_weight_map(folder).values()))
     # Compared with a listing, not with is_file(), so that no file outside the folder is touched.
     present = {path.name for path in folder.iterdir()}

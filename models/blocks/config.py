@@ -23,6 +23,9 @@ from .transformers_errors import REFUSED, reason
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _MOST_LAYERS = 10_000
 
+# How transformers begins to say that it has no causal language model for a config.
+_OF_ANOTHER_KIND = "Unrecognized configuration class"
+
 
 def has_code(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint carries Python of its own, which it does only if the user said so."""
@@ -101,5 +104,25 @@ def context_length(checkpoint: Checkpoint) -> int | None:
 
 
 def unbuildable(checkpoint: Checkpoint, error: BaseException) -> ModelError:
+    """What is raised where transformers makes no causal language model of a config."""
     kind = checkpoint.config.get("model_type")
-    return ModelError(f"no model can be built from the config of type '{kind}': {reason(error)}")
+    why = reason(error)
+    if why.startswith(_OF_ANOTHER_KIND):  # followed by the name of every class it knows
+        why = _another_kind(checkpoint)
+    return ModelError(f"no model can be built from the config of type '{kind}': {why}")
+
+
+def _another_kind(checkpoint: Checkpoint) -> str:
+    """What to do with a model that is not a causal language model, or wraps one."""
+    named = checkpoint.config.get("architectures") or ["none"]
+    text = checkpoint.config.get("text_config")
+    kind = text.get("model_type") if isinstance(text, Mapping) else None
+    if kind is None:
+        return (
+            f"transformers has no causal language model of that type (architecture {named[0]}); "
+            f"give a model that generates text from left to right"
+        )
+    return (
+        f"{named[0]} is a larger model around a text model of type '{kind}', and transformers does "
+        f"not load that part by itself; save its text model as a folder of its own and give that"
+    )

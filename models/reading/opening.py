@@ -17,43 +17,44 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...checkpoints import (
     Checkpoint,
-    Converted,
-    InMemory,
     LeftOut,
     TensorRef,
     open_folder,
-    write_folder,
 )
-from ...checkpoints.shards import shard_paths
-from ...errors import CheckpointError, ModelError, SettingError
+from ...checkpoints.shards import INDEX, SINGLE, chosen_weights, shard_paths
+from ...errors import ModelError, SettingError
 from ..blocks.config import context_length
 from ..blocks.empty_model import empty_model
-from ..blocks.parameter_names import parameter_finder
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import has_integer_codes
 from ..codecs.gguf_head import gguf_config
 from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
 from .folder_files import code_files, folder_files, licence_files
-from .progress_bars import quietly
+from .in_memory import as_checkpoint
 from .quantized import multiplied_out, with_codes
-from .sources import Source, read_config
-from .tied_weights import TIES, tied_names, untied_config, with_ties_settled
+from .sources import ADAPTER_CONFIG, WEIGHTS_KEY, Source, read_config
+from .stored_dtypes import as_dtype, in_stored_dtypes
+from .through_transformers import (
+    forget_quantization,
+    from_pretrained,
+    load_dequantised,
+    load_renamed,
+    load_written_dense,
+)
+from .tied_weights import tied_names, with_ties_settled
 from .tokenizer import gguf_tokenizer
-from .unused import in_words, quantised_parameters, require_dense, unused_tensors
+from .unused import in_words, require_dense, unused_tensors
 
-_ASIDE_SHARD_BYTES = 2 << 30
+__all__ = ["as_checkpoint", "keeps_codes", "open_checkpoint", "positions_of", "quantized_by"]
 
 
 def open_checkpoint(
@@ -87,7 +88,7 @@ def open_checkpoint(
         opened = _open_gguf(source, dtype)
     else:
         opened = _open_folder(source, trust_remote_code, dequantize)
-    return opened if dtype is None else _as_dtype(opened, dtype)
+    return opened if dtype is None else as_dtype(opened, dtype)
 
 
 def quantized_by(source: Source) -> str | None:
@@ -127,38 +128,16 @@ def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | No
     return context_length(Checkpoint(read_config(source), {}, files, source=source.label))
 
 
-def as_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
-) -> Checkpoint:
-    """A transformers model in memory as a checkpoint; the tensors are shared, not copied.
-
-    Tied parameters are kept once, under the name transformers saves them by. Parameters that the
-    config says are tied but that have values of their own are both kept, and the config is
-    corrected.
-    """
-    refs: dict[str, TensorRef] = {n: InMemory(t) for n, t in model.state_dict().items()}
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        if model.generation_config is not None:
-            # Not save_pretrained, which refuses settings that many published models have.
-            model.generation_config.to_json_file(Path(folder) / "generation_config.json")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        files = folder_files(Path(folder), code=False).carried
-    config["architectures"] = [type(model).__name__]
-    config["dtype"] = str(model.dtype).removeprefix("torch.")
-    return with_ties_settled(Checkpoint(config, refs, files, source=source), tied_names(model))
-
-
 def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> Checkpoint:
     config = read_config(source)
     if not trust_remote_code:
         _refuse_code(config, source)
         config.pop("auto_map", None)
+    _check_weights_key(config, source)
     if "torch_dtype" in config:  # as versions 4 of transformers wrote it
         config.setdefault("dtype", config.pop("torch_dtype"))
     refs = open_folder(source.folder)
+    _tell_files(source)
     read = {path.name for path in shard_paths(source.folder)}
     beside = folder_files(source.folder, code=trust_remote_code, read=read)
     adapter = _adapter(source, keep=not dequantize)
@@ -178,43 +157,16 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
     if unused:
         _tell_unused(unused, model, source)
     if values is None:
-        found = _dequantized_by_transformers(source, opened, trust_remote_code)
+        found = load_dequantised(source, opened, trust_remote_code)
     else:
         extra = unused_tensors(model, values)
         used = replace(opened, refs={n: ref for n, ref in values.items() if n not in extra})
-        through = _written_dense if quantization else _through_transformers
+        through = load_written_dense if quantization else load_renamed
         found = _as_named(used, model) or through(source, used, trust_remote_code)
-    if quantization:
-        found = _in_stored_dtypes(found, model, opened)
-        found = found if dequantize else with_codes(found, source.label)
+    found = in_stored_dtypes(found, model, opened)
+    if quantization and not dequantize:
+        found = with_codes(found, source.label)
     return replace(found, unused=unused)
-
-
-def _in_stored_dtypes(found: Checkpoint, model: PreTrainedModel, opened: Checkpoint) -> Checkpoint:
-    """Codes multiplied out in float32, everything else in the dtype the folder holds it in.
-
-    Args:
-        found: the model, in which all may have become float32.
-        opened: the folder's tensors as they are stored.
-    """
-    find, coded = parameter_finder(model), quantised_parameters(model, opened.refs)
-    stored = {find(name)[0]: ref.dtype for name, ref in opened.refs.items()}
-    refs = {
-        name: _converted(ref, torch.float32 if name in coded else stored.get(name, ref.dtype))
-        for name, ref in found.refs.items()
-    }
-    kept = getattr(torch, str(opened.config.get("dtype")), None) or _most_common(refs, coded)
-    dtype = str(kept).removeprefix("torch.")
-    return replace(found, refs=refs, config={**found.config, "dtype": dtype})
-
-
-def _most_common(refs: Mapping[str, TensorRef], coded: Collection[str]) -> torch.dtype:
-    """The dtype that most values outside of the quantised weights have."""
-    counts: dict[torch.dtype, int] = {torch.float32: 0}
-    for name, ref in refs.items():
-        if name not in coded and ref.dtype.is_floating_point:
-            counts[ref.dtype] = counts.get(ref.dtype, 0) + ref.num_values
-    return max(counts, key=lambda dtype: counts[dtype])
 
 
 def _tell_unused(unused: Mapping[str, TensorRef], model: PreTrainedModel, source: Source) -> None:
@@ -236,52 +188,6 @@ def _as_named(opened: Checkpoint, model: PreTrainedModel) -> Checkpoint | None:
     return with_ties_settled(replace(opened, refs=found), ties)
 
 
-def _dequantized_by_transformers(source: Source, opened: Checkpoint, trust: bool) -> Checkpoint:
-    """Formats of compressed-tensors that are not integer codes, such as float8."""
-    try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust)
-    except REFUSED as error:
-        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
-    config.quantization_config = {**config.quantization_config, "dequantize": True}
-    return _through_transformers(source, opened, trust, config=config, dtype=torch.float32)
-
-
-def _written_dense(source: Source, dense: Checkpoint, trust: bool) -> Checkpoint:
-    """Let transformers translate names and shapes, by way of a dense folder written aside."""
-    sizes = {name: ref.num_bytes for name, ref in dense.refs.items()}
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(aside)
-        write_folder(folder, dense.tensors, sizes, max_bytes=_ASIDE_SHARD_BYTES)
-        for name, data in dense.top_files.items():
-            (folder / name).write_bytes(data)
-        config = {**dense.config, "dtype": "float32"}
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        return _through_transformers(replace(source, folder=folder), dense, trust)
-
-
-def _through_transformers(
-    source: Source, opened: Checkpoint, trust: bool, **options: Any
-) -> Checkpoint:
-    """Load weights whose names transformers translates, such as experts stored one by one."""
-    model = _from_pretrained(source, trust_remote_code=trust, **options)
-    _forget_quantization(model)
-    found = as_checkpoint(model, source=source.label)
-    return replace(
-        found,
-        config=_whole_config(found, opened),
-        files={**found.files, **opened.files},
-        left_out=opened.left_out,
-    )
-
-
-def _whole_config(found: Checkpoint, opened: Checkpoint) -> Mapping[str, Any]:
-    """The config of the model as it was loaded, or of the larger one whose text part that is."""
-    if found.config["model_type"] == opened.config["model_type"]:
-        return found.config
-    whole = {**opened.config, "dtype": found.config["dtype"]}
-    return untied_config(whole) if found.config.get(TIES) is False else whole
-
-
 def _gguf_config(source: Source) -> PreTrainedConfig:
     try:
         return gguf_config(*source.gguf_paths)
@@ -294,15 +200,16 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
     config = _gguf_config(source)
     with ExitStack() as stack:
         file = _joined(source, stack) if source.parts else source
-        model = _from_pretrained(
+        model = from_pretrained(
             file,
+            file.folder,
             gguf_file=file.gguf,
             config=config,
             dtype=dtype or torch.float32,
             quantization_config=GgufConfig(dequantize=True),
         )
     tokenizer = gguf_tokenizer(source)
-    _forget_quantization(model)
+    forget_quantization(model)
     found = as_checkpoint(model, tokenizer, source=source.label)
     return replace(found, files={**found.files, **licence_files(source.folder)})
 
@@ -320,32 +227,27 @@ def _joined(source: Source, stack: ExitStack) -> Source:
     return Source(source.label, folder, "model.gguf")
 
 
-def _forget_quantization(model: Any) -> None:
-    """Let a model that was multiplied out as it was read pass for what it is, a dense one."""
-    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
-        if hasattr(model, name):
-            delattr(model, name)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+def _check_weights_key(config: dict[str, Any], source: Source) -> None:
+    """Take out of the config the name of its weight file, refused where that is not a usual one."""
+    named = config.pop(WEIGHTS_KEY, None)
+    if named not in (None, SINGLE, INDEX):
+        raise ModelError(
+            f"config.json of '{source.label}' names {named!r} under {WEIGHTS_KEY} as its weights; "
+            f"rename that file to {SINGLE} and take the key out"
+        )
 
 
-def _from_pretrained(source: Source, **options: Any) -> Any:
-    try:
-        with quietly():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source.folder,
-                use_safetensors=None if "gguf_file" in options else True,
-                output_loading_info=True,
-                **options,
-            )
-    except REFUSED as error:
-        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
-    model, info = loaded
-    # What transformers does not find, it makes up at random.
-    for name in sorted(info["missing_keys"]):
-        held = source.gguf or ", ".join(path.name for path in shard_paths(source.folder))
-        raise CheckpointError(f"'{source.label}' lacks tensor '{name}' in {held}; fetch it again")
-    return model
+def _tell_files(source: Source) -> None:
+    """Say which weight file was chosen where there are two, and that an adapter is not read."""
+    if chosen := chosen_weights(source.folder):
+        warnings.warn(f"'{source.label}' {chosen}", stacklevel=2)
+    if (source.folder / ADAPTER_CONFIG).is_file():
+        warnings.warn(
+            f"'{source.label}' has an adapter beside its weights that is not merged "
+            f"({ADAPTER_CONFIG}), which is not read although transformers would apply it; merge it "
+            f"with PEFT first to have it in the result",
+            stacklevel=2,
+        )
 
 
 def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
@@ -376,16 +278,3 @@ def _without(left_out: Iterable[LeftOut], kept: Collection[str]) -> tuple[LeftOu
     """What is left out but for folders of which files are kept after all."""
     folders = {f"{name.partition('/')[0]}/" for name in kept}
     return tuple(each for each in left_out if each.name not in folders)
-
-
-def _as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
-    refs = {name: _converted(ref, dtype) for name, ref in checkpoint.refs.items()}
-    config = {**checkpoint.config, "dtype": str(dtype).removeprefix("torch.")}
-    return replace(checkpoint, refs=refs, config=config)
-
-
-def _converted(ref: TensorRef, dtype: torch.dtype) -> TensorRef:
-    """A floating-point tensor in another dtype, converted when it loads unless it is in memory."""
-    if not (ref.dtype.is_floating_point and dtype.is_floating_point) or ref.dtype == dtype:
-        return ref
-    return InMemory(ref.load().to(dtype)) if isinstance(ref, InMemory) else Converted(ref, dtype)

@@ -23,6 +23,9 @@ from .folder_files import COPIES, OTHER_WEIGHTS, dangling
 ADAPTER_CONFIG = "adapter_config.json"
 """PEFT's description of an adapter, which makes a folder one."""
 
+WEIGHTS_KEY = "transformers_weights"
+"""The key of a config that names another file of weights than the usual ones."""
+
 _HUB_DESCRIPTION = ["config.json", "adapter_config.json", "*.py"]
 
 _SHOWN = 3  # names in a message

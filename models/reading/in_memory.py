@@ -1,0 +1,37 @@
+"""A transformers model in memory as a `Checkpoint`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...checkpoints import Checkpoint, InMemory, TensorRef
+from .folder_files import folder_files
+from .tied_weights import tied_names, with_ties_settled
+
+
+def as_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
+) -> Checkpoint:
+    """A transformers model in memory as a checkpoint; the tensors are shared, not copied.
+
+    Tied parameters are kept once, under the name transformers saves them by. Parameters that the
+    config says are tied but that have values of their own are both kept, and the config is
+    corrected.
+    """
+    refs: dict[str, TensorRef] = {n: InMemory(t) for n, t in model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        if model.generation_config is not None:
+            # Not save_pretrained, which refuses settings that many published models have.
+            model.generation_config.to_json_file(Path(folder) / "generation_config.json")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        files = folder_files(Path(folder), code=False).carried
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    return with_ties_settled(Checkpoint(config, refs, files, source=source), tied_names(model))

@@ -1,0 +1,158 @@
+"""Loading weights that transformers renames or converts, such as experts stored one by one.
+
+transformers is shown a folder of links to the files that are read and no others: it would apply an
+adapter that lies beside them, and prefer a file that was not chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ...checkpoints import Checkpoint, write_folder
+from ...checkpoints.shards import INDEX, SINGLE, shard_paths
+from ...errors import CheckpointError, ModelError
+from ..blocks.transformers_errors import REFUSED, reason
+from .in_memory import as_checkpoint
+from .progress_bars import quietly
+from .sources import WEIGHTS_KEY, Source
+from .stored_dtypes import widest_dtype
+from .tied_weights import TIES, untied_config
+
+_SHARD_BYTES = 2 << 30
+
+
+def load_renamed(source: Source, opened: Checkpoint, trust: bool) -> Checkpoint:
+    """The model of a dense folder, in the widest dtype that its tensors are stored in.
+
+    Args:
+        opened: the tensors as the folder names them, and what is carried with them.
+        trust: allow Python that the folder brings to run.
+
+    Raises:
+        ModelError: transformers refuses the folder.
+        CheckpointError: it lacks tensors.
+    """
+    with _view(source, opened) as folder:
+        return _loaded(source, folder, opened, trust, dtype=widest_dtype(opened.refs))
+
+
+def load_dequantised(source: Source, opened: Checkpoint, trust: bool) -> Checkpoint:
+    """The model of a folder whose codes only transformers reads, in float32.
+
+    Raises:
+        ModelError, CheckpointError: as `load_renamed`.
+    """
+    with _view(source, opened) as folder:
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        except REFUSED as error:
+            raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+        config.quantization_config = {**config.quantization_config, "dequantize": True}
+        return _loaded(source, folder, opened, trust, config=config, dtype=torch.float32)
+
+
+def load_written_dense(source: Source, dense: Checkpoint, trust: bool) -> Checkpoint:
+    """The model of weights that were dequantised, by way of a dense folder written aside.
+
+    Raises:
+        ModelError, CheckpointError: as `load_renamed`.
+    """
+    sizes = {name: ref.num_bytes for name, ref in dense.refs.items()}
+    with tempfile.TemporaryDirectory() as aside:
+        folder = _with_description(Path(aside), {**dense.config, "dtype": "float32"}, dense)
+        write_folder(folder, dense.tensors, sizes, max_bytes=_SHARD_BYTES)
+        return _loaded(source, folder, dense, trust, dtype=torch.float32)
+
+
+@contextmanager
+def _view(source: Source, opened: Checkpoint) -> Iterator[Path]:
+    """A folder of links to the weight files that are read, with config and code."""
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    for key in ("auto_map", WEIGHTS_KEY):
+        if key not in opened.config:
+            config.pop(key, None)
+    with tempfile.TemporaryDirectory() as aside:
+        folder = _with_description(Path(aside), config, opened)
+        shards = shard_paths(source.folder)
+        for path in shards:
+            (folder / path.name).symlink_to(path)
+        if shards[0].name != SINGLE:
+            (folder / INDEX).symlink_to(source.folder / INDEX)
+        yield folder
+
+
+def _with_description(aside: Path, config: Mapping[str, Any], opened: Checkpoint) -> Path:
+    """A folder that describes a model; transformers keeps code by the folder's name: one name."""
+    folder = aside / "checkpoint"
+    folder.mkdir()
+    for name, data in opened.top_files.items():
+        (folder / name).write_bytes(data)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def _loaded(
+    source: Source, folder: Path, opened: Checkpoint, trust: bool, **options: Any
+) -> Checkpoint:
+    model = from_pretrained(source, folder, trust_remote_code=trust, **options)
+    forget_quantization(model)
+    found = as_checkpoint(model, source=source.label)
+    return replace(
+        found,
+        config=_whole_config(found, opened),
+        files={**found.files, **opened.files},
+        left_out=opened.left_out,
+    )
+
+
+def _whole_config(found: Checkpoint, opened: Checkpoint) -> Mapping[str, Any]:
+    """The config of the model as it was loaded, or of the larger one whose text part that is."""
+    if found.config["model_type"] == opened.config["model_type"]:
+        return found.config
+    whole = {**opened.config, "dtype": found.config["dtype"]}
+    return untied_config(whole) if found.config.get(TIES) is False else whole
+
+
+def from_pretrained(source: Source, folder: Path, **options: Any) -> Any:
+    """The transformers model in a folder.
+
+    Args:
+        source: what to call it, and where its files are.
+
+    Raises:
+        ModelError: transformers refuses it.
+        CheckpointError: it lacks tensors, for which transformers would make up random values.
+    """
+    try:
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                use_safetensors=None if "gguf_file" in options else True,
+                output_loading_info=True,
+                **options,
+            )
+    except REFUSED as error:
+        raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
+    model, info = loaded
+    for name in sorted(info["missing_keys"]):
+        held = source.gguf or ", ".join(path.name for path in shard_paths(source.folder))
+        raise CheckpointError(f"'{source.label}' lacks tensor '{name}' in {held}; fetch it again")
+    return model
+
+
+def forget_quantization(model: Any) -> None:
+    """Let a model that was multiplied out as it was read pass for what it is, a dense one."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
