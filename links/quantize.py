@@ -8,23 +8,24 @@ from ..checkpoints import Checkpoint, Coded
 from ..contexts.flow import Changed, Partial, Standing
 from ..engine import in_thread, link
 from ..errors import SettingError
-from ..models.blocks.linears import Linear, named
+from ..models.blocks.linears import Linear, all_linears, named
 from ..models.codecs.bitsandbytes import check_nf4_shape, nf4_values
 from ..models.passes.tuning import Tuning
 from ..solvers.grid import Grid
 from .quantizing.calibrated import round_by_text
+from .quantizing.embeddings import chosen_embeddings, round_embeddings
 from .quantizing.forecast import quantize_forecast
+from .quantizing.grids import Grids, check_patterns, grids_of
 from .quantizing.low_rank import Correcting, check_rank
 from .quantizing.settings import (
     BITSANDBYTES,
     CALIBRATED,
     Method,
     QuantizeSettings,
-    grid_of,
     packs_codes,
     resolved,
 )
-from .quantizing.solve import BlockTuning, Rounding, fitting_grid
+from .quantizing.solve import BlockTuning, Rounding
 from .quantizing.uncalibrated import chosen_linears, one_by_one
 from .quantizing.warnings import warn_of_left, warn_of_unused
 
@@ -33,8 +34,9 @@ from .quantizing.warnings import warn_of_left, warn_of_unused
 async def quantize(ctx: Standing, settings: QuantizeSettings) -> Changed:
     """Store the linears of every block as integers with one scale per group of input columns.
 
-    Embeddings, head, norms and routers are not quantised; neither are expert and Conv1D weights if
-    the integers are to be packed, since no format that loads in plain transformers holds them.
+    Norms and routers are not quantised; embeddings and head only with ``embedding_bits``. Neither
+    are expert and Conv1D weights if the integers are to be packed, since no format that loads in
+    plain transformers holds them.
     Weights with zero points are not packed: their dequantised values are stored, with a warning.
     Weights on a grid of ggml are stored as its blocks in a GGUF file, and as dequantised values in
     any other folder.
@@ -47,19 +49,23 @@ async def quantize(ctx: Standing, settings: QuantizeSettings) -> Changed:
     checkpoint = ctx["checkpoint"]
     asked, settings = settings, resolved(settings, calibrated="calibration" in ctx)
     warn_of_unused(asked, settings.method)
-    grid, packable = grid_of(settings), packs_codes(settings) or settings.method in BITSANDBYTES
-    warn_of_left(checkpoint, packable, grid)
+    grids = grids_of(settings)
+    packable = packs_codes(settings) or settings.method in BITSANDBYTES
+    warn_of_left(checkpoint, packable, grids.common)
     if settings.method in CALIBRATED:
         light, found = await round_by_text(
             ctx["calibration"],
-            _rounding(checkpoint, settings, grid),
+            _rounding(checkpoint, settings, grids),
             _tuning(settings),
             settings.batch_size,
         )
     else:
         light, found = await in_thread(
-            one_by_one, checkpoint, settings.method, grid, packable, settings.scales or "minmax"
+            one_by_one, checkpoint, settings.method, grids, packable, settings.scales or "minmax"
         )
+    if settings.embedding_bits is not None:
+        light, more = await in_thread(round_embeddings, light)
+        found = {**found, **more}
     metrics = {
         "method": settings.method,
         **found,
@@ -69,10 +75,10 @@ async def quantize(ctx: Standing, settings: QuantizeSettings) -> Changed:
     return {"checkpoint": light, "metrics": metrics}
 
 
-def _rounding(checkpoint: Checkpoint, settings: QuantizeSettings, grid: Grid) -> Rounding:
+def _rounding(checkpoint: Checkpoint, settings: QuantizeSettings, grids: Grids) -> Rounding:
     return Rounding(
         checkpoint=checkpoint,
-        grid=grid,
+        grids=grids,
         packable=packs_codes(settings),
         damping=settings.damping,
         order=settings.order,
@@ -106,23 +112,36 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
             "symmetric=True and grid='int', or rank=0"
         )
     prepared = settings.method in BITSANDBYTES
+    if settings.embedding_bits is not None and not packs_codes(settings):
+        raise SettingError(
+            "quantize(embedding_bits=8) is stored beside packed integers; set symmetric=True and "
+            "grid='int', or leave embedding_bits unset"
+        )
+    if settings.embedding_bits is not None and prepared:
+        raise SettingError(
+            f"quantize(embedding_bits=8, method='{settings.method}'): bitsandbytes stores linears "
+            "only; use method='gptq' or 'rtn', or leave embedding_bits unset"
+        )
     if prepared:
         nf4_values(torch.ones(32, 64))  # fails if bitsandbytes cannot be used here
     checkpoint = ctx.get("checkpoint")
     if checkpoint is None:
         return
-    grid = None if prepared else grid_of(settings)
-    for linear in chosen_linears(checkpoint, prepared or packs_codes(settings)):
+    if settings.embedding_bits is not None:
+        chosen_embeddings(checkpoint)
+    grids = grids_of(settings)
+    check_patterns(settings, all_linears(checkpoint))
+    for linear in chosen_linears(checkpoint, grids, prepared or packs_codes(settings)):
         if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
-        _check_shape(linear, grid, settings.method)
+        _check_shape(linear, None if prepared else grids.of(linear), settings.method)
         check_rank(linear, settings.rank)
 
 
 def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:
     try:
         if grid is not None:
-            fitting_grid(grid, linear).group_width(linear.shape[1])
+            grid.group_width(linear.shape[1])
         elif method in ("nf4", "nf4.single"):
             check_nf4_shape(linear.shape)
     except SettingError as error:

@@ -23,7 +23,7 @@ async def round_by_text(
         rounding.checkpoint,
         windows,
         rounding,
-        chosen=lambda linear: linear.plain or not rounding.packable,
+        chosen=rounding.chooses,
         batch_size=batch_size,
         paired=rounding.matching > 0 or tuning is not None,
         refine=tuning,

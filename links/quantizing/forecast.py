@@ -16,8 +16,10 @@ from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
 from ...models.planning.memory import pass_bytes
 from ...models.planning.outline import exchanged, outlined_blocks, outlined_codes
 from ...solvers.grid import Grid
-from .settings import CALIBRATED, QuantizeSettings, grid_of, packs_codes, resolved
-from .solve import fitting_grid, scale_dtype
+from .embeddings import outlined_embeddings
+from .grids import Grids, grids_of
+from .settings import CALIBRATED, QuantizeSettings, packs_codes, resolved
+from .solve import scale_dtype
 from .uncalibrated import chosen_linears
 
 # Work of gptq on the linears of one block, of each of its sweeps, and of a low-rank correction.
@@ -50,46 +52,51 @@ def quantize_forecast(ctx: Standing, settings: QuantizeSettings) -> Forecast:
     passed = pass_bytes(checkpoint, windows, settings.batch_size, grams=True, paired=paired)
     return Forecast(
         adds={"checkpoint": light},
-        memory_bytes=passed + _fresh_bytes(checkpoint, packs_codes(settings)),
+        memory_bytes=passed + _fresh_bytes(checkpoint, grids_of(settings), packs_codes(settings)),
         **work,
     )
 
 
-def _fresh_bytes(checkpoint: Checkpoint, packable: bool) -> int:
+def _fresh_bytes(checkpoint: Checkpoint, grids: Grids, packable: bool) -> int:
     """Integers of a byte each, or values, in memory until the last block is done."""
-    values = sum(each.shape[0] * each.shape[1] for each in chosen_linears(checkpoint, packable))
+    values = sum(
+        each.shape[0] * each.shape[1] for each in chosen_linears(checkpoint, grids, packable)
+    )
     return values if packable else values * checkpoint.num_bytes // checkpoint.num_parameters
 
 
 def _outline(checkpoint: Checkpoint, settings: QuantizeSettings) -> Mapping[str, TensorRef]:
     """What is stored in place of each weight, without values."""
     if settings.method in ("nf4", "nf4.single", "llm.int8"):
-        return _for_bitsandbytes(checkpoint, settings.method)
-    return _on_grid(checkpoint, grid_of(settings), packable=packs_codes(settings))
+        return _for_bitsandbytes(checkpoint, grids_of(settings), settings.method)
+    made = _on_grids(checkpoint, grids_of(settings), packable=packs_codes(settings))
+    return made if settings.embedding_bits is None else {**made, **outlined_embeddings(checkpoint)}
 
 
-def _for_bitsandbytes(checkpoint: Checkpoint, kind: BitsAndBytesKind) -> dict[str, TensorRef]:
+def _for_bitsandbytes(
+    checkpoint: Checkpoint, grids: Grids, kind: BitsAndBytesKind
+) -> dict[str, TensorRef]:
     """Weights that bitsandbytes quantises when the folder is written."""
-    refs = {each.tensor: checkpoint.refs[each.tensor] for each in chosen_linears(checkpoint, True)}
+    chosen = chosen_linears(checkpoint, grids, True)
+    refs = {each.tensor: checkpoint.refs[each.tensor] for each in chosen}
     return {
         name: BitsAndBytes(ref, torch.empty(ref.shape, dtype=ref.dtype, device="meta"), kind=kind)
         for name, ref in refs.items()
     }
 
 
-def _on_grid(checkpoint: Checkpoint, grid: Grid, *, packable: bool) -> Mapping[str, TensorRef]:
+def _on_grids(checkpoint: Checkpoint, grids: Grids, *, packable: bool) -> Mapping[str, TensorRef]:
     """Packed integers, blocks of ggml, or dequantised values if neither holds them."""
-    chosen = chosen_linears(checkpoint, packable)
+    chosen = chosen_linears(checkpoint, grids, packable)
     values = remade(checkpoint, chosen)
     return {
-        each.tensor: _one(checkpoint, each, grid, packable) or values[each.tensor]
+        each.tensor: _one(checkpoint, each, grids.of(each), packable) or values[each.tensor]
         for each in chosen
     }
 
 
 def _one(checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool) -> TensorRef | None:
-    fitting = fitting_grid(grid, linear)
-    kind = kind_of_grid(fitting)
+    kind = kind_of_grid(grid)
     if kind is not None and linear.expert is None:
         return outlined_blocks(linear.shape, kind, transposed=linear.transposed)
     if not packable:
@@ -97,7 +104,7 @@ def _one(checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool) -> 
     width = linear.shape[1]
     return outlined_codes(
         checkpoint.refs[linear.tensor],
-        fitting.bits,
-        width // fitting.group_width(width),
-        scale_dtype(fitting, checkpoint, linear),
+        grid.bits,
+        width // grid.group_width(width),
+        scale_dtype(grid, checkpoint, linear),
     )

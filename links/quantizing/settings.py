@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from ...engine import Settings
 from ...errors import SettingError
 from ...solvers.gptq import Order
-from ...solvers.grid import Grid
 from ...solvers.grid_search import ScaleRule
 
 Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
@@ -25,6 +25,13 @@ BITSANDBYTES = ("nf4", "nf4.single", "llm.int8")
 _MATCHING = 0.5
 
 
+class GridOverride(TypedDict, total=False):
+    """Bits and group size of some linears; what is absent is as in the settings."""
+
+    bits: Annotated[int, Field(ge=2, le=8)]
+    group_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None
+
+
 class QuantizeSettings(Settings):
     """The settings of quantize."""
 
@@ -35,6 +42,19 @@ class QuantizeSettings(Settings):
     """Input columns that share a scale; must divide every width. auto: for each layer the largest
     of 128, 64, 32 and 16 that divides its width, otherwise one scale per row; null: one scale per
     row for every layer."""
+
+    ignore: tuple[str, ...] = ()
+    """Name patterns of linears that are not quantised, such as ``*.down_proj``; ``*`` stands for
+    any characters. A pattern that matches no linear is an error."""
+
+    overrides: dict[str, GridOverride] | None = None
+    """Bits and group size of linears by name pattern, such as ``{"*.down_proj": {"bits": 8}}``; the
+    first match counts. vLLM needs the same grid for q, k and v of a block, and for gate and up."""
+
+    embedding_bits: Literal[8] | None = None
+    """Bits of the embedding and the output head: 8, one scale per row (token), rounded to nearest;
+    null leaves them in the dtype of the model. A tied head is stored once. Loads in transformers;
+    a GGUF file holds it as Q8_0; not tried in vLLM."""
 
     symmetric: bool = True
     """No zero points. Only symmetric weights are stored as integers."""
@@ -115,14 +135,6 @@ def resolved(settings: QuantizeSettings, *, calibrated: bool) -> QuantizeSetting
 def matching_of(settings: QuantizeSettings) -> float:
     """The fraction of the upstream error that gptq and signround correct."""
     return _MATCHING if settings.matching is None else settings.matching
-
-
-def grid_of(settings: QuantizeSettings) -> Grid:
-    """The grid that quantised weights are on."""
-    if settings.grid != "int":
-        return Grid.named(settings.grid)
-    signed = bool(settings.signed and settings.symmetric)
-    return Grid(settings.bits, settings.group_size, settings.symmetric, signed=signed)
 
 
 def packs_codes(settings: QuantizeSettings) -> bool:

@@ -25,6 +25,7 @@ from ...solvers.grid import Grid
 from ...solvers.grid_search import ScaleRule
 from ...solvers.results import QuantizedWeight
 from ...solvers.target import target_weight
+from .grids import Grids
 from .low_rank import Correcting
 
 # From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
@@ -53,7 +54,7 @@ class Rounding:
     """What was asked of quantize(method="gptq"); called by the pass over the blocks.
 
     Attributes:
-        grid: where codes lie.
+        grids: the grid of every linear.
         packable: whether a format that loads plainly holds such codes; if not, the values they
             stand for are stored.
         matching: share of what earlier blocks changed that a linear makes up for.
@@ -62,7 +63,7 @@ class Rounding:
     """
 
     checkpoint: Checkpoint
-    grid: Grid
+    grids: Grids
     packable: bool
     damping: float
     order: Order
@@ -72,6 +73,10 @@ class Rounding:
     matching: float
     correcting: Correcting | None = None
     rounded: dict[str, Rounded] = field(default_factory=dict)
+
+    def chooses(self, linear: Linear) -> bool:
+        """Whether a linear is quantised."""
+        return (linear.plain or not self.packable) and self.grids.quantises(linear)
 
     def facts(self) -> Any:
         """What was solved so far, for a pass that may be stopped."""
@@ -96,11 +101,25 @@ class Rounding:
         self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
     ) -> Mapping[Linear, Solution]:
         """The codes of each linear, or where they cannot be packed the values they stand for."""
-        linears = [linear for linear, _ in weights]
-        grid = fitting_grid(self.grid, linears[0])
-        whole = stacked(weights)
         try:
             factor = factorize(gram, damping=self.damping, descending=self.order == "static")
+        except SolverError as error:
+            raise named(weights[0][0], error) from error
+        stacks: dict[Grid, list[tuple[Linear, Tensor]]] = {}
+        for linear, weight in weights:
+            stacks.setdefault(self.grids.of(linear), []).append((linear, weight))
+        solved: dict[Linear, Solution] = {}
+        for grid, stack in stacks.items():
+            solved.update(self._solve(stack, grid, gram, factor))
+        return solved
+
+    def _solve(
+        self, weights: Sequence[tuple[Linear, Tensor]], grid: Grid, gram: Gram, factor: Factor
+    ) -> Mapping[Linear, Solution]:
+        """Solve the linears of one grid, stacked."""
+        linears = [linear for linear, _ in weights]
+        whole = stacked(weights)
+        try:
             codes = quantize_gptq(
                 whole,
                 gram,
@@ -176,13 +195,6 @@ class BlockTuning:
             "block_loss_after": sum(each.loss_after for each in self.tuned) / count,
             "codes_changed": sum(each.changed_share for each in self.tuned) / count,
         }
-
-
-def fitting_grid(grid: Grid, linear: Linear) -> Grid:
-    """The grid itself, or Q5_0 where super-blocks do not divide the width, as llama.cpp does."""
-    if grid.super_block and linear.shape[1] % grid.super_block:
-        return Grid.named("q5_0")
-    return grid
 
 
 def scale_dtype(grid: Grid, checkpoint: Checkpoint, linear: Linear) -> torch.dtype:

@@ -14,19 +14,19 @@ from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import Linear, all_linears, named
 from ...models.codecs.bitsandbytes import handed_over
 from ...models.passes.rewriting import Solution
-from ...solvers.grid import Grid
 from ...solvers.grid_search import ScaleRule
 from ...solvers.round_to_nearest import quantize_round_to_nearest
+from .grids import Grids
 from .settings import BITSANDBYTES
-from .solve import fitting_grid, mask_of, scale_dtype, split
+from .solve import mask_of, scale_dtype, split
 
 
 def one_by_one(
-    checkpoint: Checkpoint, method: str, grid: Grid, packable: bool, scales: ScaleRule
+    checkpoint: Checkpoint, method: str, grids: Grids, packable: bool, scales: ScaleRule
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """Quantise every chosen linear on its own; returns the checkpoint and metrics."""
     fresh: dict[str, Tensor | TensorRef] = {}
-    linears = chosen_linears(checkpoint, packable)
+    linears = chosen_linears(checkpoint, grids, packable)
     for done, linear in enumerate(linears, 1):
         ref = checkpoint.refs[linear.tensor]
         if method in BITSANDBYTES:
@@ -34,17 +34,17 @@ def one_by_one(
             given = ref if dtype == ref.dtype else Converted(ref, dtype)
             fresh[linear.tensor] = handed_over(given, cast("BitsAndBytesKind", method))
         else:
-            solution = _nearest(checkpoint, linear, grid, packable, scales)
+            solution = _nearest(checkpoint, linear, grids, packable, scales)
             fresh[linear.tensor] = _whole(solution, linear, fresh.get(linear.tensor, ref))
         announce("quantising linears", done, len(linears))
     return checkpoint.evolve(fresh), {"linears": len(fresh)}
 
 
 def _nearest(
-    checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool, scales: ScaleRule
+    checkpoint: Checkpoint, linear: Linear, grids: Grids, packable: bool, scales: ScaleRule
 ) -> Solution:
     weight = linear.view(checkpoint.refs[linear.tensor].load()).float()
-    grid = fitting_grid(grid, linear)
+    grid = grids.of(linear)
     try:
         codes = quantize_round_to_nearest(
             weight,
@@ -68,15 +68,23 @@ def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Te
     return whole
 
 
-def chosen_linears(checkpoint: Checkpoint, packable: bool) -> list[Linear]:
-    """Plain linears if the integers are to be packed, otherwise all linears."""
+def chosen_linears(checkpoint: Checkpoint, grids: Grids, packable: bool) -> list[Linear]:
+    """The linears to quantise: plain ones if the integers are packed, without ignored ones.
+
+    Raises:
+        SettingError: there are none.
+    """
     every = all_linears(checkpoint)
-    if not packable:
-        return every
-    plain = [linear for linear in every if linear.plain]
+    plain = [linear for linear in every if linear.plain or not packable]
     if not plain:
         raise SettingError(
             f"no linear of '{checkpoint.source}' can be stored in a packed format; its weights "
             f"are like {every[0].name}"
         )
-    return plain
+    chosen = [linear for linear in plain if grids.quantises(linear)]
+    if not chosen:
+        raise SettingError(
+            f"quantize(ignore={list(grids.ignored)}) leaves no linear of '{checkpoint.source}' to "
+            f"quantise; remove a pattern"
+        )
+    return chosen

@@ -11,8 +11,8 @@ from ...engine import changed
 from ...formats.ggml_blocks import kind_of_grid
 from ...models.blocks.linears import all_linears
 from ...solvers.grid import Grid
+from .grids import fitting_grid
 from .settings import CALIBRATED, QuantizeSettings
-from .solve import fitting_grid
 
 _TUNED = ("signround",)
 
@@ -34,11 +34,13 @@ _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "rank": ("gptq",),
         "iterations": _TUNED,
         "seed": _TUNED,
+        "overrides": _ON_A_GRID,
+        "embedding_bits": _ON_A_GRID,
     }
 )
 """By setting: the methods that use it."""
 
-_FIXED_BY_A_GRID = ("bits", "group_size", "symmetric", "signed")
+_FIXED_BY_A_GRID = ("bits", "group_size", "symmetric", "signed", "overrides")
 
 
 def warn_of_unused(settings: QuantizeSettings, method: str) -> None:

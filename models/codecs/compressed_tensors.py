@@ -34,7 +34,7 @@ from ...checkpoints import Quantized, TensorRef
 from ...errors import CheckpointError
 from ..blocks.transformers_errors import reason
 
-_PACKED, _PLAIN = "pack-quantized", "int-quantized"
+_PACKED, _PLAIN, _MIXED = "pack-quantized", "int-quantized", "mixed-precision"
 _PART_NAMES = ("packed", "scale", "shape", "zero_point", "g_idx")
 
 
@@ -152,9 +152,11 @@ def unpack(
     if not has_integer_codes(settings):
         return None
     schemes = _schemes(_parsed(settings))
-    bases = [name.removesuffix("_scale") for name in refs if name.endswith(".weight_scale")]
+    scaled = [name.removesuffix("_scale") for name in refs if name.endswith(".weight_scale")]
+    tied = {base for base in scaled if _repeats_scales(refs, base, scaled)}
+    bases = [base for base in scaled if base not in tied]
     parts = {base: _parts(refs, base) for base in bases}
-    taken = {f"{base}_{part}" for base in bases for part in _PART_NAMES}
+    taken = {f"{base}_{part}" for base in scaled for part in _PART_NAMES}
     found = {name: ref for name, ref in refs.items() if name not in taken and name not in parts}
     for base in bases:
         if "g_idx" in parts[base]:
@@ -167,6 +169,17 @@ def unpack(
         )
         found[base] = Unpacked(base, parts[base], args)
     return found
+
+
+def _repeats_scales(refs: Mapping[str, TensorRef], base: str, scaled: Sequence[str]) -> bool:
+    """Whether a weight is a tied head: no codes of its own, scales equal to an embedding's."""
+    if base in refs or f"{base}_packed" in refs:
+        return False
+    scale = refs[f"{base}_scale"]
+    others = [refs[f"{each}_scale"] for each in scaled if each != base and each in refs]
+    return any(
+        other.shape == scale.shape and torch.equal(other.load(), scale.load()) for other in others
+    )
 
 
 def has_integer_codes(settings: Mapping[str, Any]) -> bool:
@@ -230,7 +243,6 @@ def _args(
     )
 
 
-_FORMAT = "pack-quantized"
 _Grid = tuple[int, int | None]
 
 
@@ -266,30 +278,43 @@ def packed_outline(name: str, ref: Quantized) -> dict[str, Tensor]:
     }
 
 
+def per_row(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of an 8-bit embedding in a saved folder, format ``int-quantized``.
+
+    Args:
+        name: of the weight, ending in ``.weight``; int8 [vocabulary, width].
+        heads: names of tied heads; each repeats the scales [vocabulary, 1], never the codes.
+    """
+    scales = {f"{each}_scale": ref.scales for each in (name, *heads)}
+    return {name: ref.codes.cpu().contiguous(), **scales}
+
+
 def quantization_config(
-    quantized: Mapping[str, Quantized], linears: Iterable[str]
+    quantized: Mapping[str, Quantized], linears: Iterable[str], embeddings: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What ``config.json`` says under ``quantization_config``.
 
     One group for each pair of bits and group size; with a single one it covers every linear.
 
     Args:
-        quantized: weight name to its codes.
+        quantized: weight name to its integer codes.
         linears: paths of all ``nn.Linear`` modules of the model, in its order; those not quantised
             are ignored.
+        embeddings: paths of embeddings and heads stored by `per_row`, tied heads included.
     """
     modules: dict[_Grid, list[str]] = {}
-    linears = list(linears)
+    linears = [path for path in linears if path not in embeddings]
     for path in linears:
         if (ref := quantized.get(f"{path}.weight")) is not None:
             modules.setdefault(_grid(ref), []).append(path)
     covered = {name for names in modules.values() for name in names}
+    whole = len(modules) == 1 and not embeddings
+    schemes = [_scheme(grid, ["Linear"] if whole else names) for grid, names in modules.items()]
+    if embeddings:
+        schemes.append(_scheme((8, None), list(embeddings), _PLAIN))
     config = QuantizationConfig(
-        config_groups={
-            f"group_{place}": _scheme(grid, ["Linear"] if len(modules) == 1 else names)
-            for place, (grid, names) in enumerate(modules.items())
-        },
-        format=_FORMAT,
+        config_groups={f"group_{place}": scheme for place, scheme in enumerate(schemes)},
+        format=_MIXED if modules and embeddings else _PLAIN if embeddings else _PACKED,
         quantization_status=QuantizationStatus.COMPRESSED,
         ignore=[name for name in linears if name not in covered],
     )
@@ -302,7 +327,7 @@ def _grid(ref: Quantized) -> _Grid:
     return ref.bits, None if ref.scales.shape[1] == 1 else ref.group_size
 
 
-def _scheme(grid: _Grid, targets: list[str]) -> QuantizationScheme:
+def _scheme(grid: _Grid, targets: list[str], format: str = _PACKED) -> QuantizationScheme:
     bits, group_size = grid
     weights = QuantizationArgs(
         num_bits=bits,
@@ -311,4 +336,4 @@ def _scheme(grid: _Grid, targets: list[str]) -> QuantizationScheme:
         strategy="channel" if group_size is None else "group",
         group_size=group_size,
     )
-    return QuantizationScheme(targets=targets, weights=weights, format=_FORMAT)
+    return QuantizationScheme(targets=targets, weights=weights, format=format)

@@ -34,9 +34,10 @@ from ...checkpoints.allocator import release_unused_memory
 from ...checkpoints.shards import append_to_folder, sync
 from ...errors import CheckpointError, ModelError
 from ..blocks.config import has_code
+from ..blocks.embeddings import embedding_paths, tied_heads
 from ..blocks.empty_model import empty_model, find_blocks
 from ..codecs.bitsandbytes import quantize_folder
-from ..codecs.compressed_tensors import packed, packed_outline, quantization_config
+from ..codecs.compressed_tensors import packed, packed_outline, per_row, quantization_config
 from .wrapper_names import names_for_files
 
 Announce = Callable[[int, int], None]
@@ -77,7 +78,9 @@ def write_model(
     else:
         _write_weights(checkpoint, model, folder, max_shard_bytes, announce)
     if codes:
-        config["quantization_config"] = quantization_config(codes, _modules(model, nn.Linear))
+        config["quantization_config"] = quantization_config(
+            codes, _modules(model, nn.Linear), _stored_per_row(model, codes)
+        )
     write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
 
 
@@ -125,11 +128,26 @@ def _check_quantized(
             f"format: quantise every layer the same way"
         )
     linears = {f"{path}.weight" for path in _modules(model, nn.Linear)}
-    for name in sorted((codes.keys() | handed_over.keys()) - linears):
+    rows = {f"{path}.weight" for path in _stored_per_row(model, codes)}
+    for name in sorted((codes.keys() | handed_over.keys()) - linears - rows):
         raise CheckpointError(
             f"'{name}' is quantised but belongs to no nn.Linear, and no packed format of "
             f"transformers holds it; leave it dense"
         )
+
+
+def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> list[str]:
+    """Paths of the embedding and the head that are stored as int8 rows; a tied head counts."""
+    names = [f"{path}.weight" for path in embedding_paths(model)]
+    tied = tied_heads(model)
+    return [
+        name.removesuffix(".weight")
+        for name in names
+        if (ref := codes.get(tied.get(name, name))) is not None
+        and ref.bits == 8
+        and ref.symmetric
+        and ref.scales.shape[1] == 1
+    ]
 
 
 def _write_weights(
@@ -151,6 +169,16 @@ class _Outgoing(Mapping[str, Tensor]):
     def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, announce: Announce) -> None:
         self._refs, self._model, self._announce = checkpoint.refs, model, announce
         self._is_packed = weight_format(checkpoint) == "packed"
+        rows = [
+            f"{path}.weight" for path in _stored_per_row(model, _of_kind(checkpoint, Quantized))
+        ]
+        tied = tied_heads(model)
+        # By name, the tied heads that repeat its scales.
+        self._rows = {
+            name: [head for head in rows if tied.get(head) == name]
+            for name in rows
+            if name not in tied
+        }
         self._groups = self._group()
         outlines = [self._translated(self._outline(group)) for group in self._groups]
         translated = [name for outline in outlines for name in outline]
@@ -216,7 +244,10 @@ class _Outgoing(Mapping[str, Tensor]):
         outline: dict[str, Tensor] = {}
         for name in names:
             ref = self._refs[name]
-            if isinstance(ref, Quantized):
+            if isinstance(ref, Quantized) and name in self._rows:
+                made = per_row(name, ref, self._rows[name])
+                outline.update({part: tensor.to("meta") for part, tensor in made.items()})
+            elif isinstance(ref, Quantized):
                 outline.update(packed_outline(name, ref))
             else:
                 outline[name] = torch.empty(ref.shape, dtype=ref.dtype, device="meta")
@@ -226,7 +257,12 @@ class _Outgoing(Mapping[str, Tensor]):
         values: dict[str, Tensor] = {}
         for name in names:
             ref = self._refs[name]
-            values.update(packed(name, ref) if isinstance(ref, Quantized) else {name: ref.load()})
+            if isinstance(ref, Quantized) and name in self._rows:
+                values.update(per_row(name, ref, self._rows[name]))
+            elif isinstance(ref, Quantized):
+                values.update(packed(name, ref))
+            else:
+                values[name] = ref.load()
         return values
 
     def _translated(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

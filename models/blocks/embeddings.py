@@ -1,0 +1,47 @@
+"""The embedding of a model and its output head, whatever the architecture calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...checkpoints import Checkpoint
+from .empty_model import shared_model
+
+
+def embedding_names(checkpoint: Checkpoint) -> list[str]:
+    """Tensors of the input embedding and, where it is not tied to it, of the output head.
+
+    Empty where the input embedding is not a plain matrix [vocabulary, width].
+    """
+    model = shared_model(checkpoint)
+    names = [f"{path}.weight" for path in embedding_paths(model)]
+    return [name for name in names if name in checkpoint.refs]
+
+
+def is_part_of_wrapper(checkpoint: Checkpoint) -> bool:
+    """Whether the config nests the language model's config, as those of vision models do."""
+    config = shared_model(checkpoint).config
+    return config.get_text_config(decoder=True) is not config
+
+
+def embedding_paths(model: PreTrainedModel) -> list[str]:
+    """Paths of the input embedding and of the output head as modules; tied or not.
+
+    Empty for subclasses of ``nn.Embedding`` such as Gemma's scaled one: quantised, transformers
+    reports its scale as a missing parameter.
+    """
+    source, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if type(source) is not nn.Embedding:
+        return []
+    plain = isinstance(head, nn.Linear) and getattr(head, "bias", None) is None
+    wanted = [source, head] if plain else [source]
+    paths = {id(module): path for path, module in model.named_modules()}
+    return [paths[id(module)] for module in wanted if id(module) in paths]
+
+
+def tied_heads(model: PreTrainedModel) -> Mapping[str, str]:
+    """Tensor names that share another tensor, with the name of that other one."""
+    return dict(getattr(model, "all_tied_weights_keys", None) or {})
