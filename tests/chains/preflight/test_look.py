@@ -331,7 +331,7 @@ def test_a_quantised_model_is_multiplied_out_before_it_is_made_narrower(
     if not folder.exists():
         shutil.copytree(model, folder)
         config = json.loads((folder / "config.json").read_text())
-        config["quantization_config"] = {"quant_method": "any"}
+        config["quantization_config"] = {"quant_method": "bitsandbytes"}
         (folder / "config.json").write_text(json.dumps(config))
     narrow, wide = (
         [
