@@ -13,13 +13,14 @@ def default_device() -> torch.device:
 
 
 def stored_dtype(checkpoint: Checkpoint, ref: TensorRef) -> torch.dtype:
-    """What something made from a weight is stored in: the config's dtype where it is narrower.
+    """The dtype to store a tensor made from a weight in: the config's, if it is narrower.
 
-    Weights that were multiplied out from codes are float32 in a model that is stored in less.
+    Dequantised weights are float32 in a model that is stored in a narrower dtype.
     """
-    said = getattr(torch, str(checkpoint.config.get("dtype")), None)
-    narrower = isinstance(said, torch.dtype) and said.itemsize < ref.dtype.itemsize
-    return said if narrower else ref.dtype
+    stored = getattr(torch, str(checkpoint.config.get("dtype")), None)
+    if isinstance(stored, torch.dtype) and stored.itemsize < ref.dtype.itemsize:
+        return stored
+    return ref.dtype
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:

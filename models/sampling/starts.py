@@ -41,7 +41,9 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(special | set(tokenizer.all_special_ids))
 
 
-def beginnings(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+def beginnings(
+    tokenizer: PreTrainedTokenizerBase, vocab_size: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens a document may begin with: whole words, and all that are text.
 
     Words are tokens of letters alone that follow a space or are written with a capital. Where the
@@ -49,7 +51,7 @@ def beginnings(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[tup
     """
     control = control_tokens(tokenizer)
     size = min(vocab_size, len(tokenizer))
-    texts = {token: tokenizer.decode([token]) for token in range(size) if token not in control}
+    texts = {token: str(tokenizer.decode([token])) for token in range(size) if token not in control}
     # Parts of a character decode to U+FFFD: no text begins with one.
     anything = tuple(
         token for token, text in texts.items() if text.strip() and "\ufffd" not in text

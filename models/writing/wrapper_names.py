@@ -8,6 +8,7 @@ as a causal language model and no longer as the whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import transformers
 from accelerate import init_empty_weights
@@ -44,7 +45,7 @@ def names_for_files(
 
 def _candidates(model: PreTrainedModel) -> list[Rename]:
     """As it is; under the prefix that transformers takes off; under that of the whole model."""
-    changes = [
+    changes: list[Any] = [
         each.reverse_transform()
         for each in get_model_conversion_mapping(model, add_legacy=False)
         if isinstance(each, PrefixChange)
@@ -67,7 +68,10 @@ def _larger_model(checkpoint: Checkpoint, model: PreTrainedModel) -> PreTrainedM
             read_config_object(checkpoint, trust=False) as config,
             init_empty_weights(include_buffers=False),
         ):
-            if isinstance(config, type(model.config)) or not isinstance(config, kind.config_class):
+            expected = kind.config_class
+            if isinstance(config, type(model.config)) or expected is None:
+                return None
+            if not isinstance(config, expected):
                 return None
             return kind(config)
     except REFUSED:  # a config that the text part alone can be built from
