@@ -1,19 +1,16 @@
-"""bitsandbytes NF4 and LLM.int8: the values they compute with, and a folder of theirs on disk.
+"""bitsandbytes NF4 and LLM.int8: dequantised values, writing a folder, and reading one.
 
-A folder is quantised from a fresh load and saved before any forward: on CPUs with AVX512-BF16 the
-first forward repacks 4-bit weights in place, and whatever is saved or dequantised after it is
-garbage. Everything happens on the CPU, so that what was measured and what is saved are the same.
+A folder is quantised from a fresh load and saved before any forward pass: on CPUs with AVX512-BF16
+the first forward pass repacks 4-bit weights in place, and weights saved or dequantised after it are
+wrong. Everything happens on the CPU, so that the measured and the saved weights are the same.
 
-Version 0.50.2 dequantises on CPUs as if no block of 64 reached over the end of a row, so a layer
-whose width 64 does not divide computes something else there than on CUDA; with AVX512-BF16 it, and
-one whose height 32 does not divide, cannot compute at all. NF4 is refused for both.
+Version 0.50.2 dequantises on CPUs as if no block of 64 crossed the end of a row. A layer whose
+width is not a multiple of 64 therefore computes other values than on CUDA; with AVX512-BF16 it
+cannot run, nor can one whose height is not a multiple of 32. NF4 is refused for both.
 
-Reading what bitsandbytes stores: its codes back as references to weights.
-
-The values are those it computes with: a 4-bit weight comes in the dtype its folder states, as
-`bitsandbytes.functional.dequantize_4bit` makes it, bit for bit. They are made here from the stored
-tensors, so bitsandbytes is not needed, nothing a forward has repacked is ever read, and no size a
-file states reaches compiled code unchecked.
+Reading does not need bitsandbytes: 4-bit weights are dequantised here from the stored tensors, bit
+for bit as by `bitsandbytes.functional.dequantize_4bit`, in the dtype the folder states. No size
+stated in a file reaches compiled code unchecked.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ _INT8_STEPS = 127
 
 
 def handed_over(ref: TensorRef, kind: BitsAndBytesKind) -> BitsAndBytes:
-    """A weight with the values bitsandbytes will compute with, which it makes when it is saved.
+    """A weight that bitsandbytes quantises when the model is saved, with its dequantised values.
 
     Raises:
         SettingError, MissingExtraError: as `nf4_values` does.
@@ -53,10 +50,10 @@ def handed_over(ref: TensorRef, kind: BitsAndBytesKind) -> BitsAndBytes:
 
 
 def nf4_values(weight: Tensor, *, double: bool = True) -> Tensor:
-    """What NF4 makes of a weight, in the weight's own dtype and place.
+    """The weight quantised to NF4 and dequantised, in its dtype and on its device.
 
-    QLoRA, https://arxiv.org/abs/2305.14314, section 3: blocks of 64, their scales in 8 bits where
-    quantisation is ``double``.
+    QLoRA, https://arxiv.org/abs/2305.14314, section 3: blocks of 64; with ``double`` quantisation
+    their scales are 8-bit.
 
     Raises:
         SettingError: a shape that does not run everywhere, see `check_nf4_shape`.
@@ -72,16 +69,16 @@ def nf4_values(weight: Tensor, *, double: bool = True) -> Tensor:
 
 
 def fits_nf4(shape: Sequence[int]) -> bool:
-    """Whether bitsandbytes gets a shape ``[out_features, in_features]`` right on every CPU."""
+    """Whether bitsandbytes runs a shape ``[out_features, in_features]`` correctly on every CPU."""
     rows, width = shape
     return width % _NF4_BLOCK == 0 and rows % _NF4_ROWS == 0
 
 
 def check_nf4_shape(shape: Sequence[int]) -> None:
-    """Refuse a shape ``[out_features, in_features]`` that bitsandbytes gets wrong on some CPUs.
+    """Check a shape ``[out_features, in_features]`` with `fits_nf4`.
 
     Raises:
-        SettingError: 32 does not divide the rows, or 64 not the columns.
+        SettingError: rows are not a multiple of 32, or columns not of 64.
     """
     if not fits_nf4(shape):
         rows, width = shape
@@ -93,9 +90,10 @@ def check_nf4_shape(shape: Sequence[int]) -> None:
 
 
 def int8_values(weight: Tensor) -> Tensor:
-    """What LLM.int8 makes of a weight ``[out_features, in_features]``, one scale a row.
+    """The weight ``[out_features, in_features]`` quantised by LLM.int8 and dequantised.
 
-    https://arxiv.org/abs/2208.07339. The activations, which it quantises too, are not modelled.
+    One scale per row, https://arxiv.org/abs/2208.07339. Its quantisation of activations is not
+    modelled.
 
     Raises:
         MissingExtraError: bitsandbytes cannot be used here.
@@ -107,9 +105,9 @@ def int8_values(weight: Tensor) -> Tensor:
 
 
 def linear_4bit(weight: Tensor) -> nn.Linear:
-    """A linear without bias that holds a weight ``[out_features, in_features]`` in NF4.
+    """A linear without bias with a weight ``[out_features, in_features]`` in NF4.
 
-    With double quantisation, on the weight's device, computing in the dtype of its inputs.
+    Double quantisation, on the weight's device; computes in the dtype of its inputs.
 
     Raises:
         MissingExtraError: bitsandbytes cannot be used here.
@@ -144,8 +142,8 @@ def quantize_folder(
     """Load a dense folder quantised and save it, weights and config, before any forward.
 
     Args:
-        skipped: paths of the linears to leave alone.
-        dtype: of what stays dense, and what 4-bit weights compute in.
+        skipped: paths of the linears that are not quantised.
+        dtype: dtype of unquantised weights, and compute dtype of 4-bit ones.
 
     Raises:
         MissingExtraError: bitsandbytes cannot be used here.
@@ -179,7 +177,7 @@ def _config(
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """No progress bars from transformers: ours are drawn by middleware, or not at all."""
+    """Disable the progress bars of transformers; progress is reported by middleware."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -190,7 +188,7 @@ def _no_bars() -> Iterator[None]:
 
 
 def _functional() -> ModuleType:
-    """bitsandbytes.functional, imported when first needed: it looks for CUDA libraries."""
+    """bitsandbytes.functional, imported lazily because it searches for CUDA libraries."""
     try:
         from bitsandbytes import functional
     except (ImportError, OSError, RuntimeError) as error:
@@ -206,10 +204,10 @@ _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionErro
 
 
 class FourBit(TensorRef):
-    """A weight as two 4-bit codes a byte, in blocks of one scale; scales may be 8-bit codes too.
+    """A 4-bit weight: two integer codes per byte, one scale per block; scales may be 8-bit.
 
-    QLoRA, https://arxiv.org/abs/2305.14314, section 3. Its value is a table's entry, times the
-    block's scale, in float32, then rounded to the dtype the folder states.
+    QLoRA, https://arxiv.org/abs/2305.14314, section 3. A value is the table entry of its code times
+    the block's scale, in float32, rounded to the dtype the folder states.
     """
 
     def __init__(self, name: str, parts: Mapping[str, TensorRef], state: TensorRef) -> None:
@@ -246,7 +244,7 @@ class FourBit(TensorRef):
         return table[stored.int()] * spread + self._offset
 
     def _check(self) -> None:
-        """See that every part is as large as the others and the statement say."""
+        """Check the size of every part against the stated shape."""
         blocks = math.ceil(self.num_values / self._block) if self._block > 0 else 0
         wanted = {"codes": (self.num_values + 1) // 2, "absmax": blocks, "quant_map": 16}
         if self._nested_block > 0:
@@ -268,7 +266,7 @@ class FourBit(TensorRef):
 
 
 class EightBit(TensorRef):
-    """A weight as int8 codes with one scale a row; https://arxiv.org/abs/2208.07339."""
+    """An int8 weight with one scale per row, https://arxiv.org/abs/2208.07339."""
 
     def __init__(self, name: str, codes: TensorRef, scales: TensorRef) -> None:
         if codes.dtype != torch.int8 or len(codes.shape) != 2 or scales.shape != codes.shape[:1]:
@@ -286,10 +284,10 @@ class EightBit(TensorRef):
 
 
 def read_bitsandbytes(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
-    """A folder's tensors with those of bitsandbytes as the weights they stand for.
+    """A folder's tensors, with those of bitsandbytes as dequantised weights.
 
     Args:
-        refs: the tensors as the folder names them.
+        refs: tensors by their names in the folder.
 
     Raises:
         CheckpointError: parts that are missing or do not fit each other.

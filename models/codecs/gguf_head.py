@@ -1,11 +1,10 @@
-"""The head of a GGUF file without its vocabulary: all that a config is made from.
+"""Read the header of a GGUF file without its vocabulary, enough to build a config.
 
-Tokens and merges are most of what stands before the weights, and reading them one by one takes
-seconds where the rest takes none.
+Tokens and merges are most of the header, and parsing them one by one takes seconds.
 
-It is read before anybody else is asked. The gguf package does not notice that a file has ended: of
-a list as long as a damaged file may say it makes entries until there is no more memory. So does
-transformers of as many layers, of each of which some configs list what it is.
+This parser runs before any other, because it stops at the end of the file. The gguf package does
+not: for a list as long as a damaged file states, it allocates entries until memory runs out.
+transformers does the same for a stated number of layers.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _STRING, _ARRAY = 8, 9
 _LAYOUTS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
 _EVERY = 1 << 63
-_LONGEST = 1024  # of a list that is kept: as long as any that has a number for each layer
-_KEPT = 2  # entries of one that is longer
+_LONGEST = 1024  # entries of a list that is kept whole; lists with one entry per layer fit
+_KEPT = 2  # entries kept of a longer list
 _TOKENS = "tokenizer.ggml.tokens"
 _DEPTH = ".block_count"
 _SPLIT = "split."  # keys of a model in several files
@@ -38,13 +37,13 @@ _FLOAT32 = 0
 
 @dataclass(frozen=True)
 class Head:
-    """What stands before the weights.
+    """The header of a model.
 
     Attributes:
-        data: a GGUF file of the same keys and tensor names, long lists cut short, each tensor one
-            value.
-        num_tokens: entries of the vocabulary; None where there is none.
-        says_size: whether a key of its own says how many, which need not be as many.
+        data: a GGUF file of the same keys and tensor names, with long lists truncated and one value
+            per tensor.
+        num_tokens: size of the vocabulary; None without one.
+        says_size: whether a separate key states a vocabulary size, which may differ.
     """
 
     data: bytes
@@ -53,7 +52,7 @@ class Head:
 
     @contextmanager
     def as_file(self) -> Iterator[Path]:
-        """That file, for as long as the context lasts."""
+        """The data as a temporary file."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "head.gguf"
             path.write_bytes(self.data)
@@ -62,15 +61,15 @@ class Head:
 
 @dataclass
 class FileHead:
-    """What stands before the weights of one file.
+    """The header of one file.
 
     Attributes:
-        version: of the format, 2 or 3.
-        keys, tensors: raw entries in their order, long lists of keys cut short unless ``whole``.
-        offsets: where each tensor begins in the file's data.
-        numbers: integer keys by name: sizes, and a file's place among those of a split model.
-        num_tokens: entries of the vocabulary; None where there is none.
-        data_start: where the data begins.
+        version: version of the format, 2 or 3.
+        keys, tensors: raw entries in order; long lists are truncated unless ``whole``.
+        offsets: offset of each tensor in the file's data, in bytes.
+        numbers: integer keys by name: sizes, and the file's index in a split model.
+        num_tokens: size of the vocabulary; None without one.
+        data_start: offset of the data in the file, in bytes.
     """
 
     version: int
@@ -83,7 +82,7 @@ class FileHead:
 
     @property
     def alignment(self) -> int:
-        """Bytes that tensors are aligned to."""
+        """Alignment of tensors in bytes."""
         return self.numbers.get(_ALIGNMENT_KEY) or _ALIGNMENT
 
     @property
@@ -93,13 +92,13 @@ class FileHead:
 
 
 def gguf_config(*paths: Path) -> PreTrainedConfig:
-    """The config transformers makes of a GGUF model, whose vocabulary is only counted for it.
+    """The config that transformers builds from a GGUF model, without parsing its vocabulary.
 
     Args:
-        paths: its file, or all of them in their order where it is split.
+        paths: the file, or all files of a split model in order.
 
     Raises:
-        ValueError: as `read_head`; transformers raises more, of many kinds.
+        ValueError: as `read_head`; transformers raises other errors too.
     """
     head = read_head(*paths)
     with head.as_file() as short:
@@ -110,14 +109,14 @@ def gguf_config(*paths: Path) -> PreTrainedConfig:
 
 
 def read_head(*paths: Path) -> Head:
-    """The head of a model of little-endian files of version 2 or 3.
+    """The header of a model: little-endian files of version 2 or 3.
 
     Args:
-        paths: its file, or all of them in their order where it is split; keys are in the first.
+        paths: the file, or all files of a split model in order; the first contains the keys.
 
     Raises:
-        ValueError: they are others, are damaged, say that there are more layers than tensors, or
-            are not the parts of one model.
+        ValueError: another version, a damaged file, more layers than tensors, or files that are not
+            the parts of one model.
     """
     heads = [read_file_head(path) for path in paths]
     _check_split(paths, heads)
@@ -136,31 +135,31 @@ def read_head(*paths: Path) -> Head:
 
 
 def read_file_head(path: Path, *, whole: bool = False) -> FileHead:
-    """The head of one file.
+    """The header of one file.
 
     Args:
-        whole: keep long lists whole.
+        whole: do not truncate long lists.
 
     Raises:
-        ValueError: it is no little-endian file of version 2 or 3, or is damaged.
+        ValueError: not a little-endian file of version 2 or 3, or damaged.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _Reader(data, _EVERY if whole else _LONGEST).head()
 
 
 def whole_keys(first: FileHead) -> dict[str, bytes]:
-    """The keys of a model as they would be if it were in one file."""
+    """The keys of a model without those of splitting."""
     return {name: raw for name, raw in first.keys.items() if not name.startswith(_SPLIT)}
 
 
 def header_bytes(version: int, num_tensors: int, keys: dict[str, bytes]) -> bytes:
-    """What a file of these keys begins with; entries of tensors come next."""
+    """The beginning of a file with these keys; tensor entries follow it."""
     counts = struct.pack("<IQQ", version, num_tensors, len(keys))
     return _MAGIC + counts + b"".join(keys.values())
 
 
 def _check_split(paths: Sequence[Path], heads: Sequence[FileHead]) -> None:
-    """See that files are all the parts of one model, in their order."""
+    """Check that the files are all parts of one model, in order."""
     for place, (path, head) in enumerate(zip(paths, heads, strict=True)):
         number = head.numbers.get(f"{_SPLIT}no", 0)
         if head.split_count != len(paths) or number != place:
@@ -178,13 +177,13 @@ def _check_split(paths: Sequence[Path], heads: Sequence[FileHead]) -> None:
 
 
 def _short_tensor(name: str) -> bytes:
-    """The entry of a tensor of one float32 value in place of its own."""
+    """A tensor entry with one float32 value."""
     raw = name.encode()
     return struct.pack("<Q", len(raw)) + raw + struct.pack("<IQIQ", 1, 1, _FLOAT32, 0)
 
 
 class _Reader:
-    """A place in the file, moving on with all that is read."""
+    """Sequential reader of a file."""
 
     def __init__(self, whole: mmap.mmap, longest: int) -> None:
         self._whole, self._place, self._longest = whole, 0, longest
@@ -224,7 +223,7 @@ class _Reader:
         return self._bytes(length)
 
     def _key(self, head: FileHead) -> None:
-        """One key with its value as they stand, a long list cut short."""
+        """Read one raw key with its value; truncate a long list."""
         start = self._place
         name = self._string().decode("utf-8")
         (kind,) = self._numbers("<I")
@@ -253,7 +252,7 @@ class _Reader:
         return struct.pack("<IQ", kind, kept) + entries
 
     def _skip(self, kind: int, count: int = 1) -> None:
-        """Step over values of a kind."""
+        """Skip values of a type."""
         if kind in _LAYOUTS:
             self._step(struct.calcsize(f"<{_LAYOUTS[kind]}") * count)
         elif kind == _STRING:
@@ -268,7 +267,7 @@ class _Reader:
             raise ValueError(f"type {kind} is not read")
 
     def _tensor(self, head: FileHead) -> None:
-        """A tensor's entry but for its offset, which comes last and is kept apart."""
+        """Read a tensor entry; its offset is kept separately."""
         start = self._place
         name = self._string().decode("utf-8")
         (num_dimensions,) = self._numbers("<I")

@@ -1,8 +1,8 @@
-"""A low-rank correction as the files PEFT keeps a LoRA adapter in, beside the weights it corrects.
+"""Write a low-rank correction as a LoRA adapter of PEFT beside the weights it corrects.
 
-LoRA (https://arxiv.org/abs/2106.09685) computes ``W + (alpha / r) B A``; with alpha = r that is the
-correction as it was solved for. Nothing in the model's own files knows of it: the folder loads
-without, and ``PeftModel.from_pretrained(model, "FOLDER/adapter")`` puts it on.
+LoRA (https://arxiv.org/abs/2106.09685) computes ``W + (alpha / r) B A``; with alpha = r this is the
+correction as solved. The model's own files do not refer to it: the folder loads without, and
+``PeftModel.from_pretrained(model, "FOLDER/adapter")`` adds it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..blocks.linears import Linear
 FOLDER = "adapter"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (f"{FOLDER}/{_CONFIG}", f"{FOLDER}/{_WEIGHTS}")
-# PEFT's names: its wrapper around the model, and the model within.
+# Prefix of parameter names in PEFT's wrapper around a model.
 _PREFIX = "base_model.model."
 
 
 def has_adapter(checkpoint: Checkpoint) -> bool:
-    """Whether a correction lies beside the weights."""
+    """Whether the checkpoint has a correction adapter."""
     return ADAPTER_FILES[0] in checkpoint.files
 
 
@@ -36,11 +36,11 @@ def adapter_files(
     rank: int,
     dtype: torch.dtype,
 ) -> dict[str, bytes]:
-    """The adapter's files by name, to be written beside the weights; same factors, same bytes.
+    """The adapter's files by name; the same factors give the same bytes.
 
     Args:
-        factors: of every plain linear its B ``[out_features, rank]`` and A ``[rank, in_features]``.
-        dtype: what they are stored in.
+        factors: B ``[out_features, rank]`` and A ``[rank, in_features]`` of every plain linear.
+        dtype: dtype they are stored in.
     """
     tensors: dict[str, Tensor] = {}
     for linear, (left, right) in factors.items():

@@ -1,4 +1,4 @@
-"""How heavy a model is: values, zeros that masks left among them, bytes, operations a token."""
+"""Size of a model: parameters, masked parameters, bytes, and operations per token."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model weighs.
+    """Size of a model.
 
     Attributes:
-        parameters: values in all tensors, tied ones once.
-        masked: of these, zeros inside the blocks' linears.
-        linear_weights: values in the blocks' linears.
-        num_bytes: of all tensors as stored, those the class has no parameter for included.
-        flops: floating-point operations a token, two for each product of a linear or of the head;
-            of experts only those a token is sent to.
+        parameters: number of values in all tensors, tied ones counted once.
+        masked: number of zeros in the linears of the blocks.
+        linear_weights: number of values in the linears of the blocks.
+        num_bytes: bytes of all tensors as stored, including tensors without a parameter.
+        flops: floating-point operations per token: two per weight of linears and head; of experts,
+            only those a token is routed to.
     """
 
     parameters: int
@@ -36,33 +36,33 @@ class Footprint:
     flops: int
 
     def share_of(self, other: Footprint) -> dict[Measure, float]:
-        """What share of another model's this one has, by every measure."""
+        """The size relative to another model, by measure."""
         return {measure: self.of(measure) / other.of(measure) for measure in MEASURES}
 
     def of(self, measure: Measure) -> int:
-        """One figure: parameters that a mask left, bytes, or operations."""
+        """One measure: parameters that are not masked, bytes, or operations."""
         if measure == "parameters":
             return self.parameters - self.masked
         return self.num_bytes if measure == "bytes" else self.flops
 
     @property
     def zero_share(self) -> float:
-        """Share of the linears' weights that are zero."""
+        """Fraction of the linears' weights that are zero."""
         return self.masked / self.linear_weights
 
 
 def footprint(checkpoint: Checkpoint) -> Footprint:
-    """Weigh a model; reads every linear's weight to count its zeros."""
+    """Size of a model; reads the weights of all linears to count zeros."""
     bare = by_shapes(checkpoint)
     tensors = dict.fromkeys(linear.tensor for linear in all_linears(checkpoint))
     return replace(bare, masked=sum(_zeros(checkpoint, name) for name in tensors))
 
 
 def by_shapes(checkpoint: Checkpoint) -> Footprint:
-    """Weigh a model by what its config says, as if no weight were zero; nothing is read.
+    """Size of a model from its config, without masks; reads no weight.
 
-    Tensors may be larger than the config says, as they are before a model is cut to it; each is
-    taken to keep its bytes a value.
+    Tensors may be larger than the config says, before a model is cut to size; bytes per value are
+    taken from them.
     """
     model = shared_model(checkpoint)
     counts = {
@@ -114,7 +114,7 @@ def _is_experts(linear: Linear) -> bool:
 
 
 def _share_of_experts(config: object) -> float:
-    """Experts a token is sent to, over all; 1 where the config names none."""
+    """Fraction of the experts that a token is routed to; 1 without experts."""
     chosen = getattr(config, "num_experts_per_tok", None)
     counts = (getattr(config, name, None) for name in ("num_local_experts", "num_experts"))
     total = next((count for count in counts if count), None)

@@ -1,7 +1,8 @@
-"""Measuring saved folders in fresh processes that know nothing of this package.
+"""Measure saved folders in fresh processes that do not import this package.
 
-Each folder is loaded and weighed in a process of its own. Speed and held-out windows are then
-compared in the light folder's process, the dense one loaded beside it once the peak was read.
+Each folder is loaded and its size and peak memory are measured in a separate process. Speed and
+held-out windows are compared in the light folder's process, which loads the dense model after its
+own peak memory was read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from ...errors import ProofError
 
 _RESCORE = Path(__file__).with_name("measure_folder.py")
-# No look-ups on a network, and one quiet tokenizer.
+# No network access, and no tokenizer threads.
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 Announce = Callable[[str, int, int | None], None]
@@ -34,13 +35,13 @@ class Probe:
     """How folders are measured.
 
     Attributes:
-        tokens: int64 ``[num_windows, length]`` to score, or None for load and speed only.
-        dtype: to load and compute in.
+        tokens: int64 ``[num_windows, length]`` to score, or None for size and speed only.
+        dtype: dtype of loading and computing.
         device: ``cpu`` or a CUDA device.
-        prefill_tokens, decode_tokens: length of the prompt, and of what is decoded after it; both
-            shorter where the model's context is.
-        repeats: timed runs, of which the median counts.
-        trust_remote_code: allow Python that the folder brings to run.
+        prefill_tokens, decode_tokens: length of the prompt and of the greedy continuation; reduced
+            to fit the model's context.
+        repeats: timed runs; the median is reported.
+        trust_remote_code: allow Python code of the folder to run.
     """
 
     tokens: Tensor | None
@@ -54,13 +55,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What fresh processes found.
+    """The measurements of the fresh processes.
 
     Attributes:
-        figures: by ``light`` and, where there was one, ``dense``; keys as `Saved.figures` has them.
-        environment: device and versions, in words.
-        decoded: by the same names, what each model said after the same beginnings, rows of token
-            ids; empty unless both were compared on text.
+        figures: by ``light`` and, if it was measured, ``dense``; keys as in `Saved.figures`.
+        environment: device and versions.
+        decoded: by the same names, greedy continuations of the same prompts, rows of token ids;
+            empty unless both models were compared on text.
     """
 
     figures: Mapping[str, Mapping[str, float]]
@@ -71,9 +72,9 @@ class Measurement:
 async def measure_folders(
     light: Path, dense: Path | None, probe: Probe, announce: Announce
 ) -> Measurement:
-    """Measure the light folder and, where given, the dense one beside it.
+    """Measure the light folder and, if given, the dense one.
 
-    Cancelling kills the process that runs. ``announce`` is told of each stage and window.
+    Cancelling kills the running process. ``announce`` receives every stage and window.
 
     Raises:
         ProofError: plain transformers cannot open, run or score a folder.
@@ -115,10 +116,10 @@ async def run_alone(
     *,
     opener: str = "plain transformers",
 ) -> dict[str, Any]:
-    """What a program that stands alone makes of a request about a folder, opened by ``opener``.
+    """Run a standalone script on a request about a folder; returns its result.
 
     Raises:
-        ProofError: the program failed; what it said of the folder is the message.
+        ProofError: the script failed; the message is its error, with ``opener`` as the runtime.
     """
     with tempfile.TemporaryDirectory() as aside:
         result = Path(aside) / "result.json"
@@ -145,7 +146,7 @@ async def run_alone(
 
 
 async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> None:
-    """Pass the process's progress lines on until it ends; whatever else it prints is dropped."""
+    """Forward the progress lines of the process until it ends; other output is dropped."""
     assert process.stdout is not None
     async for line in process.stdout:
         words = line.decode(errors="replace").split(maxsplit=3)
@@ -160,7 +161,7 @@ def _read_result(path: Path, folder: str, code: int | None, opener: str) -> dict
     except (OSError, ValueError):
         result = {"error": f"the process ended with exit status {code} and no result"}
         if code == -9:
-            result["error"] += "; it was killed, perhaps for want of memory"
+            result["error"] += "; it was killed, possibly because memory ran out"
     if "error" in result:
         reason = result["error"].replace(folder, "the folder")
         raise ProofError(f"{opener} cannot open and run the saved model: {reason}")

@@ -1,8 +1,8 @@
-"""Proof that a saved folder still is what was saved: files, bytes, and what it computes.
+"""Prove that a saved folder is unchanged: its files, its size, and its outputs.
 
-A fresh process opens it with plain transformers (`reread`) and what that says is held against the
-folder's own record. Each check holds, fails, or cannot be made; only where all hold is the folder
-proven.
+A fresh process opens it with plain transformers (`run_folder`), and its outputs are compared with
+the folder's record. Each check holds, fails, or cannot be made; the folder is proven only if all
+hold.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .record import RECORD, Record, logits_off, mean_nll, read_record
 _REREAD = Path(__file__).with_name("run_folder.py")
 _DECODE_TOKENS = 24
 _MAX_BYTES = 64 << 20
-_PROSE = (".md",)  # bears on nothing that is computed
+_PROSE = (".md",)  # text files, which no output depends on
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One check.
 
     Attributes:
-        name: of the check.
-        holds: whether it does; None where it cannot be known.
-        words: what was found, and for what does not hold what should have been.
+        name: name of the check.
+        holds: whether it holds; None if it cannot be made.
+        words: what was found, and what was expected if the check failed.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Proof:
-    """Everything that was looked at in one folder.
+    """All checks of one folder.
 
     Attributes:
-        folder: its path.
-        checks: in order.
-        said: the prompt and what the model went on with, greedily; shown, never judged, for the
-            last bit of a logit can turn it.
-        environment: where and with what versions it was opened; empty where it did not open.
-        saved_with: the same of when it was saved, where that is on record.
+        folder: path of the folder.
+        checks: the checks, in order.
+        said: the prompt and the greedy continuation; shown but not checked, because the last bit of
+            a logit can change it.
+        environment: device and versions it was opened with; empty if it did not open.
+        saved_with: device and versions it was saved with, if they are recorded.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class Proof:
         return tuple(check for check in self.checks if check.holds is False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The proof in types JSON knows."""
+        """The proof in types of JSON."""
         return {
             "folder": str(self.folder),
             "proven": self.proven,
@@ -91,13 +91,13 @@ async def prove(
     trust_remote_code: bool = False,
     announce: Announce = lambda label, done, total: None,
 ) -> Proof:
-    """Look at everything a folder holds, open it in a fresh process, compare with its record.
+    """Check a folder's files, open it in a fresh process, and compare its outputs with its record.
 
     Args:
-        trust_remote_code: allow Python that the folder brings to run.
+        trust_remote_code: allow Python code of the folder to run.
 
     Raises:
-        CheckpointError: there is no such folder, or it holds no model.
+        CheckpointError: there is no such folder, or it contains no model.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"'{folder}' is no folder that holds a config.json; nothing to prove")
@@ -117,13 +117,13 @@ async def prove(
 
 @dataclass(frozen=True)
 class Papers:
-    """What a folder's own records say of it, held against its files.
+    """The checks of a folder's records against its files.
 
     Attributes:
-        folder: its path.
-        checks: of the record, the files and their size.
-        record: what the model computed when it was saved; None where that is not known.
-        measured_on: versions and machine of then.
+        folder: path of the folder.
+        checks: checks of the record, the files and their size.
+        record: outputs of the model when it was saved; None if there is no record.
+        measured_on: device and versions it was saved with.
     """
 
     folder: Path
@@ -138,7 +138,7 @@ class Papers:
         said: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Proof:
-        """The proof, once the model was opened."""
+        """The proof, with the checks of the opened model."""
         now = environment or {}
         then = {key: self.measured_on[key] for key in now if key in self.measured_on}
         checks = (*self.checks, *more)
@@ -146,7 +146,7 @@ class Papers:
 
 
 def read_papers(folder: Path) -> Papers:
-    """Read a folder's records and every byte of its files; nothing of the model is opened."""
+    """Read a folder's records and check all its files; the model is not opened."""
     checks, kept = _provenance(folder)
     record, about_record = _record(folder)
     checks += [*_files(folder, kept), *_size(folder, kept), *about_record]
@@ -156,7 +156,7 @@ def read_papers(folder: Path) -> Papers:
 
 
 def _provenance(folder: Path) -> tuple[list[Check], Mapping[str, Any] | None]:
-    """What birdbone wrote of the folder; None where that is nothing or cannot be read."""
+    """The folder's birdbone.json; None if there is none or it cannot be read."""
     path = folder / PROVENANCE
     if not path.is_file():
         words = f"no {PROVENANCE}: birdbone did not save this folder, or the file was lost"
@@ -187,7 +187,7 @@ def _record(folder: Path) -> tuple[Record | None, list[Check]]:
 
 
 def _files(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
-    """Every file against its checksum; a page of prose may have been written since."""
+    """Check every file against its checksum; text files may have been edited."""
     listed = None if kept is None else kept.get("files")
     if not isinstance(listed, Mapping):
         return [Check("files", None, "no checksums to hold the files against")]
@@ -204,7 +204,7 @@ def _files(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
 
 
 def _changed(folder: Path, name: str, known: object) -> str | None:
-    """What is wrong with one file on the record, if anything."""
+    """The fault of one recorded file, or None."""
     path = PurePosixPath(name)
     if _leads_out(folder, path) or str(path) != name or not isinstance(known, Mapping):
         return f"{name!r} is no entry for a file of the folder"
@@ -223,14 +223,14 @@ def _changed(folder: Path, name: str, known: object) -> str | None:
 
 
 def _leads_out(folder: Path, path: PurePosixPath) -> bool:
-    """Whether a file would lie elsewhere; the file itself may be a link, as a hub's cache has."""
+    """Whether a path leaves the folder; the file itself may be a link, as in the hub cache."""
     above = path.parents[:-1]
     plain = not path.is_absolute() and ".." not in path.parts and "\\" not in str(path)
     return not plain or any((folder / each).is_symlink() for each in above)
 
 
 def _size(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
-    """Bytes of the weight files, beside what was stated when they were saved."""
+    """Compare the bytes of the weight files with the recorded number."""
     weights = (path for kind in ("*.safetensors", "*.gguf") for path in folder.glob(kind))
     now = sum(path.stat().st_size for path in weights)
     figures: Any = {} if kept is None else kept.get("figures")
@@ -256,7 +256,7 @@ def _request(folder: Path, record: Record | None, trust: bool) -> dict[str, Any]
 
 
 def _opened(found: Mapping[str, Any], record: Record | None) -> list[Check]:
-    """What the fresh process said, beside the record."""
+    """Checks of the fresh process's outputs against the record."""
     version = found["environment"]["transformers"]
     checks = [
         Check(
@@ -287,7 +287,7 @@ def _compared(found: Mapping[str, Any], record: Record) -> list[Check]:
 
 
 def check_score(record: Record, nll: list[list[float]]) -> Check:
-    """The mean nats of every predicted token, beside the recorded ones."""
+    """Compare the mean NLL with the recorded one."""
     bound = record.tolerance
     then = mean_nll([window.nll for window in record.windows])
     now = mean_nll(nll)

@@ -1,8 +1,8 @@
-"""What a model computed when it was saved, kept beside its weights: ``proof.json``.
+"""The outputs of a model when it was saved, kept beside its weights in ``proof.json``.
 
-A few windows of tokens, the nats of every predicted one, and some of the logits, as the model in
-memory gave them, block by block. Whoever opens the folder, anywhere, can hold what it computes
-there against this. Read back as hostile text: every size is bounded before it is used.
+A few windows of tokens, the NLL of every predicted token, and some logits, computed by the model in
+memory. Anyone who opens the folder can compare its outputs with them. The file is untrusted input:
+every size is bounded before it is used.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _WINDOWS = 4
 _LENGTH = 128
 _PLACES = 8
 _TOP = 8
-_DIGITS = 6  # float32 holds no more
+_DIGITS = 6  # significant digits of float32
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 Row = Annotated[list[FiniteFloat], Field(max_length=4096)]
 
 
 class Window(BaseModel):
-    """One window: its tokens, and what the model says of them.
+    """One window: its tokens and the model's outputs.
 
     Attributes:
-        tokens: ids, ``[length]``.
-        nll: nats per predicted token, ``[length - 1]``.
-        places: positions in the window whose logits are kept.
-        ids: per place, the tokens ranked first there.
-        logits: per place, the logits of those tokens.
+        tokens: token ids, ``[length]``.
+        nll: NLL of every predicted token, nats, ``[length - 1]``.
+        places: positions whose logits are kept.
+        ids: for each position, the tokens with the largest logits.
+        logits: for each position, the logits of these tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,14 +68,13 @@ class Window(BaseModel):
 
 
 class Record(BaseModel):
-    """Everything that is kept.
+    """The content of ``proof.json``.
 
     Attributes:
         format: version of this layout.
-        dtype: what was computed in.
-        tolerance: how far logits and mean nats may be from these, relative; what the way the
-            weights are stored can keep.
-        text: where the tokens come from.
+        dtype: compute dtype.
+        tolerance: largest relative difference of logits and mean NLL, by storage format.
+        text: name of the text that the tokens are from.
         windows: at least one.
     """
 
@@ -110,10 +109,11 @@ def read_record(folder: Path) -> Record | None:
 
 
 def probe_windows(checkpoint: Checkpoint, heldout: Windows | None, num_tokens: int) -> Windows:
-    """The tokens a record is made on: beginnings of held-out windows, or drawn at random.
+    """The tokens of a record: the beginnings of held-out windows, or random ids.
 
     Args:
-        num_tokens: of the text at most; under 2, ids are drawn instead, which say nothing of it.
+        num_tokens: largest number of tokens of the text; below 2, random ids are used, which reveal
+            nothing of the text.
     """
     if heldout is not None and num_tokens >= 2:
         length = min(heldout.length, _LENGTH, num_tokens)
@@ -133,7 +133,7 @@ def make_record(
     tolerance: float,
     announce: Callable[[str, int, int], None],
 ) -> Record:
-    """Run the model in memory over a few windows and keep what it says.
+    """Run the model in memory on a few windows and record its outputs.
 
     Raises:
         NumericsError: NaN or infinity in a block's output.
@@ -152,7 +152,7 @@ def make_record(
 
 
 def _window(tokens: Tensor, values: Tensor) -> Window:
-    """Of one window's ids ``[length]`` and float32 logits ``[length, vocab_size]``."""
+    """Record one window of ids ``[length]`` and float32 logits ``[length, vocab_size]``."""
     after = tokens[1:].to(values.device).unsqueeze(1)
     nll = -values[:-1].log_softmax(-1).gather(1, after).squeeze(1)
     count = min(_PLACES, len(tokens))
@@ -172,10 +172,10 @@ def _short(values: Tensor) -> list[float]:
 
 
 def logits_off(record: Record, found: list[list[list[float]]]) -> float:
-    """How far logits are from the recorded ones: root mean square, over that of the recorded.
+    """Relative root mean square difference of logits from the recorded ones.
 
     Raises:
-        ValueError: they are not of the same places.
+        ValueError: the positions differ.
     """
     pairs = [
         (then, now)
@@ -189,5 +189,5 @@ def logits_off(record: Record, found: list[list[list[float]]]) -> float:
 
 
 def mean_nll(rows: list[list[float]]) -> float:
-    """Mean nats per predicted token over all windows."""
+    """Mean NLL per predicted token over all windows, nats."""
     return math.fsum(value for row in rows for value in row) / sum(len(row) for row in rows)

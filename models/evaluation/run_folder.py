@@ -1,9 +1,9 @@
-"""A program of its own: opens one folder with plain transformers and says what it computes.
+"""Standalone script: open one folder with plain transformers and report its outputs.
 
-It is run by path in a fresh, isolated interpreter (``python -I reread.py request.json``) and
-imports nothing of this package, as `rescore` does not. The request names the folder, dtype,
-device, how many tokens to decode, and windows of tokens with the places whose logits are wanted,
-or none. What was read goes to the file the request names.
+It runs by path in a fresh, isolated interpreter (``python -I run_folder.py request.json``) and
+imports nothing of this package, like `measure_folder`. The request names the folder, dtype, device,
+the number of tokens to decode, and windows of tokens with the positions whose logits are wanted, or
+none. The result is written to the file that the request names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PROMPT_TOKENS = 16
 
 
 def main(request_path: str) -> None:
-    """Read what the request asks for and leave it where it says."""
+    """Answer the request and write the result to the file it names."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
