@@ -96,11 +96,11 @@ class _Llama:
         """Of one token after others, natural logarithm."""
         found = self._after(before, wanted=token, listed=1)
         if found and found["id"] == token:
-            return float(found["logprob"])
+            return _number(found["logprob"])
         # Half a letter, or an end of text, is held back with all that is said of it.
         plain = self._asked("tokenize", {"content": "a"})["tokens"][-1]
         found = self._after(before, wanted=plain, listed=self._vocabulary)
-        return float(next(e["logprob"] for e in found["top_logprobs"] if e["id"] == token))
+        return _number(next(e["logprob"] for e in found["top_logprobs"] if e["id"] == token))
 
     def _after(self, before: list[int], *, wanted: int, listed: int) -> dict[str, Any]:
         """What is said of the token that a bias makes come next; empty where nothing is."""
@@ -171,6 +171,16 @@ def _environment(threads: int) -> dict[str, str]:
         "python": platform.python_version(),
         "llama.cpp": f"xllamacpp {metadata.version('xllamacpp')}",
     }
+
+
+def _number(said: float | None) -> float:
+    """A log-probability; JSON has no NaN, and llama.cpp says null instead."""
+    if said is None:
+        raise ValueError(
+            "its logits are NaN or infinite; llama.cpp multiplies f16 tensors in float16, which "
+            "holds values up to 65504: kind bf16 or f32 has a larger range"
+        )
+    return float(said)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ..errors import NumericsError
 from ..models.blocks.empty_model import text_config
 from ..models.blocks.skeleton import Skeleton
 from ..models.codecs.peft_adapter import ADAPTER_FILES
+from ..models.evaluation.half_precision import check_half
 from ..models.planning.outline import held_bytes, outlined_model
 from ..models.reading.folder_files import sorted_files
 from ..models.reading.opening import open_checkpoint
@@ -95,6 +96,7 @@ def _open(settings: LoadSettings) -> Checkpoint:
     )
     Skeleton(checkpoint)  # refuses a model without a stack of blocks
     check_weights(checkpoint)
+    check_half(checkpoint)
     return checkpoint
 
 

@@ -21,7 +21,7 @@ from ..errors import BirdboneError, GateError, NumericsError, ProofError
 from ..formats.gguf_proof import prove_gguf
 from ..formats.gguf_rounding import stored_values
 from ..models.blocks.config import has_code
-from ..models.blocks.device import compute_dtype, default_device
+from ..models.blocks.device import default_device, judged_dtype
 from ..models.evaluation.fresh_process import Measurement, Probe, measure_folders
 from ..models.evaluation.proof import prove
 from ..models.evaluation.record import RECORD, Record, make_record, probe_windows
@@ -132,7 +132,7 @@ def _probe(checkpoint: Checkpoint, heldout: Windows | None) -> Probe:
     device = default_device()
     return Probe(
         tokens=None if heldout is None else heldout.tokens,
-        dtype=compute_dtype(checkpoint, device),
+        dtype=judged_dtype(checkpoint, device),
         device=str(device),
         trust_remote_code=has_code(checkpoint),
     )

@@ -14,7 +14,7 @@ from ..contexts.forecast import Forecast
 from ..contexts.verdict import Perplexity, Reference, Verdict
 from ..engine import Settings, announce, in_thread, link
 from ..errors import GateError
-from ..models.blocks.device import compute_dtype, default_device
+from ..models.blocks.device import default_device, judged_dtype
 from ..models.blocks.empty_model import text_config
 from ..models.evaluation.scoring import compare, last_hidden, perplexity, rise, skeleton_pair
 from ..models.planning.effort import num_blocks
@@ -80,7 +80,11 @@ def _judge(
     batch_size: int,
 ) -> tuple[Verdict, Reference]:
     first, second = skeleton_pair(dense, light)
-    if reference is None or (reference.checkpoint, reference.windows) != (dense.id, windows.digest):
+    if (
+        reference is None
+        or (reference.checkpoint, reference.windows) != (dense.id, windows.digest)
+        or reference.hidden.dtype != first.dtype
+    ):
         hidden = last_hidden(
             first, windows, batch_size=batch_size, label="dense blocks", announce=announce
         )
@@ -157,7 +161,7 @@ def _memory_bytes(ctx: Validatable, settings: ValidateSettings) -> int:
     """The larger of a pass and of one window's logits; embeddings, heads and states of both."""
     light, windows = ctx["checkpoint"], ctx["heldout"]
     config = text_config(light)
-    width = compute_dtype(light, default_device()).itemsize
+    width = judged_dtype(light, default_device()).itemsize
     outside = 2 * int(config.vocab_size) * int(config.hidden_size) * width
     states = 2 * windows.num_tokens * int(config.hidden_size) * width
     logits = _LOGITS_HELD * windows.length * int(config.vocab_size) * 4

@@ -57,3 +57,14 @@ def block_matrices(checkpoint: Checkpoint) -> set[str]:
 def digests(checkpoint: Checkpoint) -> Mapping[str, str]:
     """The content of every tensor, read now."""
     return {name: digest(tensor) for name, tensor in checkpoint.tensors.items()}
+
+
+def overflowing(checkpoint: Checkpoint) -> Checkpoint:
+    """A llama that computes nearly the same, through activations beyond the range of float16."""
+    changed = {}
+    for name, tensor in checkpoint.tensors.items():
+        if name.endswith(("mlp.gate_proj.weight", "mlp.up_proj.weight")):
+            changed[name] = tensor * 3000
+        elif name.endswith("mlp.down_proj.weight"):
+            changed[name] = tensor * 1e-7
+    return checkpoint.evolve(changed)

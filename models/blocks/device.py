@@ -32,3 +32,14 @@ def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
         return stored
     floating = (ref.dtype for ref in checkpoint.refs.values() if ref.dtype.is_floating_point)
     return next(floating, torch.float32)
+
+
+def judged_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """The dtype a model is judged in: float16 where it is stored so, else `compute_dtype`.
+
+    float16 holds values up to 65,504; activations of a model that computes in float32 may be larger
+    and become infinite for whoever loads it as it is stored.
+    """
+    if checkpoint.config.get("dtype") == "float16":
+        return torch.float16
+    return compute_dtype(checkpoint, device)

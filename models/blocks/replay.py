@@ -149,6 +149,9 @@ def through_blocks(
     return hidden
 
 
+_FIXES = {torch.float16: ": load(dtype='bfloat16') has the range of float32"}
+
+
 def check_finite(hidden: Sequence[Tensor], where: str) -> None:
     """Refuse NaN and infinity in activations, naming the block they came out of.
 
@@ -160,7 +163,7 @@ def check_finite(hidden: Sequence[Tensor], where: str) -> None:
             count = int((~torch.isfinite(states)).sum())
             raise NumericsError(
                 f"{where} gave {count} values that are NaN or infinite; the weights are damaged "
-                f"or the dtype {states.dtype} is too narrow"
+                f"or the dtype {states.dtype} is too narrow{_FIXES.get(states.dtype, '')}"
             )
 
 

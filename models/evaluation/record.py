@@ -19,6 +19,7 @@ from torch import Tensor
 from ...checkpoints import Checkpoint
 from ...errors import CheckpointError
 from ...texts import Windows
+from ..blocks.device import default_device, judged_dtype
 from ..blocks.empty_model import text_config
 from ..blocks.replay import capture, logits, through_blocks
 from ..blocks.skeleton import Skeleton
@@ -138,7 +139,7 @@ def make_record(
     Raises:
         NumericsError: NaN or infinity in a block's output.
     """
-    skeleton = Skeleton(checkpoint)
+    skeleton = Skeleton(checkpoint, dtype=judged_dtype(checkpoint, default_device()))
     batches = capture(skeleton, windows.tokens.split(1))
     hidden = through_blocks(skeleton, batches, lambda done, of: announce("blocks", done, of))
     found = [

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ...checkpoints import Checkpoint
 from ...texts import Windows
-from ..blocks.replay import capture, logits, through_blocks
+from ..blocks.device import default_device, judged_dtype
+from ..blocks.replay import capture, check_finite, logits, through_blocks
 from ..blocks.skeleton import Skeleton
 
 Announce = Callable[[str, int, int], None]
@@ -105,8 +106,12 @@ def divergences(
 
 @torch.no_grad()
 def own_perplexity(checkpoint: Checkpoint, windows: Windows, *, announce: Announce) -> float:
-    """The perplexity of one model by itself, in memory, a window at a time."""
-    skeleton = Skeleton(checkpoint)
+    """The perplexity of one model by itself, in memory, a window at a time.
+
+    Raises:
+        NumericsError: NaN or infinity in a block's output or in the logits.
+    """
+    skeleton = Skeleton(checkpoint, dtype=judged_dtype(checkpoint, default_device()))
     hidden = last_hidden(skeleton, windows, batch_size=1, label="blocks", announce=announce)
     parts = []
     for window in torch.arange(windows.num_windows).split(1):
@@ -118,6 +123,7 @@ def own_perplexity(checkpoint: Checkpoint, windows: Windows, *, announce: Announ
 
 def _log_probabilities(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
     scores = logits(skeleton, tokens, hidden)[:, :-1]
+    check_finite([scores], "the output head")
     return torch.log_softmax(scores.float(), dim=-1)
 
 
@@ -148,9 +154,10 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def skeleton_pair(dense: Checkpoint, light: Checkpoint) -> tuple[Skeleton, Skeleton]:
-    """Skeletons of both models, one and the same where the models are."""
-    first = Skeleton(dense)
-    return first, first if light.id == dense.id else Skeleton(light)
+    """Skeletons of both models in the dtype the light one is judged in; one where they are one."""
+    dtype = judged_dtype(light, default_device())
+    first = Skeleton(dense, dtype=dtype)
+    return first, first if light.id == dense.id else Skeleton(light, dtype=dtype)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_contexts import overflowing
 from tiny_gguf import gguf_checkpoint
 
 from birdbone.checkpoints import Checkpoint
@@ -48,6 +49,16 @@ async def test_it_scores_the_very_tokens(kind: Any, tmp_path: Path) -> None:
     bound = {"f32": 2e-3, "q8_0": 3e-2}[kind]
     assert math.log(measured) == pytest.approx(math.log(perplexity(checkpoint, tokens)), rel=bound)
     assert found.environment["llama.cpp"].startswith("xllamacpp ")
+
+
+@needs_llama_cpp
+async def test_logits_that_are_not_numbers_are_named(tmp_path: Path) -> None:
+    """llama.cpp brings activations into float16 where the weights are, and says null for NaN."""
+    path = write_gguf(overflowing(gguf_checkpoint()), tmp_path / "model.gguf", kind="f16").path
+    tokens = torch.randint(4, 100, (1, 20), generator=torch.Generator().manual_seed(3))
+    probe = Probe(tokens, torch.float32, prefill_tokens=8, decode_tokens=4, repeats=1)
+    with pytest.raises(BirdboneError, match=r"its logits are NaN or infinite; .* kind bf16 or f32"):
+        await measure_gguf(path, probe, 128, lambda *_: None)
 
 
 @needs_llama_cpp
