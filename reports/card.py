@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from ..models.codecs.peft_adapter import has_adapter
+from ..models.reading.folder_files import CARRIED_CARD
+from .card_snippets import usage_sections
 from .provenance import without_paths
 from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
 from .source_contents import as_in_gguf, contents_markdown
@@ -31,35 +34,6 @@ _INTRODUCTION = (
     "A compressed version of {source}, made with bird-bone. `birdbone.json` has the same "
     "information for programs."
 )
-_LOADING = """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-```"""
-_LOADING_GGUF = """```bash
-llama-cli -m path/to/{file}
-```"""
-_ADAPTER = """## The adapter
-
-`adapter/` holds a low-rank correction of the quantisation error. The figures above were measured
-without it. PEFT adds it:
-
-```python
-from peft import PeftModel
-
-model = PeftModel.from_pretrained(model, "path/to/this/folder/adapter")
-```"""
-_NEEDS = {
-    "gguf": "llama.cpp and software built on it run this file. transformers reads it as "
-    'dequantised values with `from_pretrained(folder, gguf_file="{file}")`.',
-    "dense": "Plain transformers loads it; bird-bone is not needed.",
-    "packed": "Plain transformers loads it if `compressed-tensors` is installed, and unpacks the "
-    "weights at the first forward pass on a CPU: the files are smaller, the computation is not "
-    "faster.",
-    "nf4": "Plain transformers loads it if `bitsandbytes` is installed.",
-    "llm.int8": "Plain transformers loads it if `bitsandbytes` is installed.",
-}
 
 
 def model_card(
@@ -83,26 +57,35 @@ def model_card(
     in_gguf = weight_format == "gguf"
     besides = contents_markdown(as_in_gguf(checkpoint) if in_gguf else checkpoint)
     file = name if name.endswith(".gguf") else "model.gguf"
-    loading = _LOADING_GGUF.format(file=file) if in_gguf else _LOADING
-    needs = _NEEDS[weight_format].format(file=file)
+    corrected = has_adapter(checkpoint) and not in_gguf
     parts = [
-        _metadata(checkpoint.source),
+        _metadata(checkpoint),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
         f"## How it was made\n\n{_steps(history)}{_waves(history)}",
         f"## Evaluation\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
-        f"## Loading\n\n{loading}\n\n{needs}",
+        *usage_sections(weight_format, file=file, corrected=corrected),
         *([f"## Other contents of the source\n\n{besides}"] if besides else []),
-        *([_ADAPTER] if has_adapter(checkpoint) and weight_format != "gguf" else []),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(source: str) -> str:
+def _metadata(checkpoint: Checkpoint) -> str:
+    source = checkpoint.source
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+    lines += _licence_of(checkpoint.files.get(CARRIED_CARD, b""))
     if source.count("/") == 1 and not source.endswith(".gguf"):
         lines.append(f"base_model: {json.dumps(source)}")
     return "\n".join(["---", *lines, "tags:", "- bird-bone", "---"])
+
+
+def _licence_of(card: bytes) -> list[str]:
+    """What the metadata of the source's card says of its licence, line by line."""
+    opening, _, rest = card.decode("utf-8", errors="replace").partition("---\n")
+    if opening.strip() or "\n---" not in rest:
+        return []
+    lines = rest.partition("\n---")[0].splitlines()
+    return [line for line in lines if re.match(r"license(_name|_link)?: *\S", line)]
 
 
 def _steps(history: Sequence[Step]) -> str:
