@@ -170,8 +170,10 @@ class Checkpoint:
         return sum(_count_nonzero(ref.load()) for ref in self.refs.values())
 
     def __repr__(self) -> str:
+        # Without the id, which would read every tensor.
         kind = self.config.get("model_type", "model")
-        return f"Checkpoint({kind}, {self.num_parameters:,} parameters, id {self.id[:12]})"
+        size = f"{self.num_parameters:,} parameters, {self.num_bytes / 1e6:.1f} MB"
+        return f"Checkpoint({self.source!r}, {kind}, {size})"
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:

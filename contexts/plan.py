@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,6 @@ class Plan:
 
     method: str
     pattern: str
-    linears: Mapping[str, LinearPlan]
+    linears: Mapping[str, LinearPlan] = field(repr=False)
     units: tuple[int, int] | None = None
     kept_layers: tuple[int, ...] | None = None

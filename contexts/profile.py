@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class LinearProfile:
 
     shape: tuple[int, int]
     num_tokens: int
-    second_moment: Tensor
+    second_moment: Tensor = field(repr=False)
     weight_norm: float
     dead_channels: tuple[int, ...]
     outlier_channels: tuple[int, ...]
@@ -55,7 +55,7 @@ class BlockProfile:
 class Profile:
     """The whole model's: linears by name, blocks in order, and the text it was seen on."""
 
-    linears: Mapping[str, LinearProfile]
-    blocks: tuple[BlockProfile, ...]
+    linears: Mapping[str, LinearProfile] = field(repr=False)
+    blocks: tuple[BlockProfile, ...] = field(repr=False)
     text: str
     num_tokens: int

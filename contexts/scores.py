@@ -37,6 +37,6 @@ class Scores:
     """
 
     method: str
-    linears: Mapping[str, LinearScore]
+    linears: Mapping[str, LinearScore] = field(repr=False)
     blocks: tuple[float, ...]
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ class Reference:
 
     checkpoint: str
     windows: str
-    hidden: Tensor
+    hidden: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..errors import ChainError, LinkError, SettingError
 from .calling import as_context, check_links, like
 from .keeping import Store, current_store
 from .naming import name_of, provided_by, spelled_settings, summary
+from .notebook import chain_table
 from .watching import Observer, observers, running, settled
 from .wiring import wire
 
@@ -38,6 +39,9 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
 
     def __repr__(self) -> str:
         return f"Chain({', '.join([*map(summary, self.links), f'name={self.__name__!r}'])})"
+
+    def _repr_html_(self) -> str:
+        return chain_table(self.__name__, self.links)
 
     def add_link(self, link: Any) -> None:
         """Append a link; a wrong order is refused and leaves the chain unchanged."""

@@ -37,6 +37,9 @@ class Windows:
     tokens: Tensor
     text: str
 
+    def __repr__(self) -> str:
+        return f"Windows({self.num_windows} of {self.length} tokens, {self.text!r})"
+
     @property
     def num_windows(self) -> int:
         return self.tokens.shape[0]

@@ -160,8 +160,10 @@ def test_tied_tensors_stand_once() -> None:
     assert not made.tensors["embed.weight"].requires_grad
 
 
-def test_repr_names_kind_size_and_id(small: Checkpoint) -> None:
-    assert repr(small) == f"Checkpoint(tiny, 6 parameters, id {small.id[:12]})"
+def test_repr_names_source_kind_and_size_without_reading_tensors(small: Checkpoint) -> None:
+    unread = dataclasses.replace(small, refs=dict(small.refs))
+    assert repr(unread) == f"Checkpoint({small.source!r}, tiny, 6 parameters, 0.0 MB)"
+    assert "id" not in vars(unread)
 
 
 names = st.sampled_from("abcd")
