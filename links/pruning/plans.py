@@ -1,4 +1,4 @@
-"""What was done to each linear, gathered while a pass over the blocks goes on, or goes on again."""
+"""Records of pruned linears, collected during a pass over the blocks that may be resumed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ...contexts.plan import LinearPlan
 
 
 class Planning:
-    """Whoever solves linears one after the other and says of each what it did."""
+    """A solver of linears that records what it did to each."""
 
     plans: dict[str, LinearPlan]
 
     def facts(self) -> Any:
-        """The plans so far, for a pass that may be stopped."""
+        """The plans so far, to resume from."""
         return {name: asdict(plan) for name, plan in self.plans.items()}
 
     def recall(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take up the plans of a pass that was stopped."""
+        """Restore the plans of an interrupted pass."""
         self.plans.update({name: LinearPlan(**plan) for name, plan in facts.items()})

@@ -1,4 +1,4 @@
-"""How prune chooses the units of a block that stay, and what the linear behind a gap must hold."""
+"""Choosing the units of a block to keep, and refitting linears around what was removed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .plans import Planning
 
 @dataclass(frozen=True)
 class Removal(Planning):
-    """What was asked of prune; called by the pass over the blocks.
+    """Chooses the units to keep and refits the output linear; called by the block pass.
 
     Attributes:
-        matching: share of what earlier blocks changed that the survivors make up for.
-        plans: filled as output linears are done.
+        matching: fraction of the upstream error that the kept columns correct.
+        plans: the record of each output linear, filled as they are done.
     """
 
     change: Narrowing
@@ -35,7 +35,7 @@ class Removal(Planning):
     plans: dict[str, LinearPlan] = field(default_factory=dict)
 
     def __call__(self, fed: Fed) -> Kept:
-        """The units that stay, and the output linear's weight refitted to them."""
+        """The units to keep, and the weight of the output linear refitted to them."""
         try:
             return self._solve(fed)
         except SolverError as error:
@@ -67,11 +67,11 @@ class Removal(Planning):
 
 @dataclass(frozen=True)
 class Bridging(Planning):
-    """How a linear is refitted to give beside its own what was taken out around it.
+    """Refits a linear to add what was removed elsewhere to its own output.
 
     Attributes:
-        share: of what is missing, that it makes up for.
-        plans: filled as linears are done.
+        share: fraction of the missing output that it compensates.
+        plans: the record of each linear, filled as they are done.
     """
 
     damping: float

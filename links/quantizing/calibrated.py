@@ -1,4 +1,4 @@
-"""quantize by text: one pass of GPTQ over the blocks, tuned and corrected where that was asked."""
+"""Calibrated quantisation: one pass of GPTQ over the blocks, with tuning and corrections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .solve import BlockTuning, Rounding
 async def round_by_text(
     windows: Windows, rounding: Rounding, tuning: BlockTuning | None, batch_size: int
 ) -> tuple[Checkpoint, dict[str, Any]]:
-    """The checkpoint of ``rounding`` with codes in it, and what is to be told of how they came."""
+    """Quantise the checkpoint of ``rounding``; returns the new checkpoint and metrics."""
     correcting = rounding.correcting
     fresh = await in_thread(
         rewrite_blocks,

@@ -1,4 +1,4 @@
-"""What quantize keeps beside its codes: a low-rank correction of what they leave, as an adapter."""
+"""Low-rank corrections of the quantisation error, saved as a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...solvers.output_error import relative_output_error
 
 @dataclass(frozen=True)
 class Correcting:
-    """What was asked of quantize(rank=...).
+    """Finds the low-rank correction of each linear.
 
     Attributes:
         factors: of every linear its B ``[out_features, rank]``, as NAME.B, and A ``[rank,
@@ -37,7 +37,7 @@ class Correcting:
         replacement: Tensor,
         gram: Gram,
     ) -> dict[str, float]:
-        """Correct each linear of a stack; gives what is left of its relative output error.
+        """Correct each linear of a stack; returns its remaining relative output error.
 
         Args:
             target: what the stack should have held, [out_features, in_features], to give what it
@@ -60,7 +60,7 @@ class Correcting:
 def with_adapter(
     checkpoint: Checkpoint, correcting: Correcting
 ) -> tuple[Checkpoint, Mapping[str, int]]:
-    """The checkpoint with the corrections beside its weights, and the bytes they take."""
+    """The checkpoint with the corrections as an adapter, and the bytes they take."""
     corrected = [each for each in all_linears(checkpoint) if f"{each.name}.B" in correcting.factors]
     factors = {
         linear: (correcting.factors[f"{linear.name}.B"], correcting.factors[f"{linear.name}.A"])
@@ -73,7 +73,7 @@ def with_adapter(
 
 
 def check_rank(linear: Linear, rank: int) -> None:
-    """Refuse a rank no correction of this linear can have."""
+    """Refuse a rank that is larger than the smaller side of the weight."""
     if rank > min(linear.shape):
         raise SettingError(
             f"layer '{linear.name}': rank {rank} is more than the smaller side of {linear.shape}; "

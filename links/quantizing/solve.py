@@ -1,4 +1,4 @@
-"""How quantize solves the linears on one input: stacked, from one factorisation."""
+"""Quantising the linears on one input by GPTQ: stacked, with one factorisation."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from ...solvers.target import target_weight
 from .grids import Grids
 from .low_rank import Correcting
 
-# From this share of zeros on, a matrix is taken to be pruned and its zeros are kept.
+# With at least this fraction of zeros a matrix is taken to be pruned, and its zeros are kept.
 _MASKED = 0.01
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """How a linear was solved.
+    """The record of a quantised linear.
 
     Attributes:
         relative_error: of its output on the calibration inputs, squared.
-        escalations: tenfold raises the damping of its Hessian needed.
-        borrowed_tokens: tokens' worth of other experts' inputs in its Hessian.
-        corrected_error: the error with its correction put on; None where none was asked for.
+        escalations: how often the damping of its Hessian was raised tenfold.
+        borrowed_tokens: tokens of other experts' inputs in its Hessian.
+        corrected_error: the error with its low-rank correction; None without one.
     """
 
     relative_error: float
@@ -51,15 +51,15 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Rounding:
-    """What was asked of quantize(method="gptq"); called by the pass over the blocks.
+    """Quantises linears by GPTQ; called by the pass over the blocks.
 
     Attributes:
         grids: the grid of every linear.
         packable: whether a format that loads plainly holds such codes; if not, the values they
             stand for are stored.
-        matching: share of what earlier blocks changed that a linear makes up for.
-        correcting: what finds a correction beside the codes; None where none was asked for.
-        rounded: by linear, filled as they are done.
+        matching: fraction of the upstream error each linear corrects.
+        correcting: finds low-rank corrections; None without them.
+        rounded: records by linear, filled as they are done.
     """
 
     checkpoint: Checkpoint
@@ -79,15 +79,15 @@ class Rounding:
         return (linear.plain or not self.packable) and self.grids.quantises(linear)
 
     def facts(self) -> Any:
-        """What was solved so far, for a pass that may be stopped."""
+        """The records so far, to resume from."""
         return {name: asdict(each) for name, each in self.rounded.items()}
 
     def recall(self, facts: Any) -> None:
-        """Take up what was solved in a pass that was stopped."""
+        """Restore the records of an interrupted pass."""
         self.rounded.update({name: Rounded(**each) for name, each in facts.items()})
 
     def metrics(self) -> Mapping[str, float]:
-        """The mean error, and what was out of the ordinary."""
+        """The mean error, and counts of unusual cases."""
         every = self.rounded.values()
         left = [each.corrected_error for each in every if each.corrected_error is not None]
         return {
@@ -100,7 +100,7 @@ class Rounding:
     def __call__(
         self, weights: Sequence[tuple[Linear, Tensor]], gram: Gram
     ) -> Mapping[Linear, Solution]:
-        """The codes of each linear, or where they cannot be packed the values they stand for."""
+        """The integers of each linear, or dequantised values if they cannot be packed."""
         try:
             factor = factorize(gram, damping=self.damping, descending=self.order == "static")
         except SolverError as error:
@@ -149,7 +149,7 @@ class Rounding:
         gram: Gram,
         factor: Factor,
     ) -> Mapping[str, float]:
-        """What corrections leave of each linear's error; empty where none are asked for."""
+        """The error of each linear with its low-rank correction; empty without corrections."""
         if self.correcting is None:
             return {}
         target = target_weight(whole, gram, factor, matching=self.matching)
@@ -158,24 +158,24 @@ class Rounding:
 
 @dataclass(frozen=True)
 class BlockTuning:
-    """What quantize(method="signround") adds to a pass: each block tuned as a whole once solved.
+    """Signround: tunes the rounding of each block as a whole after GPTQ.
 
     Attributes:
-        tuned: what became of each block, filled as they are done.
+        tuned: the record of each block, filled as they are done.
     """
 
     tuning: Tuning
     tuned: list[Tuned] = field(default_factory=list)
 
     def facts(self) -> Any:
-        """What became of the blocks so far, but for their codes, which the pass keeps."""
+        """The records so far, without the integers, which the pass keeps."""
         return [
             [each.loss_before, each.loss_after, each.iteration, each.changed_share]
             for each in self.tuned
         ]
 
     def recall(self, facts: Any) -> None:
-        """Take up what became of the blocks of a pass that was stopped."""
+        """Restore the records of an interrupted pass."""
         self.tuned.extend(Tuned({}, *each) for each in facts)
 
     def __call__(self, solved: Solved) -> Mapping[Linear, Solution]:
@@ -188,7 +188,7 @@ class BlockTuning:
         return found.solutions
 
     def metrics(self) -> Mapping[str, float]:
-        """Means over the blocks, of loss on the windows kept out and of codes that changed."""
+        """Means over the blocks: loss on held-out windows, and fraction of integers changed."""
         count = len(self.tuned)
         return {
             "block_loss_before": sum(each.loss_before for each in self.tuned) / count,
@@ -198,12 +198,12 @@ class BlockTuning:
 
 
 def scale_dtype(grid: Grid, checkpoint: Checkpoint, linear: Linear) -> torch.dtype:
-    """What scales are stored in: the grid's own dtype, or the model's."""
+    """The dtype of scales: the grid's own, or the model's."""
     return grid.scale_dtype or stored_dtype(checkpoint, checkpoint.refs[linear.tensor])
 
 
 def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
-    """Which weights of a stack are kept: all but the zeros of those taken to be pruned."""
+    """Mask of the weights of a stack that are not zeros of pruned matrices."""
     masks = [weight != 0 for weight in weights]
     pruned = [float(mask.double().mean()) <= 1 - _MASKED for mask in masks]
     if not any(pruned):

@@ -1,4 +1,4 @@
-"""How much memory a context holds."""
+"""The memory a context takes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ...models.planning.outline import held_bytes
 
 
 def context_bytes(*contexts: Mapping[str, Any]) -> int:
-    """Bytes in memory of what contexts hold, counted once where they share it.
+    """Bytes in memory of the values of contexts; shared values are counted once.
 
-    Counted are models, hidden states, weights' scores, and moments: of a profile in outline one
-    for each linear, which is an upper bound, for linears on one input share theirs.
+    Counted are models, hidden states, per-weight scores, and second moments. A profile in outline
+    has one moment per linear, which is an upper bound: linears on the same input share theirs.
     """
     values = {id(value): value for ctx in contexts for value in ctx.values()}.values()
     models = held_bytes(*(value for value in values if isinstance(value, Checkpoint)))

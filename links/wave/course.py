@@ -1,4 +1,4 @@
-"""How much a wave takes: its share of what remains, the last one cut to hit the target."""
+"""How much a wave removes: a fraction of the remaining model, less in the last one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ...errors import SettingError
 from ...models.evaluation.footprint import Footprint, Measure
 from .cuts import Cut, Cutter
 
-# A model this near above its target is at it: linears lose whole weights.
+# A model this little above its target has reached it: linears lose whole weights.
 _NEAR = 1e-3
 # Halvings of an interval within (0, 1): finer than one weight of any model.
 _HALVINGS = 50
 _ALL = 1 - 1e-12
-# A share so small that units lose one step in size.
+# A fraction so small that units lose one step in size.
 _LEAST = 1e-9
 
 
 @dataclass(frozen=True)
 class Course:
-    """From the dense model to the target.
+    """The way from the original model to the target.
 
     Attributes:
-        dense: what shares are shares of.
-        measure: what the target is a share of.
-        target: share of the dense model's that is to remain; None for as little as holds.
+        dense: footprint of the original model.
+        measure: what the target is a fraction of.
+        target: fraction of the original model to keep; None for as small as possible.
     """
 
     dense: Footprint
@@ -33,11 +33,11 @@ class Course:
     target: float | None
 
     def left(self, weight: Footprint) -> float:
-        """Share of the dense model's that remains."""
+        """The fraction of the original model that remains."""
         return weight.share_of(self.dense)[self.measure]
 
     def reached(self, cutter: Cutter) -> bool:
-        """Whether there is a target, and no smaller size of this model comes nearer to it."""
+        """Whether there is a target and no smaller size of this model is nearer to it."""
         if self.target is None:
             return False
         if self.left(cutter.weight) <= self.target + _NEAR:
@@ -46,14 +46,14 @@ class Course:
         return smaller is not None and self._off(smaller.weight) > self._off(cutter.weight)
 
     def _off(self, weight: Footprint) -> float:
-        """How far from the target a model is."""
+        """The distance of a model from the target."""
         return 0.0 if self.target is None else abs(self.left(weight) - self.target)
 
     def cut(self, cutter: Cutter, share: float) -> Cut | None:
-        """The next wave's cut: as much as given, or less where less is nearer to the target.
+        """The next wave's cut: the fraction given, or less if that is nearer to the target.
 
-        The target is hit exactly by masks, and by units with the size nearest to it. None where it
-        is reached, or no smaller size can be had.
+        Masks reach the target exactly, units with the nearest size. None if the target is reached
+        or there is no smaller size.
         """
         cut = None if self.reached(cutter) else cutter.cut(share)
         if cut is None or self.target is None or self.left(cut.weight) >= self.target:
@@ -71,10 +71,10 @@ class Course:
         return min(both, key=lambda each: self._off(each.weight))
 
     def require_reachable(self, cutter: Cutter) -> None:
-        """Refuse a target that no wave leads to.
+        """Refuse a target that cannot be reached.
 
         Raises:
-            SettingError: with the nearest share that can be reached.
+            SettingError: with the nearest fraction that can be reached.
         """
         if self.target is None:
             return
@@ -85,13 +85,13 @@ class Course:
             return
         raise SettingError(
             f"waves(target={self.target}, of='{self.measure}') cannot be reached in sizes the "
-            f"model can have: with all gone that the body's prune links can take, {least:.1%} of "
-            f"the {self.measure} remain (a mask takes neither bytes nor flops); set target to "
+            f"model can have: when the body's prune links remove all they can, {least:.1%} of the "
+            f"{self.measure} remain (a mask saves neither bytes nor flops); set target to "
             f"{math.ceil(least * 1e4) / 1e4:.4f} or more, or prune by another pattern"
         )
 
     def _require_nearer(self, cutter: Cutter) -> None:
-        """Refuse a target that this very model is the nearest to, though it is above it."""
+        """Refuse a target that the input model is nearest to, although it is above it."""
         smaller = cutter.cut(_LEAST)
         above = self.left(cutter.weight) - (self.target or 0.0) > _NEAR
         if smaller is None or not above or not self.reached(cutter):

@@ -20,12 +20,12 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cut:
-    """What every prune of the body is to do, in order, and what the model will weigh.
+    """The sparsity of every prune of the body, in order, and the footprint that results.
 
     Attributes:
-        sparsities: a mask's is the absolute share of zeros, that of units the share of those
-            there now are.
-        taken: the largest share that a prune takes of what remains.
+        sparsities: for masks the absolute fraction of zeros, for units the fraction of the current
+            units to remove.
+        taken: the largest fraction that a prune removes of what remains.
     """
 
     sparsities: tuple[float, ...]
@@ -34,10 +34,10 @@ class Cut:
 
 
 class Cutter:
-    """The cuts one model can be given; remembers what it found out about sizes.
+    """The possible cuts of one model; sizes that were computed are cached.
 
     Attributes:
-        weight: what the model weighs, zeros counted.
+        weight: footprint of the model, with its zeros.
 
     Args:
         prunes: the settings of the body's prune links, in running order: all masks, or none.
@@ -51,13 +51,13 @@ class Cutter:
 
     @property
     def in_steps(self) -> bool:
-        """Whether units go several at a time, which a smaller multiple of prune would change."""
+        """Whether units are removed several at a time; a smaller multiple of prune changes that."""
         return any(self._step(each.pattern, each.multiple) > 1 for each in self._prunes)
 
     def cut(self, share: float) -> Cut | None:
-        """Take at most ``share`` of what remains, or one step in size where that is more.
+        """Remove at most ``share`` of what remains, or one step in size if that is more.
 
-        None where a prune finds no smaller size at all.
+        None if a prune finds no smaller size at all.
         """
         if not takes_units(self._prunes[0].pattern):
             zeros = 1 - (1 - self.weight.zero_share) * (1 - share)
@@ -78,7 +78,7 @@ class Cutter:
     def _units(
         self, pattern: UnitPattern, multiple: int | None, share: float
     ) -> tuple[float, Config] | None:
-        """The sparsity that leaves the size wanted, and the config that says so."""
+        """The sparsity that leaves the size wanted, and the changed config."""
         before = self._count(pattern)
         for after in _sizes(before, self._step(pattern, multiple), (1 - share) * before):
             config = self._remembered(
@@ -100,7 +100,7 @@ class Cutter:
         return multiple or default_multiple(pattern, self._count(pattern))
 
     def _forecast(self, config: Config, zeros: float) -> Footprint:
-        """What a model of this config weighs with this share of zeros in its linears."""
+        """The footprint of a model of this config with this fraction of zeros in its linears."""
         smaller = replace(self._checkpoint, config={**self._checkpoint.config, **config})
         key = ("weight", repr(sorted(config.items())))
         bare: Footprint = self._remembered(key, lambda: by_shapes(smaller))
@@ -113,7 +113,7 @@ class Cutter:
 
 
 def _merged(config: Config, changes: Config) -> dict[str, Any]:
-    """Both settings of a config; a nested config of theirs keeps both too."""
+    """A config with changes; nested configs are merged too."""
     nested = {
         key: {**config[key], **value}
         for key, value in changes.items()
@@ -127,18 +127,21 @@ def _count(checkpoint: Checkpoint, pattern: UnitPattern) -> int:
 
 
 def _sizes(before: int, step: int, wanted: float) -> Iterator[int]:
-    """Smaller sizes: the least that is not below what is wanted first, then ever nearer ``before``.
+    """Smaller sizes in order of preference.
 
-    Last, where none of these can be had, those below what is wanted, the largest first.
+    First the sizes not below what is wanted, in ascending order; then those below it, in descending
+    order, for models that cannot have any of the first.
     """
     legal = range(step, before, step)
-    first = max(0, math.ceil(wanted / step - 1e-9) - 1)  # against rounding of an exact multiple
+    first = max(
+        0, math.ceil(wanted / step - 1e-9) - 1
+    )  # tolerance for rounding of an exact multiple
     yield from legal[first:]
     yield from reversed(legal[:first])
 
 
 def _config(checkpoint: Checkpoint, pattern: UnitPattern, after: int) -> Config | None:
-    """The config of the smaller model; None where the model cannot have that size."""
+    """The config of the smaller model; None if the model cannot have that size."""
     if pattern == "layers":
         return shorter_config(checkpoint, range(after))
     try:

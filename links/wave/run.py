@@ -1,4 +1,4 @@
-"""One wave: the body run on what held before, judged, and written down, kept or not."""
+"""One wave: the body run on the last kept model, evaluated, then kept or reverted."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ...models.evaluation.footprint import MEASURES, Footprint, Measure, footpri
 from .body import judging
 from .course import Course
 
-# Faults of the model that a wave made: a gentler one may be without. All else ends the run.
+# Failures that a gentler wave may avoid; any other error ends the run.
 _STEPS_BACK = (GateError, NumericsError, SolverError)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How hard a wave goes to work.
+    """Strength of a wave.
 
     Attributes:
-        share: what it takes of what remains.
-        healing: how many times as long as the body says it heals.
+        share: fraction of the remaining model that it removes.
+        healing: factor on the epochs of heal in the body.
     """
 
     share: float
     healing: int = 1
 
     def gentler(self) -> Pace:
-        """Half the share, and twice the healing."""
+        """Half the fraction, and twice the healing."""
         return Pace(self.share / 2, self.healing * 2)
 
 
@@ -42,13 +42,13 @@ class Wave:
     """A wave that ran.
 
     Attributes:
-        number: from 1; 0 is the model as it came.
-        kept: whether it held.
-        context: what the next wave starts from; where this one was reverted, what it started from.
-        weight: what the model of ``context`` weighs.
-        left: the shares of the dense model's that are.
-        steps: records of the links that made what was kept.
-        record: of the wave as a whole, with its figures and its reason.
+        number: from 1; 0 is the input model.
+        kept: False if it was reverted.
+        context: where the next wave starts; if this one was reverted, where it started itself.
+        weight: footprint of the model of ``context``.
+        left: the same as fractions of the original model's.
+        steps: records of the links that made the kept model.
+        record: record of the wave as a whole, with its figures and the reason.
     """
 
     number: int
@@ -61,11 +61,11 @@ class Wave:
 
 
 async def first_wave(ctx: Mapping[str, Any], body: Chain, course: Course, stop_loss: float) -> Wave:
-    """Judge the model as it came: wave 0, from which the curve starts.
+    """Evaluate the input model: wave 0, the start of the curve.
 
     Raises:
-        GateError: it breaks stop_loss already.
-        DataError: the text cannot tell whether it does.
+        GateError: it exceeds stop_loss already.
+        DataError: the text is too short to tell whether it does.
     """
     meter = Meter()
     context = await judging(body).run(ctx)
@@ -77,7 +77,7 @@ async def first_wave(ctx: Mapping[str, Any], body: Chain, course: Course, stop_l
         raise DataError(_too_little(verdict, stop_loss))
     weight = await in_thread(footprint, context["checkpoint"])
     left = weight.share_of(course.dense)
-    found = {"reason": "the model as it came", **_figures(weight, left, verdict)}
+    found = {"reason": "the input model", **_figures(weight, left, verdict)}
     record = _record(0, True, Pace(0.0), meter, found, verdict.checkpoint)
     return Wave(0, True, context, weight, left, _new_steps(ctx, context), record)
 
@@ -85,11 +85,11 @@ async def first_wave(ctx: Mapping[str, Any], body: Chain, course: Course, stop_l
 async def run_wave(
     number: int, start: Wave, chain: Chain, course: Course, pace: Pace, stop_loss: float
 ) -> Wave:
-    """Run a wave's own chain on what held; judge what comes out, and keep it or step back.
+    """Run the chain of a wave on the last kept model, evaluate the result, and keep or revert it.
 
     Raises:
-        DataError: nothing was kept yet, and the text cannot tell a rise of stop_loss from none.
-        LinkError: a link failed for a reason that a gentler wave would not mend.
+        DataError: no wave was kept yet, and the text is too short to resolve stop_loss.
+        LinkError: a link failed for a reason that a gentler wave would not avoid.
     """
     meter = Meter()
     try:
@@ -126,7 +126,7 @@ def _broken(verdict: Verdict, stop_loss: float) -> str | None:
 
 def _no_lighter(before: Footprint, after: Footprint) -> str | None:
     lighter = any(after.of(measure) < before.of(measure) for measure in MEASURES)
-    return None if lighter else "nothing went: the step is too small for this model's sizes"
+    return None if lighter else "nothing was removed: the step is too small for this model's sizes"
 
 
 def _too_little(verdict: Verdict, stop_loss: float) -> str:
@@ -141,7 +141,7 @@ def _too_little(verdict: Verdict, stop_loss: float) -> str:
 def _figures(
     weight: Footprint, left: Mapping[Measure, float], verdict: Verdict
 ) -> dict[str, float | int]:
-    """What the curve is drawn from; the shares are of the dense model's."""
+    """The figures of the curve; those named _left are fractions of the original model."""
     return {
         **{name: weight.of(name) for name in MEASURES},
         **{f"{name}_left": share for name, share in left.items()},
@@ -161,7 +161,7 @@ def _record(
     found: Mapping[str, Any],
     checkpoint: str | None,
 ) -> Step:
-    """The wave as the history keeps it; ``checkpoint`` is the model it made, kept or not."""
+    """The history record of a wave; ``checkpoint`` is the model it made, kept or not."""
     metrics = {"wave": number, "kept": kept, **found}
     return Step("wave", asdict(pace), meter.stop(), metrics, checkpoint)
 

@@ -326,7 +326,7 @@ async def test_a_target_out_of_reach_is_refused_with_the_nearest_before_any_work
 async def test_a_step_too_small_for_the_model_does_not_go_on_for_ever(ctx: dict[str, Any]) -> None:
     _, after = await ran(ctx, [0.001] * 5, step=1e-6)
     assert kept(after) == [True, False, False]
-    assert "nothing went: the step is too small" in str(records(after)[1].metrics["reason"])
+    assert "nothing was removed: the step is too small" in str(records(after)[1].metrics["reason"])
 
 
 async def test_text_that_cannot_judge_is_refused_before_any_work(ctx: dict[str, Any]) -> None:
