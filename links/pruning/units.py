@@ -61,7 +61,7 @@ def _narrow(ctx: Scored, settings: PruneSettings, kind: Kind) -> Pruned:
         batch_size=settings.batch_size,
         matched=matching > 0,
         announce=lambda done, total: announce("pruning blocks", done, total),
-        mend=mending,
+        correct=mending,
         resuming=Resuming(unfinished(), removal, mending),
     )
     counts = change.before, change.after

@@ -27,12 +27,12 @@ def relative_errors(states: Tensor, wanted: Tensor) -> Tensor:
     return (errors / squares.clamp(min=float(squares.mean()) * _SMALLEST_SHARE)).flatten()
 
 
-def check_loss(loss: float, when: str, mend: str) -> float:
+def check_loss(loss: float, when: str, fix: str) -> float:
     """Return the loss if it is finite.
 
     Raises:
         NumericsError: NaN or infinity; the message says when, and the fix.
     """
     if not math.isfinite(loss):
-        raise NumericsError(f"the loss {when} is {loss}; {mend}")
+        raise NumericsError(f"the loss {when} is {loss}; {fix}")
     return loss

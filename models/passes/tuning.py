@@ -137,14 +137,14 @@ def tune_block(solved: Solved, tuning: Tuning, *, announce: Announce) -> Tuned:
     block = _Block(solved, start, tuning.target)
     before = check_loss(block.mean_loss(judged), "before tuning", "lower damping, or raise bits")
     best, kept, kept_at = before, start, 0
-    mend = "lower learning_rate"
+    fix = "lower learning_rate"
     for done, batches in enumerate(_draws(tuning, num_learned, len(solved.inputs[0])), 1):
         # One signSGD step on V (rounding offsets) and the scale factors.
         loss = block.descend(batches, rate=tuning.rate(done - 1))
-        check_loss(loss, f"at tuning iteration {done}", mend)
+        check_loss(loss, f"at tuning iteration {done}", fix)
         # Select on held-out windows, with the weights as they would be stored.
         if tuning.judges(done):
-            reached = check_loss(block.mean_loss(judged), f"after iteration {done}", mend)
+            reached = check_loss(block.mean_loss(judged), f"after iteration {done}", fix)
             if reached < best:
                 best, kept, kept_at = reached, block.stored(), done
         announce(done, tuning.iterations)

@@ -269,17 +269,17 @@ class _Pupil:
         optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
         num_steps = how.epochs * len(self._learned)
         best, kept, waited, steps = before, [each.detach().clone() for each in parameters], 0, 0
-        mend = f"lower learning_rate, now {rate:g}"
+        fix = f"lower learning_rate, now {rate:g}"
         for epoch in range(1, how.epochs + 1):
             for place in torch.randperm(len(self._learned), generator=generator).tolist():
-                self._descend(self._learned[place], parameters, mend)
+                self._descend(self._learned[place], parameters, fix)
                 survivors.confine()  # zero the gradient of pruned weights
                 nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
                 optimizer.param_groups[0]["lr"] = rate * cosine(steps, num_steps)
                 optimizer.step()
                 steps += 1
             # Select on the held-out windows; stop after `patience` epochs without improvement.
-            reached = self._judge(f"after epoch {epoch}", mend)
+            reached = self._judge(f"after epoch {epoch}", fix)
             waited = 0 if reached < best else waited + 1
             if reached < best:
                 best, kept = reached, [each.detach().clone() for each in parameters]
@@ -293,21 +293,21 @@ class _Pupil:
         return steps
 
     def _descend(
-        self, example: tuple[Tensor, Call, Tensor], parameters: Sequence[nn.Parameter], mend: str
+        self, example: tuple[Tensor, Call, Tensor], parameters: Sequence[nn.Parameter], fix: str
     ) -> None:
         for parameter in parameters:
             parameter.grad = None
         with torch.enable_grad(), computed_in(self._how.autocast, self._device):
             loss = self._errors(example).mean()
-        check_loss(loss.item(), f"in {self._where}", mend)
+        check_loss(loss.item(), f"in {self._where}", fix)
         torch.autograd.backward(loss)
 
     @torch.no_grad()
-    def _judge(self, when: str, mend: str) -> float:
+    def _judge(self, when: str, fix: str) -> float:
         """Mean error per token on the held-out windows."""
         with computed_in(self._how.autocast, self._device):
             errors = torch.cat([self._errors(example) for example in self._judged])
-        return check_loss(float(errors.mean()), f"in {self._where} {when}", mend)
+        return check_loss(float(errors.mean()), f"in {self._where} {when}", fix)
 
     def _errors(self, example: tuple[Tensor, Call, Tensor]) -> Tensor:
         hidden, call, wanted = example

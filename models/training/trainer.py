@@ -28,7 +28,7 @@ Announce = Callable[[int, int], None]
 
 _MAX_GRADIENT_NORM = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-_MEND_MODEL = "the model's own weights are damaged or do not fit the dtype they are stored in"
+_FIX_MODEL = "the model's own weights are damaged or do not fit the dtype they are stored in"
 # Points of a reported loss curve.
 _NUM_POINTS = 32
 
@@ -142,7 +142,7 @@ class _Course:
     def begin(self, kept: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None) -> None:
         """Evaluate the start, or restore an interrupted training."""
         if kept is None:
-            self.judge("before healing", _MEND_MODEL)
+            self.judge("before healing", _FIX_MODEL)
             return
         tensors, facts = kept
         self.steps, self._best = facts["steps"], facts["best"]
@@ -173,14 +173,14 @@ class _Course:
     def descend(self, windows: Tensor, *, share: float) -> None:
         """Take one step on the mean loss of some windows, at a fraction of the peak rate."""
         training = self._training
-        mend = f"lower learning_rate, now {training.learning_rate:g}"
+        fix = f"lower learning_rate, now {training.learning_rate:g}"
         self._optimizer.zero_grad()
         total = 0.0
         device = self._parameters[0].device
         for part in windows.split(training.micro_batch_size):
             with torch.enable_grad(), computed_in(training.autocast, device):
                 loss = self._lesson.loss(self._model, part) * (len(part) / len(windows))
-            total += check_loss(loss.item(), f"at healing step {self.steps + 1}", mend)
+            total += check_loss(loss.item(), f"at healing step {self.steps + 1}", fix)
             self._accelerator.backward(loss)
         self._survivors.confine()
         self._accelerator.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
@@ -189,10 +189,10 @@ class _Course:
         self.steps += 1
         self._losses.append(total)
 
-    def judge(self, when: str, mend: str | None = None) -> None:
+    def judge(self, when: str, fix: str | None = None) -> None:
         """Evaluate on the held-out windows, and keep the present iterate if it is the best."""
-        mend = mend or f"lower learning_rate, now {self._training.learning_rate:g}"
-        reached = check_loss(self._lesson.mean_loss(self._model, self._judged), when, mend)
+        fix = fix or f"lower learning_rate, now {self._training.learning_rate:g}"
+        reached = check_loss(self._lesson.mean_loss(self._model, self._judged), when, fix)
         self._heldout.append(reached)
         if reached < self._best:
             self._best = reached

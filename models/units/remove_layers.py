@@ -54,7 +54,7 @@ def keep_layers(
     windows: Windows,
     kept: Sequence[int],
     bridge: Bridge,
-    mend: Bridge | None,
+    correct: Bridge | None,
     *,
     batch_size: int,
     announce: Callable[[int, int], None],
@@ -65,7 +65,7 @@ def keep_layers(
 
     Args:
         bridge: returns the new weight of the output linear before a gap.
-        mend: returns the new weight of output linears after a gap; None leaves them.
+        correct: returns the new weight of output linears after a gap; None leaves them.
         announce: receives the number of finished blocks and their total.
         begin: progress of an interrupted pass; None to start from the beginning.
         save: receives the progress after every block.
@@ -77,7 +77,7 @@ def keep_layers(
     """
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
-    span = _Span(skeleton, batches, plain_output(skeleton), bridge, mend)
+    span = _Span(skeleton, batches, plain_output(skeleton), bridge, correct)
     if begin is not None:
         span.take_up(begin, kept)
     else:
@@ -106,10 +106,10 @@ class _Span:
         batches: Sequence[Batch],
         output: str | None,
         bridge: Bridge,
-        mend: Bridge | None,
+        correct: Bridge | None,
     ) -> None:
         self._skeleton, self._batches = skeleton, batches
-        self._output, self._bridge, self._mend = output, bridge, mend
+        self._output, self._bridge, self._correct = output, bridge, correct
         self._done = 0
         self.next = 0
         self.given: Sequence[Tensor] = [batch.hidden for batch in batches]
@@ -146,7 +146,7 @@ class _Span:
         """Run the shorter model through one block, and the original one up to ``end``."""
         self.lead(range(index, end))
         prefix = f"{self._skeleton.path}.{index}."
-        refit = self._bridge if end > index + 1 else self._mend if index > self._done else None
+        refit = self._bridge if end > index + 1 else self._correct if index > self._done else None
         self._done, self.next = self._done + 1, end
         with self._skeleton.block(index) as block:
             if refit is not None and self._output is not None:

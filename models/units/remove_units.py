@@ -49,7 +49,7 @@ def hollow_blocks(
     batch_size: int,
     matched: bool,
     announce: Callable[[int, int], None],
-    mend: Callable[[Fed], Tensor] | None = None,
+    correct: Callable[[Fed], Tensor] | None = None,
     resuming: Resuming | None = None,
 ) -> Checkpoint:
     """Remove the units of every block that ``choose`` does not keep; returns the smaller model.
@@ -58,10 +58,10 @@ def hollow_blocks(
         choose: receives each block's output linear, or that of each expert; returns what to keep.
         matched: measure the residual against the original model; costs a third run of every block.
         announce: receives the number of finished blocks and their total.
-        mend: in a matched pass over units other than neurons, returns a new weight for the linear
-            after the neurons of each block, which corrects the remaining residual.
-        resuming: stores the progress of the pass and restores it; whatever ``choose`` and ``mend``
-            record must be among its notes.
+        correct: in a matched pass over units other than neurons, returns a new weight for the
+            linear after the neurons of each block, which corrects the remaining residual.
+        resuming: stores the progress of the pass and restores it; whatever ``choose`` and
+            ``correct`` record must be among its notes.
 
     Raises:
         DataError: a linear received too few tokens.
@@ -76,7 +76,7 @@ def hollow_blocks(
     begin = (resuming and resuming.load(skeleton.device)) or begin
     hidden, cut = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
-    behind = None if mend is None or change.kind == "neurons" else plain_output(skeleton)
+    behind = None if correct is None or change.kind == "neurons" else plain_output(skeleton)
     last = len(skeleton.blocks) - 1
     for index, block in skeleton.each_block(begin.index):
         prefix = f"{skeleton.path}.{index}."
@@ -84,8 +84,8 @@ def hollow_blocks(
         calls = [batch.calls[index] for batch in batches]
         kept = {fed.linear: choose(fed) for fed in view.fed(hidden, calls, given)}
         cut.update(view.cut(kept))
-        if behind is not None and mend is not None and given is not None:
-            cut.update(view.mended(behind, mend, hidden, calls, given))
+        if behind is not None and correct is not None and given is not None:
+            cut.update(view.corrected(behind, correct, hidden, calls, given))
         with torch.no_grad():
             hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         check_finite(hidden, prefix.removesuffix("."))
@@ -138,10 +138,10 @@ class _View:
             total.add(inputs, given[index] - output if plainly else (meant - inputs) @ weight.T)
         return total.fed()
 
-    def mended(
+    def corrected(
         self,
         tensor: str,
-        mend: Callable[[Fed], Tensor],
+        correct: Callable[[Fed], Tensor],
         hidden: Sequence[Tensor],
         calls: Sequence[Call],
         wanted: Sequence[Tensor],
@@ -152,7 +152,7 @@ class _View:
         weight = self._weight(linear)
         fed = lacking(self._block, self._prefix, linear, weight, hidden, calls, wanted)
         stored = self._stored(name).clone()
-        linear.view(stored).copy_(mend(fed))
+        linear.view(stored).copy_(correct(fed))
         self._skeleton.put(name, stored)
         return {name: stored}
 
