@@ -24,6 +24,7 @@ from .commands.export import export
 from .commands.gc import gc
 from .commands.log import log as log_steps
 from .commands.look_ahead import look_ahead, tell_after, tell_ahead
+from .commands.options import one_or_more
 from .commands.plot import plot
 from .commands.prove import prove
 from .commands.revert import revert
@@ -38,8 +39,13 @@ _DRY = "Print the expected time, memory and disk of each link, and run nothing."
 _FORCE = "Replace the output even if birdbone did not write it."
 _RUN = "Keep finished links in this folder, and resume from what it holds."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
-_DATA = "Text: a file, a folder, hf:DATASET[:CONFIG[:SPLIT]], or built in: pydoc, stdlib, readmes."
-_ELSEWHERE = "Evaluation text from another source; by default a built-in text that is not used."
+_DATA = (
+    "Text: a file, folder or glob, hf:DATASET[:CONFIG[:SPLIT]], or built in: pydoc (the default), "
+    "stdlib, readmes. Repeatable; a weight follows a colon, as in chat.jsonl:2."
+)
+_ELSEWHERE = (
+    "Evaluation text from another source, repeatable; by default a built-in text that is not used."
+)
 _OUT = "Folder to write; a name that ends in .gguf is a single file."
 _TARGET = "Fraction of the parameters to keep, for chains with waves."
 _STOP_LOSS = "Maximum relative rise in perplexity over the dense model, for chains with waves."
@@ -103,8 +109,8 @@ def run(
     chain: Annotated[str | None, typer.Argument(metavar="CHAIN", help=_CHAIN)] = None,
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     out: Annotated[str | None, typer.Option(metavar="PATH", help=_OUT)] = None,
-    data: Annotated[str | None, typer.Option(help=_DATA)] = None,
-    elsewhere: Annotated[str | None, typer.Option(help=_ELSEWHERE)] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)] = None,
+    elsewhere: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_ELSEWHERE)] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="LINK.SETTING=VALUE", help=_SET),
@@ -138,15 +144,15 @@ def run(
     from .reports.terminal import quiet_libraries, warnings_as_notes
 
     with ExitStack() as stack:
-        stack.enter_context(warnings_as_notes())
+        stack.enter_context(warnings_as_notes(as_json=log == "json"))
         stack.enter_context(quiet_libraries())
         stack.enter_context(redirect_stdout(sys.stderr))  # stdout is reserved for the result
-        assembled = _assemble(chain, recipe, model=model, out=out, data=data)
+        assembled = _assemble(chain, recipe, model=model, out=out, data=one_or_more(data))
         shortcuts = {
             "target": target,
             "stop-loss": stop_loss,
             "bits": bits,
-            "elsewhere": elsewhere,
+            "elsewhere": one_or_more(elsewhere),
             "keep-unused": keep_unused,
         }
         assembled = _configured(assembled, assignments or [], shortcuts, force=force)
@@ -192,7 +198,12 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _assemble(
-    name: str | None, recipe: Path | None, *, model: str | None, out: str | None, data: str | None
+    name: str | None,
+    recipe: Path | None,
+    *,
+    model: str | None,
+    out: str | None,
+    data: str | tuple[str, ...] | None,
 ) -> Chain:
     from .chains import CHAINS, build, load_recipe
 
@@ -207,8 +218,9 @@ def _assemble(
         raise SettingError(f"there is no chain '{name}'; {did_you_mean(name, CHAINS)}")
     if model is None or out is None:
         raise typer.BadParameter(f"chain '{name}' needs --model and --out")
-    text = {} if data is None else {"data": data}
-    return CHAINS[name](model=model, out=out, **text)
+    if data is None:
+        return CHAINS[name](model=model, out=out)
+    return CHAINS[name](model=model, out=out, data=data)
 
 
 def _configured(

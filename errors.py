@@ -26,6 +26,10 @@ class DataError(BirdboneError):
     """The text given cannot serve: empty, too short, binary, or its parts overlap."""
 
 
+class LittleTextWarning(UserWarning):
+    """The calibration text is less than the widths of the model's linears call for."""
+
+
 class ModelError(BirdboneError):
     """The model cannot be found, read, or seen as a stack of blocks."""
 

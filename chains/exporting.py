@@ -17,6 +17,7 @@ from ..links import calibrate, load, quantize, save
 from ..links.saving.target import is_file_name
 from ..models.reading.opening import keeps_codes, quantized_by
 from ..models.reading.sources import find_model
+from ..texts import DataSetting
 
 TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -38,7 +39,7 @@ def export_chain(
     format: str | None = None,
     type: str | None = None,
     dtype: str = "auto",
-    data: str = "pydoc",
+    data: DataSetting = "pydoc",
     windows: int = 4,
     length: int = 512,
     force: bool = False,
@@ -88,7 +89,12 @@ def export_chain(
     if windows:
         links.append(
             calibrate(
-                data=data, windows=1, healing_windows=1, heldout_windows=windows, length=length
+                data=data,
+                windows=1,
+                healing_windows=1,
+                heldout_windows=windows,
+                elsewhere_windows=1,
+                length=length,
             )
         )
     if chosen is not None and format in ("compressed-tensors", "bitsandbytes"):

@@ -10,15 +10,16 @@ from ..engine import Chain
 from ..engine.rebuilding import BODY
 from ..links import calibrate, heal, load, profile, prune, quantize, save, score, validate
 from ..links.waves import waves
+from ..texts import DataSetting
 
 
 class ChainMaker(Protocol):
     """A function from what every run must name to a chain; its docstring says what for."""
 
-    def __call__(self, *, model: str, out: str, data: str = "pydoc") -> Chain: ...
+    def __call__(self, *, model: str, out: str, data: DataSetting = "pydoc") -> Chain: ...
 
 
-def bird_bone(*, model: str, out: str, data: str = "pydoc") -> Chain:
+def bird_bone(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
     """Thin in waves, heal each, step back where it does not hold; then quantize, heal, check."""
     return Chain(
         load(model=model),
@@ -34,7 +35,7 @@ def bird_bone(*, model: str, out: str, data: str = "pydoc") -> Chain:
     )
 
 
-def one_shot(*, model: str, out: str, data: str = "pydoc") -> Chain:
+def one_shot(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
     """Prune and quantize without training: minutes instead of hours, at a higher price."""
     return Chain(
         load(model=model),
@@ -49,7 +50,7 @@ def one_shot(*, model: str, out: str, data: str = "pydoc") -> Chain:
     )
 
 
-def quantize_only(*, model: str, out: str, data: str = "pydoc") -> Chain:
+def quantize_only(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
     """Keep every weight and store each in fewer bits."""
     return Chain(
         load(model=model),

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SettingError
+from .options import one_or_more
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ..formats.runtime_benchmark import BenchmarkedModel
     from ..models.reading.sources import Source
-    from ..texts import Corpus
+    from ..texts import Windows
 
 _MODELS = "Hugging Face folders, .gguf files, or folders with one .gguf file."
-_DATA = "Text to score on; only its held-out part is used, as by the link save."
-_HELDOUT = "Text to score on instead, used as a whole."
+_DATA = "Text to score on; only its held-out part is used, as by the link save. Repeatable."
+_HELDOUT = "Text to score on instead, used as a whole. Repeatable."
 _WINDOWS = "Maximum number of windows to score."
 _OUT = "Also write the JSON document to this file."
 _TRUST = "Allow Python code in a model folder to run."
@@ -27,8 +31,8 @@ _TRUST = "Allow Python code in a model folder to run."
 
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODELS)],
-    data: Annotated[str, typer.Option(help=_DATA)] = "pydoc",
-    heldout_data: Annotated[str | None, typer.Option(help=_HELDOUT)] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)] = None,
+    heldout_data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_HELDOUT)] = None,
     windows: Annotated[int, typer.Option(min=1, help=_WINDOWS)] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     rounds: Annotated[
@@ -54,29 +58,37 @@ def bench(
             say("birdbone", f"run {done + 1} of {total}")
 
     with warnings_as_notes(), quiet_libraries():
-        corpus = _corpus(data, heldout_data)
-        contenders = [_contender(name, corpus, windows, length, trust) for name in models]
+        text = _Text(one_or_more(data) or "pydoc", one_or_more(heldout_data), windows, length)
+        read = [_contender(name, text, trust) for name in models]
+        contenders, names = zip(*read, strict=True)
         found = asyncio.run(run_benchmark(contenders, rounds=rounds, announce=told))
-    measured_on = _measured_on(contenders, corpus, length, rounds)
+    measured_on = _measured_on(contenders, names[0], length, rounds)
     document = json.dumps(contest_document(found, measured_on), indent=2, ensure_ascii=False)
     if out is not None:
         out.write_text(document + "\n", encoding="utf-8")
     typer.echo(document) if as_json else show(contest_report(found, measured_on))
 
 
-def _corpus(data: str, heldout_data: str | None) -> Corpus:
-    """The text to score on: ``heldout_data`` as a whole, else the held-out part of ``data``."""
-    from ..texts import Corpus, read_corpus, split
+@dataclass(frozen=True)
+class _Text:
+    """What is scored on, and how much of it."""
 
-    if heldout_data is not None:
-        return read_corpus(heldout_data)
-    corpus = read_corpus(data)
-    return Corpus(f"{corpus.name}, heldout", split(corpus).heldout)
+    data: str | tuple[str, ...]
+    heldout_data: str | tuple[str, ...] | None
+    windows: int
+    length: int
+
+    def read(self, tokenizer: PreTrainedTokenizerBase) -> Windows:
+        """The windows in this tokenizer's tokens."""
+        from ..links.calibrating.heldout import heldout_windows
+
+        return heldout_windows(
+            self.data, self.heldout_data, tokenizer, length=self.length, limit=self.windows
+        )
 
 
-def _contender(
-    name: str, corpus: Corpus, windows: int, length: int, trust: bool
-) -> BenchmarkedModel:
+def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, str]:
+    """The model with what it is scored on, and the name of the text."""
     import torch
 
     from ..formats.llama_cpp import require_llama_cpp
@@ -85,20 +97,17 @@ def _contender(
     from ..models.evaluation.fresh_process import Probe
     from ..models.reading.sources import find_model
     from ..models.reading.tokenizer import read_tokenizer
-    from ..texts import pack_windows
 
     source = find_model(name)
     if source.gguf is not None:
         require_llama_cpp()
     tokenizer = read_tokenizer(source, trust_remote_code=trust)
-    _check_length(name, source, length, trust)
-    packed = pack_windows(
-        corpus.documents, tokenizer, length=length, limit=windows, text=corpus.name, seed=0
-    )
+    _check_length(name, source, text.length, trust)
+    windows = text.read(tokenizer)
     device = default_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    probe = Probe(packed.tokens, dtype, str(device), repeats=1, trust_remote_code=trust)
-    return BenchmarkedModel(name, source, probe, len(tokenizer))
+    probe = Probe(windows.tokens, dtype, str(device), repeats=1, trust_remote_code=trust)
+    return BenchmarkedModel(name, source, probe, len(tokenizer)), windows.text
 
 
 def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
@@ -114,12 +123,12 @@ def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
 
 
 def _measured_on(
-    contenders: Sequence[BenchmarkedModel], corpus: Corpus, length: int, rounds: int
+    contenders: Sequence[BenchmarkedModel], text: str, length: int, rounds: int
 ) -> dict[str, str]:
     probe = contenders[0].probe
     counts = {each.probe.tokens.shape[0] for each in contenders if each.probe.tokens is not None}
     return {
-        "text": corpus.name,
+        "text": text,
         "windows": f"{' or '.join(map(str, sorted(counts)))} of {length} tokens",
         "speed": f"{probe.prefill_tokens} tokens read, {probe.decode_tokens} decoded, one sequence",
         "rounds": str(rounds),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from contextlib import ExitStack, redirect_stdout
 from typing import Annotated
 
 import typer
+
+from ..errors import LittleTextWarning
+from .options import one_or_more
 
 _MODEL = "A folder, a .gguf file or a hub id, as for birdbone run --model."
 _FORMAT = "safetensors, compressed-tensors, bitsandbytes or gguf; gguf if --out ends in .gguf."
@@ -17,7 +21,7 @@ _TYPE = (
     "q4_0 and others of GGUF."
 )
 _DTYPE = "Dtype of tensors that are not quantised: auto, float32, bfloat16 or float16."
-_DATA = "Text whose held-out part the result is scored on."
+_DATA = "Text whose held-out part the result is scored on. Repeatable."
 _UNUSED = "Carry tensors that the transformers class has no parameters for."
 _WINDOWS = "Windows of text to score on; 0 skips scoring."
 _TRUST = "Allow Python code in the model folder to run."
@@ -30,7 +34,7 @@ def export(
     format: Annotated[str | None, typer.Option(help=_FORMAT)] = None,
     type: Annotated[str | None, typer.Option(help=_TYPE)] = None,
     dtype: Annotated[str, typer.Option(help=_DTYPE)] = "auto",
-    data: Annotated[str, typer.Option(help=_DATA)] = "pydoc",
+    data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)] = None,
     windows: Annotated[int, typer.Option(min=0, help=_WINDOWS)] = 4,
     length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
@@ -55,6 +59,7 @@ def export(
 
     with ExitStack() as stack:
         stack.enter_context(warnings_as_notes())
+        warnings.simplefilter("ignore", LittleTextWarning)  # text is only scored on here
         stack.enter_context(quiet_libraries())
         stack.enter_context(redirect_stdout(sys.stderr))  # stdout is for the result alone
         chain = export_chain(
@@ -63,7 +68,7 @@ def export(
             format=format,
             type=type,
             dtype=dtype,
-            data=data,
+            data=one_or_more(data) or "pydoc",
             windows=windows,
             length=length,
             force=force,

@@ -24,3 +24,10 @@ def answer(
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         show(report())
+
+
+def one_or_more(values: list[str] | None) -> str | tuple[str, ...] | None:
+    """What a repeatable option was given; one value stands alone, and is recorded so."""
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else tuple(values)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..texts import SourceReport
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -32,6 +34,7 @@ class Forecast:
         process_bytes: peak memory of the fresh processes.
         disk_bytes: bytes on disk when the link is done.
         passing_disk_bytes: further bytes on disk while it runs.
+        texts: what the sources of text hold.
     """
 
     adds: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +54,7 @@ class Forecast:
     process_bytes: int = 0
     disk_bytes: int = 0
     passing_disk_bytes: int = 0
+    texts: tuple[SourceReport, ...] = ()
 
     def then(self, other: Forecast) -> Forecast:
         """Both, one after the other: work adds up, peak memory is the larger of the two."""
@@ -59,11 +63,12 @@ class Forecast:
         adds = {**self.adds, **other.adds}
         notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
         guessed = self.guessed or other.guessed
-        return Forecast(adds=adds, guessed=guessed, notes=notes, **added, **held)
+        texts = (*self.texts, *other.texts)
+        return Forecast(adds=adds, guessed=guessed, notes=notes, texts=texts, **added, **held)
 
 
 _HELD = ("memory_bytes", "host_bytes", "process_bytes", "passing_disk_bytes")
-_OTHER = ("adds", "guessed", "notes")
+_OTHER = ("adds", "guessed", "notes", "texts")
 _ADDED = tuple(each.name for each in fields(Forecast) if each.name not in (*_HELD, *_OTHER))
 
 
@@ -147,6 +152,7 @@ class Preflight:
         seconds: wall time of the preflight itself.
         blind_from: the first link without an estimate; nothing is known of it and later links.
         cautions: warnings about this run.
+        texts: what the sources of text hold.
     """
 
     links: tuple[Expected, ...]
@@ -155,6 +161,7 @@ class Preflight:
     seconds: float
     blind_from: str | None = None
     cautions: tuple[str, ...] = ()
+    texts: tuple[SourceReport, ...] = ()
 
     @property
     def peak_bytes(self) -> int:

@@ -15,6 +15,7 @@ from ..contexts.forecast import Expected, Preflight
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
 from ..models.writing.publishing import files_of, records_of
+from ..texts import SourceReport
 from .units import in_bytes, in_time
 
 
@@ -57,7 +58,28 @@ def preflight_report(found: Preflight) -> RenderableType:
     table.add_row("the run", in_time(found.run_seconds), in_bytes(found.peak_bytes))
     lines = [*_written(found), *_known(found), *(f"Note: {each}" for each in found.cautions)]
     title = Text("Expected cost:")
-    return Group(title, table, *(Text(line) for line in lines))
+    texts = [_texts(found.texts)] if found.texts else []
+    return Group(title, table, *texts, *(Text(line) for line in lines))
+
+
+def _texts(found: Sequence[SourceReport]) -> RenderableType:
+    """What the sources of text hold."""
+    table = Table("text", "for")
+    for column in ("weight", "documents", "duplicates", "characters", "tokens"):
+        table.add_column(column, justify="right")
+    table.add_column("scripts")
+    for each in found:
+        table.add_row(
+            Text(each.name),
+            each.use,
+            f"{each.weight:g}",
+            f"{each.documents:,}",
+            "–" if each.duplicates is None else f"{each.duplicates:,}",
+            f"{each.characters:,}",
+            f"{'about ' if each.is_estimate else ''}{each.tokens:,}",
+            Text(", ".join(f"{name} {part:.0%}" for name, part in each.scripts.items())),
+        )
+    return table
 
 
 def _written(found: Preflight) -> Iterator[str]:
@@ -106,6 +128,7 @@ def preflight_document(found: Preflight) -> dict[str, Any]:
         "preflight_seconds": found.seconds,
         "blind_from": found.blind_from,
         "cautions": list(found.cautions),
+        "texts": [{**asdict(each), "scripts": dict(each.scripts)} for each in found.texts],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
@@ -40,24 +41,33 @@ def escape_unprintable() -> None:
 
 
 @contextmanager
-def warnings_as_notes() -> Iterator[None]:
-    """Print warnings of birdbone and of the user's code as one line each; drop other libraries'."""
+def warnings_as_notes(*, as_json: bool = False) -> Iterator[None]:
+    """Print warnings of birdbone and of the user's code as one line each; drop other libraries'.
+
+    Args:
+        as_json: write ``{"event": "note", "text": …}``, beside log lines that are JSON too.
+    """
+
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, _TECHNICAL) or _is_of_another_library(filename):
+            return
+        text = " ".join(str(message).split())
+        if as_json:
+            sys.stderr.write(json.dumps({"event": "note", "text": text}) + "\n")
+        else:
+            say("note", text, style="yellow")
+
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = _note
+        warnings.showwarning = note
         yield
-
-
-def _note(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    if not issubclass(category, _TECHNICAL) and not _is_of_another_library(filename):
-        say("note", " ".join(str(message).split()), style="yellow")
 
 
 def _is_of_another_library(filename: str) -> bool:

@@ -21,7 +21,7 @@ from birdbone.errors import LinkError, ResourceError
 FAST = """
 links:
   - load
-  - calibrate: {length: 16, windows: 4, healing_windows: 4, heldout_windows: 4}
+  - calibrate: {length: 16, windows: 80, healing_windows: 4, heldout_windows: 4}
   - validate
 """
 ENDLESS = FAST.replace("- validate", "- heal: {epochs: 1000000}") + "  - save\n"
@@ -431,6 +431,25 @@ def test_a_dry_run_refuses_what_cannot_work(model: Path, tmp_path: Path, words: 
     done = birdbone(*args, "--dry-run")
     assert done.exit_code == 1
     assert "the model has 64 positions" in said(done)
+
+
+def test_sources_may_be_repeated_and_a_dry_run_tells_what_they_hold(
+    model: Path, tmp_path: Path, words: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(" ".join(f"other{number}" for number in range(2000)))
+    args = ["--recipe", recipe(tmp_path, FAST), "--model", model, "--data", f"{words}:2"]
+    args += ["--data", "pydoc", "--elsewhere", other, "--dry-run"]
+    done = birdbone("run", *args, "--json")
+    assert done.exit_code == 0, done.stderr
+    texts = json.loads(done.stdout)["texts"]
+    assert [(each["use"], each["weight"]) for each in texts] == [
+        ("data", 2.0),
+        ("data", 1.0),
+        ("elsewhere", 1.0),
+    ]
+    shown = birdbone("run", *args).stdout
+    assert "duplicates" in shown
 
 
 def test_a_run_ends_with_its_estimates_beside_what_happened(

@@ -1,25 +1,48 @@
 """Text: where it comes from, how it is divided so that parts never overlap, how it is tokenised."""
 
+from .addresses import DataSetting, TextAddress, parse_addresses
 from .builtin import BUILTIN, unused_builtin
-from .corpus import Corpus, sample_documents
+from .corpus import Corpus, RawText, sample_documents
 from .guessing import chance_perplexity
-from .sources import read_corpus
-from .split import Split, shared_documents, split
-from .windows import Tokenizer, Windows, check_vocabulary, copied_windows, pack_windows
+from .mixture import Weighted, distinct_across, mixed_windows, mixture_name
+from .source_report import SourceReport, report_source
+from .sources import read_corpus, read_raw
+from .split import Split, shared_documents, split, split_to_fit
+from .windows import (
+    Tokenizer,
+    Windows,
+    check_vocabulary,
+    copied_windows,
+    count_tokens,
+    pack_windows,
+)
 
 __all__ = [
     "BUILTIN",
     "Corpus",
+    "DataSetting",
+    "RawText",
+    "SourceReport",
     "Split",
+    "TextAddress",
     "Tokenizer",
+    "Weighted",
     "Windows",
     "chance_perplexity",
     "check_vocabulary",
     "copied_windows",
+    "count_tokens",
+    "distinct_across",
+    "mixed_windows",
+    "mixture_name",
     "pack_windows",
+    "parse_addresses",
     "read_corpus",
+    "read_raw",
+    "report_source",
     "sample_documents",
     "shared_documents",
     "split",
+    "split_to_fit",
     "unused_builtin",
 ]

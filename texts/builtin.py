@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import DataError
-from .corpus import Corpus
+from .corpus import RawText
 
 # Tests, tables of character encodings, other people's packages, and the text of `pydoc`.
 _NOT_LIBRARY = frozenset(
@@ -26,14 +26,14 @@ _DESCRIBED = (
 )
 
 
-def read_pydoc() -> Corpus:
+def read_pydoc() -> RawText:
     """The language reference, one topic a document, sorted by name."""
     from pydoc_data.topics import topics
 
-    return Corpus(f"pydoc ({_python()})", tuple(topics[key] for key in sorted(topics)))
+    return RawText(f"pydoc ({_python()})", tuple(topics[key] for key in sorted(topics)))
 
 
-def read_stdlib() -> Corpus:
+def read_stdlib() -> RawText:
     """Python source of the standard library, one module a document, sorted by path, no tests.
 
     Raises:
@@ -48,7 +48,7 @@ def read_stdlib() -> Corpus:
             f"this Python has no source of its standard library in '{folder}'; "
             f"give 'pydoc' or a text of your own"
         )
-    return Corpus(f"stdlib ({_python()})", documents)
+    return RawText(f"stdlib ({_python()})", documents)
 
 
 def _modules(folder: Path) -> Iterable[Path]:
@@ -63,10 +63,10 @@ def _modules(folder: Path) -> Iterable[Path]:
             yield from (entry.joinpath(*parts) for parts in inner if not _NOT_LIBRARY & {*parts})
 
 
-def read_readmes() -> Corpus:
+def read_readmes() -> RawText:
     """The descriptions (READMEs) of the packages birdbone requires, one a document."""
     texts = (_description(name) for name in _DESCRIBED)
-    return Corpus("readmes (installed packages)", tuple(text for text in texts if text.strip()))
+    return RawText("readmes (installed packages)", tuple(text for text in texts if text.strip()))
 
 
 def _description(package: str) -> str:
@@ -78,7 +78,7 @@ def _description(package: str) -> str:
     return page.partition("\n\n")[2]
 
 
-BUILTIN: Mapping[str, Callable[[], Corpus]] = MappingProxyType(
+BUILTIN: Mapping[str, Callable[[], RawText]] = MappingProxyType(
     {"stdlib": read_stdlib, "pydoc": read_pydoc, "readmes": read_readmes}
 )
 """Source name to reader, in the order in which they are tried as text from elsewhere."""
@@ -95,8 +95,8 @@ def unused_builtin(used: Iterable[str]) -> str:
         if name not in taken:
             return name
     raise DataError(
-        f"every built-in text ({', '.join(BUILTIN)}) is used already, and none is left to judge "
-        f"by as text from elsewhere; name one with elsewhere="
+        f"every built-in text ({', '.join(BUILTIN)}) is used already, and none is left as "
+        f"text from elsewhere; name one with elsewhere="
     )
 
 

@@ -1,131 +1,84 @@
-"""Read a corpus from where the user says it is: pydoc, a file, a folder or a dataset."""
+"""Read text from where the user says it is: built in, files, or a dataset."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, MissingExtraError
+from ..errors import DataError
+from .addresses import HUB, TextAddress
 from .builtin import BUILTIN
-from .corpus import Corpus
-from .documents import divide, is_heading
+from .corpus import Corpus, RawText
+from .files import documents_in, find_files
+from .hub_datasets import read_dataset
+from .recent import remembered
 
 MINIMUM_CHARACTERS = 1000
-"""A corpus with fewer characters than this is refused: no part of it would fill a window."""
-
-SUFFIXES = (".txt", ".md")
-"""The file names a folder is searched for."""
+"""A source with fewer characters than this is refused: no part of it would fill a window."""
 
 
-def read_corpus(source: str = "pydoc") -> Corpus:
-    """Read the documents a source stands for.
+def read_corpus(source: str = "pydoc", tokenizer: Any | None = None) -> Corpus:
+    """Read the documents a source stands for, as text.
 
     `pydoc` is the language reference every Python carries, one topic a document; `stdlib` the
     Python source of its library, one module a document; `readmes` the descriptions of the packages
-    birdbone requires. `hf:DATASET`, `hf:DATASET:CONFIG` or `hf:DATASET:CONFIG:SPLIT` is a dataset
-    with a `text` column; the split is `train` when not said. Anything else is a path: of a UTF-8
-    file, or of a folder whose .txt and .md files, also in its subfolders, are one document each in
-    sorted order. A lone file is divided at its WikiText article headings, or else by paragraphs
-    (see `documents.divide`).
+    birdbone requires. `hf:DATASET[:CONFIG[:SPLIT]]` is a dataset; the split is `train` when not
+    said. Anything else is a file, a folder or a glob: .txt, .md, .jsonl, .json and .parquet, also
+    ending in .gz, .bz2, .xz or .zst. Each file of text is a document, one alone is divided into
+    documents (see `documents.divide`), and each row of a table is one: its column `text`, or a
+    conversation in `messages`, `conversations`, or `prompt` and `response`.
+
+    Args:
+        source: as `addresses.TextAddress.parse` reads it; a weight is not used here.
+        tokenizer: whose chat template makes text of conversations.
 
     Raises:
-        DataError: nothing is there, or it is empty, not UTF-8, binary, or under 1000 characters.
-        MissingExtraError: the source is a dataset and `datasets` is not installed.
+        DataError: nothing is there, or it is empty, not UTF-8, binary, without text, or under 1000
+            characters; or a conversation cannot be rendered.
+        SettingError: an option of the source is unknown.
+        MissingExtraError: a package that reads the source is not installed.
     """
-    corpus = _reader(source)()
-    length = sum(map(len, corpus.documents))
-    if length < MINIMUM_CHARACTERS:
+    return read_raw(TextAddress.parse(source)).rendered(tokenizer)
+
+
+def read_raw(address: TextAddress) -> RawText:
+    """Read a source as it is, or remember it where it has not changed since it was read lately.
+
+    Raises:
+        DataError, MissingExtraError: as `read_corpus` does.
+    """
+    return remembered(address.spelled, _stamp(address), lambda: _read(address))
+
+
+def _stamp(address: TextAddress) -> tuple[object, ...]:
+    """What changes where the source does: of files their names, sizes and times."""
+    if address.place in BUILTIN or address.is_dataset:
+        return ()
+    stats = ((path, path.stat()) for path in find_files(address.place))
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+def _read(address: TextAddress) -> RawText:
+    raw = _raw(address)
+    if raw.num_characters < MINIMUM_CHARACTERS:
         raise DataError(
-            f"text '{source}' has {length} characters in {len(corpus.documents)} documents; "
-            f"at least {MINIMUM_CHARACTERS} are needed: give a longer text"
+            f"text '{address.spelled}' has {raw.num_characters} characters in "
+            f"{len(raw.documents)} documents; at least {MINIMUM_CHARACTERS} are needed: give a "
+            f"longer text"
         )
-    return corpus
+    return raw
 
 
-def _reader(source: str) -> Callable[[], Corpus]:
-    if source in BUILTIN:
-        return BUILTIN[source]
-    if source.startswith("hf:"):
-        return lambda: _read_dataset(source.removeprefix("hf:"))
-    path = Path(source)
-    if source and path.is_dir():
-        return lambda: _read_folder(path)
-    if source and path.is_file():
-        return lambda: Corpus(path.name, divide(_read_text(path)))
-    raise DataError(
-        f"text '{source}' is neither a file nor a folder here; give the path of a text file or "
-        f"folder, one of {', '.join(BUILTIN)}, or 'hf:DATASET:CONFIG:SPLIT'"
-    )
+def _raw(address: TextAddress) -> RawText:
+    if address.place in BUILTIN:
+        raw = BUILTIN[address.place]()
+        return RawText(raw.name, raw.documents[: address.rows])
+    if address.is_dataset:
+        return RawText(address.place.removeprefix(HUB), read_dataset(address))
+    documents = documents_in(find_files(address.place), address.column, address.rows)
+    return RawText(_short_name(Path(address.place).expanduser()), documents)
 
 
-def _read_folder(folder: Path) -> Corpus:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    paths = sorted((path for path in found if path.is_file()), key=Path.as_posix)
-    if not paths:
-        raise DataError(
-            f"folder '{folder}' holds no {' or '.join(SUFFIXES)} file; put the text in such files"
-        )
-    texts = {path: _read_text(path) for path in paths}
-    for path, text in texts.items():
-        if not text.strip():
-            warnings.warn(f"file '{path}' is blank and was left out of the text", stacklevel=2)
-    documents = tuple(text for text in texts.values() if text.strip())
-    if len(paths) == 1:
-        documents = divide("".join(documents))
-    return Corpus(folder.resolve().name, documents)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"file '{path}' cannot be read: {error.strerror}") from error
-    if b"\0" in content:
-        raise DataError(f"file '{path}' is binary (it holds NUL bytes); give plain UTF-8 text")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"file '{path}' is not UTF-8 (byte {error.start}); save it as UTF-8 text"
-        ) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_dataset(address: str) -> Corpus:
-    path, config, part = (*address.split(":", 2), "", "")[:3]
-    if not path:
-        raise DataError(f"'hf:{address}' names no dataset; write hf:DATASET[:CONFIG[:SPLIT]]")
-    rows = _load_dataset(path, config or None, part or "train")
-    if "text" not in rows.column_names:
-        raise DataError(
-            f"dataset '{path}' has no column 'text', only {sorted(rows.column_names)}; "
-            "save its text to a file and give that"
-        )
-    return Corpus(address, _join_rows(rows["text"]))
-
-
-def _load_dataset(path: str, config: str | None, part: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(
-            f"text 'hf:{path}' needs the package datasets; install birdbone[datasets], "
-            "or give the path of a text file"
-        ) from error
-    try:
-        return datasets.load_dataset(path, config, split=part)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"dataset '{path}' (configuration {config or 'default'}, split {part}) "
-            f"cannot be loaded: {error}"
-        ) from error
-
-
-def _join_rows(rows: Iterable[str]) -> tuple[str, ...]:
-    """Take each row as a document, or divide their sum where rows are the lines of articles."""
-    texts = list(rows)
-    if any(map(is_heading, texts)):
-        return divide("".join(text if text.endswith("\n") else text + "\n" for text in texts))
-    return tuple(text for text in texts if text.strip())
+def _short_name(path: Path) -> str:
+    """Without the folder it lies in, so that no report says where the text lay."""
+    return path.resolve().name if path.is_dir() else path.name

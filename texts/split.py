@@ -10,11 +10,16 @@ from types import MappingProxyType
 
 from ..errors import DataError, SettingError
 from .corpus import Corpus
-from .documents import distinct, long_lines, mostly_within, normalised
+from .documents import distinct, divide_further, long_lines, mostly_within, normalised
+from .windows import Tokenizer, count_tokens
 
 PARTS = ("calibration", "healing", "heldout")
 
 DEFAULT_SHARES = MappingProxyType({"calibration": 0.4, "healing": 0.4, "heldout": 0.2})
+_EVEN = MappingProxyType(dict.fromkeys(PARTS, 1.0))
+
+# A document of more characters than this per token is not met.
+_MOST_CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,58 @@ def split(
 ) -> Split:
     """Assign every distinct document to one part, by characters, in a seeded random order.
 
-    Repeated text is kept once (see `documents.distinct`). The shares are relative to one another
-    and are met as nearly as whole documents allow; every part gets at least one.
+    Repeated text is kept once (see `documents.distinct`), and documents that are too few, or of
+    which one is more than a quarter of all, are divided (see `documents.divide_further`). The
+    shares are relative to one another and are met as nearly as whole documents allow; every part
+    gets at least one.
 
     Raises:
-        DataError: there are fewer than three distinct documents.
+        DataError: less than three pieces of distinct text are there.
         SettingError: a share is missing, unknown, not finite or not above zero.
     """
     wanted = _checked(shares)
-    documents = list(distinct(corpus.documents))
+    documents = list(distinct(divide_further(distinct(corpus.documents))))
     if len(documents) < len(PARTS):
         raise DataError(
-            f"text '{corpus.name}' has {len(documents)} distinct documents, too few to divide "
-            "into calibration, healing and held-out text; give each of them its own file"
+            f"text '{corpus.name}' has {sum(map(len, documents))} characters once repeated "
+            f"passages are left out, too few to divide into calibration, healing and held-out "
+            f"text; give more text"
         )
     random.Random(seed).shuffle(documents)
     parts = _fill(documents, wanted)
     return Split(*map(tuple, parts))
+
+
+def split_to_fit(
+    corpus: Corpus, tokenizer: Tokenizer, *, length: int, seed: int, heldout: bool = True
+) -> Split:
+    """Assign documents as `split` does, evenly where a part would not fill one window otherwise.
+
+    Args:
+        length: tokens in a window.
+        heldout: whether the held-out part must fill one too.
+
+    Raises:
+        DataError: the text does not fill a window of each part.
+    """
+    needed = PARTS if heldout else PARTS[:2]
+    for shares in (DEFAULT_SHARES, _EVEN):
+        found = split(corpus, shares=shares, seed=seed)
+        if all(_fills(getattr(found, part), tokenizer, length) for part in needed):
+            return found
+    tokens = count_tokens(distinct(corpus.documents), tokenizer)
+    raise DataError(
+        f"text '{corpus.name}' has {tokens} tokens; calibration, healing and held-out text need a "
+        f"window of {length} tokens each, and room to divide: give about {4 * length} tokens or "
+        f"more, or set length to {max(2, tokens // 4)} or less"
+    )
+
+
+def _fills(documents: Sequence[str], tokenizer: Tokenizer, length: int) -> bool:
+    """Whether documents fill a window; a text that is surely long enough is not tokenised."""
+    if sum(map(len, documents)) > _MOST_CHARACTERS_PER_TOKEN * length:
+        return True
+    return count_tokens(documents, tokenizer) >= length
 
 
 def shared_documents(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:

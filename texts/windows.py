@@ -91,7 +91,23 @@ def pack_windows(
         )
     num_windows = len(ids) // length
     tokens = torch.tensor(ids[: num_windows * length], dtype=torch.int64)
-    return Windows(_take(tokens.reshape(num_windows, length), limit, seed), text)
+    return Windows(choose_windows(tokens.reshape(num_windows, length), limit, seed), text)
+
+
+def count_tokens(documents: Iterable[str], tokenizer: Tokenizer) -> int:
+    """Return how many tokens `pack_windows` would cut into windows."""
+    return len(_token_ids(documents, tokenizer, None))
+
+
+def choose_windows(windows: Tensor, limit: int | None, seed: int | None) -> Tensor:
+    """Return at most `limit` of the windows: the first, or with a seed a random choice in order."""
+    if limit is None or limit >= len(windows):
+        return windows
+    if seed is None:
+        return windows[:limit].clone()
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(windows), generator=generator)[:limit].sort().values
+    return windows[chosen]
 
 
 # Tokens in a row that two texts do not share by chance, and the share of a window made of such.
@@ -156,13 +172,3 @@ def _token_ids(documents: Iterable[str], tokenizer: Tokenizer, enough: int | Non
         # Not verbose: a document longer than the model's context is no fault here, it is cut.
         ids.extend(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
     return ids
-
-
-def _take(windows: Tensor, limit: int | None, seed: int | None) -> Tensor:
-    if limit is None or limit >= len(windows):
-        return windows
-    if seed is None:
-        return windows[:limit].clone()
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(windows), generator=generator)[:limit].sort().values
-    return windows[chosen]

@@ -12,6 +12,7 @@ from ...errors import BirdboneError
 from ..overrides import configure
 
 _FEWEST_WINDOWS = 1
+_COMMON_WINDOWS = 256  # halved from, where the number follows the model's widths
 
 
 def single_links(chain: Chain) -> Iterator[Any]:
@@ -46,7 +47,7 @@ def _changes(chain: Chain) -> Iterator[dict[str, Any]]:
         if changes:
             yield changes
     if "calibrate" in links:
-        windows = int(links["calibrate"].settings.windows)
+        windows = int(links["calibrate"].settings.windows or _COMMON_WINDOWS)
         while windows > _FEWEST_WINDOWS:
             windows //= 2
             yield {**single, **alone, "calibrate.windows": windows}

@@ -99,7 +99,8 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     gc.collect()
     release_unused_memory()
     seconds = time.perf_counter() - start
-    return Preflight(links, speed, base + free, seconds, walk.blind_from, tuple(cautions))
+    texts = tuple(text for each in walk.seen for text in each.forecast.texts)
+    return Preflight(links, speed, base + free, seconds, walk.blind_from, tuple(cautions), texts)
 
 
 def _walk(chain: Chain, ctx: Mapping[str, Any]) -> _Walk:

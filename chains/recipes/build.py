@@ -8,6 +8,7 @@ from typing import Any
 
 from ...engine import Chain, Link
 from ...errors import SettingError
+from ...texts import DataSetting
 from ..library import LINKS
 from ..overrides import configure
 from ..predefined import CHAINS
@@ -18,7 +19,11 @@ _OPEN = {"load.model": "model", "calibrate.data": "data", "save.path": "out"}
 
 
 def build(
-    recipe: Recipe, *, model: str | None = None, out: str | None = None, data: str | None = None
+    recipe: Recipe,
+    *,
+    model: str | None = None,
+    out: str | None = None,
+    data: DataSetting | None = None,
 ) -> Chain:
     """The recipe's chain, what it leaves open filled in; warns of an argument it has no use for.
 
@@ -56,7 +61,7 @@ def _chains_in(entry: Entry) -> dict[str, Recipe]:
     return {name: value for name, value in entry.settings.items() if isinstance(value, Recipe)}
 
 
-def _build_listed(recipe: Recipe, given: Mapping[str, str]) -> Chain:
+def _build_listed(recipe: Recipe, given: Mapping[str, DataSetting]) -> Chain:
     links = [
         _build_link(each, given) if isinstance(each, Entry) else _build_listed(each, given)
         for each in recipe.links
@@ -65,7 +70,7 @@ def _build_listed(recipe: Recipe, given: Mapping[str, str]) -> Chain:
         return Chain(*links, name=recipe.name)
 
 
-def _build_link(entry: Entry, given: Mapping[str, str]) -> Link[Any]:
+def _build_link(entry: Entry, given: Mapping[str, DataSetting]) -> Link[Any]:
     factory = LINKS[entry.link]
     chains = {name: _build_listed(inner, given) for name, inner in _chains_in(entry).items()}
     settings = {**entry.settings, **chains}
@@ -81,7 +86,7 @@ def _build_link(entry: Entry, given: Mapping[str, str]) -> Link[Any]:
         return factory.bind(settings)
 
 
-def _build_chosen(recipe: Recipe, name: str, given: Mapping[str, str]) -> Chain:
+def _build_chosen(recipe: Recipe, name: str, given: Mapping[str, DataSetting]) -> Chain:
     values: dict[str, Any] = dict(given)
     for key, argument in _OPEN.items():
         link, setting = key.split(".")
@@ -101,7 +106,7 @@ def _still_open(key: str) -> str:
     return f"{key} is not set; set it in the recipe, or give --{_OPEN[key]} ({_OPEN[key]}=)"
 
 
-def _warn_of_unused(recipe: Recipe, given: Mapping[str, str]) -> None:
+def _warn_of_unused(recipe: Recipe, given: Mapping[str, DataSetting]) -> None:
     entries = list(_entries(recipe))
     for key, argument in _OPEN.items():
         link, setting = key.split(".")
@@ -117,8 +122,9 @@ def _warn_of_unused(recipe: Recipe, given: Mapping[str, str]) -> None:
 
 
 def _warn_if_other(
-    where: str, key: str, argument: str, found: Any, given: Mapping[str, str]
+    where: str, key: str, argument: str, found: Any, given: Mapping[str, DataSetting]
 ) -> None:
+    found = tuple(found) if isinstance(found, list) else found
     if key in given and given[key] != found:
         warnings.warn(
             f"{where} sets {key} to {found!r}: {argument}={given[key]!r} is not used",

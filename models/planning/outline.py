@@ -33,7 +33,7 @@ from ..blocks.empty_model import shared_model
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import Unpacked, unpack
 from ..codecs.gguf_head import gguf_config
-from ..reading.folder_files import code_files
+from ..reading.folder_files import code_files, folder_files
 from ..reading.quantized import COMPRESSED_TENSORS, multiplied_out
 from ..reading.sources import Source, read_config
 from ..reading.tied_weights import with_config_settled
@@ -86,10 +86,11 @@ def outlined_model(
         CheckpointError: its weight files are missing or damaged.
     """
     config = _config(source)
-    code: dict[str, bytes] = {}
-    if trust_remote_code:
-        code = code_files(source.folder)
-    else:
+    # With its tokenizer, but that of a GGUF file, which takes seconds to read.
+    files = code_files(source.folder) if trust_remote_code else {}
+    if source.gguf is None:
+        files = folder_files(source.folder, code=trust_remote_code).carried
+    if not trust_remote_code:
         config.pop("auto_map", None)
     quantization = config.pop("quantization_config", None)
     keeps = not (dequantize or source.gguf) and source.has_weights
@@ -99,7 +100,7 @@ def outlined_model(
     chosen = dtype or (torch.float32 if source.gguf else stored)
     # Values converted at load stay on disk; dequantised values and those of GGUF are in memory.
     config["dtype"] = str(chosen).removeprefix("torch.")
-    bare = Checkpoint(config, {}, code, source=source.label)
+    bare = Checkpoint(config, {}, files, source=source.label)
     if source.gguf is None and source.has_weights:
         check_depth(bare, lambda: len(open_folder(source.folder)))
         bare = _as_held(bare, open_folder(source.folder), quantization)

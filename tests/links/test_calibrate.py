@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from tiny import tiny_checkpoint
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
-from birdbone.errors import DataError, LinkError, SettingError
-from birdbone.links import calibrate
+from birdbone.errors import DataError, LinkError, LittleTextWarning, SettingError
+from birdbone.links import calibrate, load
 from birdbone.models.reading.tokenizer import load_tokenizer
 
 KEYS = ("calibration", "healing", "heldout", "elsewhere")
+
+ANSWER = {"role": "assistant", "content": "A number, as every other."}
 
 WORDS = ("bone", "wing", "the", "and", "light", "hollow", "strut", "of", "carried", "load")
 
@@ -47,7 +50,7 @@ def loaded(arch: str = "llama", **overrides: Any) -> dict[str, Any]:
     return {"checkpoint": checkpoint, "dense": checkpoint}
 
 
-def some(data: str, **settings: Any) -> Any:
+def some(data: str | tuple[str, ...], **settings: Any) -> Any:
     """calibrate with few, short windows."""
     counts = {"windows": 5, "healing_windows": 4, "heldout_windows": 3, "elsewhere_windows": 2}
     return calibrate(data=data, **{**counts, "length": 32, **settings})
@@ -71,6 +74,7 @@ async def test_each_part_has_the_windows_asked_for(documents: str) -> None:
         "healing_tokens": 128,
         "heldout_tokens": 96,
         "elsewhere_tokens": 64,
+        "tokens_per_input": 2.5,
     }
     assert all(key in after[key].text for key in KEYS)
 
@@ -181,11 +185,85 @@ async def test_text_from_elsewhere_that_stands_in_another_part_is_refused(
         await run(some(documents, elsewhere=other), loaded())
 
 
-async def test_text_too_short_for_one_window_is_refused(tmp_path: Path) -> None:
-    short = write_documents(tmp_path / "short", num=3)
-    (Path(short) / "01.txt").write_text("one bone", encoding="utf-8")
-    with pytest.raises(LinkError, match=r"one window needs 60: give more text"):
-        await run(some(short, length=60), loaded())
+async def test_text_too_short_for_a_window_of_each_part_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text(" ".join(f"word{number}" for number in range(200)), encoding="utf-8")
+    with pytest.raises(LinkError, match=r"'short\.txt' has \d{4} tokens; .* a window of 600"):
+        await run(some(str(path), length=600), loaded(max_position_embeddings=600))
+
+
+async def test_text_from_elsewhere_that_is_too_short_is_refused(
+    documents: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text(" ".join(f"word{number}" for number in range(150)), encoding="utf-8")
+    loads = loaded(max_position_embeddings=2000)
+    with pytest.raises(LinkError, match=r"'short\.txt, elsewhere' has \d{3,4} tokens"):
+        await run(some(documents, elsewhere=str(path), length=2000), loads)
+
+
+async def test_one_text_of_one_line_is_divided(tmp_path: Path) -> None:
+    path = tmp_path / "line.txt"
+    path.write_text("".join(f"{number} und " for number in range(2000)), encoding="utf-8")
+    after = await run(some(str(path)), loaded())
+    assert [after[key].num_windows for key in KEYS] == [5, 4, 3, 2]
+
+
+async def test_windows_of_several_sources_are_in_proportion_to_their_weights(
+    documents: str, tmp_path: Path
+) -> None:
+    numbers = tmp_path / "numbers.txt"
+    numbers.write_text(" ".join(str(number) for number in range(5000)), encoding="utf-8")
+    after = await run(some((f"{numbers}:2", documents), windows=30), loaded())
+    tokenizer = load_tokenizer(after["checkpoint"])
+    texts = [tokenizer.decode(row) for row in after["calibration"].tokens]
+    digits = [not any(letter.isalpha() for letter in text) for text in texts]
+    assert digits.count(True) == 20
+    assert 3 <= digits[:6].count(True) <= 5
+    assert after["calibration"].text == "numbers.txt (2) + documents (1), calibration"
+
+
+async def test_conversations_are_written_by_the_models_own_template(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"What is {n}?"}, *([] if n == 70 else [ANSWER])]}
+        for n in range(200)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    checkpoint = tiny_checkpoint()
+    template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+        "{% if messages | length < 2 %}{{ raise_exception('no answer') }}{% endif %}"
+    )
+    files = {**checkpoint.files, "chat_template.jinja": template.encode()}
+    checkpoint = Checkpoint(checkpoint.config, checkpoint.refs, files)
+    ctx = {"checkpoint": checkpoint, "dense": checkpoint}
+    with pytest.raises(LinkError, match=r"chat\.jsonl', line 71: .* cannot render .*no answer"):
+        await run(some(str(path)), ctx)
+    after = await run(some(f"{path}?rows=70"), ctx)
+    text = load_tokenizer(checkpoint).decode(after["healing"].tokens.flatten())
+    assert "[assistant] A number" in text
+    assert "</s>" in text
+    with pytest.raises(LinkError, match=r"line 1 is a conversation.*has no chat template"):
+        await run(some(str(path)), loaded())
+
+
+async def test_little_text_for_the_widths_is_warned_of(documents: str) -> None:
+    message = r"160 calibration tokens are 2\.5 tokens per input width .* set windows to 40 or more"
+    with pytest.warns(LittleTextWarning, match=message):
+        await run(some(documents), loaded())
+
+
+async def test_the_default_number_of_windows_follows_the_widths(documents: str) -> None:
+    after = await run(some(documents, windows=None, length=16), loaded())
+    assert after["calibration"].num_windows == 80  # 20 tokens for each of 64 inputs
+    assert after["history"][-1].metrics["tokens_per_input"] == 20.0
+
+
+async def test_a_source_spelled_wrong_is_refused_before_any_link(documents: str) -> None:
+    with pytest.raises(LinkError, match="no option 'colum'; did you mean 'column'") as caught:
+        await run(Chain(load(model="nowhere"), some(f"{documents}?colum=x")))
+    assert isinstance(caught.value.__cause__, SettingError)
 
 
 @pytest.mark.parametrize("setting", ["windows", "healing_windows", "heldout_windows"])

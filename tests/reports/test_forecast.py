@@ -17,6 +17,7 @@ from birdbone.reports.forecast import (
     preflight_document,
     preflight_report,
 )
+from birdbone.texts import SourceReport
 
 SPEED = Speed(0.25, 1.0, 0.1, 1.0, 1.0, 0.1, 5.0, 1e-9, 512)
 LINKS = (
@@ -25,11 +26,17 @@ LINKS = (
     Expected("prune", {}, 50.0, 800_000_000),
     Expected("save", {}, 90.0, 600_000_000, 2_000_000_000, 100_000_000, 300_000_000, "light"),
 )
-FOUND = Preflight(LINKS, SPEED, free_bytes=20_000_000_000, seconds=3.0, blind_from="tell")
+TEXTS = (
+    SourceReport("chat", "data", 2.0, 1200, 7, 90_000, 30_000, False, {"Latin": 0.9, "Han": 0.1}),
+    SourceReport("stdlib", "elsewhere", 1.0, 606, None, 9_907_739, 2_854_952, True),
+)
+FOUND = Preflight(
+    LINKS, SPEED, free_bytes=20_000_000_000, seconds=3.0, blind_from="tell", texts=TEXTS
+)
 
 
 def printed(what: RenderableType) -> str:
-    console = Console(width=100)
+    console = Console(width=120)
     with console.capture() as captured:
         console.print(what)
     return " ".join(captured.get().split())
@@ -51,6 +58,15 @@ def test_the_document_is_json() -> None:
     document = json.loads(json.dumps(preflight_document(FOUND)))
     assert document["peak_bytes"] == 2_600_000_000
     assert [each["link"] for each in document["links"]] == ["load", "prune", "prune", "save"]
+    assert document["texts"][0]["scripts"] == {"Latin": 0.9, "Han": 0.1}
+    assert document["texts"][1]["duplicates"] is None
+
+
+def test_sources_of_text_are_told_with_their_figures() -> None:
+    text = printed(preflight_report(FOUND))
+    row = "│ chat │ data │ 2 │ 1,200 │ 7 │ 90,000 │ 30,000 │ Latin 90%, Han 10% │"
+    assert row in text
+    assert "│ stdlib │ elsewhere │ 1 │ 606 │ – │ 9,907,739 │ about 2,854,952 │" in text
 
 
 def test_what_happened_stands_beside(tmp_path: Path) -> None:

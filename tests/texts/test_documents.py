@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from birdbone.texts.documents import PARAGRAPH_GOAL, distinct, divide, is_heading
+from birdbone.texts.documents import PARAGRAPH_GOAL, distinct, divide, divide_further, is_heading
 
 LONG = "this line is long enough to be told from a table rule, number {}"
 
@@ -38,18 +38,53 @@ def test_two_headings_are_too_few_to_be_articles() -> None:
 
 
 def test_paragraphs_are_gathered_to_the_goal() -> None:
-    paragraphs = [str(digit) * (PARAGRAPH_GOAL // 2) for digit in range(5)]
+    paragraphs = [f"{number:02}" * (PARAGRAPH_GOAL // 4) for number in range(45)]
     documents = divide("\n\n".join(paragraphs))
-    assert documents == (
-        "\n\n".join(paragraphs[:2]),
-        "\n\n".join(paragraphs[2:4]),
-        paragraphs[4],
-    )
+    pairs = ["\n\n".join(paragraphs[start : start + 2]) for start in range(0, 45, 2)]
+    assert documents == tuple(pairs)
 
 
-@given(st.text(alphabet="ab \n=", max_size=400))
-def test_division_keeps_every_word_in_order(text: str) -> None:
-    assert " ".join(divide(text)).split() == text.split()
+def test_a_short_text_is_divided_into_ten_documents() -> None:
+    paragraphs = [chr(97 + number) * 500 for number in range(10)]
+    assert divide("\n\n".join(paragraphs)) == tuple(paragraphs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"line {number} of many short ones" for number in range(3000)),
+        " ".join(f"word{number}" for number in range(9000)),
+        "".join(chr(0x4E00 + number) for number in range(5000)),
+        "short\n\n" + " ".join(f"word{number}" for number in range(9000)) + "\n\nshort",
+    ],
+    ids=["lines", "one line", "no spaces", "one long paragraph"],
+)
+def test_a_text_with_too_few_paragraphs_is_divided_at_lines_spaces_or_by_length(text: str) -> None:
+    documents = divide(text)
+    assert len(documents) >= 10
+    assert max(map(len, documents)) < 2 * PARAGRAPH_GOAL
+    assert "".join("".join(documents).split()) == "".join(text.split())
+
+
+@given(st.text(alphabet="ab \n=", max_size=2500))
+def test_division_keeps_every_letter_in_order(text: str) -> None:
+    assert "".join("".join(divide(text)).split()) == "".join(text.split())
+
+
+def test_words_are_not_cut_where_there_are_spaces() -> None:
+    text = " ".join(f"word{number}" for number in range(9000))
+    assert [word for document in divide(text) for word in document.split()] == text.split()
+
+
+def test_too_few_documents_or_one_that_is_most_of_all_are_divided_further() -> None:
+    even = tuple(f"{number} " + "text " * 80 for number in range(10))
+    assert divide_further(even) == even
+    few = divide_further(even[:3])
+    assert len(few) >= 6
+    assert "".join("".join(few).split()) == "".join("".join(even[:3]).split())
+    uneven = divide_further((*even, "long " * 4000))
+    assert uneven[:10] == even
+    assert len(uneven) > 15
 
 
 def test_the_same_text_is_kept_once_whatever_its_whitespace() -> None:

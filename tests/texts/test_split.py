@@ -10,7 +10,7 @@ from birdbone.errors import DataError, SettingError
 from birdbone.texts.corpus import Corpus
 from birdbone.texts.documents import normalised
 from birdbone.texts.sources import read_corpus
-from birdbone.texts.split import PARTS, shared_documents, split
+from birdbone.texts.split import PARTS, shared_documents, split, split_to_fit
 
 texts = st.text(alphabet="ab \n", max_size=12)
 corpora = st.lists(texts, max_size=20).map(lambda documents: Corpus("drawn", tuple(documents)))
@@ -26,7 +26,7 @@ def distinct_texts(corpus: Corpus) -> set[str]:
 def test_parts_are_disjoint_nonempty_and_together_the_corpus(corpus, shares, seed) -> None:
     expected = distinct_texts(corpus)
     if len(expected) < 3:
-        with pytest.raises(DataError, match="distinct documents, too few"):
+        with pytest.raises(DataError, match="repeated passages are left out, too few"):
             split(corpus, shares=shares, seed=seed)
         return
     result = split(corpus, shares=shares, seed=seed)
@@ -55,10 +55,49 @@ def test_sections_repeated_in_chapters_do_not_leak_into_the_heldout_part() -> No
     assert shared_documents((*result.calibration, *result.healing), result.heldout) == ()
 
 
-def test_too_few_documents_name_the_mend() -> None:
-    corpus = Corpus("twins", ("same text", "same  text", "other"))
-    with pytest.raises(DataError, match=r"'twins' has 2 distinct documents.*its own file"):
+def test_too_little_text_says_how_much_there_is() -> None:
+    corpus = Corpus("twins", ("same text", "same  text", "other!"))
+    with pytest.raises(DataError, match=r"'twins' has 16 characters once repeated passages"):
         split(corpus)
+
+
+def test_one_document_is_divided_so_that_every_part_has_some() -> None:
+    text = " ".join(f"word{number}" for number in range(900))
+    result = split(Corpus("one", (text,)))
+    words = [document.split() for part in PARTS for document in getattr(result, part)]
+    assert sorted(chain(*words)) == sorted(text.split())
+    assert all(getattr(result, part) for part in PARTS)
+
+
+class Words:
+    """A tokenizer of one token a word."""
+
+    eos_token_id = None
+
+    def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> dict:
+        return {"input_ids": [0] * len(text.split())}
+
+
+@pytest.mark.parametrize(("words", "length"), [(2000, 100), (1000, 260)])
+def test_parts_fill_a_window_each_if_the_text_is_enough(words: int, length: int) -> None:
+    corpus = Corpus("one", (" ".join(f"word{number}" for number in range(words)),))
+    result = split_to_fit(corpus, Words(), length=length, seed=0)
+    for part in PARTS:
+        assert sum(len(document.split()) for document in getattr(result, part)) >= length
+
+
+def test_held_out_text_need_not_fill_a_window_where_it_is_from_elsewhere() -> None:
+    corpus = Corpus("one", (" ".join(f"word{number}" for number in range(1000)),))
+    with pytest.raises(DataError, match="or set length to 250 or less"):
+        split_to_fit(corpus, Words(), length=350, seed=0)
+    split_to_fit(corpus, Words(), length=350, seed=0, heldout=False)
+
+
+def test_text_that_does_not_fill_its_parts_says_what_would() -> None:
+    corpus = Corpus("one", (" ".join(f"word{number}" for number in range(1000)),))
+    message = r"'one' has 1000 tokens; .* a window of 500 tokens each.* about 2000 .* length to 250"
+    with pytest.raises(DataError, match=message):
+        split_to_fit(corpus, Words(), length=500, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,23 @@ def test_a_forecast_that_breaks_is_told_and_the_rest_is_not_seen(
     assert found.cautions == ("the cost of link 'cut' cannot be foretold: KeyError('widths')",)
 
 
+def test_sources_of_text_are_read_and_a_missing_one_is_refused(model: str, tmp_path: Path) -> None:
+    talk = tmp_path / "talk.jsonl"
+    rows = ({"text": f"row {number} " * 40} for number in range(40))
+    talk.write_text("\n".join(map(json.dumps, rows)))
+    found = preflight(Chain(load(model=model), calibrate(data=(f"{talk}:3", "pydoc"), length=16)))
+    assert [(each.name.split()[0], each.use, each.weight) for each in found.texts] == [
+        ("talk.jsonl", "data", 3.0),
+        ("pydoc", "data", 1.0),
+        ("stdlib", "elsewhere", 1.0),
+    ]
+    assert (found.texts[0].documents, found.texts[0].is_estimate) == (40, False)
+    with pytest.raises(LinkError, match="'calibrate' failed: text 'gone' is neither"):
+        preflight(Chain(load(model=model), calibrate(data=(str(talk), "gone"), length=16)))
+    with pytest.raises(LinkError, match="line 1 has no column 'body'; its columns are 'text'"):
+        preflight(Chain(load(model=model), calibrate(data=f"{talk}?column=body", length=16)))
+
+
 def test_where_no_block_can_be_timed_no_time_is_known(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,69 @@
+"""Text from a dataset of the Hugging Face hub, by the package `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from ..errors import DataError, MissingExtraError
+from .addresses import HUB, TextAddress
+from .columns import Document, document_of, used_columns
+from .conversations import Conversation
+from .documents import divide, is_heading
+
+
+def read_dataset(address: TextAddress) -> tuple[Document, ...]:
+    """The documents of `hf:DATASET`, `hf:DATASET:CONFIG` or `hf:DATASET:CONFIG:SPLIT`.
+
+    The split is `train` when not said. Each row is a document, but rows that are the lines of
+    WikiText articles are joined.
+
+    Raises:
+        DataError: it cannot be loaded, or has no column of text.
+        MissingExtraError: `datasets` is not installed.
+    """
+    path, config, part = (*address.place.removeprefix(HUB).split(":", 2), "", "")[:3]
+    if not path:
+        raise DataError(f"'{address.place}' names no dataset; write hf:DATASET[:CONFIG[:SPLIT]]")
+    where = f"dataset '{path}'"
+    loaded = _load(path, config or None, part or "train", address.stream)
+    rows: Iterable[Any] = islice(_chosen(loaded, address.column, where), address.rows)
+    try:
+        told = [(f"{where}, row {number}", row) for number, row in enumerate(rows, 1)]
+    except OSError as error:
+        raise DataError(f"{where} cannot be read to its end: {error}; try again") from error
+    return _joined([document_of(row, address.column, place) for place, row in told])
+
+
+def _load(path: str, config: str | None, part: str, stream: bool) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            f"text 'hf:{path}' needs the package datasets; install birdbone[datasets], "
+            "or give the path of a text file"
+        ) from error
+    try:
+        return datasets.load_dataset(path, config, split=part, streaming=stream)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"dataset '{path}' (configuration {config or 'default'}, split {part}) "
+            f"cannot be loaded: {error}"
+        ) from error
+
+
+def _chosen(loaded: Any, column: str | None, where: str) -> Any:
+    """The rows with the columns of text alone; a stream may not know its columns beforehand."""
+    names: Sequence[str] | None = loaded.column_names
+    if names is None:
+        return loaded
+    return loaded.select_columns(list(used_columns(names, column, where)))
+
+
+def _joined(documents: list[Document | None]) -> tuple[Document, ...]:
+    """The rows that are not blank, or the articles whose lines the rows are."""
+    lines = [each or "" for each in documents if not isinstance(each, Conversation)]
+    if len(lines) == len(documents) and any(map(is_heading, lines)):
+        return divide("".join(line if line.endswith("\n") else line + "\n" for line in lines))
+    return tuple(each for each in documents if each is not None)
