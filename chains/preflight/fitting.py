@@ -1,4 +1,4 @@
-"""Which settings of a chain could be milder, so that it needs less memory."""
+"""Milder settings of a chain, with which it needs less memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMMON_WINDOWS = 256  # halved from, where the number follows the model's width
 
 
 def single_links(chain: Chain) -> Iterator[Any]:
-    """The links in running order, those of nested chains in their place."""
+    """The links in running order, with those of nested chains in their place."""
     for each in chain.links:
         if isinstance(each, Chain):
             yield from single_links(each)
@@ -25,13 +25,13 @@ def single_links(chain: Chain) -> Iterator[Any]:
 
 
 def milder(chain: Chain) -> Iterator[tuple[Mapping[str, Any], Chain]]:
-    """Changes of settings and the chain they make, the mildest first.
+    """Changes of settings and the resulting chain, the mildest first.
 
-    Fewer windows at a time come first, which cost only time; then nothing to compare with; then
-    fewer windows, ever fewer.
+    First batch sizes of one, which cost only time; then no measurement of the original model; then
+    half the windows, again and again.
     """
     for changes in _changes(chain):
-        with suppress(BirdboneError):  # what a link refuses is no mend
+        with suppress(BirdboneError):  # a change that a link refuses does not help
             yield changes, configure(chain, changes)
 
 

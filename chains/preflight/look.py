@@ -1,11 +1,10 @@
-"""Look before leaping: a chain walked in outline, its cost foretold, and refused if it cannot fit.
+"""The estimate of a run before it starts: memory, disk and time, and refusal of what cannot fit.
 
-Nothing is loaded but one block: each link is asked whether it could work on the outline the links
-before it leave, what it would add, and how much work that is; one block timed on the longest window
-turns work into seconds.
+Only one block is loaded. Each link is checked on the outline that the links before it leave, and
+returns its `Forecast`; one block, timed on the longest window, turns its work into seconds.
 
-What is certain refuses: settings that cannot work, memory or disk far from enough. What rests on a
-guess, and a fault in the looking itself, are told and refuse nothing.
+Certain failures refuse the run: settings that cannot work, or far too little memory or disk. What
+depends on guessed sizes, and errors of a forecast itself, are reported and refuse nothing.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from ...texts import Windows
 from .fitting import milder, single_links
 
 _BYTES_PER_SECOND = 5e8  # of a disk, or of hashing
-_SLOWEST_START = 30.0  # an application that embeds a run was not started for it
-_WINDOW = 512  # timed where no link says how long windows are
-_OFF_BY = 1.25  # estimates of memory may be off by a quarter, so that what is near may yet fit
+_SLOWEST_START = 30.0  # an application that embeds a run did not start for it
+_WINDOW = 512  # timed if no link determines the length of windows
+_OFF_BY = 1.25  # estimates of memory may be off by a quarter
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One link and what it says of itself.
+    """One link and its forecast.
 
     Attributes:
-        peak_bytes: it would need beyond what this process held before the run.
-        guessed: whether that rests on sizes a link before it could only guess.
+        peak_bytes: peak memory beyond what this process held before the run.
+        guessed: whether that depends on sizes that an earlier link could only guess.
     """
 
     link: Link[Any]
@@ -54,13 +53,13 @@ class _Seen:
 
     @property
     def whole_bytes(self) -> int:
-        """Fresh processes included."""
+        """Peak memory, fresh processes included."""
         return self.peak_bytes + self.forecast.process_bytes
 
 
 @dataclass(frozen=True)
 class _Walk:
-    """A chain as far as it could be seen, and the outline it ends with."""
+    """The forecasts of a chain as far as they are known, and the outline after the last."""
 
     seen: tuple[_Seen, ...]
     outline: Mapping[str, Any]
@@ -69,31 +68,30 @@ class _Walk:
 
     @property
     def sure_bytes(self) -> int:
-        """Of what rests on no guess, what needs most."""
+        """The highest peak of links that depend on no guess."""
         return max((each.whole_bytes for each in self.seen if not each.guessed), default=0)
 
     @property
     def peak_bytes(self) -> int:
-        """What needs most."""
+        """The highest peak."""
         return max((each.whole_bytes for each in self.seen), default=0)
 
 
 def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
-    """Foretell what a run of the chain costs, from a context that may be empty.
+    """Estimate the cost of running the chain from a context, which may be empty.
 
     Raises:
-        ChainError: the context lacks what the chain needs.
-        LinkError: a link could not work on what it would get, as it says itself.
-        ResourceError: the run cannot fit, with the setting that would make it fit where one is
-            known.
+        ChainError: the context lacks a key the chain needs.
+        LinkError: a link refuses its settings or its input.
+        ResourceError: the run does not fit, with a setting that makes it fit if one is known.
     """
     chain.check_given(dict(ctx or {}))
     start, started = time.perf_counter(), time.time() - psutil.Process().create_time()
     walk = _walk(chain, dict(ctx or {}))
-    base, free = _resident_bytes(), free_bytes()  # now, when what links import is in
+    base, free = _resident_bytes(), free_bytes()  # now that the imports of the links are loaded
     cautions = [*walk.cautions, *_memory(chain, walk, dict(ctx or {}), base, free)]
     speed = _speed(walk, min(started, _SLOWEST_START), cautions)
-    base, free = _resident_bytes(), free_bytes()  # again, for computing brought in more
+    base, free = _resident_bytes(), free_bytes()  # again, since computing loaded more
     links = tuple(_expected(each, base, speed) for each in walk.seen)
     cautions += _disk(links)
     gc.collect()
@@ -104,7 +102,7 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
 
 
 def _walk(chain: Chain, ctx: Mapping[str, Any]) -> _Walk:
-    """Every link in turn on the outline of what came before; ends at one that cannot be asked."""
+    """Every link on the outline that the one before leaves, up to one without a forecast."""
     seen: list[_Seen] = []
     guessed = False
     for each in single_links(chain):
@@ -113,7 +111,7 @@ def _walk(chain: Chain, ctx: Mapping[str, Any]) -> _Walk:
             return _Walk(tuple(seen), ctx, name, ())
         try:
             seen.append(_look(each, ctx, guessed))
-        except Exception as error:  # a forecast, of anybody's link, must not break what would run
+        except Exception as error:  # a faulty forecast of a custom link must not stop a run
             if isinstance(error, BirdboneError) and not guessed:
                 raise LinkError(each.__name__, spelled_settings(each), error) from error
             return _Walk(tuple(seen), ctx, each.__name__, (_stumbled(each, error, guessed),))
@@ -142,7 +140,7 @@ def _look(each: Link[Any], ctx: Mapping[str, Any], guessed: bool) -> _Seen:
 def _memory(
     chain: Chain, walk: _Walk, ctx: Mapping[str, Any], base: int, free: int
 ) -> Iterator[str]:
-    """Refuses what surely does not fit beside ``base``; says what may not."""
+    """Refuse what certainly does not fit; warn of what may not."""
     if walk.peak_bytes <= free:
         return
     worst = max(walk.seen, key=lambda each: each.whole_bytes)
@@ -152,7 +150,7 @@ def _memory(
         f"GB of memory, {(base + free) / 1e9:.2f} GB can be had; "
         + (f"with {mend} it would fit" if mend else "no setting known here makes it fit")
     )
-    # On a GPU a part of what is counted lies in the machine's memory: told, but never refused.
+    # On a GPU a part of what is counted is in the machine's memory: warn, but do not refuse.
     refuses = not torch.cuda.is_available()
     if refuses and base + walk.sure_bytes > _OFF_BY * (base + free):
         raise ResourceError(message)
@@ -160,7 +158,7 @@ def _memory(
 
 
 def _mend(chain: Chain, ctx: Mapping[str, Any], free: int) -> str | None:
-    """The mildest change of settings under which every link fits, as ``--set`` spells it."""
+    """The mildest change of settings with which every link fits, as ``--set`` spells it."""
     for changes, changed in milder(chain):
         if _fits(changed, ctx, free):
             return " and ".join(f"{name}={value}" for name, value in changes.items())
@@ -175,7 +173,7 @@ def _fits(chain: Chain, ctx: Mapping[str, Any], free: int) -> bool:
 
 
 def _disk(links: tuple[Expected, ...]) -> Iterator[str]:
-    """Refuses what the disk surely does not hold; says what it may not."""
+    """Refuse what the disk certainly cannot hold; warn of what it may not."""
     for each in links:
         if each.writes is None:
             continue
@@ -188,7 +186,7 @@ def _disk(links: tuple[Expected, ...]) -> Iterator[str]:
 
 
 def _speed(walk: _Walk, started: float, cautions: list[str]) -> Speed | None:
-    """The machine's, on one block of the model as it comes; unknown without a model."""
+    """The speed of this machine on one block of the input model; unknown without a model."""
     windows = [value.length for value in walk.outline.values() if isinstance(value, Windows)]
     length = max(windows, default=_WINDOW)
     dense = walk.outline.get("dense")
@@ -236,7 +234,7 @@ def _expected(seen: _Seen, base: int, speed: Speed | None) -> Expected:
 
 
 def _resident_bytes() -> int:
-    """What this process holds before the run, which every link's peak rests on."""
+    """Memory that this process holds before the run, the base of every peak."""
     if torch.cuda.is_available():
         return torch.cuda.memory_allocated()
     release_unused_memory()

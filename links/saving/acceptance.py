@@ -1,7 +1,7 @@
-"""What `save` holds a written folder to before anybody else sees it.
+"""The checks of a written folder before it is published.
 
-That it computes what the model in memory computed; that it is better than guessing, speaks instead
-of repeating itself, and is smaller where the recipe promised that. What fails is a reason in words.
+It must compute what the model in memory computes, be better than chance, not only repeat itself,
+and be smaller if a link declared that it shrinks the model.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _NLL_OFF_HALF = 5e-3
 # Of the root mean square of single logits, which a mean does not even out.
 _LOGITS_OFF = {"dense": 1e-3, "packed": 1e-3, "nf4": 2e-2, "llm.int8": 1e-1}
 _LOGITS_OFF_HALF = 2e-2
-_COLLAPSED = 0.75  # share of texts the light model only repeats itself after
-_SPEAKS = 0.5  # where the dense one does so after no more than this share
+_COLLAPSED = 0.75  # fraction of texts after which the light model only repeats itself
+_SPEAKS = 0.5  # the original does so after at most this fraction
 
 
 async def check_accepted(
     ctx: Savable, found: Measurement, *, dtype: torch.dtype, tolerance: float | None
 ) -> None:
-    """Hold the fresh process's figures against memory, against chance and against the promise.
+    """Compare the figures of the fresh process with memory, with chance and with the dense size.
 
     Raises:
         ProofError: the folder does not score as the model in memory did.
@@ -51,7 +51,7 @@ async def check_accepted(
     collapsed = _only_repeats(found)
     measured = found.figures["light"]["perplexity"]
     if (measured < bar and not collapsed) or await _dense_perplexity(ctx, heldout, found) >= bar:
-        return  # a dense model that guesses itself, such as one not trained yet, is no measure
+        return  # an untrained original model is no measure
     if collapsed:
         raise GateError(
             "the light model, left to go on by itself, only repeats itself, where the dense one "
@@ -64,7 +64,7 @@ async def check_accepted(
 
 
 def logits_tolerance(checkpoint: Checkpoint, dtype: torch.dtype, asked: float | None) -> float:
-    """How far logits may be from those in memory, for what the weights are stored as."""
+    """Maximum relative difference of logits from those in memory, for the weight format."""
     return asked or _default(_LOGITS_OFF, _LOGITS_OFF_HALF, checkpoint, dtype)
 
 
@@ -76,7 +76,7 @@ def _default(
 
 
 def _check_size(ctx: Savable, found: Measurement) -> None:
-    """A step that says it ``shrinks`` the model is taken at its word."""
+    """A step with the metric ``shrinks`` must have made the model smaller."""
     promised = [step.link for step in ctx.get("history", ()) if step.metrics.get("shrinks")]
     light = int(found.figures["light"]["weight_bytes"])
     measured = found.figures.get("dense", {}).get("weight_bytes")
@@ -95,7 +95,7 @@ async def _check_same(
     dtype: torch.dtype,
     asked: float | None,
 ) -> None:
-    """Hold the fresh process's perplexity against the one in memory."""
+    """Compare the perplexity of the fresh process with the one in memory."""
     bound = asked or _default(_NLL_OFF, _NLL_OFF_HALF, ctx["checkpoint"], dtype)
     expected = await _in_memory(ctx, heldout, str(dtype).removeprefix("torch."))
     measured = found.figures["light"]["perplexity"]
@@ -109,7 +109,7 @@ async def _check_same(
 
 
 async def _in_memory(ctx: Savable, windows: Windows, dtype: str) -> float:
-    """Perplexity in memory: the verdict's if it is of this very model, windows and dtype."""
+    """Perplexity in memory: that of the verdict if it has the same model, windows and dtype."""
     verdict, checkpoint = ctx.get("verdict"), ctx["checkpoint"]
     if verdict is not None:
         measured = (verdict.checkpoint, verdict.windows, verdict.dtype)
@@ -119,7 +119,7 @@ async def _in_memory(ctx: Savable, windows: Windows, dtype: str) -> float:
 
 
 async def _dense_perplexity(ctx: Savable, windows: Windows, found: Measurement) -> float:
-    """The dense model's, measured now if nobody did; asked for only when something looks wrong."""
+    """Perplexity of the original, measured now if unknown; needed only if a check fails."""
     measured = found.figures.get("dense", {}).get("perplexity")
     verdict = ctx.get("verdict")
     if measured is not None:

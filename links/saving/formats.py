@@ -1,4 +1,4 @@
-"""What a model is saved as: which format holds it, asked before anything is written."""
+"""The format a model is saved in, decided before anything is written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WORDS = {
 
 
 def chosen_form(checkpoint: Checkpoint, format: Format, kind: GgmlKind | None) -> Format:
-    """The format to write, never auto: that takes what the weights are made for.
+    """The format to write; auto uses the one that fits the weights.
 
     Raises:
         SettingError: a format that does not hold these weights, with the one that does.
@@ -47,7 +47,7 @@ def chosen_form(checkpoint: Checkpoint, format: Format, kind: GgmlKind | None) -
 
 
 def check_settings(checkpoint: Checkpoint | None, format: Format, kind: GgmlKind | None) -> None:
-    """Refuse what can be told before the model is as it will be saved.
+    """Refuse what is known to fail before the model is final.
 
     Raises:
         SettingError: settings that do not go together, or an architecture that does not fit.
@@ -67,7 +67,7 @@ def check_settings(checkpoint: Checkpoint | None, format: Format, kind: GgmlKind
 def _made_for(
     checkpoint: Checkpoint,
 ) -> Literal["safetensors", "compressed-tensors", "bitsandbytes"]:
-    """By the first weight that is no plain tensor; a mixture is refused when it is written."""
+    """The format of the first weight that is not plain; a mixture is refused when written."""
     for ref in checkpoint.refs.values():
         if isinstance(ref, BitsAndBytes):
             return "bitsandbytes"
