@@ -28,7 +28,7 @@ import torch
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import Chain, run
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.links import load, quantize
 from birdbone.models.reading.tokenizer import load_tokenizer
 from birdbone.texts import Windows

@@ -23,10 +23,10 @@ def diff(
 
     For each tensor: shape, dtype or grid, fraction of zeros, and relative change.
     """
-    from ..journal.comparing import compare, model_of
+    from ..journal.compare_models import compare_models, model_of
     from ..reports.comparison import comparison_report
     from ..reports.terminal import quiet_libraries, warnings_as_notes
 
     with warnings_as_notes(), quiet_libraries():
-        found = compare(model_of(first), model_of(second)).as_dict()
+        found = compare_models(model_of(first), model_of(second)).as_dict()
     answer(found, lambda: comparison_report(found, every=every), as_json=as_json)

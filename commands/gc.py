@@ -23,8 +23,8 @@ def gc(
     """Delete what crashes and abandoned links left in a run folder, and report its size."""
     from rich.text import Text
 
-    from ..journal.collecting import collect
     from ..journal.folder import RunFolder
+    from ..journal.garbage import collect
     from ..journal.journal import Journal
     from ..reports.units import in_bytes
 

@@ -49,10 +49,10 @@ def _defaults() -> dict[str, dict[str, Any]]:
 def _export(journal: Any, step: int, out: Path | None, as_json: bool) -> None:
     from rich.text import Text
 
-    from ..journal.exporting import export
+    from ..journal.export_step import export_step
 
     if out is None:
         raise SettingError("--export needs --out DIR, a new folder")
-    names = export(journal, journal.step(step), out)
+    names = export_step(journal, journal.step(step), out)
     document = {"path": str(out), "files": names}
     answer(document, lambda: Text(f"{out}: {', '.join(names)}"), as_json=as_json)

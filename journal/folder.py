@@ -25,12 +25,12 @@ from ..checkpoints.user_paths import user_path
 from ..contexts.steps import Step
 from ..engine import Link, Outcome
 from ..errors import CheckpointError, RunFolderError
-from .faults import writing_in
 from .journal import MARKER, UNREADABLE, Journal, Kept
 from .keys import Fingerprints, Ingredients, difference, hash_of, ingredients, unstorable
 from .lock import Lock
-from .progress import WorkInProgress
 from .records import Encoder, Unstorable
+from .work_in_progress import WorkInProgress
+from .write_errors import writing_in
 
 
 class RunFolder(Journal):

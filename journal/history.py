@@ -1,18 +1,18 @@
-"""The steps of a run folder as a document, for people and programs."""
+"""The steps of a run folder as a JSON document."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .collecting import num_bytes
+from .garbage import folder_bytes
 from .journal import Journal
 
 
 def history_document(journal: Journal) -> dict[str, Any]:
-    """Every step with what it did, in types JSON knows.
+    """Return every step with its record, JSON-compatible.
 
-    ``in_last_run`` tells the steps that the last run came to from those another run did;
-    ``in_progress`` is how many links left work unfinished.
+    ``in_last_run`` is True for steps that the last run used. ``in_progress`` is the number of links
+    with unfinished work.
     """
     last = set(journal.last())
     steps = [
@@ -27,7 +27,7 @@ def history_document(journal: Journal) -> dict[str, Any]:
     unfinished = list((journal.path / "unfinished").glob("*/progress.json"))
     return {
         "folder": str(journal.path),
-        "bytes": num_bytes(journal.path),
+        "bytes": folder_bytes(journal.path),
         "steps": steps,
         "in_progress": len(unfinished),
     }

@@ -1,8 +1,9 @@
-"""Reading a run folder: its steps in the order they were first done, and what each left.
+"""Reading a run folder: its steps in the order they were first done, and what each step added.
 
-Layout: ``outcomes/KEY.json`` is what one link left, with a checksum; models and tensors it
-names are objects beside it (see `checkpoints.ObjectStore`), ``last.json`` the keys of the last
-run, ``unfinished/KEY/`` what a link in progress left. Reading needs no lock.
+Layout: ``outcomes/KEY.json`` holds the outcome of one link, with a checksum. The models and tensors
+it refers to are objects in the same folder (`checkpoints.ObjectStore`). ``last.json`` lists the
+keys of the last run. ``unfinished/KEY/`` holds the state of an unfinished link. Reading needs no
+lock.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from .keys import Ingredients
 from .records import Decoder
 
 MARKER = "birdbone-run.json"
+"""The file by which a run folder is recognised."""
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One link's outcome as it lies in the folder.
+    """The stored outcome of one link.
 
     Attributes:
-        number: its place among all that were ever kept here, from 1.
-        key: hash of what decided it.
-        made_from: what decided it.
-        added, steps: trees of what it added to the context and to the history.
+        number: its position among all outcomes ever stored in this folder, from 1.
+        key: hash of ``made_from``.
+        made_from: everything that determines the outcome, see `keys`.
+        added: what the link added to the context, as encoded by `records`.
+        steps: its entries in the history, likewise; the last is the link's own.
     """
 
     number: int
@@ -46,23 +49,23 @@ class Kept:
     steps: list[Any]
 
     def to_bytes(self) -> bytes:
-        """The content of its file."""
+        """Return the content of its file."""
         content = {name: getattr(self, name) for name in ("number", "key", "made_from", "steps")}
         return encode_manifest({**content, "added": list(self.added.items())})
 
     def checked(self) -> Kept:
-        """This, its record of the link known to be one.
+        """Return self after checking that its record decodes to a `Step`.
 
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: it is not.
+            ValueError, LookupError, TypeError, AttributeError: it does not.
         """
         if not isinstance(self.step, Step):
-            raise TypeError("its record is of no step")
+            raise TypeError("its record is not a Step")
         return self
 
     @cached_property
     def step(self) -> Step:
-        """The link's own record."""
+        """The record of the link."""
         found: Step = _PLAIN.value(self.steps[-1])
         return found
 
@@ -72,7 +75,7 @@ class Kept:
 
 
 def _no_tensor(entry: Any) -> Any:
-    raise ValueError("a step's record holds no tensors")
+    raise ValueError("a step's record cannot hold tensors")
 
 
 _PLAIN = Decoder(_no_tensor, _no_tensor)
@@ -80,35 +83,37 @@ _CONTENT = TypeAdapter(Kept)
 
 
 class Journal:
-    """A run folder that is only read.
+    """A run folder opened for reading.
 
     Raises:
-        RunFolderError: there is none at that path.
+        RunFolderError: there is no run folder at ``path``.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = user_path(path).resolve()
         self.objects = ObjectStore(self.path)
         if not (self.path / MARKER).is_file():
-            raise RunFolderError(f"'{path}' is no run folder; give what was given to run as --run")
+            raise RunFolderError(
+                f"'{path}' is not a run folder; give the folder that was passed to run as --run"
+            )
 
     def steps(self) -> list[Kept]:
-        """Every outcome kept here, in the order they were first done.
+        """Return all stored outcomes, in the order they were first done.
 
         Raises:
-            RunFolderError: one is damaged, naming its file.
+            RunFolderError: an outcome is damaged; the message names its file.
         """
         return sorted(map(self.read, self.keys()), key=lambda each: each.number)
 
     def keys(self) -> list[str]:
-        """The keys of all outcomes kept here."""
+        """Return the keys of all stored outcomes, sorted."""
         return sorted(path.stem for path in (self.path / "outcomes").glob("*.json"))
 
     def step(self, number: int) -> Kept:
-        """One step by its number.
+        """Return the step with this number.
 
         Raises:
-            RunFolderError: there is none of that number, or it is damaged.
+            RunFolderError: there is no such step, or an outcome is damaged.
         """
         every = self.steps()
         for each in every:
@@ -118,7 +123,7 @@ class Journal:
         raise RunFolderError(f"run folder '{self.path}' has no step {number}; it has {known}")
 
     def read(self, key: str) -> Kept:
-        """The outcome of a key.
+        """Return the outcome with this key.
 
         Raises:
             FileNotFoundError: there is none.
@@ -128,25 +133,25 @@ class Journal:
         try:
             found = decode_manifest(path.read_bytes())
             if found["key"] != key:
-                raise ValueError("its content is of another key")
+                raise ValueError("its content belongs to another key")
             return _CONTENT.validate_python({**found, "added": dict(found["added"])}).checked()
         except FileNotFoundError:
             raise
         except UNREADABLE as error:
             raise RunFolderError(
-                f"{path} is damaged: {error}; delete it, and the same run makes it again"
+                f"{path} is damaged: {error}; delete it and run the same command again"
             ) from error
 
     def outcome_path(self, key: str) -> Path:
-        """Where the outcome of a key lies."""
+        """Return the path of the outcome with this key."""
         return self.path / "outcomes" / f"{key}.json"
 
     def last(self) -> list[str]:
-        """Keys of the links the last run came to, in order; empty where that is not known."""
+        """Return the keys of the links of the last run, in order; empty if unknown."""
         return self._of_last_run("keys")
 
     def in_progress(self) -> list[str]:
-        """Keys of the links the last run was at when it ended."""
+        """Return the keys of the links that were running when the last run ended."""
         return self._of_last_run("open")
 
     def _of_last_run(self, what: str) -> list[str]:
@@ -158,9 +163,10 @@ class Journal:
             return []
 
     def leading_to(self, kept: Kept) -> list[Kept]:
-        """The steps of the run that a step belongs to, up to and with it.
+        """Return the steps of the run that ``kept`` belongs to, up to and including it.
 
-        Those of the last run where it came to the step; else all that were first done before it.
+        If the last run used this step, these are the last run's steps; otherwise all steps that
+        were first done before it.
         """
         every = {each.key: each for each in self.steps()}
         last = [every[key] for key in dict.fromkeys(self.last()) if key in every]
@@ -169,11 +175,11 @@ class Journal:
         return [each for each in every.values() if each.number <= kept.number]
 
     def value(self, kept: Kept, key: str) -> Any:
-        """What a step added to the context under a key.
+        """Return what a step added to the context as ``key``.
 
         Raises:
-            RunFolderError: nothing, with what it did add.
-            CheckpointError: it is missing or damaged.
+            RunFolderError: it added no such key.
+            CheckpointError: the value is missing or damaged.
         """
         if key not in kept.added:
             added = ", ".join(sorted(kept.added)) or "nothing"
@@ -183,38 +189,39 @@ class Journal:
         return self.decoder.value(kept.added[key])
 
     def checkpoint(self, kept: Kept) -> Checkpoint:
-        """The model as it stood after a step.
+        """Return the model after a step.
 
         Raises:
-            RunFolderError: there was none yet.
-            CheckpointError: it is missing or damaged.
+            RunFolderError: the step comes before a model was loaded.
+            CheckpointError: the model is missing or damaged.
         """
         if kept.step.checkpoint is None:
             raise RunFolderError(
-                f"step {kept.number} ({kept.step.link}) stands before there is a model"
+                f"step {kept.number} ({kept.step.link}) comes before a model is loaded; choose a "
+                "later step"
             )
         return self.objects.load(kept.step.checkpoint)
 
     @property
     def decoder(self) -> Decoder:
-        """Makes values of trees, with the tensors and models that lie here; each model once."""
+        """A decoder that loads tensors and models from this folder; each model only once."""
         return Decoder(self.objects.tensor, cache(self.objects.load))
 
 
 def parse_step(text: str) -> tuple[Path, int]:
-    """``RUN:STEP`` as a path and a number.
+    """Parse ``RUN:STEP`` into a path and a number.
 
     Raises:
-        RunFolderError: it is not of that form.
+        RunFolderError: the text does not have that form.
     """
     folder, _, number = text.rpartition(":")
     if not folder or not number.isdecimal():
-        raise RunFolderError(f"'{text}' names no step; write RUN:STEP, as in runs/light:5")
+        raise RunFolderError(f"'{text}' is not a step; write RUN:STEP, such as runs/light:5")
     return Path(folder), int(number)
 
 
 def plain(tree: Any) -> Any:
-    """A tree for people and programs to read: kinds dropped, tensors as dtype and shape."""
+    """Return an encoded tree in readable form: kinds dropped, tensors as dtype and shape."""
     if isinstance(tree, list):
         return [plain(part) for part in tree]
     if not isinstance(tree, dict):

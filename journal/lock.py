@@ -1,4 +1,4 @@
-"""One process at a time: a lock the kernel holds for the process and drops when it dies."""
+"""A lock that allows one process at a time; the kernel releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..errors import RunFolderError
 
 
 class Lock:
-    """An exclusive lock on a folder, held from the moment it is made until `release`.
+    """An exclusive lock on a folder, held from construction until `release`.
 
     Raises:
-        RunFolderError: another process, named by its id, holds it.
+        RunFolderError: another process holds it; the message names the process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,16 +26,16 @@ class Lock:
             os.close(self._handle)
             raise RunFolderError(
                 f"run folder '{folder}' is in use by process {holder or 'unknown'}; wait for it to "
-                f"end or stop it, or give another folder"
+                f"end, stop it, or give another folder"
             ) from None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def check(self) -> None:
-        """See that the folder is still the one that was locked.
+        """Check that the folder is still the one that was locked.
 
         Raises:
-            RunFolderError: it was removed or replaced meanwhile.
+            RunFolderError: it was removed or replaced.
         """
         held = os.fstat(self._handle)
         try:
@@ -44,12 +44,12 @@ class Lock:
             found = None
         if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
             raise RunFolderError(
-                f"run folder '{self._folder}' was removed or replaced while it was in use, and "
-                f"what it held is lost; run the same command again"
+                f"run folder '{self._folder}' was removed or replaced while it was in use, and its "
+                f"content is lost; run the same command again"
             )
 
     def release(self) -> None:
-        """Let the next one in; a second time does nothing."""
+        """Release the lock. Calling it again does nothing."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1

@@ -1,10 +1,10 @@
-"""What a context carries, as JSON and tensors and back: a closed list of kinds, never pickle.
+"""Encoding context values as JSON plus tensors, and back: a closed list of kinds, never pickle.
 
-Plain values stand as they are. Whatever JSON has no word for becomes an object that names its
-kind: ``{"tuple": [...]}``, ``{"map": [[key, value], ...]}``, ``{"float": "nan"}``, ``{"path":
-"..."}``, ``{"tensor": entry}``, ``{"checkpoint": id, ...}``, ``{"record": name, "fields": {...}}``.
-Records are bird-bone's own frozen dataclasses and those given to `storable`; reading one back
-calls no other constructor.
+JSON values stay as they are. Every other value becomes an object that names its kind: ``{"tuple":
+[...]}``, ``{"map": [[key, value], ...]}``, ``{"float": "nan"}``, ``{"path": "..."}``, ``{"tensor":
+entry}``, ``{"checkpoint": id, ...}``, ``{"record": name, "fields": {...}}``. Records are the frozen
+dataclasses of `contexts` and those registered with `storable`. Decoding calls no other
+constructors.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _records: dict[str, type] = {}
 
 
 class Unstorable(Exception):
-    """A value of a kind that is not kept; the message says where inside and what it is."""
+    """A value that cannot be stored; the message says where it is and what type it has."""
 
 
 def storable(record: T) -> T:
-    """Class decorator: let a run folder keep this frozen dataclass.
+    """Class decorator that allows run folders to store a frozen dataclass.
 
-    Its fields must be of kinds that can be kept; it is found again by module and name.
+    Its fields must be of storable kinds. It is found again by its module and name.
 
     Raises:
-        RunFolderError: it is no frozen dataclass.
+        RunFolderError: the class is not a frozen dataclass.
     """
     if not getattr(getattr(record, "__dataclass_params__", None), "frozen", False):
         raise RunFolderError(
-            f"{record.__name__} is no frozen dataclass; write @dataclass(frozen=True)"
+            f"{record.__name__} is not a frozen dataclass; write @dataclass(frozen=True)"
         )
     _records[_name(record)] = record
     return record
@@ -56,20 +56,23 @@ def _name(record: type) -> str:
     return f"{record.__module__}.{record.__qualname__}"
 
 
-def _know_own_records() -> None:
-    """Every dataclass that the rooms of contexts define or carry."""
-    for room in pkgutil.iter_modules(contexts.__path__, f"{contexts.__name__}."):
-        for _, found in inspect.getmembers(import_module(room.name), dataclasses.is_dataclass):
+def _register_own_records() -> None:
+    """Register every dataclass that the modules of `contexts` define or import."""
+    for module in pkgutil.iter_modules(contexts.__path__, f"{contexts.__name__}."):
+        for _, found in inspect.getmembers(import_module(module.name), dataclasses.is_dataclass):
             if isinstance(found, type) and found is not Checkpoint:
                 storable(found)
 
 
-_know_own_records()
+_register_own_records()
 
 
 def _built(name: str, fields: dict[str, Any]) -> Any:
-    """A record of that name. Whoever made its file may have put in anything: one of ours is held
-    against its annotations; what goes into somebody else's is theirs to check."""
+    """Construct a record by name.
+
+    A file may hold anything, so the fields of birdbone's own records are validated against their
+    annotations. Other records must validate their fields themselves.
+    """
     record = _records[name]
     if record.__module__.startswith(f"{_OURS}."):
         _as_annotated(record).model_validate(fields)
@@ -78,7 +81,7 @@ def _built(name: str, fields: dict[str, Any]) -> Any:
 
 @cache
 def _as_annotated(record: type) -> type[BaseModel]:
-    """What the annotations of a record say its fields are."""
+    """Return a pydantic model with the annotated fields of a record."""
     hints = get_type_hints(record, include_extras=True)
     fields: dict[str, Any] = {each.name: hints[each.name] for each in dataclasses.fields(record)}
     config = ConfigDict(arbitrary_types_allowed=True, strict=True, protected_namespaces=())
@@ -87,11 +90,11 @@ def _as_annotated(record: type) -> type[BaseModel]:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Makes trees of values.
+    """Encodes values as trees.
 
     Attributes:
-        tensor: gives what stands for a tensor, in types JSON knows.
-        checkpoint: gives the id that stands for a checkpoint.
+        tensor: returns the JSON-compatible entry of a tensor.
+        checkpoint: returns the id of a checkpoint.
     """
 
     tensor: Callable[[Tensor], Any]
@@ -99,10 +102,14 @@ class Encoder:
 
     @singledispatchmethod
     def tree(self, value: Any, where: str = "") -> Any:
-        """A value in types JSON knows; ``where`` is the path to it, for the error.
+        """Return ``value`` as a JSON-compatible tree.
+
+        Args:
+            value: the value.
+            where: path to it, for the error message.
 
         Raises:
-            Unstorable: something in it is of a kind that is not kept.
+            Unstorable: the value, or a value inside it, is of a kind that cannot be stored.
         """
         if _name(type(value)) not in _records:
             raise Unstorable(f"{where or 'it'} is a {type(value).__name__}")
@@ -151,20 +158,22 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """Makes values of the trees that `Encoder` made.
+    """Decodes the trees of `Encoder`.
 
     Attributes:
-        tensor, checkpoint: give what stands behind an entry and an id.
+        tensor: returns the tensor of an entry.
+        checkpoint: returns the checkpoint with an id.
     """
 
     tensor: Callable[[Any], Tensor]
     checkpoint: Callable[[str], Checkpoint]
 
     def value(self, tree: Any) -> Any:
-        """The value a tree stands for.
+        """Return the value of a tree.
 
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: no tree of ours, or of other code.
+            ValueError, LookupError, TypeError, AttributeError: the tree is not valid, or was
+                written by another version of the code.
         """
         if isinstance(tree, list):
             return [self.value(part) for part in tree]

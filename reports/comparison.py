@@ -20,7 +20,7 @@ def comparison_report(found: Mapping[str, Any], *, every: bool = False) -> Rende
     """The differences: totals, tensors, config, files.
 
     Args:
-        found: `birdbone.journal.comparing.Comparison` as a dict.
+        found: `birdbone.journal.compare_models.ModelComparison` as a dict.
         every: one line per tensor instead of one per group of corresponding tensors.
     """
     parts: list[RenderableType] = [_totals(found)]

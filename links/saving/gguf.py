@@ -11,8 +11,8 @@ from ...checkpoints import Checkpoint
 from ...contexts.flow import Savable
 from ...engine import announce, in_thread
 from ...formats.ggml_types import FLOAT_KINDS, GgmlKind
-from ...formats.gguf import write_gguf
 from ...formats.gguf_tensors import file_kind
+from ...formats.gguf_writer import write_gguf
 from ...formats.llama_cpp import measure_gguf
 from ...models.blocks.empty_model import text_config
 from ...models.codecs.peft_adapter import has_adapter

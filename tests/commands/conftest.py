@@ -9,7 +9,7 @@ from tiny_folders import quantized, written
 from tiny_gguf import gguf_checkpoint
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 
 WORDS = "the bone is thin where no load is carried and thick where it is "
 

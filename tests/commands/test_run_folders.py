@@ -120,7 +120,10 @@ def test_tensors_are_exported_under_their_path(folder: Path, tmp_path: Path) -> 
 def test_an_export_takes_a_new_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     result = birdbone("log", folder, "--export", 1, "--out", tmp_path)
-    assert (result.exit_code, "exists already; give a new folder" in result.stderr) == (1, True)
+    assert (result.exit_code, "exists already; give the path of a new folder" in result.stderr) == (
+        1,
+        True,
+    )
     assert "--export needs --out" in birdbone("log", folder, "--export", 1).stderr
     assert "give --export STEP" in birdbone("log", folder, "--out", tmp_path).stderr
 
@@ -211,13 +214,13 @@ def test_diff_takes_weights_as_they_are_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["log", "{tmp}"], "is no run folder; give what was given to run as --run"),
+        (["log", "{tmp}"], "is not a run folder; give the folder that was passed to run as --run"),
         (["log", "{run}", "--export", "99", "--out", "{tmp}/x"], "has no step 99; it has 1, 2, 3"),
         (["diff", "{run}:99", "{run}:1"], "has no step 99"),
-        (["diff", "{tmp}:1", "{run}:1"], "is no run folder"),
+        (["diff", "{tmp}:1", "{run}:1"], "is not a run folder"),
         (["diff", "nowhere/at/all", "{run}:1"], "not found"),
         (["revert", "{run}", "99", "--out", "{tmp}/x"], "has no step 99"),
-        (["gc", "{tmp}"], "is no run folder"),
+        (["gc", "{tmp}"], "is not a run folder"),
     ],
 )
 def test_what_is_not_there_is_said(

@@ -11,8 +11,8 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from tiny_gguf import gguf_checkpoint
 
-from birdbone.formats.gguf import write_gguf
 from birdbone.formats.gguf_rounding import stored_values
+from birdbone.formats.gguf_writer import write_gguf
 
 
 @pytest.mark.parametrize(("variant", "kind"), [("qwen3", "q4_0"), ("gpt2", "q8_0")])

@@ -12,7 +12,7 @@ from llama_cpp import LlamaCpp, kl_divergence, opened
 from transformers import PreTrainedTokenizerBase
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model

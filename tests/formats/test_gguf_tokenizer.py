@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from birdbone.errors import ModelError
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 
 TEXTS = [
     "the thing and(the qq) anything in the land",

@@ -14,7 +14,7 @@ from tiny_gguf import gguf_checkpoint
 from birdbone.checkpoints import Checkpoint
 from birdbone.errors import BirdboneError, MissingExtraError
 from birdbone.formats import llama_cpp
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.formats.llama_cpp import measure_gguf, require_llama_cpp
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.evaluation.fresh_process import Probe

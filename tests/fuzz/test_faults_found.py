@@ -16,7 +16,7 @@ from tiny_folders import quantized, written
 from tiny_gguf import gguf_checkpoint
 
 from birdbone.checkpoints.manifest import decode_manifest, encode_manifest
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.journal import Journal
 
 EVERY_STEP = "links: [load, calibrate: {length: 8, windows: 2, healing_windows: 1}, profile, score]"

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_gguf import gguf_checkpoint
 
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 
 KINDS = ("llama", "qwen3", "gemma3", "gpt2")
 LOOKS = st.sampled_from(["inspect", "inspect --json", "load", "load"])

@@ -297,7 +297,7 @@ async def test_damaged_work_in_progress_begins_anew(tmp_path: Path) -> None:
     flip(path)
     _, lines = await kept(tmp_path, climb(), {"seed": 1})
     assert seen == [None, None]
-    assert "work in progress begins anew" in lines[0]
+    assert "work in progress is damaged and starts over" in lines[0]
     assert path.name in lines[0]
 
 
@@ -307,7 +307,7 @@ async def test_facts_must_be_json(tmp_path: Path) -> None:
         unfinished().save({}, {"loss": float("nan")})
         return {"size": 1}
 
-    with pytest.raises(LinkError, match="facts hold what JSON cannot"):
+    with pytest.raises(LinkError, match="facts hold a value JSON cannot represent"):
         await kept(tmp_path, climb(), {"seed": 1})
 
 
@@ -403,7 +403,7 @@ def test_a_folder_of_something_else_and_a_file_are_refused(tmp_path: Path) -> No
         RunFolder(tmp_path / "photo")
     with pytest.raises(RunFolderError, match=r"cannot be written .*give another"):
         RunFolder(tmp_path / "photo" / "below")
-    with pytest.raises(RunFolderError, match="is no run folder; give what was given"):
+    with pytest.raises(RunFolderError, match="is not a run folder; give the folder that was"):
         Journal(tmp_path)
 
 
@@ -449,7 +449,7 @@ async def test_a_journal_is_read_while_a_run_holds_it(tmp_path: Path) -> None:
             journal.value(journal.step(1), "plan")
         with pytest.raises(RunFolderError, match="has no step 7; it has 1, 2"):
             journal.step(7)
-        with pytest.raises(RunFolderError, match="before there is a model"):
+        with pytest.raises(RunFolderError, match="before a model is loaded"):
             journal.checkpoint(journal.step(1))
 
 
@@ -461,7 +461,7 @@ async def test_last_names_the_links_the_last_run_came_to(tmp_path: Path) -> None
 
 
 def test_a_record_must_be_a_frozen_dataclass() -> None:
-    with pytest.raises(RunFolderError, match="Loose is no frozen dataclass"):
+    with pytest.raises(RunFolderError, match="Loose is not a frozen dataclass"):
         storable(type("Loose", (), {}))
 
 

@@ -138,7 +138,7 @@ async def test_a_quota_is_a_full_disk_and_other_refusals_are_said_too(tmp_path: 
 def test_a_tensor_file_that_rust_cannot_write_is_a_full_disk_too(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as opened, pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "save_file", Disk(0).guard(store.save_file, no_space_in_rust))
-        from birdbone.journal.faults import writing_in
+        from birdbone.journal.write_errors import writing_in
 
         with pytest.raises(ResourceError, match="is full"), writing_in(tmp_path):
             opened.objects.keep(torch.ones(1))

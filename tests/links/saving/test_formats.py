@@ -20,7 +20,7 @@ from tiny_gguf import gguf_checkpoint
 from birdbone.checkpoints import Checkpoint, shards
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, MissingExtraError, ModelError, ProofError, SettingError
-from birdbone.formats import gguf, llama_cpp
+from birdbone.formats import gguf_writer, llama_cpp
 from birdbone.links import load, quantize, save
 
 save_module = import_module("birdbone.links.save")
@@ -217,7 +217,7 @@ async def test_a_disk_that_fills_midway_leaves_what_was_there(
         raise full
 
     monkeypatch.setattr(shards, "save_file", save_half)
-    monkeypatch.setattr(gguf, "_write", write_half)
+    monkeypatch.setattr(gguf_writer, "_write", write_half)
     with pytest.raises(LinkError, match="No space left on device"):
         await run(save(path=str(target), format=format), context(gguf_checkpoint("llama")))
     assert names(tmp_path) == ["light"]

@@ -10,7 +10,7 @@ from gguf import GGUFReader, GGUFWriter
 from tiny_gguf import VARIANTS, gguf_checkpoint
 from transformers import AutoConfig
 
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.models.codecs import gguf_head
 from birdbone.models.codecs.gguf_head import gguf_config, read_head
 

@@ -10,7 +10,7 @@ from gguf import GGUFReader
 from tiny_gguf import gguf_checkpoint, split_gguf
 
 from birdbone.errors import BirdboneError, ModelError
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.models.codecs.gguf_parts import join_parts, parts_of
 from birdbone.models.planning.outline import outlined_model
 from birdbone.models.reading.opening import open_checkpoint, positions_of

@@ -9,7 +9,7 @@ from gguf import GGUFReader, GGUFWriter
 from tiny_gguf import checkpoint_with
 from tiny_tokenizers import byte_level
 
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.models.codecs.pretokenizers import split_as
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model

@@ -20,7 +20,7 @@ from torch import Tensor
 from birdbone.checkpoints import Checkpoint, GgmlBlocks, InMemory, Quantized, TensorRef
 from birdbone.engine import run
 from birdbone.errors import CheckpointError, ModelError, ResourceError, SettingError
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.links import quantize
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.reading.opening import open_checkpoint

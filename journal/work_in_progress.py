@@ -1,7 +1,7 @@
-"""What a link in progress keeps: tensors as objects of its own, and one manifest that names them.
+"""The saved state of a link that has not finished: tensors, and a manifest that lists them.
 
-Saving writes only tensors that are not there yet, then exchanges the manifest, then lets go of
-what the new one does not name; so a crash at any moment leaves the last whole state.
+Saving writes the tensors that are not stored yet, then replaces the manifest, then deletes tensors
+the new manifest does not list. A crash at any point leaves the last complete state.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class WorkInProgress:
     """The folder of one unfinished link.
 
     Args:
-        folder: made when something is first saved.
-        tell: takes one line where what was saved turns out to be damaged.
+        folder: created on the first save.
+        tell: receives one line if the saved state turns out to be damaged.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
@@ -35,7 +35,10 @@ class WorkInProgress:
         self._manifest = folder / "progress.json"
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved last; None where nothing was, or where it is damaged and so let go."""
+        """Return the tensors and facts saved last, or None if there are none.
+
+        A damaged state is deleted, and None is returned.
+        """
         try:
             found = decode_manifest(self._manifest.read_bytes())
             tensors = {name: self._objects.tensor(entry) for name, entry in found["tensors"]}
@@ -43,22 +46,26 @@ class WorkInProgress:
         except FileNotFoundError:
             return None
         except (*UNREADABLE, CheckpointError) as error:
-            self._tell(f"work in progress begins anew: {error}")
+            self._tell(f"work in progress is damaged and starts over: {error}")
             self.clear()
             return None
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep these instead of what was saved last.
+        """Replace the saved state.
+
+        Args:
+            tensors: name to tensor.
+            facts: JSON-compatible values.
 
         Raises:
-            RunFolderError: facts that JSON has no word for.
+            RunFolderError: ``facts`` holds a value that JSON cannot represent.
         """
         try:
             plain = json.loads(json.dumps(dict(facts), allow_nan=False))
         except (TypeError, ValueError) as error:
             raise RunFolderError(
-                f"work in progress cannot be kept: its facts hold what JSON cannot ({error}); keep "
-                f"numbers, words and lists, and tensors among the tensors"
+                f"work in progress cannot be saved: facts hold a value JSON cannot represent "
+                f"({error}); use numbers, text and lists, and pass tensors as tensors"
             ) from None
         entries = {name: self._objects.keep(tensor) for name, tensor in tensors.items()}
         content = {"tensors": list(entries.items()), "facts": plain}
@@ -69,5 +76,5 @@ class WorkInProgress:
                 path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Delete the saved state."""
         shutil.rmtree(self._folder, ignore_errors=True)

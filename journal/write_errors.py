@@ -1,4 +1,4 @@
-"""What a file system refuses, said as errors that name the folder and the mend."""
+"""File system errors turned into errors that name the run folder and the fix."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def writing_in(folder: Path) -> Iterator[None]:
-    """Around whatever writes there.
+    """Context manager around code that writes to ``folder``.
 
     Raises:
         ResourceError: the disk or a quota is full.
-        RunFolderError: anything else the file system refuses.
+        RunFolderError: any other error of the file system.
     """
     try:
         yield
@@ -32,16 +32,16 @@ def writing_in(folder: Path) -> Iterator[None]:
 def _refusal(folder: Path, error: OSError | SafetensorError) -> BirdboneError:
     if _number(error) in _FULL:
         return ResourceError(
-            f"the disk that holds run folder '{folder}' is full; free some (birdbone gc), then run "
-            f"the same command again: finished links are kept"
+            f"the disk of run folder '{folder}' is full; free some space (birdbone gc helps), then "
+            f"run the same command again: finished links are not repeated"
         )
     return RunFolderError(
-        f"run folder '{folder}' cannot be written ({error}); make it writable, or give another"
+        f"run folder '{folder}' cannot be written ({error}); make it writable, or give another path"
     )
 
 
 def _number(error: OSError | SafetensorError) -> int | None:
-    """safetensors tells the system's error number in words only."""
+    """Return the system's error number; safetensors states it only in the message."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"os error (\d+)", str(error))

@@ -1,4 +1,4 @@
-"""What one step left, as plain JSON and safetensors for other programs: scores, plans, masks."""
+"""Exporting what a step added (scores, plans, masks) as plain JSON and safetensors files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from ..models.writing.publishing import private_folder, publish
 from .journal import UNREADABLE, Journal, Kept, plain
 
 
-def export(journal: Journal, kept: Kept, out: Path) -> list[str]:
-    """Write what a step added to the context, its model excepted, into a new folder.
+def export_step(journal: Journal, kept: Kept, out: Path) -> list[str]:
+    """Write what a step added to the context, except the model, to a new folder.
 
-    Every key becomes ``KEY.json`` and, where it holds tensors, ``KEY.safetensors``. A step that
-    added a plan gives ``masks.safetensors`` too: by tensor name, true where a weight is not zero.
+    Every context key becomes ``KEY.json`` and, if it holds tensors, ``KEY.safetensors``. A step
+    that added a plan also gets ``masks.safetensors``: by tensor name, True where a weight is not
+    zero.
+
+    Args:
+        journal: the run folder.
+        kept: the step.
+        out: the folder to create.
 
     Returns:
-        The names of the files.
+        The names of the files, sorted.
 
     Raises:
         SettingError: the folder exists and is not empty.
@@ -32,7 +38,7 @@ def export(journal: Journal, kept: Kept, out: Path) -> list[str]:
     """
     target = user_path(out).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SettingError(f"output '{out}' exists already; give a new folder")
+        raise SettingError(f"output '{out}' exists already; give the path of a new folder")
     with private_folder(target, "export") as folder:
         _write_json(folder / "step.json", kept.step.as_dict())
         for key, tree in kept.added.items():
@@ -49,27 +55,27 @@ def export(journal: Journal, kept: Kept, out: Path) -> list[str]:
 
 
 def _read(journal: Journal, key: str, tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """What stands under one key, for people and programs, and its tensors by the path to each."""
+    """Return the JSON document of one context key, and its tensors by path."""
     try:
         entries = dict(_tensors(tree, ""))
         document = plain(tree)
     except (*UNREADABLE, StopIteration) as error:
         raise RunFolderError(
-            f"what the step left under '{key}' is damaged ({error!r}); delete its outcome, and the "
-            f"same run makes it again"
+            f"what the step added as '{key}' is damaged ({error!r}); delete its outcome and run "
+            f"the same command again to recreate it"
         ) from error
     return document, {name: journal.objects.tensor(entry) for name, entry in entries.items()}
 
 
 def masks(journal: Journal, kept: Kept) -> dict[str, Tensor]:
-    """Which weights of every linear's tensor a step left other than zero, by tensor name."""
+    """Return, by tensor name, which weights of the linear layers are not zero after a step."""
     checkpoint = journal.checkpoint(kept)
     names = sorted({linear.tensor for linear in all_linears(checkpoint)})
     return {name: checkpoint.tensors[name] != 0 for name in names}
 
 
 def _tensors(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Entries of all tensors of a tree, each by the path to it."""
+    """Yield the entry of every tensor in a tree, with its path."""
     if isinstance(tree, list):
         for place, part in enumerate(tree):
             yield from _tensors(part, f"{where}.{place}")

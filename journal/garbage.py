@@ -1,4 +1,4 @@
-"""What a run folder takes on the disk, and letting go of what nothing in it refers to."""
+"""The disk space of a run folder, and deleting what no step refers to."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .journal import UNREADABLE, Journal
 
 @dataclass(frozen=True)
 class Collected:
-    """What was, or would be, let go.
+    """What was deleted, or would be.
 
     Attributes:
-        steps: numbers of the outcomes.
-        files: how many files.
-        freed_bytes, kept_bytes: bytes on disk of what goes and of what stays.
+        steps: numbers of the deleted steps.
+        files: number of deleted files.
+        freed_bytes, kept_bytes: bytes on disk of what is deleted and of what remains.
     """
 
     steps: tuple[int, ...]
@@ -30,17 +30,17 @@ class Collected:
     kept_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
-        """In types JSON knows."""
+        """Return the fields, JSON-compatible."""
         return asdict(self)
 
 
-def num_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder and its subfolders."""
     return sum(_size(path) for path in folder.rglob("*"))
 
 
 def _size(path: Path) -> int:
-    """Zero for a folder, and for a file that went away while we looked."""
+    """Return the size of a file; 0 for a folder, or a file deleted in the meantime."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except FileNotFoundError:
@@ -48,15 +48,15 @@ def _size(path: Path) -> int:
 
 
 def collect(folder: RunFolder, *, superseded: bool = False, dry: bool = False) -> Collected:
-    """Let go of objects no step refers to, of what a crash left, and of abandoned work in progress.
+    """Delete objects no step refers to, files left by a crash, and abandoned work in progress.
 
     Args:
-        folder: locked, so that nothing is written meanwhile.
-        superseded: let go also of steps that the last run did not come to.
-        dry: only say what would go.
+        folder: an open run folder; its lock keeps other processes from writing.
+        superseded: also delete steps that the last run did not use.
+        dry: only report what would be deleted.
 
     Raises:
-        RunFolderError: a step is damaged, so that what it refers to cannot be told.
+        RunFolderError: a step is damaged, so it is unknown what it refers to.
     """
     last = set(folder.last())
     gone = [each for each in folder.steps() if superseded and each.key not in last]
@@ -72,10 +72,10 @@ def collect(folder: RunFolder, *, superseded: bool = False, dry: bool = False) -
         steps=tuple(each.number for each in gone),
         files=len(going),
         freed_bytes=sum(map(_size, going)),
-        kept_bytes=num_bytes(folder.path) - sum(map(_size, going)),
+        kept_bytes=folder_bytes(folder.path) - sum(map(_size, going)),
     )
     if not dry:
-        for path in going:  # outcomes first: nothing that stays ever names what is gone
+        for path in going:  # outcomes first, so that no remaining file refers to a deleted one
             path.unlink(missing_ok=True)
         _sweep(folder.path, in_progress)
     return found
@@ -91,7 +91,7 @@ def _sweep(path: Path, in_progress: Iterable[str]) -> None:
 
 
 def _referred(journal: Journal, gone: set[str]) -> Iterator[Path]:
-    """Every file that an outcome which stays refers to."""
+    """Yield every file that a remaining outcome refers to."""
     for kept in journal.steps():
         if kept.key in gone:
             continue
@@ -103,7 +103,7 @@ def _referred(journal: Journal, gone: set[str]) -> Iterator[Path]:
 
 
 def _inside(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a tree, itself among them."""
+    """Yield every JSON object in a tree, including the tree itself."""
     if isinstance(tree, dict):
         yield tree
         tree = list(tree.values())
@@ -123,11 +123,11 @@ def _of_checkpoint(journal: Journal, identity: str) -> Iterator[Path]:
         for key in manifest["files"].values():
             yield journal.path / "files" / key
     except FileNotFoundError:
-        return  # the step is incomplete already, and the same run makes it again
+        return  # the step is incomplete already; running it again recreates the manifest
     except UNREADABLE as error:
         raise RunFolderError(
-            f"{path} is damaged ({error}), so what it refers to cannot be told; run the same "
-            f"command again, which makes it anew, and then collect"
+            f"{path} is damaged ({error}), so it is unknown what it refers to; run the same "
+            f"command again, which recreates it, and then collect"
         ) from error
 
 

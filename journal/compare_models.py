@@ -38,7 +38,7 @@ class TensorChange:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """The differences between two models; pairs are (first, second).
 
     Attributes:
@@ -126,7 +126,7 @@ def _dequantized(source: Source, method: str) -> Side:
     return Side(replace(opened, refs=refs, config=config), values, num_bytes)
 
 
-def compare(first: Side, second: Side) -> Comparison:
+def compare_models(first: Side, second: Side) -> ModelComparison:
     """Compare two models; only tensors whose digests differ are read.
 
     Where one side can only be read as values, equal values count as the same tensor.
@@ -139,7 +139,7 @@ def compare(first: Side, second: Side) -> Comparison:
         for name in after.all_refs
         if name in differing and (change := _change(name, first, second)) is not None
     ]
-    return Comparison(
+    return ModelComparison(
         changed=tuple(changes),
         added=found.added,
         removed=found.removed,
