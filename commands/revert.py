@@ -11,7 +11,7 @@ import typer
 from .options import AsJson, answer
 
 if TYPE_CHECKING:
-    from ..journal import Journal, Kept
+    from ..journal import Journal, KeptOutcome
 
 _SHARD_BYTES = 5_000_000_000
 
@@ -39,7 +39,7 @@ def revert(
     answer(document, lambda: Text(told, overflow="fold"), as_json=as_json)
 
 
-def _written(journal: Journal, kept: Kept, out: str, force: bool) -> dict[str, Any]:
+def _written(journal: Journal, kept: KeptOutcome, out: str, force: bool) -> dict[str, Any]:
     """Write the folder and its record, and publish both atomically."""
     from ..models.writing.folder import write_model
     from ..models.writing.publishing import (

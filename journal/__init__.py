@@ -1,7 +1,7 @@
-"""The run folder: what every finished link left, so that a run can go on, be read and be undone."""
+"""The run folder: outcomes of finished links, so that a run can be resumed, read and reverted."""
 
 from .folder import RunFolder
-from .journal import Journal, Kept
+from .journal import Journal, KeptOutcome
 from .records import storable
 
-__all__ = ["Journal", "Kept", "RunFolder", "storable"]
+__all__ = ["Journal", "KeptOutcome", "RunFolder", "storable"]

@@ -14,10 +14,10 @@ from ..checkpoints.user_paths import user_path
 from ..errors import RunFolderError, SettingError
 from ..models.blocks.linears import all_linears
 from ..models.writing.publishing import private_folder, publish
-from .journal import UNREADABLE, Journal, Kept, plain
+from .journal import UNREADABLE, Journal, KeptOutcome, plain
 
 
-def export_step(journal: Journal, kept: Kept, out: Path) -> list[str]:
+def export_step(journal: Journal, kept: KeptOutcome, out: Path) -> list[str]:
     """Write what a step added to the context, except the model, to a new folder.
 
     Every context key becomes ``KEY.json`` and, if it holds tensors, ``KEY.safetensors``. A step
@@ -67,7 +67,7 @@ def _read(journal: Journal, key: str, tree: Any) -> tuple[Any, dict[str, Tensor]
     return document, {name: journal.objects.tensor(entry) for name, entry in entries.items()}
 
 
-def masks(journal: Journal, kept: Kept) -> dict[str, Tensor]:
+def masks(journal: Journal, kept: KeptOutcome) -> dict[str, Tensor]:
     """Return, by tensor name, which weights of the linear layers are not zero after a step."""
     checkpoint = journal.checkpoint(kept)
     names = sorted({linear.tensor for linear in all_linears(checkpoint)})

@@ -1,8 +1,9 @@
-"""The run folder a run writes: every finished link's outcome, found again by what decided it.
+"""The run folder that a run writes: outcomes of finished links, found again by their cache key.
 
-Cache and resume are one: running the same again replays what is kept and goes on from there. What
-is kept is published in one step, after all it names; what is read is checked against its checksum,
-and what fails that is taken away and made again. No clock is asked.
+Caching and resuming are the same mechanism: running a chain again replays every stored outcome and
+computes the rest. An outcome is published in one atomic step, after everything it refers to.
+Everything read is checked against its checksum; a damaged outcome is recomputed. Timestamps play no
+role.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..checkpoints.user_paths import user_path
 from ..contexts.steps import Step
 from ..engine import Link, Outcome
 from ..errors import CheckpointError, RunFolderError
-from .journal import MARKER, UNREADABLE, Journal, Kept
+from .journal import MARKER, UNREADABLE, Journal, KeptOutcome
 from .keys import Fingerprints, Ingredients, difference, hash_of, ingredients, unstorable
 from .lock import Lock
 from .records import Encoder, Unstorable
@@ -37,8 +38,8 @@ class RunFolder(Journal):
     """A `birdbone.engine.Store` on disk, for one process at a time.
 
     Args:
-        path: made where it does not exist.
-        tell: takes one line about why a link runs again, or is run each time.
+        path: created if it does not exist.
+        tell: receives one line about each link that runs again or cannot be stored.
 
     Raises:
         RunFolderError: the folder is in use, holds something else, or cannot be written.
@@ -65,7 +66,7 @@ class RunFolder(Journal):
         self._guard = threading.Lock()
         self._fingerprints = Fingerprints()
         self._count = max((each.number for each in self._readable()), default=0)
-        # Keys of the links the run before came to; of those this one did; of those it is at.
+        # Keys of the links of the previous run, of this run's finished links, of its running ones.
         self._before, self._now, self._open = self.last(), list[str](), list[str]()
         self._differed = False
 
@@ -81,25 +82,26 @@ class RunFolder(Journal):
         self.close()
 
     def close(self) -> None:
-        """Let the next process in."""
+        """Release the folder for the next process."""
         self._lock.release()
 
     def place(self, step: Link[Any], ctx: Mapping[str, Any]) -> _Place | None:
-        """Where the outcome of a link on a context is, or will be.
+        """Return where the outcome of a link on this context is stored, or None if it cannot be.
 
         Raises:
-            RunFolderError: the link declares to read what cannot be hashed; or the folder is gone.
+            RunFolderError: a context key the link declares to read cannot be hashed, or the folder
+                was removed.
         """
         self.check_standing()
         try:
             made_from = ingredients(step, ctx, self._fingerprints)
         except Unstorable as error:
-            self.tell(f"{step.__name__} is not kept and runs each time: {error}")
+            self.tell(f"{step.__name__} cannot be stored and runs each time: {error}")
             return None
         return _Place(self, step, ctx, made_from)
 
     def check_standing(self) -> None:
-        """See that the folder is still there.
+        """Check that the folder still exists.
 
         Raises:
             RunFolderError: it was removed or replaced.
@@ -107,7 +109,7 @@ class RunFolder(Journal):
         self._lock.check()
 
     def begin(self, key: str, made_from: Ingredients) -> None:
-        """A link has to run: say why, where the run before did another thing in its place."""
+        """Record that a link starts. Report why, if the previous run had another outcome for it."""
         with self._guard:
             was = None if self._differed else self._counterpart(key, made_from["link"])
             self._differed |= was is not None
@@ -116,8 +118,8 @@ class RunFolder(Journal):
         if was is not None:
             self.tell(f"{made_from['link']} runs again: {difference(was.made_from, made_from)}")
 
-    def _counterpart(self, key: str, link: str) -> Kept | None:
-        """The next outcome of a link of that name in the run before, if it is of another key."""
+    def _counterpart(self, key: str, link: str) -> KeptOutcome | None:
+        """Return the next outcome of this link in the previous run, if it has another key."""
         if key in self._before:
             return None
         left = [each for each in self._before if each not in self._now]
@@ -125,7 +127,7 @@ class RunFolder(Journal):
         return next(found, None)
 
     def note(self, key: str) -> None:
-        """A link's outcome is kept: published or replayed."""
+        """Record that a link's outcome is stored: published or replayed."""
         with self._guard:
             self._now.append(key)
             self._open = [each for each in self._open if each != key]
@@ -137,12 +139,15 @@ class RunFolder(Journal):
                 self.path / "last.json", encode_manifest({"keys": self._now, "open": self._open})
             )
 
-    def keep(self, key: str, made_from: Ingredients, step: Link[Any], outcome: Outcome) -> Kept:
-        """Publish an outcome: all it names first, then the file that names it.
+    def keep(
+        self, key: str, made_from: Ingredients, step: Link[Any], outcome: Outcome
+    ) -> KeptOutcome:
+        """Store an outcome: everything it refers to first, then the file that refers to it.
 
         Raises:
-            Unstorable: a link that declares nothing added what is not kept.
-            RunFolderError: one that declares did; or the folder is gone or cannot be written.
+            Unstorable: a link without declared outputs added a value that cannot be stored.
+            RunFolderError: a link with declared outputs did; or the folder was removed or cannot be
+                written.
             ResourceError: the disk is full.
         """
         self.check_standing()
@@ -152,25 +157,25 @@ class RunFolder(Journal):
             steps = [encoder.tree(_plainly(each, encoder)) for each in outcome.steps]
             with self._guard:
                 self._count += 1
-                kept = Kept(self._count, key, made_from, added, steps)
+                kept = KeptOutcome(self._count, key, made_from, added, steps)
                 write_durably(self.outcome_path(key), kept.to_bytes())
         return kept
 
-    def _readable(self, keys: Iterable[str] | None = None) -> Iterator[Kept]:
-        """Outcomes, all of them or those of some keys; what is damaged or gone is passed over."""
+    def _readable(self, keys: Iterable[str] | None = None) -> Iterator[KeptOutcome]:
+        """Yield outcomes, all or those with the given keys; skip damaged and missing ones."""
         for key in self.keys() if keys is None else keys:
             with suppress(FileNotFoundError, RunFolderError):
                 yield self.read(key)
 
-    def recall(self, kept: Kept) -> Outcome:
-        """An outcome's values; records whole, models with their tensors left on disk."""
+    def recall(self, kept: KeptOutcome) -> Outcome:
+        """Return an outcome with its values; the tensors of models stay on disk."""
         decoder = self.decoder
         values = {name: decoder.value(tree) for name, tree in kept.added.items()}
         return Outcome(values, tuple(decoder.value(tree) for tree in kept.steps))
 
 
 class _Place:
-    """Where one link's outcome is kept."""
+    """Where the outcome of one link is stored."""
 
     def __init__(
         self, folder: RunFolder, step: Link[Any], ctx: Mapping[str, Any], made_from: Ingredients
@@ -180,7 +185,7 @@ class _Place:
         self._progress = WorkInProgress(folder.path / "unfinished" / self._key, folder.tell)
 
     def replay(self) -> Outcome | None:
-        """What the link left, checked whole; None where it never ran, or has to again."""
+        """Return the stored outcome after checking it completely; None if the link has to run."""
         outcome = self._recalled()
         if outcome is None:
             self._folder.begin(self._key, self._made_from)
@@ -203,27 +208,28 @@ class _Place:
             return None
         intact = self._step.factory.hooks.intact
         if intact is not None and not intact(self._ctx, outcome.added):
-            self._folder.tell(f"{name} runs again: what it left is gone or was changed")
+            self._folder.tell(f"{name} runs again: the files it wrote are gone or were changed")
             return None
         return outcome
 
     def publish(self, outcome: Outcome) -> Outcome:
-        """Keep what the link left; what goes on from here is what was kept."""
+        """Store the outcome and return it as read back from the folder."""
         try:
             kept = self._folder.keep(self._key, self._made_from, self._step, outcome)
         except Unstorable as error:
-            self._folder.tell(f"{self._step.__name__} is not kept and runs each time: {error}")
+            name = self._step.__name__
+            self._folder.tell(f"{name} cannot be stored and runs each time: {error}")
             return outcome
         self._folder.note(self._key)
         self._progress.clear()
         return self._folder.recall(kept)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Work in progress of a run that was stopped."""
+        """Return the work in progress of an interrupted run."""
         return self._progress.load()
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep work in progress."""
+        """Store work in progress."""
         self._folder.check_standing()
         with writing_in(self._folder.path):
             self._progress.save(tensors, facts)
@@ -234,12 +240,12 @@ def _check_ours(folder: Path) -> None:
     others = [each for each in folder.iterdir() if not each.name.endswith(left_by_a_crash)]
     if others and not (folder / MARKER).exists():
         raise RunFolderError(
-            f"'{folder}' holds something else and is no run folder; give one of its own"
+            f"'{folder}' holds other files and is not a run folder; give an empty or new folder"
         )
 
 
 def _check_whole(checkpoint: Checkpoint) -> None:
-    """Read every tensor once, which holds each against its checksum."""
+    """Load every tensor once, which verifies each against its checksum."""
     for ref in checkpoint.all_refs.values():
         ref.load()
 
@@ -254,7 +260,7 @@ def _tree(encoder: Encoder, step: Link[Any], key: str, value: Any) -> Any:
 
 
 def _plainly(step: Step, encoder: Encoder) -> Step:
-    """The record with settings and metrics that can be kept: others become their text."""
+    """Return the record with settings and metrics that cannot be stored replaced by their text."""
 
     def kept(values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: _or_text(value, encoder) for name, value in values.items()}

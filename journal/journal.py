@@ -31,7 +31,7 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, Recur
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptOutcome:
     """The stored outcome of one link.
 
     Attributes:
@@ -53,7 +53,7 @@ class Kept:
         content = {name: getattr(self, name) for name in ("number", "key", "made_from", "steps")}
         return encode_manifest({**content, "added": list(self.added.items())})
 
-    def checked(self) -> Kept:
+    def checked(self) -> KeptOutcome:
         """Return self after checking that its record decodes to a `Step`.
 
         Raises:
@@ -79,7 +79,7 @@ def _no_tensor(entry: Any) -> Any:
 
 
 _PLAIN = Decoder(_no_tensor, _no_tensor)
-_CONTENT = TypeAdapter(Kept)
+_CONTENT = TypeAdapter(KeptOutcome)
 
 
 class Journal:
@@ -97,7 +97,7 @@ class Journal:
                 f"'{path}' is not a run folder; give the folder that was passed to run as --run"
             )
 
-    def steps(self) -> list[Kept]:
+    def steps(self) -> list[KeptOutcome]:
         """Return all stored outcomes, in the order they were first done.
 
         Raises:
@@ -109,7 +109,7 @@ class Journal:
         """Return the keys of all stored outcomes, sorted."""
         return sorted(path.stem for path in (self.path / "outcomes").glob("*.json"))
 
-    def step(self, number: int) -> Kept:
+    def step(self, number: int) -> KeptOutcome:
         """Return the step with this number.
 
         Raises:
@@ -122,7 +122,7 @@ class Journal:
         known = ", ".join(str(each.number) for each in every) or "none"
         raise RunFolderError(f"run folder '{self.path}' has no step {number}; it has {known}")
 
-    def read(self, key: str) -> Kept:
+    def read(self, key: str) -> KeptOutcome:
         """Return the outcome with this key.
 
         Raises:
@@ -162,7 +162,7 @@ class Journal:
         except UNREADABLE:
             return []
 
-    def leading_to(self, kept: Kept) -> list[Kept]:
+    def leading_to(self, kept: KeptOutcome) -> list[KeptOutcome]:
         """Return the steps of the run that ``kept`` belongs to, up to and including it.
 
         If the last run used this step, these are the last run's steps; otherwise all steps that
@@ -174,7 +174,7 @@ class Journal:
             return last[: [each.key for each in last].index(kept.key) + 1]
         return [each for each in every.values() if each.number <= kept.number]
 
-    def value(self, kept: Kept, key: str) -> Any:
+    def value(self, kept: KeptOutcome, key: str) -> Any:
         """Return what a step added to the context as ``key``.
 
         Raises:
@@ -188,7 +188,7 @@ class Journal:
             )
         return self.decoder.value(kept.added[key])
 
-    def checkpoint(self, kept: Kept) -> Checkpoint:
+    def checkpoint(self, kept: KeptOutcome) -> Checkpoint:
         """Return the model after a step.
 
         Raises:

@@ -1,9 +1,9 @@
-"""What decides a link's outcome, and the key made of it.
+"""The cache key of a link's outcome: a hash of everything that determines it.
 
-A key covers the link, its settings, the content of what it reads in its context and beside it, the
-versions of the libraries and of Python, bird-bone's own code, the file that somebody else's link
-is written in, and the kind of device. It fails closed: whatever of this differs, it is another key.
-Not covered: how many threads compute, and what somebody else's function imports or closes over.
+A key covers the link, its settings, the content of the context keys and files it reads, the
+versions of the libraries and of Python, birdbone's own source code, the source file of a user's
+link, and the kind of device. If any of these differs, so does the key. Not covered: the number of
+threads, and what a user's function imports or closes over.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _LIBRARIES = (
     "numpy",
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
-# The rooms whose code decides what links leave.
-_ROOMS = (
+# The packages whose code determines the outcomes of links.
+_HASHED_PACKAGES = (
     "chains",
     "checkpoints",
     "contexts",
@@ -60,23 +60,23 @@ Ingredients = Mapping[str, Any]
 
 
 class Fingerprints:
-    """Content hashes of values in contexts; a record's is made once for as long as it lives."""
+    """Content hashes of context values. An object's hash is cached for as long as it exists."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], str]] = {}
         self._encoder = Encoder(digest, _identity)
 
     def of(self, value: Any) -> str:
-        """SHA-256 of the value, in hex.
+        """Return the SHA-256 of a value, in hex.
 
         Raises:
-            Unstorable: something in it is of a kind that is not kept.
+            Unstorable: the value, or a value inside it, is of a kind that cannot be stored.
         """
         held, found = self._known.get(id(value), (None, ""))
         if held is not None and held() is value:
             return found
         found = hash_of(self._encoder.tree(value))
-        with suppress(TypeError):  # plain values cannot be watched, and cost little to hash again
+        with suppress(TypeError):  # plain values allow no weak reference, and are cheap to hash
             self._known[id(value)] = weakref.ref(value), found
         return found
 
@@ -86,16 +86,16 @@ def _identity(checkpoint: Checkpoint) -> str:
 
 
 def hash_of(tree: Any) -> str:
-    """SHA-256 over a tree of what JSON knows, in hex."""
+    """Return the SHA-256, in hex, of a JSON-compatible tree."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def ingredients(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerprints) -> Ingredients:
-    """All that decides what a link leaves, in types JSON knows.
+    """Return everything that determines a link's outcome, JSON-compatible.
 
     Raises:
-        RunFolderError: a key the link declares to read holds what cannot be hashed.
-        Unstorable: a setting cannot be, or a key of a link that declares nothing.
+        RunFolderError: a context key that the link declares to read cannot be hashed.
+        Unstorable: a setting cannot be hashed, or a context key of a link that declares nothing.
     """
     found = described(step)
     return {
@@ -108,10 +108,10 @@ def ingredients(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerpri
 
 
 def described(step: Any) -> dict[str, Any]:
-    """A link's name, settings and what it reads beside its context.
+    """Return a link's name, settings, and the state of the files it reads.
 
     Raises:
-        Unstorable: it is a plain function, or a setting is of a kind that cannot be hashed.
+        Unstorable: it is a plain function, or a setting cannot be hashed.
     """
     if not isinstance(step, Link):
         raise Unstorable(f"{getattr(step, '__name__', step)!r} is a plain function")
@@ -122,7 +122,7 @@ def described(step: Any) -> dict[str, Any]:
 
 
 def _setting(name: str, value: Any) -> Any:
-    """A setting's value as a tree; links and chains among settings are described in full."""
+    """Encode a setting's value; links and chains among settings are described in full."""
     if isinstance(value, Chain):
         return {"chain": [_setting(name, each) for each in value.links]}
     if isinstance(value, Link):
@@ -135,9 +135,9 @@ def _setting(name: str, value: Any) -> Any:
 
 
 def _reads(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerprints) -> dict[str, str]:
-    """The content of what the link may look at; the history, which holds times, is not.
+    """Return the hash of every context key the link may read, except the history (it holds times).
 
-    A link with a chain among its settings may look at anything, for the links of that chain.
+    A link with a chain among its settings may read any key, on behalf of the links of that chain.
     """
     declared = None if chains_of(step) else step.factory.may_read
     found = {}
@@ -154,10 +154,10 @@ def _reads(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerprints) 
 
 
 def unstorable(step: Link[Any], key: str, error: Unstorable) -> str:
-    """The refusal of a value that a run folder cannot keep, with the mend."""
+    """Return the error message for a value that a run folder cannot store."""
     return (
-        f"{step.__name__} and a run folder: context key '{key}' cannot be kept, {error}; carry "
-        f"plain values, tensors, checkpoints or frozen dataclasses given to "
+        f"{step.__name__} in a run folder: context key '{key}' cannot be stored, {error}; use "
+        f"plain values, tensors, checkpoints or frozen dataclasses decorated with "
         f"birdbone.journal.storable, or run without a run folder"
     )
 
@@ -175,52 +175,52 @@ def _versions() -> Mapping[str, str]:
 
 @cache
 def _own_code() -> str:
-    """Hash of bird-bone's own code, which a checkout changes without changing its version."""
+    """Return the hash of birdbone's own source, which may change without a new version."""
     return source_hash(_PACKAGE)
 
 
 def source_hash(package: Path) -> str:
-    """SHA-256 over the Python files that decide what links return, sub-packages included.
+    """Return the SHA-256 over the Python files that determine outcomes, sub-packages included.
 
     Args:
-        package: folder of the package; only the folders named in `_ROOMS` count.
+        package: folder of the package; only the folders in `_HASHED_PACKAGES` count.
     """
-    files = [path for room in _ROOMS for path in sorted((package / room).rglob("*.py"))]
+    files = [path for each in _HASHED_PACKAGES for path in sorted((package / each).rglob("*.py"))]
     return hash_of([[path.relative_to(package).as_posix(), file_hash(path)] for path in files])
 
 
 def _foreign_code(step: Link[Any]) -> str | None:
-    """A hash of the file that somebody else's link is written in."""
+    """Return the hash of the source file of a user's link; None for birdbone's own links."""
     function = inspect.unwrap(step.factory.function)
     file = inspect.getsourcefile(function)
     if file is None or not Path(file).is_file():
         return hashlib.sha256(function.__code__.co_code).hexdigest()
     path = Path(file).resolve()
-    own = any(path.is_relative_to(_PACKAGE / room) for room in _ROOMS)
+    own = any(path.is_relative_to(_PACKAGE / each) for each in _HASHED_PACKAGES)
     return None if own else file_hash(path)
 
 
 def difference(before: Ingredients, now: Ingredients) -> str:
-    """In words, what first tells two runs of one link apart."""
+    """Describe the first difference between two runs of a link."""
     for name, value in now["settings"].items():
         if before["settings"].get(name) != value:
             was = json.dumps(before["settings"].get(name))
             return f"its setting {name} is {json.dumps(value)}, was {was}"
     if before["outside"] != now["outside"]:
-        return f"{_changed(before['outside'], now['outside'])} is not what it was"
+        return f"{_changed(before['outside'], now['outside'])} has changed"
     for name, value in now["versions"].items():
         if before["versions"].get(name) != value:
             return f"{name} is {value}, was {before['versions'].get(name)}"
     if before["code"] != now["code"]:
-        return "its code, or bird-bone's, has changed"
+        return "its code, or birdbone's, has changed"
     if before["device"] != now["device"]:
-        return f"it computes on {now['device']}, did on {before['device']}"
+        return f"it computes on {now['device']}, was {before['device']}"
     keys = _changed(before["reads"], now["reads"])
-    return f"the {keys} it reads is not what it was"
+    return f"the {keys} it reads has changed"
 
 
 def _changed(before: Any, now: Any) -> str:
-    """The first key in which two mappings differ, in words where they are none."""
+    """Return the first key in which two mappings differ."""
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
         return "what it reads"
     every = sorted(before.keys() | now.keys())

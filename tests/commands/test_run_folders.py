@@ -21,7 +21,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.cli import app
 from birdbone.contexts.flow import Empty
 from birdbone.engine import Chain, link, run, unfinished
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.journal import Journal, RunFolder
 from birdbone.links import heal, profile, prune, quantize, score
 from birdbone.models.reading.opening import _as_dtype, open_checkpoint

@@ -82,12 +82,12 @@ def test_what_differs_is_said_in_one_line_and_refusals_have_no_traceback(tmp_pat
     assert changed.stderr.count("runs again") == 1
     tiny_model("llama_tied", seed=5).save_pretrained(tmp_path / "model")
     other = runner.invoke(app, command)
-    assert "load runs again: model.safetensors is not what it was" in other.stderr
+    assert "load runs again: model.safetensors has changed" in other.stderr
     write_words(tmp_path / "words.txt", "something else")
     other = runner.invoke(app, command)
     assert "calibrate runs again: " in other.stderr
-    assert "words.txt is not what it was" in other.stderr
+    assert "words.txt has changed" in other.stderr
     command[command.index("--run") + 1] = str(tmp_path)
     refused = runner.invoke(app, command)
     assert refused.exit_code == 1
-    assert "holds something else and is no run folder" in refused.stderr
+    assert "holds other files and is not a run folder" in refused.stderr

@@ -112,7 +112,7 @@ async def test_another_model_and_another_text_are_named(tmp_path: Path) -> None:
     chain = Chain(profile(), score())
     await kept(tmp_path, chain, ctx)
     _, lines = await kept(tmp_path, chain, {**ctx, "calibration": tiny_windows(seed=9)})
-    assert lines == ["profile runs again: the calibration it reads is not what it was"]
+    assert lines == ["profile runs again: the calibration it reads has changed"]
     _, lines = await kept(tmp_path, chain, {**ctx, "checkpoint": tiny_checkpoint(seed=3)})
     assert lines[0].startswith("profile runs again: the ca")
 
@@ -126,7 +126,7 @@ async def test_another_version_and_other_code_are_named(
     assert lines[0].startswith("grow runs again: birdbone is 0, was ")
     monkeypatch.setattr(keys, "_own_code", lambda: "other")
     _, lines = await kept(tmp_path, grow(), {"seed": 1})
-    assert lines == ["grow runs again: its code, or bird-bone's, has changed"]
+    assert lines == ["grow runs again: its code, or birdbone's, has changed"]
     assert ran == ["grow"] * 3
 
 
@@ -148,7 +148,7 @@ async def test_files_read_beside_the_context_count_by_their_content(tmp_path: Pa
     assert ran == ["reads"]
     source.write_text("two and more")
     result, lines = await kept(tmp_path / "run", reads(path=str(source)))
-    assert (result["size"], lines) == (12, ["reads runs again: text is not what it was"])
+    assert (result["size"], lines) == (12, ["reads runs again: text has changed"])
 
 
 async def test_a_link_whose_effect_is_gone_runs_again(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_a_link_whose_effect_is_gone_runs_again(tmp_path: Path) -> None:
     assert ran == ["writes"]
     target.write_text("changed")
     _, lines = await kept(tmp_path / "run", writes())
-    assert lines == ["writes runs again: what it left is gone or was changed"]
+    assert lines == ["writes runs again: the files it wrote are gone or were changed"]
     assert target.read_text() == "there"
 
 
@@ -207,7 +207,7 @@ async def test_a_declared_value_that_cannot_be_kept_is_refused_by_key(tmp_path: 
 
     with pytest.raises(LinkError, match=r"make .* key 'size' .*\['a'\]\[0\] is a object; carry"):
         await kept(tmp_path, make())
-    with pytest.raises(LinkError, match=r"grow .* key 'extra' cannot be kept, it is a socket"):
+    with pytest.raises(LinkError, match=r"grow .* key 'extra' cannot be stored, it is a socket"):
         await kept(tmp_path, grow(), {"seed": 1, "extra": type("socket", (), {})()})
     assert Journal(tmp_path).steps() == []
 
@@ -229,12 +229,14 @@ async def test_an_undeclared_value_that_cannot_be_kept_makes_its_link_run_each_t
     for _ in range(2):
         result, lines = await kept(tmp_path, Chain(opens(), grow()), {"seed": 1})
         assert lines == [
-            "opens is not kept and runs each time: context key 'handle': it is a object"
+            "opens cannot be stored and runs each time: context key 'handle': it is a object"
         ]
         assert result["size"] == 2
     assert ran == ["opens", "grow", "opens"]
     _, lines = await kept(tmp_path, opens(), {"seed": 1, "handle": object()})
-    assert lines == ["opens is not kept and runs each time: context key 'handle': it is a object"]
+    assert lines == [
+        "opens cannot be stored and runs each time: context key 'handle': it is a object"
+    ]
 
 
 async def test_a_link_with_a_chain_among_its_settings_is_known_by_all_of_it(
@@ -396,7 +398,7 @@ def test_two_in_one_process_are_refused_too(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_and_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photo").write_text("mine")
-    with pytest.raises(RunFolderError, match="holds something else and is no run folder"):
+    with pytest.raises(RunFolderError, match="holds other files and is not a run folder"):
         RunFolder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["photo"]
     with pytest.raises(RunFolderError, match=r"cannot be written .*give another"):
