@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from .inspection import BlockGroup, Inspection, done_to
+from .inventory import Inventory
+from .source_contents import left_out_lines
 from .units import in_bytes
+
+_NAMES_SHOWN = 8
 
 
 def inspection_report(found: Inspection) -> RenderableType:
@@ -31,12 +37,37 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         ("blocks", f"{found.num_blocks} in {found.path}"),
         ("parameters", f"{found.parameters:,}"),
         ("weights on disk", f"{found.weight_bytes:,} bytes ({in_bytes(found.weight_bytes)})"),
+        ("in the model", f"{found.contents.model_bytes:,} bytes"),
         ("stored as", stored),
         ("output head", "tied to the embedding" if found.tied else "separate weights"),
+        *_contents(found.contents),
     ]
     if found.zero_share is not None:
         facts.append(("zeros", f"{found.zero_share:.2%} of the parameters"))
     return facts
+
+
+def _contents(found: Inventory) -> Iterator[tuple[str, str]]:
+    """What else the source holds: a line for each thing there is."""
+    if found.chosen is not None:
+        yield "weight files", found.chosen
+    if found.duplicate_bytes:
+        yield "stored twice", f"{found.duplicate_bytes:,} bytes of tied weights"
+    if found.unused:
+        count, size = len(found.unused), sum(found.unused.values())
+        listed = _listed(found.unused_groups)
+        yield "unused, carried", f"{count} tensors ({size:,} bytes) without a parameter: {listed}"
+    if found.carried:
+        size = sum(found.carried.values())
+        yield "files carried", f"{_listed(found.carried)} ({size:,} bytes)"
+    for line in left_out_lines(found.left_out):
+        yield "left out", line
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _block_table(group: BlockGroup) -> Table:

@@ -28,6 +28,7 @@ from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model, read_config
 from ..models.reading.tied_weights import with_config_settled
 from ..models.writing.publishing import PROVENANCE
+from .inventory import Inventory, inventory
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Inspection:
         tied: whether the output head shares the weights of the embedding.
         path: module path of the blocks, such as ``model.layers``.
         quantization: ``quantization_config`` of the config, or None.
+        contents: what of the source is in the model, what is carried and what is not.
         provenance: the record that birdbone saved with the model, or None.
         zero_share: fraction of parameters that are zero, or None if weights were not read.
     """
@@ -73,6 +75,7 @@ class Inspection:
     tied: bool
     path: str
     blocks: tuple[BlockGroup, ...]
+    contents: Inventory
     quantization: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
     zero_share: float | None = None
@@ -110,6 +113,7 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
         config, refs, stored, size = _folder(source)
     held = Checkpoint(config, refs, source=source.label)
     model = empty_model(with_config_settled(held) if refs else held)
+    contents = inventory(source, model, refs)
     path, blocks = find_blocks(model)
     shapes = [_linears(block, f"{path}.{index}.") for index, block in enumerate(blocks)]
     return Inspection(
@@ -122,6 +126,7 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
         tied=bool(getattr(model, "all_tied_weights_keys", None)),
         path=path,
         blocks=_grouped(shapes),
+        contents=contents,
         quantization=_mapping(config.get("quantization_config")),
         provenance=None if source.gguf else _provenance(source.folder),
         zero_share=_zero_share(source) if zeros else None,

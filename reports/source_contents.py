@@ -50,15 +50,14 @@ def contents_markdown(checkpoint: Checkpoint) -> str:
             f"computation and were not changed with the model."
         )
     if checkpoint.left_out:
-        lines.append(
-            "Left out:\n\n" + "\n".join(f"- {line}" for line in left_out_lines(checkpoint))
-        )
+        listed = "\n".join(f"- {line}" for line in left_out_lines(checkpoint.left_out))
+        lines.append(f"Left out:\n\n{listed}")
     return "\n\n".join(lines)
 
 
-def left_out_lines(checkpoint: Checkpoint) -> list[str]:
+def left_out_lines(left_out: Iterable[LeftOut]) -> list[str]:
     """One line per reason: names, count and size."""
-    by_reason = sorted(checkpoint.left_out, key=lambda each: each.why)
+    by_reason = sorted(left_out, key=lambda each: each.why)
     return [_line(why, list(same)) for why, same in groupby(by_reason, lambda each: each.why)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from ..codecs.gguf_head import gguf_config
 from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
 from .folder_files import code_files, folder_files, licence_files
+from .gguf_unread import unread_tensors
 from .in_memory import as_checkpoint
 from .quantized import multiplied_out, with_codes
 from .sources import ADAPTER_CONFIG, WEIGHTS_KEY, Source, read_config
@@ -53,6 +54,8 @@ from .through_transformers import (
 from .tied_weights import tied_names, with_ties_settled
 from .tokenizer import gguf_tokenizer
 from .unused import in_words, require_dense, unused_tensors
+
+_SHOWN = 3  # names in a message
 
 __all__ = ["as_checkpoint", "keeps_codes", "open_checkpoint", "positions_of", "quantized_by"]
 
@@ -211,7 +214,22 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
     tokenizer = gguf_tokenizer(source)
     forget_quantization(model)
     found = as_checkpoint(model, tokenizer, source=source.label)
-    return replace(found, files={**found.files, **licence_files(source.folder)})
+    unread = unread_tensors(source, model)
+    if unread:
+        _tell_unread(unread, source)
+    files = {**found.files, **licence_files(source.folder)}
+    return replace(found, files=files, left_out=tuple(unread))
+
+
+def _tell_unread(unread: Sequence[LeftOut], source: Source) -> None:
+    names = ", ".join(each.name for each in unread[:_SHOWN]) + (
+        ", …" if len(unread) > _SHOWN else ""
+    )
+    warnings.warn(
+        f"'{source.label}' holds {len(unread)} tensors ({sum(each.num_bytes for each in unread):,} "
+        f"bytes) that transformers does not read ({names}); they are left out",
+        stacklevel=2,
+    )
 
 
 def _joined(source: Source, stack: ExitStack) -> Source:

@@ -1,0 +1,39 @@
+"""Tensors of a GGUF model that transformers leaves where they are when it reads the file."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import (
+    TENSOR_PROCESSORS,
+    TensorProcessor,
+    get_gguf_hf_weights_map,
+)
+
+from ...checkpoints import LeftOut
+from ..blocks.transformers_errors import REFUSED
+from .gguf_header import read_header, read_tensors
+from .sources import Source
+
+_WHY = "a tensor of the GGUF file that transformers does not read"
+
+
+def unread_tensors(source: Source, model: PreTrainedModel) -> list[LeftOut]:
+    """Heads for multi-token prediction, layers beyond the config's count and the like, with bytes.
+
+    Args:
+        model: of the file's config; it may be on the meta device.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    named = read_header(source).fields["general.architecture"].contents()
+    processor = TENSOR_PROCESSORS.get(str(named).replace("-", "_"), TensorProcessor)
+    try:
+        known = get_gguf_hf_weights_map(model, processor(config=model.config.to_dict()))
+    except REFUSED:  # an architecture whose names gguf does not know; it cannot be loaded either
+        return []
+    return [
+        LeftOut(tensor.name, int(tensor.n_bytes), _WHY)
+        for tensor in read_tensors(source)
+        if tensor.name not in known and tensor.name.rpartition(".")[0] not in known
+    ]

@@ -1,0 +1,84 @@
+"""What becomes of everything that the source of a model holds, from headers and file sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel
+
+from ..checkpoints import LeftOut, TensorRef
+from ..checkpoints.shards import chosen_weights, shard_paths
+from ..models.blocks.parameter_names import parameter_finder
+from ..models.reading.folder_files import licence_files, sorted_files
+from ..models.reading.gguf_header import read_tensors
+from ..models.reading.gguf_unread import unread_tensors
+from ..models.reading.sources import Source
+from ..models.reading.tied_weights import tied_names
+from ..models.reading.unused import grouped, unused_tensors
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The tensors and files of a source by what `load` makes of them.
+
+    Attributes:
+        model_bytes: of tensors that parameters of the model are loaded from.
+        duplicate_bytes: of tied tensors that are stored a second time with equal values; stored
+            once in a result.
+        unused: bytes by name of tensors that the class has no parameters for; carried unchanged.
+        unused_groups: how many of them there are by the module they belong to.
+        carried: bytes by name of the files beside the weights that are carried.
+        left_out: what is not carried.
+        chosen: which of two sets of weight files is read, in words; None where there is one.
+    """
+
+    model_bytes: int
+    duplicate_bytes: int = 0
+    unused: Mapping[str, int] = field(default_factory=dict)
+    unused_groups: Mapping[str, int] = field(default_factory=dict)
+    carried: Mapping[str, int] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    chosen: str | None = None
+
+
+def inventory(source: Source, model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> Inventory:
+    """Sort everything a source holds.
+
+    Args:
+        model: of the config as the tensors have it, which may be on the meta device.
+        refs: the tensors of a folder as it names them; empty for a GGUF model.
+
+    Raises:
+        ModelError, CheckpointError: its files are damaged.
+    """
+    if source.gguf is not None:
+        return _of_gguf(source, model)
+    unused = unused_tensors(model, refs)
+    find, ties = parameter_finder(model), tied_names(model)
+    names = {find(name)[0]: name for name in refs}
+    twice = {names[target] for target, first in ties.items() if {target, first} <= names.keys()}
+    sizes = {name: ref.num_bytes for name, ref in refs.items()}
+    read = [path.name for path in shard_paths(source.folder)]
+    files, left_out = sorted_files(source.folder, code=False, read=read)
+    return Inventory(
+        model_bytes=sum(n for name, n in sizes.items() if name not in unused and name not in twice),
+        duplicate_bytes=sum(sizes[name] for name in twice),
+        unused={name: sizes[name] for name in unused},
+        unused_groups=grouped(unused, model.state_dict()),
+        carried={name: path.stat().st_size for name, path in files.items()},
+        left_out=left_out,
+        chosen=chosen_weights(source.folder),
+    )
+
+
+def _of_gguf(source: Source, model: PreTrainedModel) -> Inventory:
+    """A GGUF model carries its tokenizer inside, and the licences that lie beside it."""
+    unread = unread_tensors(source, model)
+    total = sum(int(tensor.n_bytes) for tensor in read_tensors(source))
+    licences = licence_files(source.folder)
+    return Inventory(
+        model_bytes=total - sum(each.num_bytes for each in unread),
+        carried={name: len(data) for name, data in licences.items()},
+        left_out=tuple(unread),
+    )
