@@ -16,6 +16,7 @@ from ..contexts.forecast import Forecast
 from ..engine import Settings, announce, in_thread, link
 from ..errors import NumericsError
 from ..models.blocks.empty_model import text_config
+from ..models.blocks.exactness import check_exactness
 from ..models.blocks.skeleton import Skeleton
 from ..models.codecs.peft_adapter import ADAPTER_FILES
 from ..models.evaluation.half_precision import check_half
@@ -94,9 +95,10 @@ def _open(settings: LoadSettings) -> Checkpoint:
         trust_remote_code=settings.trust_remote_code,
         dequantize=settings.dequantize,
     )
-    Skeleton(checkpoint)  # refuses a model without a stack of blocks
+    skeleton = Skeleton(checkpoint)  # refuses a model without a stack of blocks
     check_weights(checkpoint)
     check_half(checkpoint)
+    check_exactness(skeleton)
     return checkpoint
 
 

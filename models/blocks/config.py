@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from ...checkpoints import Checkpoint
 from ...errors import ModelError
@@ -41,7 +41,8 @@ def read_config_object(checkpoint: Checkpoint, trust: bool) -> Iterator[Any]:
         kind = str(plain.get("model_type"))
         if kind not in CONFIG_MAPPING:
             raise ValueError("transformers does not know it")
-        yield CONFIG_MAPPING[kind].from_dict(plain)
+        # As config.json is read: infinity and NaN are written as words.
+        yield CONFIG_MAPPING[kind].from_dict(PreTrainedConfig._decode_special_floats(plain))
         return
     with tempfile.TemporaryDirectory() as parent:
         # transformers keeps imported code by the folder's name and content: one name, one copy.
@@ -100,7 +101,7 @@ def context_length(checkpoint: Checkpoint) -> int | None:
             said = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     except REFUSED as error:
         raise unbuildable(checkpoint, error) from error
-    return said if isinstance(said, int) else None
+    return said if isinstance(said, int) and said > 0 else None
 
 
 def unbuildable(checkpoint: Checkpoint, error: BaseException) -> ModelError:

@@ -3,31 +3,43 @@
 The model runs once with every block's forward replaced by one that records its arguments and
 hands its hidden states on unchanged; each block is then replayed with those arguments verbatim.
 Masks, position embeddings and sliding windows are the model's own, so no architecture needs code
-of ours. What follows the blocks (norm, head, soft caps) runs the same way, from given hidden
-states.
+of ours. What blocks pass to later ones beside hidden states is recorded too (`shared_state`). What
+follows the blocks (norm, head, soft caps) runs the same way, from given hidden states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ...checkpoints import all_finite
 from ...errors import ModelError, NumericsError
+from .shared_state import Layout, Recorder, Reference, Returned, State, references_in
 from .skeleton import Skeleton
 
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments a block was called with, its hidden states left out."""
+    """The arguments a block was called with, its hidden states left out.
+
+    Attributes:
+        args, kwargs: as the model gave them, with references in place of what blocks pass on.
+        block: place of the block.
+        passed_on: what blocks return beside hidden states that later ones are called with.
+        shares: whether any block of the model is called with a reference.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    block: int = 0
+    passed_on: frozenset[Returned] = frozenset()
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,41 +65,72 @@ def capture(skeleton: Skeleton, batches: Sequence[Tensor]) -> list[Batch]:
     """
     pool: list[Tensor] = []
     captured: list[Batch] = []
-    if batches:
-        _learn_return(skeleton, batches[0][:1])
+    layout = _learned_layout(skeleton, batches[0][:1]) if batches else Layout()
     for tokens in batches:
         here = tokens.to(skeleton.device)
-        calls: list[Call] = []
-        first: list[Tensor] = []
-
-        def record(
-            hidden: Tensor,
-            *args: Any,
-            calls: list[Call] = calls,
-            first: list[Tensor] = first,
-            **kwargs: Any,
-        ) -> Tensor:
-            if first and hidden is not first[0]:
-                raise ModelError(
-                    _not_a_stack(skeleton, f"changes what leaves block {len(calls) - 1}")
-                )
-            first.append(hidden)
-            kept = {name: _shared(value, pool) for name, value in kwargs.items()}
-            calls.append(Call(_shared(args, pool), kept))
-            if captured and len(calls) == len(skeleton.blocks):
-                raise _Reached  # the first batch ran to its end: there is no more to be seen
-            return hidden
-
+        recording = _Recording(skeleton, Recorder(layout), pool, whole=not captured)
         with suppress(_Reached):
-            _run_replaced(skeleton, here, record)
-        if len(calls) != len(skeleton.blocks):
-            raise ModelError(_not_a_stack(skeleton, f"calls {len(calls)} blocks in a run"))
-        check_finite(first[:1], "what comes before the blocks")
-        captured.append(Batch(here, first[0], tuple(calls)))
+            _run_replaced(skeleton, here, recording.forward)
+        captured.append(recording.batch(here))
     return captured
 
 
-def _not_a_stack(skeleton: Skeleton, why: str) -> str:
+class _Recording:
+    """The calls of one run in which no block computes.
+
+    Args:
+        pool: tensors of earlier runs, which equal ones are exchanged for.
+        whole: go on to the head, to see that no block is called twice.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton, recorder: Recorder, pool: list[Tensor], *, whole: bool
+    ) -> None:
+        self._skeleton, self._recorder, self._pool = skeleton, recorder, pool
+        self._whole = whole
+        self._calls: list[Call] = []
+        self._first: Tensor | None = None
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Record the call of the next block and return its hidden states unchanged."""
+        place = len(self._calls)
+        if self._first is None:
+            self._first = hidden
+        elif not _same_memory(hidden, self._first):
+            raise ModelError(not_a_stack(self._skeleton, f"changes what leaves block {place - 1}"))
+        kept = {name: self._kept(value) for name, value in kwargs.items()}
+        self._calls.append(Call(self._kept(args), kept, place))
+        if not self._whole and len(self._calls) == len(self._skeleton.blocks):
+            raise _Reached  # the first batch ran to its end: there is no more to be seen
+        return self._recorder.output(hidden, place)
+
+    def batch(self, tokens: Tensor) -> Batch:
+        """What was recorded.
+
+        Raises:
+            ModelError: another number of blocks was called than there are.
+            NumericsError: NaN or infinity in what enters the first block.
+        """
+        if self._first is None or len(self._calls) != len(self._skeleton.blocks):
+            raise ModelError(not_a_stack(self._skeleton, f"calls {len(self._calls)} blocks"))
+        check_finite([self._first], "what comes before the blocks")
+        values = [v for call in self._calls for v in (call.args, *call.kwargs.values())]
+        references = {found for value in values for found in references_in(value)}
+        passed_on = frozenset(each for each in references if isinstance(each, Returned))
+        shares = bool(references)
+        calls = [replace(call, passed_on=passed_on, shares=shares) for call in self._calls]
+        return Batch(tokens, self._first, tuple(calls))
+
+    def _kept(self, value: Any) -> Any:
+        """A value with references for what blocks pass on, and one tensor for equal ones."""
+        if isinstance(value, tuple):
+            return tuple(self._kept(each) for each in value)
+        reference: Reference | None = self._recorder.reference(value)
+        return _shared(value, self._pool) if reference is None else reference
+
+
+def not_a_stack(skeleton: Skeleton, why: str) -> str:
+    """Why a model cannot be taken block by block."""
     return (
         f"{type(skeleton.model).__name__} does not simply run '{skeleton.path}' "
         f"({len(skeleton.blocks)} blocks) one after the other: it {why}; such a model cannot be "
@@ -99,25 +142,66 @@ class _Reached(Exception):
     """The block that was waited for was called; the run need not go on to the head."""
 
 
-def _learn_return(skeleton: Skeleton, tokens: Tensor) -> None:
-    """Find out once whether the blocks return a tensor or a tuple, by asking the first one."""
-    if skeleton.returns_tuple is not None:
-        return
+def _learned_layout(skeleton: Skeleton, tokens: Tensor) -> Layout:
+    """How the blocks return their output, found out once by asking the first one."""
+    if skeleton.layout is None:
+        found: list[Layout] = []
 
-    def ask(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        with skeleton.block(0) as block:
-            output = type(block).forward(block, hidden, *args, **kwargs)
-        skeleton.returns_tuple = isinstance(output, tuple)
-        raise _Reached
+        def ask(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            with skeleton.block(0) as block:
+                found.append(Layout.of(type(block).forward(block, hidden, *args, **kwargs)))
+            raise _Reached
 
-    with suppress(_Reached):
-        _run_replaced(skeleton, tokens.to(skeleton.device), ask)
+        with suppress(_Reached):
+            _run_replaced(skeleton, tokens.to(skeleton.device), ask)
+        skeleton.layout = found[0] if found else Layout()
+    return skeleton.layout
 
 
-def replay(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    """What a block makes of hidden states ``[batch, length, hidden_size]``, same shape."""
-    output = block(hidden, *call.args, **call.kwargs)
-    states: Tensor = output[0] if isinstance(output, tuple) else output
+def require_independent(skeleton: Skeleton, batches: Sequence[Batch]) -> None:
+    """Refuse to leave out blocks of a model whose blocks pass on more than hidden states.
+
+    Raises:
+        ModelError: they do.
+    """
+    if any(call.shares for batch in batches for call in batch.calls):
+        raise ModelError(
+            f"the blocks of {type(skeleton.model).__name__} pass on more than hidden states to "
+            f"later blocks, so none of them can be left out; prune other units"
+        )
+
+
+def replay(block: Callable[..., Any], hidden: Tensor, call: Call) -> Tensor:
+    """What a block makes of hidden states ``[batch, length, hidden_size]``, same shape.
+
+    Args:
+        block: the module, or what runs it with other parameters.
+
+    Raises:
+        ModelError: it is called with what an earlier block returns, which was not run.
+    """
+    if not call.shares:
+        return _states(block(hidden, *call.args, **call.kwargs))
+    state = State.of(hidden, block=call.block)
+    kwargs = {name: state.fill(value) for name, value in call.kwargs.items()}
+    output = block(hidden, *state.fill(call.args), **kwargs)
+    states = _states(output)
+    states = states.view_as(states) if states is hidden else states
+    state.leave(states, output, call.block, call.passed_on)
+    return states
+
+
+def with_parameters(block: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """What runs a block with some parameters, by their names in it, exchanged."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return functional_call(block, dict(parameters), args, kwargs)
+
+    return run
+
+
+def _states(output: Any) -> Tensor:
+    states: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return states
 
 
@@ -125,8 +209,10 @@ def replay(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
 def logits(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
     """Logits ``[batch, length, vocab_size]`` from what left the last block."""
 
-    def passed(_: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return hidden
+    layout = skeleton.layout or Layout()
+
+    def passed(_: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return layout.output(hidden)
 
     return _run_replaced(skeleton, tokens.to(skeleton.device), passed)
 
@@ -167,20 +253,19 @@ def check_finite(hidden: Sequence[Tensor], where: str) -> None:
             )
 
 
-def _run_replaced(skeleton: Skeleton, tokens: Tensor, forward: Callable[..., Tensor]) -> Tensor:
-    with _replaced(skeleton.blocks, forward, bool(skeleton.returns_tuple)):
+def _run_replaced(skeleton: Skeleton, tokens: Tensor, forward: Callable[..., Any]) -> Tensor:
+    with replaced(skeleton.blocks, forward):
         output: Tensor = skeleton.model(tokens, use_cache=False).logits
     return output
 
 
 @contextmanager
-def _replaced(
-    blocks: Sequence[nn.Module], forward: Callable[..., Tensor], as_tuple: bool
-) -> Iterator[None]:
-    def replacement(*args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+def replaced(blocks: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+    """Blocks with another forward, called with hidden states first, for as long as this lasts."""
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        states = forward(hidden, *args[1:], **kwargs)
-        return (states,) if as_tuple else states
+        return forward(hidden, *args[1:], **kwargs)
 
     for block in blocks:
         block.forward = replacement
@@ -191,9 +276,17 @@ def _replaced(
             del block.forward
 
 
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same values in the same place."""
+    return one is other or (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
+
+
 def _shared(value: Any, pool: list[Tensor]) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_shared(item, pool) for item in value)
     if not isinstance(value, Tensor):
         return value
     for kept in pool:

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from ...checkpoints import Checkpoint, InMemory, Quantized, TensorRef
 from ...checkpoints.allocator import release_unused_memory
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ModelError
 from .device import compute_dtype, default_device
 from .empty_model import empty_model, find_blocks, tie
+from .shared_state import Layout
 
 
 class Skeleton:
@@ -31,7 +32,7 @@ class Skeleton:
         path: where the blocks are, such as ``model.layers``.
         blocks: the decoder blocks, in order.
         device, dtype: where and in what blocks compute.
-        returns_tuple: how the blocks return hidden states; None until one was asked.
+        layout: how the blocks return their output; None until one was asked.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class Skeleton:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self.returns_tuple: bool | None = None
+        self.layout: Layout | None = None
         self.device = device or default_device()
         self.dtype = dtype or compute_dtype(checkpoint, self.device)
         self.model = empty_model(checkpoint, dtype=self.dtype)
         self.path, self.blocks = find_blocks(self.model)
         self._check_complete()
+        self._check_apart()
         for module in self.model.modules():
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.to(self.device)
@@ -145,6 +147,16 @@ class Skeleton:
         for name, wanted in self.model.state_dict().items():
             if name not in tied:
                 self._check_tensor(name, tuple(wanted.shape))
+
+    def _check_apart(self) -> None:
+        """Refuse weights that several blocks share, each of which would be solved for once."""
+        inside = f"{self.path}."
+        for name, source in (getattr(self.model, "all_tied_weights_keys", None) or {}).items():
+            if name.startswith(inside) and source.startswith(inside):
+                raise ModelError(
+                    f"the blocks of {type(self.model).__name__} share weights ('{name}' is "
+                    f"'{source}'); such a model cannot be taken block by block"
+                )
 
     def _check_tensor(self, name: str, wanted: tuple[int, ...]) -> None:
         ref = self.checkpoint.refs.get(name)

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,11 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
 
 from ...checkpoints import BitsAndBytes, TensorRef
 from ...checkpoints.tensors import BitsAndBytesKind
 from ...errors import CheckpointError, MissingExtraError, SettingError
+from ..blocks.progress_bars import quietly
 from ..blocks.transformers_errors import reason
 
 _NF4_BLOCK, _NF4_ROWS = 64, 32
@@ -149,7 +148,7 @@ def quantize_folder(
         MissingExtraError: bitsandbytes cannot be used here.
     """
     _functional()
-    with _no_bars():
+    with quietly():
         model = AutoModelForCausalLM.from_pretrained(
             dense,
             dtype=dtype,
@@ -173,18 +172,6 @@ def _config(
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(skipped),
     )
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Disable the progress bars of transformers; progress is reported by middleware."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _functional() -> ModuleType:

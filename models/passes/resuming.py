@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...checkpoints import InMemory, TensorRef
 from ...checkpoints.store import build_ref, entry_of, parts_of
+from ..blocks.shared_state import has_state
 
 _PAUSE_SECONDS = 30.0
 _SHARE = 1 / 30  # largest fraction of a pass's time spent on saving
@@ -86,7 +87,12 @@ class Resuming:
         )
 
     def save(self, standing: Standing) -> None:
-        """Save the progress, if the last save is long enough ago."""
+        """Save the progress, if the last save is long enough ago.
+
+        Where blocks pass on more than hidden states nothing is saved, and the pass starts again.
+        """
+        if any(has_state(states) for states in standing.hidden):
+            return
         self._keeping.save(lambda: self._told(standing))
 
     def _told(self, standing: Standing) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,12 +17,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ...checkpoints import Quantized
 from ...errors import DataError, SettingError
 from ...solvers.learned_rounding import LearnedRounding
 from ..blocks.linears import Linear
+from ..blocks.replay import replay, with_parameters
 from .losses import check_loss, relative_errors
 from .rewriting import Solved
 
@@ -206,9 +206,8 @@ class _Block:
         """Relative squared error of each token of a batch, float32 ``[batch * length]``."""
         hidden, call, target = self._batches[index]
         exchanged = {self._names[linear]: weight for linear, weight in weights.items()}
-        output = functional_call(self._block, exchanged, (hidden, *call.args), call.kwargs)
-        states: Tensor = output[0] if isinstance(output, tuple) else output
-        return relative_errors(states, target)
+        run = with_parameters(self._block, exchanged)
+        return relative_errors(replay(run, hidden, call), target)
 
 
 def _rounding(solved: Solved, linear: Linear, start: Quantized) -> LearnedRounding:

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ...checkpoints import Checkpoint, write_folder
 from ...checkpoints.shards import INDEX, SINGLE, shard_paths
 from ...errors import CheckpointError, ModelError
+from ..blocks.progress_bars import quietly
 from ..blocks.transformers_errors import REFUSED, reason
 from .in_memory import as_checkpoint
-from .progress_bars import quietly
 from .sources import WEIGHTS_KEY, Source
 from .stored_dtypes import widest_dtype
 from .tied_weights import TIES, untied_config

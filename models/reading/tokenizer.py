@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from ...checkpoints import Checkpoint
 from ...errors import ModelError
+from ..blocks.progress_bars import quietly
 from ..blocks.transformers_errors import reason, tokenizer_refused
 from ..codecs.gguf_head import Head, read_head
 from ..codecs.pretokenizers import split_as
 from .folder_files import folder_files
-from .progress_bars import quietly
 from .sources import Source, read_config
 
 _NAMED_TEMPLATE = "tokenizer.chat_template."

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ...checkpoints import Checkpoint, Coded
 from ...errors import SettingError
 from ..blocks.replay import Batch, Call, capture, check_finite, replay
+from ..blocks.shared_state import carry_state
 from ..blocks.skeleton import Skeleton
 from ..passes.losses import check_loss, relative_errors
 from ..passes.resuming import Keeping, Unfinished
@@ -150,7 +151,8 @@ def _through(
     found = []
     for states, call in zip(hidden, calls, strict=True):
         with computed_in(how.autocast, states.device):
-            found.append(replay(block, states, call).to(states.dtype))
+            left = replay(block, states, call)
+            found.append(carry_state(left, left.to(states.dtype)))
     return found
 
 
@@ -164,7 +166,9 @@ class _Given:
     def after(self, span: range, light: Sequence[Tensor]) -> list[Tensor]:
         """The output of a span of dense blocks on dense hidden states, or on ``light`` ones."""
         chained = self._how.target == "dense"
-        hidden = self._hidden if chained else [states.to(self._dense.dtype) for states in light]
+        dtype = self._dense.dtype
+        entering = [carry_state(states, states.to(dtype)) for states in light]
+        hidden = self._hidden if chained else entering
         for index in span:
             with self._dense.block(index) as block:
                 calls = [batch.calls[index] for batch in self._batches]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..blocks.replay import Batch, capture, check_finite, replay
+from ..blocks.replay import Batch, capture, check_finite, replay, require_independent
 from ..blocks.skeleton import Skeleton
 from ..evaluation.scoring import divergences
 
@@ -62,6 +62,7 @@ def choose_layers(
     if first == rounds:
         return tuple(kept)
     batch = capture(skeleton, [tokens])[0]
+    require_independent(skeleton, [batch])
     given, influence = _given(skeleton, batch)
     for done in range(first, rounds):
         candidates = sorted(sorted(kept, key=influence.__getitem__)[:_CANDIDATES])

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ...errors import ModelError
 from ..blocks.linears import Linear, find_linears
 from ..blocks.observing import Observer
-from ..blocks.replay import Call, capture
+from ..blocks.replay import Call, capture, replay, with_parameters
 from ..blocks.skeleton import Skeleton
 from .narrowing import Narrowing, Part, narrowing, units_of
 
@@ -163,10 +162,7 @@ class _Probe:
         """The inputs of each output linear, and the block's output."""
         seen: dict[Linear, Tensor] = {}
         with Observer(parameters, self._outputs, seen.__setitem__):
-            output = functional_call(
-                self._block, dict(parameters), (self._hidden, *self._call.args), self._call.kwargs
-            )
-        states: Tensor = output[0] if isinstance(output, tuple) else output
+            states = replay(with_parameters(self._block, parameters), self._hidden, self._call)
         return seen, states
 
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ...checkpoints import Checkpoint
 from ...errors import ModelError
 from ..blocks.linears import Linear, find_linears
 from ..blocks.observing import Observer, stored_tensors
-from ..blocks.replay import Call, capture, check_finite, replay
+from ..blocks.replay import Call, capture, check_finite, replay, with_parameters
 from ..blocks.skeleton import Skeleton
 from ..passes.resuming import Resuming, Standing
 from .narrowing import Part, Resizing
@@ -106,8 +105,7 @@ def _loads(block: nn.Module, hidden: Tensor, call: Call, change: Resizing) -> tu
     for expert in sorted(used):
         for tensor in silent.values():
             tensor[expert] = 0.0
-        without = functional_call(block, silent, (hidden, *call.args), call.kwargs)
-        states = without[0] if isinstance(without, tuple) else without
+        states = replay(with_parameters(block, silent), hidden, call)
         loads[expert] = float((states - output).square().sum(dtype=torch.float64))
         for name, tensor in silent.items():
             tensor[expert] = stored[name][expert]

@@ -19,7 +19,7 @@ from ...errors import ModelError
 from ...texts import Windows
 from ..blocks.empty_model import find_blocks, shared_model
 from ..blocks.linears import Linear, find_linears
-from ..blocks.replay import Batch, capture, check_finite, replay
+from ..blocks.replay import Batch, capture, check_finite, replay, require_independent
 from ..blocks.skeleton import Skeleton
 from ..passes.resuming import Standing
 from .config_keys import layer_settings, with_settings
@@ -77,6 +77,7 @@ def keep_layers(
     """
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
+    require_independent(skeleton, batches)
     span = _Span(skeleton, batches, plain_output(skeleton), bridge, correct)
     if begin is not None:
         span.take_up(begin, kept)

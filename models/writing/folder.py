@@ -159,11 +159,30 @@ def _write_weights(
     )
 
 
+def folder_outline(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config of the folder `write_model` makes and its tensors, on the meta device.
+
+    Of weights meant for bitsandbytes, what it is given.
+
+    Raises:
+        CheckpointError, ModelError: as `write_model`.
+    """
+    checkpoint = _without_blocks(checkpoint)
+    model = empty_model(checkpoint)
+    config = dict(checkpoint.config)
+    codes, handed_over = _of_kind(checkpoint, Quantized), _of_kind(checkpoint, BitsAndBytes)
+    _check_quantized(model, codes, handed_over)
+    if codes:
+        config["quantization_config"] = quantization_config(codes, _modules(model, nn.Linear))
+    return config, _Outgoing(checkpoint, model, _silent).outline
+
+
 class _Outgoing(Mapping[str, Tensor]):
     """The tensors to write, made when they are read; the last group made is kept.
 
     Attributes:
-        sizes: bytes by name.
+        outline: the model's tensors on the meta device, by their names in files.
+        sizes: bytes by name, of tensors the model does not use too.
     """
 
     def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, announce: Announce) -> None:
@@ -184,11 +203,12 @@ class _Outgoing(Mapping[str, Tensor]):
         translated = [name for outline in outlines for name in outline]
         renamed = names_for_files(checkpoint, model, translated)
         self._place_of: dict[str, tuple[int, str]] = {}
-        self.sizes: dict[str, int] = {}
+        self.outline: dict[str, Tensor] = {}
         for place, outline in enumerate(outlines):
             for name, tensor in outline.items():
                 self._place_of[renamed[name]] = (place, name)
-                self.sizes[renamed[name]] = tensor.nbytes
+                self.outline[renamed[name]] = tensor
+        self.sizes = {name: tensor.nbytes for name, tensor in self.outline.items()}
         self._unused = checkpoint.unused
         for name, ref in self._unused.items():
             if name in self.sizes:

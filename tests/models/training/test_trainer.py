@@ -156,7 +156,9 @@ def test_narrow_products_learn_as_well_and_are_judged_in_float32() -> None:
 def test_broken_off_it_goes_on_to_the_same_bytes(
     done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "_SHARE", math.inf)  # after every step, however slow the machine
+    monkeypatch.setattr(
+        keeping, "_TRAINING_SHARE", math.inf
+    )  # after every step, however slow the machine
     unbroken, model = _model(), _model()
     whole = _train(unbroken)
     place = Place()
