@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peers import timed, unscored
@@ -152,12 +152,12 @@ class Bench:
         ctx = {**self.ctx, "checkpoint": checkpoint}
         ended: Any = asyncio.run(run(Chain(validate(batch_size=1)), ctx))
         self.ctx["reference"] = ended["reference"]
-        verdict: Verdict = ended["verdict"]
+        judged = cast("Verdict", ended["verdict"]).heldout
         return {
-            "perplexity": verdict.light.value,
-            "rise": verdict.rise,
-            "rise_error": verdict.rise_error,
-            "kl": verdict.mean_kl,
+            "perplexity": judged.light.value,
+            "rise": judged.rise,
+            "rise_error": judged.rise_error,
+            "kl": judged.mean_kl,
             "parameters": checkpoint.num_parameters,
         }
 

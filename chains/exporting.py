@@ -55,7 +55,8 @@ def export_chain(
             nf4 or f16.
         dtype: of tensors that are not quantised.
         keep_unused: carry tensors that the transformers class has no parameters for.
-        windows: number of held-out windows the result is scored on; 0 for none.
+        windows: number of held-out windows the result is scored on, with one window of text from
+            elsewhere; 0 for none.
 
     Raises:
         SettingError: an unknown format, a type the format does not have, or quantised weights that

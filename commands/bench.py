@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _MODELS = "Hugging Face folders, .gguf files, or folders with one .gguf file."
 _DATA = "Text to score on; only its held-out part is used, as by the link save. Repeatable."
 _HELDOUT = "Text to score on instead, used as a whole. Repeatable."
-_WINDOWS = "Maximum number of windows to score."
+_ELSEWHERE = "Another text to score on too, used as a whole. Repeatable."
+_WINDOWS = "Maximum number of windows to score of each text."
+_NAMES = (("text", "windows"), ("elsewhere", "elsewhere_windows"))
 _OUT = "Also write the JSON document to this file."
 _TRUST = "Allow Python code in a model folder to run."
 
@@ -33,6 +35,7 @@ def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODELS)],
     data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)] = None,
     heldout_data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_HELDOUT)] = None,
+    elsewhere: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_ELSEWHERE)] = None,
     windows: Annotated[int, typer.Option(min=1, help=_WINDOWS)] = 16,
     length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     rounds: Annotated[
@@ -58,7 +61,13 @@ def bench(
             say("birdbone", f"run {done + 1} of {total}")
 
     with warnings_as_notes(), quiet_libraries():
-        text = _Text(one_or_more(data) or "pydoc", one_or_more(heldout_data), windows, length)
+        text = _Text(
+            one_or_more(data) or "pydoc",
+            one_or_more(heldout_data),
+            one_or_more(elsewhere),
+            windows,
+            length,
+        )
         read = [_contender(name, text, trust) for name in models]
         contenders, names = zip(*read, strict=True)
         found = asyncio.run(run_benchmark(contenders, rounds=rounds, announce=told))
@@ -75,20 +84,23 @@ class _Text:
 
     data: str | tuple[str, ...]
     heldout_data: str | tuple[str, ...] | None
+    elsewhere: str | tuple[str, ...] | None
     windows: int
     length: int
 
-    def read(self, tokenizer: PreTrainedTokenizerBase) -> Windows:
-        """The windows in this tokenizer's tokens."""
+    def read(self, tokenizer: PreTrainedTokenizerBase) -> list[Windows]:
+        """The windows of each text in this tokenizer's tokens: one or two texts."""
         from ..links.calibrating.heldout import heldout_windows
 
-        return heldout_windows(
-            self.data, self.heldout_data, tokenizer, length=self.length, limit=self.windows
-        )
+        wholes = [self.heldout_data, *([self.elsewhere] if self.elsewhere else [])]
+        return [
+            heldout_windows(self.data, whole, tokenizer, length=self.length, limit=self.windows)
+            for whole in wholes
+        ]
 
 
-def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, str]:
-    """The model with what it is scored on, and the name of the text."""
+def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, list[str]]:
+    """The model with the windows it is scored on, and the names of the texts."""
     import torch
 
     from ..formats.llama_cpp import require_llama_cpp
@@ -106,8 +118,15 @@ def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, s
     windows = text.read(tokenizer)
     device = default_device()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    probe = Probe(windows.tokens, dtype, str(device), repeats=1, trust_remote_code=trust)
-    return BenchmarkedModel(name, source, probe, len(tokenizer)), windows.text
+    probe = Probe(
+        windows[0].tokens,
+        dtype,
+        str(device),
+        repeats=1,
+        trust_remote_code=trust,
+        elsewhere=windows[1].tokens if len(windows) > 1 else None,
+    )
+    return BenchmarkedModel(name, source, probe, len(tokenizer)), [each.text for each in windows]
 
 
 def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
@@ -123,13 +142,17 @@ def _check_length(name: str, source: Source, length: int, trust: bool) -> None:
 
 
 def _measured_on(
-    contenders: Sequence[BenchmarkedModel], text: str, length: int, rounds: int
+    contenders: Sequence[BenchmarkedModel], texts: Sequence[str], length: int, rounds: int
 ) -> dict[str, str]:
     probe = contenders[0].probe
-    counts = {each.probe.tokens.shape[0] for each in contenders if each.probe.tokens is not None}
+    scored = [(each.probe.tokens, each.probe.elsewhere) for each in contenders]
+    text: dict[str, str] = {}
+    for place, (name, names) in enumerate(zip(texts, _NAMES, strict=False)):
+        counts = {len(tokens) for pair in scored if (tokens := pair[place]) is not None}
+        words = " or ".join(map(str, sorted(counts)))
+        text |= dict(zip(names, (name, f"{words} of {length} tokens"), strict=True))
     return {
-        "text": text,
-        "windows": f"{' or '.join(map(str, sorted(counts)))} of {length} tokens",
+        **text,
         "speed": f"{probe.prefill_tokens} tokens read, {probe.decode_tokens} decoded, one sequence",
         "rounds": str(rounds),
     }

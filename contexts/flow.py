@@ -112,7 +112,7 @@ class Healable(Calibrated):
 
 
 class Validatable(Calibrated):
-    """``reference``: the original model's outputs on the held-out text, if computed before.
+    """``reference``: the original model's outputs on these texts, if computed before.
 
     ``elsewhere``: optional windows of another source.
     """
@@ -122,17 +122,17 @@ class Validatable(Calibrated):
 
 
 class Validated(Measured):
-    """``verdict``: the model compared with the original; ``reference``: the outputs it used."""
+    """``verdict``: comparison with the original on each text; ``reference``: its outputs."""
 
     verdict: Verdict
     reference: Reference
 
 
 class Savable(Loaded):
-    """``heldout``: optional windows that the saved folder is evaluated on.
+    """``heldout``, ``elsewhere``: optional windows that the saved folder is evaluated on.
 
     ``verdict``: figures of the model in memory, which the saved folder must reproduce.
-    ``calibration``, ``healing`` and ``elsewhere`` are named in the saved folder's record.
+    ``calibration`` and ``healing`` are named in the saved folder's record.
     """
 
     calibration: NotRequired[Windows]

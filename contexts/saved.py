@@ -16,8 +16,10 @@ class Saved:
         weight_bytes: bytes on disk of its weight files.
         figures: ``{"dense": {...}, "light": {...}}``, what a fresh process with plain transformers
             measured on each saved folder: ``weight_bytes``, ``parameters``, ``nonzero``,
-            ``perplexity``, ``perplexity_error``, ``mean_kl``, ``agreement``,
-            ``prefill_tokens_per_second``, ``decode_tokens_per_second``, ``peak_bytes``.
+            ``perplexity``, ``perplexity_error``, ``rise``, ``rise_error``, ``mean_kl`` and
+            ``agreement`` on held-out text, the same on text from elsewhere under names that begin
+            with ``elsewhere_``, ``prefill_tokens_per_second``, ``decode_tokens_per_second``,
+            ``peak_bytes``.
         measured_on: text, window length, window count, compute dtype, machine, versions, in words.
     """
 

@@ -1,26 +1,46 @@
-"""How well a model does on held-out text, and beside the dense one."""
+"""How well a model does beside the dense one, on held-out text and on text from elsewhere."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
+
+from ..texts import Windows
+
+JUDGED_ON: Mapping[str, str] = MappingProxyType(
+    {
+        "heldout": "held-out text",
+        "elsewhere": "text from elsewhere (not used for calibration or healing)",
+    }
+)
+"""The context keys of the texts that models are judged on, in words."""
+
+PREFIXES: Mapping[str, str] = MappingProxyType({"heldout": "", "elsewhere": "elsewhere_"})
+"""What the names of a text's figures begin with in metrics, records and reports."""
+
+
+def judged_texts(ctx: Mapping[str, Any]) -> dict[str, Windows]:
+    """The texts of a context to judge on, by key; ``elsewhere`` where there is one."""
+    return {key: ctx[key] for key in JUDGED_ON if ctx.get(key) is not None}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The dense model's run over the held-out text, kept so that it is made once.
+    """The dense model's run over the texts to judge on, kept so that it is made once.
 
     Attributes:
         checkpoint: id of the dense checkpoint.
-        windows: digest of the held-out windows.
-        hidden: ``[num_windows, length, hidden_size]``, what left its last block.
+        hidden: by digest of the windows, the output of its last block
+            ``[num_windows, length, hidden_size]``.
     """
 
     checkpoint: str
-    windows: str
-    hidden: Tensor = field(repr=False)
+    hidden: Mapping[str, Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -39,18 +59,17 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The model as it stands, beside the dense one, on the same tokens.
+class Judgement:
+    """The model and the dense one on the same tokens of one text.
 
     Attributes:
         dense, light: their perplexities.
         rise: light over dense, minus one; from the mean of paired per-token differences.
         rise_error: standard error of ``rise``, from the windows' paired differences.
         mean_kl: mean KL(dense || light) per token, in nats.
-        agreement: share of tokens on which both rank the same token first.
-        text, window, num_windows, dtype: what it was measured on and in.
-        checkpoint, windows: id of the model judged and digest of the windows, which tell whether
-            another measurement is of the same thing.
+        agreement: fraction of tokens on which both rank the same token first.
+        text, window, num_windows, dtype: what it was measured on and in; ``window`` is its length.
+        windows: digest of the windows.
     """
 
     dense: Perplexity
@@ -63,14 +82,92 @@ class Verdict:
     window: int
     num_windows: int
     dtype: str
-    checkpoint: str
     windows: str
 
     @property
     def margin(self) -> float:
-        """How far the rise may be off: two standard errors, none where one window has no error."""
-        return 2 * self.rise_error if math.isfinite(self.rise_error) else 0.0
+        """Two standard errors of the rise; 0 where there is one window, which has no error."""
+        return _margin(self.rise_error)
 
     def holds(self, bound: float) -> bool:
-        """Whether the text cannot tell that the rise is more than ``bound``; never of a NaN."""
+        """Whether the rise is not measurably above ``bound``; never true of a NaN."""
         return self.rise - self.margin <= bound
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model judged on one or two texts; the worse of the two decides.
+
+    Attributes:
+        heldout: on held-out text of the calibration source.
+        elsewhere: on text from elsewhere; None where the context has none.
+        checkpoint: id of the model judged.
+    """
+
+    heldout: Judgement
+    elsewhere: Judgement | None
+    checkpoint: str
+
+    @property
+    def texts(self) -> Mapping[str, Judgement]:
+        """The judgements by the context key of their text."""
+        found = {"heldout": self.heldout, "elsewhere": self.elsewhere}
+        return {name: each for name, each in found.items() if each is not None}
+
+    @property
+    def worse(self) -> Judgement:
+        """The judgement with the greater rise; a NaN counts as the greatest."""
+        return max(self.texts.values(), key=_badness)
+
+    @property
+    def rise(self) -> float:
+        """The greater rise."""
+        return self.worse.rise
+
+    @property
+    def rise_error(self) -> float:
+        """Standard error of the greater rise."""
+        return self.worse.rise_error
+
+    def broken(self, bound: float) -> Judgement | None:
+        """The worst judgement whose rise is measurably above ``bound``; None where all hold."""
+        faults = [each for each in self.texts.values() if not each.holds(bound)]
+        return max(faults, key=_badness, default=None)
+
+    def holds(self, bound: float) -> bool:
+        """Whether the rise on no text is measurably above ``bound``."""
+        return self.broken(bound) is None
+
+    @property
+    def remark(self) -> str | None:
+        """That the two rises differ much, where they do."""
+        if self.elsewhere is None:
+            return None
+        first, second = self.heldout, self.elsewhere
+        return rises_differ((first.rise, first.rise_error), (second.rise, second.rise_error))
+
+
+def rises_differ(heldout: tuple[float, float], elsewhere: tuple[float, float]) -> str | None:
+    """A sentence where two rises differ by more than twice the smaller one and beyond noise.
+
+    Args:
+        heldout, elsewhere: rise and its standard error on either text.
+    """
+    (first, first_error), (second, second_error) = heldout, elsewhere
+    noise = math.hypot(_margin(first_error), _margin(second_error))
+    if not abs(second - first) > max(2 * min(first, second), noise):
+        return None
+    subject = "calibration text is narrow" if second > first else "the cost depends on the text"
+    advice = "; calibrate on broader text" if second > first else ""
+    return (
+        f"{subject}: perplexity rose by {first:.2%} on held-out text of its source and by "
+        f"{second:.2%} on {JUDGED_ON['elsewhere']}{advice}"
+    )
+
+
+def _margin(error: float) -> float:
+    return 2 * error if math.isfinite(error) else 0.0
+
+
+def _badness(judgement: Judgement) -> tuple[bool, float]:
+    return math.isnan(judgement.rise), judgement.rise

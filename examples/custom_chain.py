@@ -40,7 +40,7 @@ async def tell(ctx: dict[str, Any]) -> dict[str, Any]:
 def custom_chain(model: str, out: str) -> Chain:
     chain = Chain(
         load(model=model),
-        calibrate(windows=16, heldout_windows=8),
+        calibrate(windows=16, heldout_windows=8, elsewhere_windows=8),
         profile(),
         score(),
         rank(top=3),
@@ -59,7 +59,9 @@ def custom_chain(model: str, out: str) -> Chain:
 async def main(model: str, out: str) -> None:
     result = await run(custom_chain(model, out))
     verdict = result["verdict"]
-    print(f"perplexity {verdict.dense.value:.2f} dense, {verdict.light.value:.2f} light")
+    for judged in verdict.texts.values():
+        dense, light = judged.dense.value, judged.light.value
+        print(f"perplexity {dense:.2f} dense, {light:.2f} light on {judged.text}")
     print(f"saved in {result['saved'].path}")
 
 

@@ -51,7 +51,7 @@ async def run_llama_cpp(
 
     Args:
         tokens: windows, of any length each.
-        probe: how it is timed; its own tokens are not used.
+        probe: how it is timed, and the text from elsewhere; its held-out text is not used.
 
     Raises:
         ProofError: it cannot open or run it.
@@ -61,6 +61,7 @@ async def run_llama_cpp(
         "file": str(path),
         "parts": [str(part) for part in map(path.with_name, parts_of(path.name)) if part.is_file()],
         "tokens": tokens,
+        "elsewhere": None if probe.elsewhere is None else probe.elsewhere.tolist(),
         "vocabulary": vocabulary,
         "threads": torch.get_num_threads(),
         "prefill_tokens": probe.prefill_tokens,

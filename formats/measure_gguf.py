@@ -1,9 +1,11 @@
 """A program of its own: opens a GGUF file with llama.cpp and measures what it is.
 
-It is run by path in a fresh, isolated interpreter (``python -I llama_cpp.py request.json``) and
+It is run by path in a fresh, isolated interpreter (``python -I measure_gguf.py request.json``) and
 imports nothing of this package, so what it finds is what anybody finds who opens the file. The
-request names the file, windows of token ids or null, threads and counts. Figures go to the file
-the request names, progress to stdout, one ``@ done total label`` a line.
+request names the file, windows of token ids of held-out text and of text from elsewhere or null,
+threads and counts. Figures go to the file the request names, progress to stdout, one
+``@ done total label`` a line. Figures on text from elsewhere have names that begin with
+``elsewhere_``.
 
 llama.cpp's server gives no probabilities of a prompt's tokens, so each window is read as if it were
 being decoded: one token is asked for, a bias makes it the one that comes next in the text, and the
@@ -48,6 +50,7 @@ def _check_alone() -> None:
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """The figures of one file: bytes, speed, peak memory and, on tokens, what it says of them."""
     tokens: list[list[int]] = request["tokens"] or []
+    elsewhere: list[list[int]] = request["elsewhere"] or []
     llama = _Llama(request)
     figures: dict[str, float] = {
         "weight_bytes": sum(Path(part).stat().st_size for part in request["parts"])
@@ -61,6 +64,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     nll = _nats(llama, tokens)
     if tokens:
         figures.update(_perplexity(nll))
+    if elsewhere:
+        found = _perplexity(_nats(llama, elsewhere))
+        figures.update({f"elsewhere_{name}": value for name, value in found.items()})
     environment = _environment(request["threads"])
     return {"figures": {"light": figures}, "nll": nll, "environment": environment}
 
@@ -73,7 +79,8 @@ class _Llama:
 
         params = xllamacpp.CommonParams()
         params.model.path = request["file"]
-        longest = max((len(row) for row in request["tokens"] or []), default=0)
+        rows = [*(request["tokens"] or []), *(request["elsewhere"] or [])]
+        longest = max((len(row) for row in rows), default=0)
         speed = request["prefill_tokens"] + request["decode_tokens"]
         params.n_ctx = max(longest, speed) + _SPARE_POSITIONS
         params.n_parallel, params.warmup, params.verbosity = 1, True, -1

@@ -20,6 +20,11 @@ Runtime = Literal["transformers", "llama.cpp"]
 
 _REPEATED = ("prefill_tokens_per_second", "decode_tokens_per_second", "peak_bytes")
 
+_KEPT = (
+    "weight_bytes",
+    *(f"{text}perplexity{error}" for text in ("", "elsewhere_") for error in ("", "_error")),
+)
+
 
 @dataclass(frozen=True)
 class BenchmarkedModel:
@@ -50,7 +55,8 @@ class BenchmarkResult:
     Attributes:
         model: what it is called.
         runtime: what ran it.
-        figures: ``weight_bytes``, ``perplexity``, ``perplexity_error``,
+        figures: ``weight_bytes``, ``perplexity``, ``perplexity_error``, on text from elsewhere
+            ``elsewhere_perplexity`` and ``elsewhere_perplexity_error``,
             ``prefill_tokens_per_second``, ``decode_tokens_per_second``, ``peak_bytes``; medians
             over the rounds where there are several.
         environment: device and versions, in words.
@@ -90,7 +96,11 @@ async def run_benchmark(
     for turn in range(rounds):
         for place, contender in enumerate(contenders):
             announce("runs", turn * len(contenders) + place, rounds * len(contenders))
-            probe = contender.probe if turn == 0 else replace(contender.probe, tokens=None)
+            probe = (
+                contender.probe
+                if turn == 0
+                else replace(contender.probe, tokens=None, elsewhere=None)
+            )
             found[place].append(await _measured(replace(contender, probe=probe), announce))
     return [_standing(*each) for each in zip(contenders, found, strict=True)]
 
@@ -108,8 +118,7 @@ def _standing(contender: BenchmarkedModel, found: Sequence[Measurement]) -> Benc
     medians = {
         key: statistics.median(each.figures["light"][key] for each in found) for key in _REPEATED
     }
-    kept = ("weight_bytes", "perplexity", "perplexity_error")
-    figures = {key: float(first[key]) for key in kept if key in first}
+    figures = {key: float(first[key]) for key in _KEPT if key in first}
     return BenchmarkResult(
         contender.name, contender.runtime, {**figures, **medians}, found[0].environment
     )

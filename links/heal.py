@@ -10,13 +10,12 @@ import torch
 from ..checkpoints import Checkpoint, Coded
 from ..contexts.flow import Changed, Healable, Partial
 from ..contexts.steps import Step
-from ..engine import announce, in_thread, link
+from ..engine import in_thread, link
 from ..errors import SettingError
 from ..models.blocks.linears import all_linears
 from ..models.codecs.bitsandbytes import nf4_values
-from ..models.evaluation.scoring import standings
-from ..texts import Windows
 from .healing.forecast import heal_forecast
+from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
 from .healing.settings import HealSettings, chosen, warn_of_unused
 from .healing.train import by_blocks, on_text
@@ -26,10 +25,11 @@ from .healing.train import by_blocks, on_text
 async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     """Train the compressed model to reproduce the original one; weights that are zero stay zero.
 
-    The last healing windows are held out of training. The whole model is evaluated on them before
-    and after, as it is stored; if training did not improve it, the input model is returned
-    unchanged and the history records it (kept: no). Settings that are not given have the default
-    of the method, in brackets.
+    The last healing windows are held out of training. The whole model is evaluated on them and on
+    text from elsewhere, before and after, as it is stored. Healing is kept if the loss fell on one
+    of these texts and rose on none by more than two standard errors of the paired differences;
+    otherwise the input model is returned unchanged and the history records it (kept: no). Settings
+    that are not given have the default of the method, in brackets.
     """
     warn_of_unused(settings)
     how = chosen(settings)
@@ -38,25 +38,17 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     train = by_blocks if settings.method == "blocks" else partial(on_text, settings.method)
     healed = await in_thread(train, ctx, how, heldout, settings.seed)
     light = checkpoint.evolve(healed.weights)
-    judged = Windows(windows.tokens[-heldout:], windows.text)
-    before, after = await in_thread(
-        standings, ctx["dense"], [checkpoint, light], judged, announce=announce
+    texts = judged_parts(ctx, heldout)
+    outcome = await in_thread(
+        judge_healing, ctx["dense"], (checkpoint, light), texts, how.kl_weight
     )
-    weight = how.kl_weight
-    kept = after.loss(weight) < before.loss(weight)
     metrics = {
-        "kept": kept,
-        "loss_before": before.loss(weight),
-        "loss_after": after.loss(weight),
-        "kl_before": before.kl,
-        "kl_after": after.kl,
-        "nll_before": before.nll,
-        "nll_after": after.nll,
+        **outcome.metrics,
         "steps": healed.steps,
         "trained_parameters": healed.trained_parameters,
         **healed.curves,
     }
-    return {"checkpoint": light if kept else checkpoint, "metrics": metrics}
+    return {"checkpoint": light if outcome.kept else checkpoint, "metrics": metrics}
 
 
 @heal.check

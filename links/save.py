@@ -16,6 +16,7 @@ from typing import Any
 from ..checkpoints import BitsAndBytes, Checkpoint
 from ..contexts.flow import Partial, Savable, Written
 from ..contexts.saved import Saved
+from ..contexts.verdict import PREFIXES, judged_texts
 from ..engine import announce, in_thread, link
 from ..errors import BirdboneError, GateError, NumericsError, ProofError
 from ..formats.gguf_proof import prove_gguf
@@ -68,8 +69,8 @@ async def save(ctx: Savable, settings: SaveSettings) -> Written:
     form = chosen_form(checkpoint, asked_format(path, settings.format), kind)
     target = check_output(path, settings.format, settings.force)
     check_disk(target, _needed_bytes(checkpoint, dense if settings.compare else None))
-    heldout = ctx.get("heldout")
-    probe = _probe(checkpoint, heldout)
+    texts = judged_texts(ctx)
+    probe = _probe(checkpoint, texts)
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder(target, "partial"))
         if form == "gguf":
@@ -92,8 +93,8 @@ async def save(ctx: Savable, settings: SaveSettings) -> Written:
                 )
                 found = await measure_folders(folder, beside, probe, announce)
                 await check_accepted(ctx, found, dtype=probe.dtype, tolerance=settings.tolerance)
-            record = await _record(stored, heldout, bound, settings.proof_tokens)
-            measured_on = _measured_on(found, probe, heldout)
+            record = await _record(stored, ctx.get("heldout"), bound, settings.proof_tokens)
+            measured_on = _measured_on(found, probe, texts)
             await in_thread(_describe, ctx, form, folder, target.name, found, measured_on, record)
             await _prove(folder, form, probe)
         except (ProofError, GateError, NumericsError) as error:
@@ -128,10 +129,12 @@ def _needed_bytes(checkpoint: Checkpoint, dense: Checkpoint | None) -> int:
     return checkpoint.num_bytes + aside + beside + _SPARE_BYTES
 
 
-def _probe(checkpoint: Checkpoint, heldout: Windows | None) -> Probe:
+def _probe(checkpoint: Checkpoint, texts: Mapping[str, Windows]) -> Probe:
     device = default_device()
+    tokens = {name: windows.tokens for name, windows in texts.items()}
     return Probe(
-        tokens=None if heldout is None else heldout.tokens,
+        tokens=tokens.get("heldout"),
+        elsewhere=tokens.get("elsewhere"),
         dtype=judged_dtype(checkpoint, device),
         device=str(device),
         trust_remote_code=has_code(checkpoint),
@@ -182,13 +185,14 @@ def _refused(
     return type(error)(f"{error}; nothing was published. What was refused is {kept}")
 
 
-def _measured_on(found: Measurement, probe: Probe, heldout: Windows | None) -> Mapping[str, str]:
-    text = {}
-    if heldout is not None:
-        text = {
-            "text": heldout.text,
-            "windows": f"{heldout.num_windows} of {heldout.length} tokens",
-        }
+def _measured_on(
+    found: Measurement, probe: Probe, texts: Mapping[str, Windows]
+) -> Mapping[str, str]:
+    text: dict[str, str] = {}
+    for name, windows in texts.items():
+        key = "text" if name == "heldout" else name
+        count = f"{windows.num_windows} of {windows.length} tokens"
+        text |= {key: windows.text, f"{PREFIXES[name]}windows": count}
     speed = f"{probe.prefill_tokens} tokens read, {probe.decode_tokens} decoded, one sequence"
     dtype = str(probe.dtype).removeprefix("torch.")
     return {**text, "speed": speed, "dtype": dtype, **found.environment}

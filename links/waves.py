@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ..contexts.flow import Held, Partial, Validatable
+from ..contexts.verdict import JUDGED_ON, judged_texts
 from ..engine import Chain, announce, in_thread, link
 from ..errors import DataError, SettingError
 from ..models.evaluation.footprint import by_shapes, footprint
@@ -28,11 +29,11 @@ from .wave.settings import WavesSettings
 async def waves(ctx: Validatable, settings: WavesSettings) -> Held:
     """Prune a little, heal and validate, again and again; keep the smallest model that holds.
 
-    A wave is kept if perplexity on the held-out text rose over the original model by no more than
-    stop_loss, less two standard errors of the paired rise, as validate does for max_rise; these
-    two standard errors must not exceed stop_loss themselves. A wave that is not kept, or that
-    fails numerically, is reverted; the next takes half its step and heals twice as long. The
-    history records every wave, kept or reverted, with its figures and the reason.
+    A wave is kept if perplexity rose over the original model by no more than stop_loss, on held-out
+    text and on text from elsewhere, less two standard errors of the paired rise, as validate does
+    for max_rise; these two standard errors must not exceed stop_loss themselves. A wave that is not
+    kept, or that fails numerically, is reverted; the next takes half its step and heals twice as
+    long. The history records every wave, kept or reverted, with its figures and the reason.
 
     Raises:
         DataError: the text is too short to tell a rise of stop_loss from none.
@@ -107,6 +108,7 @@ def _result(ctx: Mapping[str, Any], best: Wave, tried: Sequence[Wave], ended: st
         "kept": sum(wave.kept for wave in tried[1:]),
         **{f"{name}_left": left for name, left in best.left.items()},
         "rise": best.context["verdict"].rise,
+        "worse_text": best.context["verdict"].worse.text,
         "ended": ended,
     }
     promised = {key: best.context[key] for key in ("checkpoint", "verdict", "reference")}
@@ -118,8 +120,8 @@ def _result(ctx: Mapping[str, Any], best: Wave, tried: Sequence[Wave], ended: st
 def _check(ctx: Partial, settings: WavesSettings) -> None:
     """Text that cannot decide, and targets out of reach."""
     _check_regrow(settings)
-    if "heldout" in ctx:
-        _check_text(ctx["heldout"], ctx.get("healing"))
+    for key, windows in judged_texts(ctx).items():
+        _check_text(key, windows, ctx.get("healing"))
     if "checkpoint" in ctx and "dense" in ctx and settings.target is not None:
         start, dense = by_shapes(ctx["checkpoint"]), by_shapes(ctx["dense"])
         cutter = Cutter(ctx["checkpoint"], start, prunes_of(settings.body))
@@ -135,18 +137,19 @@ def _check_regrow(settings: WavesSettings) -> None:
         )
 
 
-def _check_text(heldout: Windows, healing: Windows | None) -> None:
-    if heldout.num_windows < 2:
+def _check_text(key: str, judged: Windows, healing: Windows | None) -> None:
+    name = f"{JUDGED_ON[key]} '{judged.text}'"
+    if judged.num_windows < 2:
         raise DataError(
-            f"held-out text '{heldout.text}' has one window, which gives no standard error; give "
-            f"at least 2 (heldout_windows)"
+            f"{name} has one window, which gives no standard error; give at least 2 "
+            f"({key}_windows)"
         )
-    copied = [] if healing is None else copied_windows(heldout, healing)
+    copied = [] if healing is None else copied_windows(judged, healing)
     if healing is not None and copied:
         raise DataError(
-            f"{len(copied)} of {heldout.num_windows} windows of held-out text '{heldout.text}' "
-            f"are in healing text '{healing.text}' too, the first of them window {copied[0]}; "
-            f"use held-out text that is not trained on"
+            f"{len(copied)} of {judged.num_windows} windows of {name} are in healing text "
+            f"'{healing.text}' too, the first of them window {copied[0]}; use text that is not "
+            f"trained on"
         )
 
 

@@ -29,11 +29,13 @@ def contest_report(
     for number, each in enumerate(standings, 1):
         label = Text(each.model if named else str(number))
         table.add_row(label, each.runtime, *_cells(each.figures))
+        if "elsewhere_perplexity" in each.figures:
+            table.add_row("", "elsewhere", "", _perplexity(each.figures, "elsewhere_"))
     names = [] if named else [f"{n}: {each.model}" for n, each in enumerate(standings, 1)]
     remark = Text(
         "prefill and decode: tokens/s; peak: memory; medians, each run in its own process"
     )
-    lines = [Text(f"{name}: {value}") for name, value in measured_on.items()]
+    lines = [Text(f"{name.replace('_', ' ')}: {value}") for name, value in measured_on.items()]
     environments = {f"{each.runtime}: {_words(each.environment)}": None for each in standings}
     legend = (Text(name, overflow="fold") for name in names)
     return Group(table, *legend, remark, *lines, *map(Text, environments))
@@ -47,15 +49,20 @@ def contest_document(
 
 
 def _cells(figures: Mapping[str, float]) -> list[str]:
-    error = figures.get("perplexity_error")
-    perplexity = f"{figures['perplexity']:,.3f}" if "perplexity" in figures else _MISSING
     return [
         in_bytes(figures["weight_bytes"]),
-        perplexity if error is None else f"{perplexity} ± {error:,.3f}",
+        _perplexity(figures, ""),
         f"{figures['prefill_tokens_per_second']:,.1f}",
         f"{figures['decode_tokens_per_second']:,.1f}",
         in_bytes(figures["peak_bytes"]),
     ]
+
+
+def _perplexity(figures: Mapping[str, float], prefix: str) -> str:
+    """Perplexity on one text, by what the names of its figures begin with."""
+    value, error = (figures.get(f"{prefix}{name}") for name in ("perplexity", "perplexity_error"))
+    found = _MISSING if value is None else f"{value:,.3f}"
+    return found if error is None else f"{found} ± {error:,.3f}"
 
 
 def _words(environment: Mapping[str, str]) -> str:

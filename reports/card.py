@@ -11,6 +11,7 @@ from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from ..models.codecs.peft_adapter import has_adapter
 from ..models.reading.folder_files import CARRIED_CARD
+from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
 from .card_snippets import usage_sections
 from .provenance import without_paths
 from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
@@ -23,9 +24,7 @@ _ROWS = (
     ("weight_bytes", "weight files, bytes", "{:,.0f}"),
     ("parameters", "parameters", "{:,.0f}"),
     ("nonzero", "of which not zero", "{:,.0f}"),
-    ("perplexity", "perplexity", "{:.3f}"),
-    ("mean_kl", "mean KL to dense, nats per token", "{:.4f}"),
-    ("agreement", "top-1 agreement with dense", "{:.1%}"),
+    *TEXT_ROWS,
     ("prefill_tokens_per_second", "prefill, tokens/s", "{:,.1f}"),
     ("decode_tokens_per_second", "decode, tokens/s", "{:,.1f}"),
     ("peak_bytes", "peak memory of the process, bytes", "{:,.0f}"),
@@ -58,11 +57,12 @@ def model_card(
     besides = contents_markdown(as_in_gguf(checkpoint) if in_gguf else checkpoint)
     file = name if name.endswith(".gguf") else "model.gguf"
     corrected = has_adapter(checkpoint) and not in_gguf
+    measured = f"{_table(figures)}\n\n{_where(measured_on)}{_remarks(source, figures)}"
     parts = [
         _metadata(checkpoint),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
         f"## How it was made\n\n{_steps(history)}{_waves(history)}",
-        f"## Evaluation\n\n{_table(figures)}\n\n{_where(measured_on)}{_grid_remark(source)}",
+        f"## Evaluation\n\n{measured}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         *usage_sections(weight_format, file=file, corrected=corrected),
         *([f"## Other contents of the source\n\n{besides}"] if besides else []),
@@ -100,8 +100,9 @@ def _waves(history: Sequence[Step]) -> str:
     if not rows:
         return ""
     return (
-        f"\n\nThe waves, evaluated in memory on held-out text. Sizes are relative to the dense "
-        f"model; parameters do not include the zeros of masks:\n\n{waves_markdown(rows)}"
+        f"\n\nThe waves, evaluated in memory on held-out text and text from elsewhere. Sizes are "
+        f"relative to the dense model; parameters do not include the zeros of masks:\n\n"
+        f"{waves_markdown(rows)}"
     )
 
 
@@ -130,16 +131,21 @@ def _cell(found: Mapping[str, float], key: str, form: str) -> str:
 
 
 def _where(measured_on: Mapping[str, str]) -> str:
-    listed = "; ".join(f"{name}: {value}" for name, value in measured_on.items())
+    listed = "; ".join(f"{name.replace('_', ' ')}: {each}" for name, each in measured_on.items())
     opener = opened_by(measured_on)
     return (
         f"Measured on the saved model, opened by {opener} in a fresh process. {listed}. "
-        f"± is one standard error."
+        f"± is one standard error.{_elsewhere(measured_on)}"
     )
 
 
-def _grid_remark(source: str) -> str:
-    return f" {GRID_REMARK}" if is_on_a_grid(source) else ""
+def _elsewhere(measured_on: Mapping[str, str]) -> str:
+    return f" {NOT_USED}" if "elsewhere" in measured_on else ""
+
+
+def _remarks(source: str, figures: Figures) -> str:
+    said = [*text_remarks(figures), *([GRID_REMARK] if is_on_a_grid(source) else [])]
+    return "".join(f" {each}" for each in said)
 
 
 def _about_zeros(figures: Figures, weight_format: str) -> str:

@@ -1,4 +1,4 @@
-"""A plot of perplexity against size over the waves of a run."""
+"""A plot of the rise of perplexity against size over the waves of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..contexts.verdict import PREFIXES
 from ..errors import DataError, MissingExtraError, SettingError
+from .both_texts import SHORT_NAMES
 from .waves import WaveRow
 
 if TYPE_CHECKING:
@@ -19,11 +21,15 @@ MEASURES = {
     "flops": ("operations per token, billions", 1e9),
 }
 _SUFFIXES = (".png", ".svg")
-_KEPT, _REVERTED = "#1f5f8b", "#b5472f"
+_COLOURS = {"heldout": "#1f5f8b", "elsewhere": "#7a4f9a"}
+_LINES = {"heldout": "o-", "elsewhere": "s--"}
+_REVERTED = "#b5472f"
 
 
 def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = None) -> str:
     """Plot every evaluated wave to a .png or .svg file; returns the measure of the horizontal axis.
+
+    Held-out text and, where the record has it, text from elsewhere have a line each.
 
     Args:
         measure: bytes, parameters or flops; None for bytes if the waves change them, else
@@ -76,47 +82,59 @@ def _settings() -> Any:
 
 def _draw(axes: Axes, rows: Sequence[WaveRow], measure: str) -> None:
     label, scale = MEASURES[measure]
-    points = [_Point(row, row.sizes[measure] / scale) for row in rows]
-    ceiling = _ceiling([point for point in points if point.row.kept] or points)
-    above = [point for point in points if point.height > ceiling]
-    inside = [point for point in points if point not in above]
-    _scatter(axes, [point for point in inside if point.row.kept], "o-", _KEPT, "kept")
-    _scatter(axes, [point for point in inside if not point.row.kept], "x", _REVERTED, "reverted")
+    texts = {text: _points(rows, measure, scale, text) for text in PREFIXES}
+    every = [point for points in texts.values() for point in points]
+    ceiling = _ceiling([point for point in every if point.kept] or every)
+    above = [point for point in every if point.height > ceiling]
+    for text, points in texts.items():
+        inside = [point for point in points if point not in above]
+        kept = [point for point in inside if point.kept]
+        reverted = [point for point in inside if not point.kept]
+        name, colour = SHORT_NAMES[text], _COLOURS[text]
+        _scatter(axes, kept, _LINES[text], colour, f"kept, {name}")
+        _scatter(axes, reverted, "x", colour, f"reverted, {name}")
+        for point in inside:
+            _name(axes, point, point.height, str(point.number), beside=True)
     if above:
         sizes, tops = [point.size for point in above], [ceiling] * len(above)
-        axes.plot(sizes, tops, "^", color=_REVERTED, label="reverted, above (perplexity)")
-    for point in inside:
-        _name(axes, point, point.height, str(point.row.number), beside=True)
+        axes.plot(sizes, tops, "^", color=_REVERTED, label="reverted, above (rise)")
     for point in above:
-        _name(axes, point, ceiling, f"{point.row.number} ({point.height:,.0f})", beside=False)
+        _name(axes, point, ceiling, f"{point.number} ({point.height:,.0f} %)", beside=False)
     axes.margins(x=0.08, y=0.1)
     axes.invert_xaxis()  # smaller models to the right
     axes.set_xlabel(label)
-    axes.set_ylabel("perplexity, held-out text")
-    axes.set_title("Perplexity against size, by wave", loc="left")
+    axes.set_ylabel("rise of perplexity over dense, %")
+    axes.set_title("Rise of perplexity against size, by wave", loc="left")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
 
 
 @dataclass(frozen=True)
 class _Point:
-    row: WaveRow
+    """A wave on one text: its size, its rise and the rise's standard error, in percent."""
+
+    number: int
+    kept: bool
     size: float
+    height: float
+    error: float
 
-    @property
-    def height(self) -> float:
-        return self.row.perplexity or 0.0
 
-    @property
-    def error(self) -> float:
-        return self.row.perplexity_error or 0.0
+def _points(rows: Sequence[WaveRow], measure: str, scale: float, text: str) -> list[_Point]:
+    points = []
+    for row in rows:
+        rise, error = (getattr(row, f"{PREFIXES[text]}{name}") for name in ("rise", "rise_error"))
+        if rise is not None:
+            size = row.sizes[measure] / scale
+            points.append(_Point(row.number, row.kept, size, 100 * rise, 100 * (error or 0.0)))
+    return points
 
 
 def _ceiling(kept: Sequence[_Point]) -> float:
-    """Waves above this perplexity are drawn at the edge, so that they do not flatten the others."""
+    """Waves above this rise are drawn at the edge, so that they do not flatten the others."""
     top = max(point.height + point.error for point in kept)
     low = min(point.height - point.error for point in kept)
-    return top + max(top - low, 0.05 * top)
+    return top + max(top - low, 1.0)
 
 
 def _name(axes: Axes, point: _Point, height: float, words: str, *, beside: bool) -> None:

@@ -17,6 +17,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
 from ..models.writing.publishing import PROVENANCE, path_of
+from .both_texts import text_remarks
 from .source_contents import as_in_gguf, contents_record
 
 _LIBRARIES = (
@@ -62,6 +63,7 @@ def provenance(
         "steps": [without_paths(step.as_dict()) for step in history],
         "texts": without_paths(texts),
         "figures": {name: dict(found) for name, found in figures.items()},
+        "remarks": text_remarks(figures),
         "measured_on": dict(measured_on),
         "versions": {name: library_version(name) for name in _LIBRARIES},
         "files": {name: _weighed(path) for name, path in sorted(files.items())},

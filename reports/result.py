@@ -19,6 +19,7 @@ from rich.text import Text
 from ..checkpoints import GgmlBlocks, Quantized
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
+from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
 from .units import in_bytes, in_time
 from .waves import wave_rows, waves_table
 
@@ -54,9 +55,7 @@ _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("weight_bytes", "weights on disk", in_bytes),
     ("parameters", "parameters", _whole),
     ("nonzero", "of which not zero", _whole),
-    ("perplexity", "perplexity ± standard error", "{:,.3f}".format),
-    ("mean_kl", "mean KL to dense, nats/token", "{:.4f}".format),
-    ("agreement", "top-1 agreement with dense", "{:.1%}".format),
+    *((key, label, form.format) for key, label, form in TEXT_ROWS),
     ("prefill_tokens_per_second", "prefill, tokens/s", "{:,.1f}".format),
     ("decode_tokens_per_second", "decode, tokens/s", "{:,.1f}".format),
     ("peak_bytes", "peak memory of the process", in_bytes),
@@ -98,7 +97,7 @@ def remarks(
     Args:
         has_codes: whether the model has quantised weights, made here or before.
     """
-    said = []
+    said = text_remarks(figures)
     links = {step.link for step in history}
     share = _zero_share(figures.get("light", {}))
     # Rounding to few bits makes zeros too, and those are not a mask.
@@ -173,9 +172,12 @@ def _minutes(history: Sequence[Step]) -> Table:
 def _measured_on(measured_on: Mapping[str, str]) -> RenderableType:
     lines = Table.grid(padding=(0, 2))
     for name, value in measured_on.items():
-        lines.add_row(Text(name), Text(value))
+        lines.add_row(Text(name.replace("_", " ")), Text(value))
     opener = opened_by(measured_on)
-    head = f"Measured on the saved model, opened by {opener} in a fresh process:"
+    head = (
+        f"Measured on the saved model, opened by {opener} in a fresh process; ± is one standard "
+        f"error.{f' {NOT_USED}' if 'elsewhere' in measured_on else ''}"
+    )
     return Group(Text(head), lines)
 
 

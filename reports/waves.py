@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contexts.steps import Step
+from ..contexts.verdict import PREFIXES
 from ..errors import DataError
 from .units import in_time
 
@@ -20,6 +21,11 @@ Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
 """A number that can be plotted."""
 
 _MISSING = "–"
+_FIGURES = tuple(
+    f"{prefix}{name}"
+    for prefix in PREFIXES.values()
+    for name in ("perplexity", "perplexity_error", "rise", "rise_error")
+)
 _HEAD = ("wave", "removed", "healing", "parameters", "bytes", "perplexity", "rise", "time")
 
 
@@ -36,9 +42,12 @@ class WaveRow:
         sizes: the same as counts.
         perplexity, perplexity_error: on held-out text, with its standard error.
         rise, rise_error: relative to the dense model, with its standard error.
+        elsewhere_perplexity, elsewhere_perplexity_error, elsewhere_rise, elsewhere_rise_error: the
+            same on text from elsewhere.
         reason: why it was kept or reverted.
 
-    Figures are None if the wave ended before it was evaluated.
+    Figures are None if the wave ended before it was evaluated; those on text from elsewhere also if
+    there was none, as in records of earlier versions.
     """
 
     number: int
@@ -53,6 +62,10 @@ class WaveRow:
     rise_error: Figure | None
     seconds: Figure
     reason: str
+    elsewhere_perplexity: Figure | None = None
+    elsewhere_perplexity_error: Figure | None = None
+    elsewhere_rise: Figure | None = None
+    elsewhere_rise_error: Figure | None = None
 
     @property
     def judged(self) -> bool:
@@ -96,19 +109,21 @@ def _row(step: Mapping[str, Any]) -> WaveRow:
         healing=step["settings"]["healing"],
         left={name: found[f"{name}_left"] for name in measures},
         sizes={name: found[name] for name in measures},
-        perplexity=found.get("perplexity"),
-        perplexity_error=found.get("perplexity_error"),
-        rise=found.get("rise"),
-        rise_error=found.get("rise_error"),
         seconds=step["seconds"],
         reason=found["reason"],
+        **{name: found.get(name) for name in _FIGURES},
     )
 
 
 def waves_table(rows: Sequence[WaveRow]) -> RenderableType:
-    """All waves within 80 columns, and the reasons why some were reverted."""
+    """All waves within 80 columns, and the reasons why some were reverted.
+
+    Each wave has a line for held-out text and, if there was any, one for text from elsewhere.
+    """
+    both = any(row.elsewhere_perplexity is not None for row in rows)
+    below = "; below it, on text from elsewhere" if both else ""
     table = Table(
-        title="Waves, evaluated in memory on held-out text",
+        title=f"Waves, evaluated in memory on held-out text{below}",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,
@@ -118,17 +133,20 @@ def waves_table(rows: Sequence[WaveRow]) -> RenderableType:
         table.add_column(name, justify="left" if name == "wave" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in _cells(row)))
+        if row.elsewhere_perplexity is not None:
+            table.add_row(*("" for _ in _HEAD[:5]), *map(Text, _judged(row, "elsewhere")))
     reasons = [f"Wave {row.number} was reverted: {row.reason}" for row in rows if not row.kept]
     return Group(table, *map(Text, reasons))
 
 
 def waves_markdown(rows: Sequence[WaveRow]) -> str:
     """The same as Markdown, with the reason in each row."""
-    head = (*_HEAD, "")
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(_HEAD) - 1)}---|"]
+    head = (*_HEAD, "perplexity, elsewhere", "rise, elsewhere", "")
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 2)}---|"]
     for row in rows:
         reason = row.reason if row.kept else f"reverted: {row.reason}"
-        lines.append(f"| {' | '.join((*_cells(row), reason.replace('|', '/')))} |")
+        cells = (*_cells(row), *_judged(row, "elsewhere"), reason.replace("|", "/"))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -138,9 +156,20 @@ def _cells(row: WaveRow) -> tuple[str, ...]:
         f"{row.share:.1%}" if row.number else _MISSING,
         f"× {row.healing}" if row.number else _MISSING,
         *(f"{row.left[name]:.1%}" if name in row.left else _MISSING for name in _HEAD[3:5]),
-        _MISSING if row.perplexity is None else f"{row.perplexity:.3f}",
-        _with_error(row.rise, row.rise_error, "{:.1%}"),
+        *_judged(row, "heldout"),
         in_time(row.seconds),
+    )
+
+
+def _judged(row: WaveRow, text: str) -> tuple[str, str]:
+    """Perplexity and rise on one text."""
+    prefix = PREFIXES[text]
+    perplexity, rise, error = (
+        getattr(row, f"{prefix}{name}") for name in ("perplexity", "rise", "rise_error")
+    )
+    return (
+        _MISSING if perplexity is None else f"{perplexity:.3f}",
+        _with_error(rise, error, "{:.1%}"),
     )
 
 

@@ -49,7 +49,7 @@ async def test_assembling_a_chain(model: str, tmp_path: Path) -> None:
     told = []
 
     async def tell(ctx: dict[str, Any]) -> dict[str, Any]:
-        told.append(ctx["verdict"].light.value)
+        told.append(ctx["verdict"].heldout.light.value)
         return ctx
 
     light = tmp_path / "light"

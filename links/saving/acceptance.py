@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...checkpoints import Checkpoint
 from ...contexts.flow import Savable
+from ...contexts.verdict import PREFIXES, judged_texts
 from ...engine import announce, in_thread
 from ...errors import GateError, ProofError
 from ...models.blocks.empty_model import text_config
@@ -33,6 +35,18 @@ _COLLAPSED = 0.75  # fraction of texts after which the light model only repeats 
 _SPEAKS = 0.5  # the original does so after at most this fraction
 
 
+@dataclass(frozen=True)
+class _Text:
+    """A text to judge on, and what its perplexity is called among the figures."""
+
+    windows: Windows
+    figure: str
+
+    def of(self, found: Measurement, side: str) -> float:
+        """The perplexity that was measured of one side."""
+        return found.figures[side][self.figure]
+
+
 async def check_accepted(
     ctx: Savable, found: Measurement, *, dtype: torch.dtype, tolerance: float | None
 ) -> None:
@@ -42,15 +56,19 @@ async def check_accepted(
         ProofError: the folder does not score as the model in memory did.
         GateError: the model is no better than chance, only repeats itself, or did not shrink.
     """
-    heldout = ctx.get("heldout")
     _check_size(ctx, found)
-    if heldout is None:
-        return
-    await _check_same(ctx, heldout, found, dtype, tolerance)
-    bar = _chance(ctx, heldout)
+    for name, windows in judged_texts(ctx).items():
+        text = _Text(windows, f"{PREFIXES[name]}perplexity")
+        await _check_same(ctx, text, found, dtype, tolerance)
+        await _check_sound(ctx, text, found)
+
+
+async def _check_sound(ctx: Savable, text: _Text, found: Measurement) -> None:
+    """Hold the model against guessing by word counts, and against repeating itself."""
+    bar = _chance(ctx, text.windows)
     collapsed = _only_repeats(found)
-    measured = found.figures["light"]["perplexity"]
-    if (measured < bar and not collapsed) or await _dense_perplexity(ctx, heldout, found) >= bar:
+    measured = text.of(found, "light")
+    if (measured < bar and not collapsed) or await _dense_perplexity(ctx, text, found) >= bar:
         return  # an untrained original model is no measure
     if collapsed:
         raise GateError(
@@ -58,8 +76,8 @@ async def check_accepted(
             "does not; prune less, keep more bits, or heal longer"
         )
     raise GateError(
-        f"perplexity {measured:.1f} on {heldout.text} is no better than guessing by word counts "
-        f"({bar:.1f}); prune less, keep more bits, or heal longer"
+        f"perplexity {measured:.1f} on {text.windows.text} is no better than guessing by word "
+        f"counts ({bar:.1f}); prune less, keep more bits, or heal longer"
     )
 
 
@@ -90,48 +108,48 @@ def _check_size(ctx: Savable, found: Measurement) -> None:
 
 async def _check_same(
     ctx: Savable,
-    heldout: Windows,
+    text: _Text,
     found: Measurement,
     dtype: torch.dtype,
     asked: float | None,
 ) -> None:
     """Compare the perplexity of the fresh process with the one in memory."""
     bound = asked or _default(_NLL_OFF, _NLL_OFF_HALF, ctx["checkpoint"], dtype)
-    expected = await _in_memory(ctx, heldout, str(dtype).removeprefix("torch."))
-    measured = found.figures["light"]["perplexity"]
+    expected = await _in_memory(ctx, text.windows, str(dtype).removeprefix("torch."))
+    measured = text.of(found, "light")
     off = abs(math.log(measured) - math.log(expected)) / max(math.log(expected), 1e-9)
     if not off <= bound:
         raise ProofError(
-            f"the saved folder has perplexity {measured:.4f} in a fresh process, the model in "
-            f"memory had {expected:.4f}: the mean NLL is off by {off:.2%}, more than "
-            f"{bound:.2%}; raise tolerance if that much is expected"
+            f"the saved folder has perplexity {measured:.4f} on {text.windows.text} in a fresh "
+            f"process, the model in memory had {expected:.4f}: the mean NLL is off by {off:.2%}, "
+            f"more than {bound:.2%}; raise tolerance if that much is expected"
         )
 
 
 async def _in_memory(ctx: Savable, windows: Windows, dtype: str) -> float:
     """Perplexity in memory: that of the verdict if it has the same model, windows and dtype."""
     verdict, checkpoint = ctx.get("verdict"), ctx["checkpoint"]
-    if verdict is not None:
-        measured = (verdict.checkpoint, verdict.windows, verdict.dtype)
-        if measured == (checkpoint.id, windows.digest, dtype):
-            return verdict.light.value
+    if verdict is not None and verdict.checkpoint == checkpoint.id:
+        for judged in verdict.texts.values():
+            if (judged.windows, judged.dtype) == (windows.digest, dtype):
+                return judged.light.value
     return await in_thread(own_perplexity, checkpoint, windows, announce=announce)
 
 
-async def _dense_perplexity(ctx: Savable, windows: Windows, found: Measurement) -> float:
+async def _dense_perplexity(ctx: Savable, text: _Text, found: Measurement) -> float:
     """Perplexity of the original, measured now if unknown; needed only if a check fails."""
-    measured = found.figures.get("dense", {}).get("perplexity")
     verdict = ctx.get("verdict")
-    if measured is not None:
-        return measured
-    if verdict is not None and verdict.windows == windows.digest:
-        return verdict.dense.value
-    return await in_thread(own_perplexity, ctx["dense"], windows, announce=announce)
+    if "dense" in found.figures:
+        return text.of(found, "dense")
+    for judged in () if verdict is None else verdict.texts.values():
+        if judged.windows == text.windows.digest:
+            return judged.dense.value
+    return await in_thread(own_perplexity, ctx["dense"], text.windows, announce=announce)
 
 
-def _chance(ctx: Mapping[str, Any], heldout: Windows) -> float:
+def _chance(ctx: Mapping[str, Any], judged: Windows) -> float:
     seen = [ctx[name] for name in ("calibration", "healing") if ctx.get(name) is not None]
-    return chance_perplexity(heldout, seen, int(text_config(ctx["checkpoint"]).vocab_size))
+    return chance_perplexity(judged, seen, int(text_config(ctx["checkpoint"]).vocab_size))
 
 
 def _only_repeats(found: Measurement) -> bool:

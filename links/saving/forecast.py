@@ -1,10 +1,11 @@
-"""The cost of save: folders written, fresh processes, and held-out windows read."""
+"""The cost of save: folders written, fresh processes, and windows read."""
 
 from __future__ import annotations
 
 from ...checkpoints import Checkpoint
 from ...contexts.flow import Savable
 from ...contexts.forecast import Forecast
+from ...contexts.verdict import judged_texts
 from ...models.blocks.device import default_device
 from ...models.blocks.empty_model import text_config
 from ...models.evaluation.record import probe_windows
@@ -18,10 +19,10 @@ _PROCESS_BYTES = 512 << 20  # an interpreter with its libraries, and one batch o
 
 
 def save_forecast(ctx: Savable, settings: SaveSettings) -> Forecast:
-    """Two folders written, three fresh processes that open them, held-out windows read by both."""
-    light, dense, windows = ctx["checkpoint"], ctx["dense"], ctx.get("heldout")
+    """Two folders written, three fresh processes that open them, windows of each text read."""
+    light, dense = ctx["checkpoint"], ctx["dense"]
     models = 2 if settings.compare else 1
-    read = 0 if windows is None else windows.num_windows
+    read = sum(windows.num_windows for windows in judged_texts(ctx).values())
     here = 0 if "verdict" in ctx else read  # scored in memory if no link did so before
     runs = models * (read + 2) + here
     beside = dense.num_bytes if settings.compare else 0
@@ -46,8 +47,8 @@ def _memory_bytes(ctx: Savable, settings: SaveSettings) -> int:
     """
     light, heldout = ctx["checkpoint"], ctx.get("heldout")
     needs = [_scored_bytes(light, probe_windows(light, heldout, settings.proof_tokens))]
-    if heldout is not None and "verdict" not in ctx:
-        needs.append(_scored_bytes(light, heldout))
+    if "verdict" not in ctx:
+        needs += [_scored_bytes(light, windows) for windows in judged_texts(ctx).values()]
     if default_device().type != "cuda":
         size = int(settings.max_shard_gb * 1e9)
         written = [light, ctx["dense"]] if settings.compare else [light]

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ...checkpoints import Checkpoint
 from ...contexts.flow import Savable
+from ...contexts.verdict import PREFIXES
 from ...engine import announce, in_thread
 from ...formats.ggml_types import FLOAT_KINDS, GgmlKind
 from ...formats.gguf_tensors import file_kind
@@ -92,8 +93,16 @@ async def judge_file(
     if beside is not None:
         dense = await measure_folders(beside, None, probe, announce)
         figures["dense"] = dense.figures["light"]
+        figures["light"] = {**figures["light"], **_rises(figures)}
         environment = {**dense.environment, **environment}
     measured = Measurement(figures, environment)
     judged = cast("Savable", {**cast("dict[str, Any]", ctx), "checkpoint": stored})
     await check_accepted(judged, measured, dtype=probe.dtype, tolerance=tolerance)
     return measured
+
+
+def _rises(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Light perplexity over dense, minus one, on each text; two runtimes, so no paired error."""
+    light, dense = figures["light"], figures["dense"]
+    names = [(f"{prefix}rise", f"{prefix}perplexity") for prefix in PREFIXES.values()]
+    return {rise: light[name] / dense[name] - 1 for rise, name in names if name in light}

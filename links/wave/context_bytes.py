@@ -28,7 +28,7 @@ def context_bytes(*contexts: Mapping[str, Any]) -> int:
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Reference):
-        yield value.hidden
+        yield from value.hidden.values()
     elif isinstance(value, Scores):
         yield from value.weights.values()
     elif isinstance(value, Profile):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...contexts.cost import Meter
 from ...contexts.steps import Step
-from ...contexts.verdict import Verdict
+from ...contexts.verdict import PREFIXES, Judgement, Verdict
 from ...engine import Chain, in_thread
 from ...errors import DataError, GateError, LinkError, NumericsError, SolverError
 from ...models.evaluation.footprint import MEASURES, Footprint, Measure, footprint
@@ -73,8 +73,9 @@ async def first_wave(ctx: Mapping[str, Any], body: Chain, course: Course, stop_l
     fault = _broken(verdict, stop_loss)
     if fault is not None:
         raise GateError(f"before the first wave {fault}; heal first, or raise stop_loss")
-    if verdict.margin > stop_loss:
-        raise DataError(_too_little(verdict, stop_loss))
+    unclear = _too_little(verdict, stop_loss)
+    if unclear is not None:
+        raise DataError(unclear)
     weight = await in_thread(footprint, context["checkpoint"])
     left = weight.share_of(course.dense)
     found = {"reason": "the input model", **_figures(weight, left, verdict)}
@@ -103,10 +104,10 @@ async def run_wave(
     weight = await in_thread(footprint, context["checkpoint"])
     left = weight.share_of(course.dense)
     fault = _broken(verdict, stop_loss) or _no_lighter(start.weight, weight)
-    if fault is None and verdict.margin > stop_loss:
-        fault = _too_little(verdict, stop_loss)
-        if start.number == 0:
-            raise DataError(fault)
+    unclear = _too_little(verdict, stop_loss) if fault is None else None
+    if unclear is not None and start.number == 0:
+        raise DataError(unclear)
+    fault = fault or unclear
     found = {"reason": fault or "held", **_figures(weight, left, verdict)}
     record = _record(number, fault is None, pace, meter, found, verdict.checkpoint)
     if fault is not None:
@@ -116,11 +117,12 @@ async def run_wave(
 
 
 def _broken(verdict: Verdict, stop_loss: float) -> str | None:
-    if verdict.holds(stop_loss):
+    fault = verdict.broken(stop_loss)
+    if fault is None:
         return None
     return (
-        f"perplexity rose by {verdict.rise:.2%} (standard error {verdict.rise_error:.2%}) over "
-        f"dense, more than stop_loss={stop_loss:.2%} allows"
+        f"perplexity rose by {fault.rise:.2%} (standard error {fault.rise_error:.2%}) over "
+        f"dense on {fault.text}, more than stop_loss={stop_loss:.2%} allows"
     )
 
 
@@ -129,12 +131,17 @@ def _no_lighter(before: Footprint, after: Footprint) -> str | None:
     return None if lighter else "nothing was removed: the step is too small for this model's sizes"
 
 
-def _too_little(verdict: Verdict, stop_loss: float) -> str:
-    windows = math.ceil(verdict.num_windows * (verdict.margin / stop_loss) ** 2)
+def _too_little(verdict: Verdict, stop_loss: float) -> str | None:
+    """Why the text cannot tell whether the rise is within stop_loss; None where it can."""
+    name, widest = max(verdict.texts.items(), key=lambda item: item[1].margin)
+    if widest.margin <= stop_loss:
+        return None
+    windows = math.ceil(widest.num_windows * (widest.margin / stop_loss) ** 2)
     return (
         f"stop_loss={stop_loss:.2%} is smaller than the noise of the text: two standard errors of "
-        f"the rise are {verdict.margin:.2%} on {verdict.num_windows} windows of {verdict.window} "
-        f"tokens; it takes about {windows:,} such windows (heldout_windows), or a higher stop_loss"
+        f"the rise are {widest.margin:.2%} on {widest.num_windows} windows of {widest.window} "
+        f"tokens of {widest.text}; it takes about {windows:,} such windows ({name}_windows), or a "
+        f"higher stop_loss"
     )
 
 
@@ -142,14 +149,21 @@ def _figures(
     weight: Footprint, left: Mapping[Measure, float], verdict: Verdict
 ) -> dict[str, float | int]:
     """The figures of the curve; those named _left are fractions of the original model."""
+    judged = {name: _judged(each) for name, each in verdict.texts.items()}
     return {
         **{name: weight.of(name) for name in MEASURES},
         **{f"{name}_left": share for name, share in left.items()},
-        "perplexity": verdict.light.value,
-        "perplexity_error": verdict.light.standard_error,
-        "rise": verdict.rise,
-        "rise_error": verdict.rise_error,
-        "mean_kl": verdict.mean_kl,
+        **{f"{PREFIXES[name]}{key}": v for name, each in judged.items() for key, v in each.items()},
+    }
+
+
+def _judged(judgement: Judgement) -> dict[str, float]:
+    return {
+        "perplexity": judgement.light.value,
+        "perplexity_error": judgement.light.standard_error,
+        "rise": judgement.rise,
+        "rise_error": judgement.rise_error,
+        "mean_kl": judgement.mean_kl,
     }
 
 

@@ -35,7 +35,9 @@ class Probe:
     """How folders are measured.
 
     Attributes:
-        tokens: int64 ``[num_windows, length]`` to score, or None for size and speed only.
+        tokens: held-out text to score, int64 ``[num_windows, length]``, or None for size and speed
+            only.
+        elsewhere: text from elsewhere to score too, int64 ``[num_windows, length]``.
         dtype: dtype of loading and computing.
         device: ``cpu`` or a CUDA device.
         prefill_tokens, decode_tokens: length of the prompt and of the greedy continuation; reduced
@@ -51,6 +53,7 @@ class Probe:
     decode_tokens: int = 24
     repeats: int = 3
     trust_remote_code: bool = False
+    elsewhere: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ async def _measure(
         "folder": str(folder),
         "dense": str(dense) if dense is not None else None,
         "tokens": None if probe.tokens is None else probe.tokens.tolist(),
+        "elsewhere": None if probe.elsewhere is None else probe.elsewhere.tolist(),
         "compare": compare,
         "dtype": str(probe.dtype).removeprefix("torch."),
         "device": probe.device,

@@ -1,13 +1,14 @@
 """A program of its own: opens saved folders with plain transformers and measures what they are.
 
-It is run by path in a fresh, isolated interpreter (``python -I rescore.py request.json``) and
-imports nothing of this package, so what it finds is what anybody finds who opens the folder. The
-request names the folder, the dense one to compare with or null, windows of tokens or null, dtype,
-device and counts. Figures go to the file the request names, progress to stdout, one
-``@ done total label`` a line.
+It is run by path in a fresh, isolated interpreter (``python -I measure_folder.py request.json``)
+and imports nothing of this package, so what it finds is what anybody finds who opens the folder.
+The request names the folder, the dense one to compare with or null, windows of held-out text and of
+text from elsewhere or null, dtype, device and counts. Figures go to the file the request names,
+progress to stdout, one ``@ done total label`` a line.
 
 Order matters: size and peak memory first, with nothing else loaded; then the dense model joins,
-both are timed in turns, and both read every held-out window exactly once.
+both are timed in turns, and both read every window exactly once. Figures on text from elsewhere
+have names that begin with ``elsewhere_``.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         found = [_speeds(models, prompt, request)]
         if tokens is not None:
             found.append(_score(models, tokens.to(request["device"])))
+        if request["elsewhere"]:
+            elsewhere = torch.tensor(request["elsewhere"]).to(request["device"])
+            found.append(_from_elsewhere(_score(models, elsewhere)))
         for name in figures:
             figures[name].update(
                 {key: value for each in found for key, value in each[name].items()}
@@ -234,12 +238,20 @@ def _score(models: dict[str, nn.Module], tokens: Tensor) -> dict[str, dict[str, 
     return _summary(sums, tokens.shape[1] - 1)
 
 
+def _from_elsewhere(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        side: {f"elsewhere_{name}": value for name, value in figures.items()}
+        for side, figures in found.items()
+    }
+
+
 def _summary(sums: list[_Sums], predicted: int) -> dict[str, dict[str, float]]:
-    """What all windows say, of ``predicted`` tokens each; the dense part empty without one."""
+    """Figures of all windows of ``predicted`` tokens each; the dense part empty without one."""
     total = predicted * len(sums)
     light = _perplexity([each.light / predicted for each in sums])
     if not any(each.dense for each in sums):
         return {"light": light, "dense": {}}
+    light |= _rise([(each.light - each.dense) / predicted for each in sums])
     light["mean_kl"] = sum(each.kl for each in sums) / total
     light["agreement"] = sum(each.agreed for each in sums) / total
     return {"light": light, "dense": _perplexity([each.dense / predicted for each in sums])}
@@ -284,6 +296,19 @@ def _perplexity(means: list[float]) -> dict[str, float]:
         return {"perplexity": value}
     spread = statistics.stdev(means) / math.sqrt(len(means))
     return {"perplexity": value, "perplexity_error": value * spread}
+
+
+def _rise(differences: list[float]) -> dict[str, float]:
+    """Light perplexity over dense, minus one, and its standard error, from paired differences.
+
+    Args:
+        differences: of each window, mean NLL of the light model minus that of the dense one.
+    """
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return {"rise": math.expm1(mean)}
+    spread = statistics.stdev(differences) / math.sqrt(len(differences))
+    return {"rise": math.expm1(mean), "rise_error": math.exp(mean) * spread}
 
 
 def _environment(device: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 The blocks run one at a time for each model; logits of both are then made batch by batch, so
 neither model nor all logits are ever whole in memory.
 
-What training gained: a model before and after it, beside the dense one, on text kept out.
+What training gained: a model before and after it, beside the dense one, on each text.
 
 Telling a model that only repeats itself from one that speaks: what damage of a kind looks like.
 
@@ -49,9 +49,27 @@ def last_hidden(
     skeleton: Skeleton, windows: Windows, *, batch_size: int, label: str, announce: Announce
 ) -> Tensor:
     """What leaves the last block for every window: ``[num_windows, length, hidden_size]``."""
-    batches = capture(skeleton, windows.tokens.split(batch_size))
-    hidden = through_blocks(skeleton, batches, lambda done, total: announce(label, done, total))
-    return torch.cat(hidden)
+    (hidden,) = last_hiddens(
+        skeleton, [windows], batch_size=batch_size, label=label, announce=announce
+    )
+    return hidden
+
+
+def last_hiddens(
+    skeleton: Skeleton,
+    texts: Sequence[Windows],
+    *,
+    batch_size: int,
+    label: str,
+    announce: Announce,
+) -> list[Tensor]:
+    """The same for each of several texts, in one pass over the blocks."""
+    parts = [windows.tokens.split(batch_size) for windows in texts]
+    batches = capture(skeleton, [tokens for part in parts for tokens in part])
+    states = iter(
+        through_blocks(skeleton, batches, lambda done, total: announce(label, done, total))
+    )
+    return [torch.cat([next(states) for _ in part]) for part in parts]
 
 
 @torch.no_grad()
@@ -162,33 +180,79 @@ def skeleton_pair(dense: Checkpoint, light: Checkpoint) -> tuple[Skeleton, Skele
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a model is from the dense one: KL(dense || it), and its NLL; nats per token."""
+    """How far a model is from the dense one on one text, in nats per predicted token.
 
-    kl: float
-    nll: float
+    Attributes:
+        kl: KL(dense || model), float64 ``[num_windows, length - 1]``.
+        nll: its negative log-likelihood of the text, same shape.
+    """
 
-    def loss(self, kl_weight: float) -> float:
-        """The mix of both that training is after."""
+    kl: Tensor
+    nll: Tensor
+
+    def loss(self, kl_weight: float) -> Tensor:
+        """The mix of both that training minimises, same shape."""
         return kl_weight * self.kl + (1 - kl_weight) * self.nll
 
 
 def standings(
-    dense: Checkpoint, models: list[Checkpoint], windows: Windows, *, announce: Announce
-) -> list[Standing]:
-    """Each model as it is stored, on the same windows; the dense one runs once for all."""
+    dense: Checkpoint, models: Sequence[Checkpoint], texts: Sequence[Windows], *, announce: Announce
+) -> list[list[Standing]]:
+    """Each model as it is stored on each text, by text and then by model; the dense one runs once.
 
-    def run(checkpoint: Checkpoint, label: str) -> tuple[Skeleton, Tensor]:
+    Each model makes one pass over its blocks for all texts.
+    """
+
+    def run(checkpoint: Checkpoint, label: str) -> tuple[Skeleton, list[Tensor]]:
         skeleton = Skeleton(checkpoint)
-        hidden = last_hidden(skeleton, windows, batch_size=1, label=label, announce=announce)
-        return skeleton, hidden
+        return skeleton, last_hiddens(skeleton, texts, batch_size=1, label=label, announce=announce)
 
-    wanted = run(dense, "dense blocks")
-    found = []
+    first, wanted = run(dense, "dense blocks")
+    found: list[list[Standing]] = [[] for _ in texts]
     for place, model in enumerate(models, 1):
-        asked = wanted if model.id == dense.id else run(model, f"judging blocks, {place}")
-        result = compare(wanted, asked, windows, announce=announce)
-        found.append(Standing(float(result.kl.mean()), float(result.light_nll.mean())))
+        second, reached = (first, wanted)
+        if model.id != dense.id:
+            second, reached = run(model, f"judging blocks, {place}")
+        for text, windows in enumerate(texts):
+            result = compare(
+                (first, wanted[text]), (second, reached[text]), windows, announce=announce
+            )
+            found[text].append(Standing(result.kl, result.light_nll))
     return found
+
+
+@dataclass(frozen=True)
+class LossChange:
+    """The mean of a loss before and after training, paired per token.
+
+    Attributes:
+        before, after: nats per token.
+        error: standard error of the difference, from the windows' means; infinite for one window.
+    """
+
+    before: float
+    after: float
+    error: float
+
+    @classmethod
+    def between(cls, before: Tensor, after: Tensor) -> LossChange:
+        """Of losses ``[num_windows, tokens]`` on the same tokens."""
+        return cls(float(before.mean()), float(after.mean()), _mean_and_error(after - before)[1])
+
+    @property
+    def margin(self) -> float:
+        """Two standard errors; 0 where there is one window, which has no error."""
+        return 2 * self.error if math.isfinite(self.error) else 0.0
+
+    @property
+    def better(self) -> bool:
+        """Whether the loss fell."""
+        return self.after < self.before
+
+    @property
+    def worse(self) -> bool:
+        """Whether the loss rose by more than the noise, or is a NaN."""
+        return not self.after - self.before <= self.margin
 
 
 _LONGEST_PERIOD = 4

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import torch
 
 from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ...checkpoints.shards import plan_shards
 from ...texts import Windows
-from ..blocks.device import compute_dtype, default_device
-from ..blocks.empty_model import empty_model, find_blocks, shared_model
+from ..blocks.device import compute_dtype, default_device, judged_dtype
+from ..blocks.empty_model import empty_model, find_blocks, shared_model, text_config
 from ..blocks.linears import Linear, find_linears
 from .outline import in_memory
 
@@ -16,6 +18,8 @@ from .outline import in_memory
 _COPIES_TO_FACTOR = 6
 # Bytes per quantised weight while packing: int8, unsigned copy, shifted int32 copy.
 _PACKED_BYTES = 9
+# Of one window: logits of two models, their log-probabilities, and what KL makes of them.
+_LOGITS_HELD = 6
 
 
 def pass_bytes(
@@ -55,6 +59,30 @@ def pass_bytes(
         inside_blocks += hidden + kept + summed
     logits = int(config.vocab_size) * tokens * width
     return outside * width + hidden + max(logits, inside_blocks)
+
+
+def judging_bytes(light: Checkpoint, texts: Iterable[Windows], batch_size: int) -> int:
+    """Peak bytes of comparing a model with the original on some texts.
+
+    The larger of the light model's pass, with the original's hidden states, and of one window's
+    logits of both models with their embeddings and heads and the hidden states of all windows.
+    """
+    windows = _gathered(texts)
+    config = text_config(light)
+    width = judged_dtype(light, default_device()).itemsize
+    outside = 2 * int(config.vocab_size) * int(config.hidden_size) * width
+    states = windows.num_tokens * int(config.hidden_size) * width
+    logits = _LOGITS_HELD * windows.length * int(config.vocab_size) * 4
+    passed = pass_bytes(light, windows, batch_size, grams=False)
+    return max(passed + states + outside // 2, outside + 2 * states + logits)
+
+
+def _gathered(texts: Iterable[Windows]) -> Windows:
+    """As many windows as all texts have, each as long as the longest, without tokens."""
+    found = list(texts)
+    count = sum(windows.num_windows for windows in found)
+    length = max((windows.length for windows in found), default=0)
+    return Windows(torch.empty(count, length, dtype=torch.int64, device="meta"), "")
 
 
 def training_bytes(

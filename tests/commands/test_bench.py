@@ -38,7 +38,8 @@ def test_each_model_is_measured_in_its_own_runtime(
     sizes = ("--windows", 3, "--length", 16, "--rounds", 1)
     # The first model and the text by the path from here, which is not where the processes run.
     models = ["dense", folders / "packed", folders / "gguf"]
-    found = run(*models, *sizes, "--heldout-data", "text.txt", "--out", out, "--json", "--quiet")
+    texts = ("--heldout-data", "text.txt", "--elsewhere", "readmes")
+    found = run(*models, *sizes, *texts, "--out", out, "--json", "--quiet")
     assert found.exit_code == 0, found.output
     document = json.loads(found.stdout)
     assert document == json.loads(out.read_text())
@@ -53,6 +54,10 @@ def test_each_model_is_measured_in_its_own_runtime(
     assert document["measured_on"]["rounds"] == "1"
     assert gguf["figures"]["weight_bytes"] == (folders / "gguf" / "model.gguf").stat().st_size
     assert gguf["figures"]["perplexity"] == pytest.approx(dense["figures"]["perplexity"], rel=1e-3)
+    assert document["measured_on"]["elsewhere_windows"] == "3 of 16 tokens"
+    elsewhere = [each["figures"]["elsewhere_perplexity"] for each in (gguf, dense)]
+    assert elsewhere[0] == pytest.approx(elsewhere[1], rel=1e-3)
+    assert elsewhere[1] != dense["figures"]["perplexity"]
     assert packed["figures"]["weight_bytes"] < dense["figures"]["weight_bytes"]
     assert packed["figures"]["perplexity"] != dense["figures"]["perplexity"]
     for each in document["models"]:
@@ -111,7 +116,8 @@ def test_the_table_has_a_row_for_each(folders: Path, monkeypatch: pytest.MonkeyP
         assert probe.tokens is not None
         assert probe.tokens.shape == (2, 16)
         figures = dict.fromkeys(("weight_bytes", "peak_bytes", "perplexity", *SPEEDS), 7.0)
-        return Measurement({"light": figures}, {"device": "none"})
+        other = {} if probe.elsewhere is None else {"elsewhere_perplexity": 8.5}
+        return Measurement({"light": {**figures, **other}}, {"device": "none"})
 
     monkeypatch.setattr(runtime_benchmark, "measure_folders", measure)
     text = folders / "text.txt"
@@ -121,3 +127,9 @@ def test_the_table_has_a_row_for_each(folders: Path, monkeypatch: pytest.MonkeyP
     for words in ("runtime", "prefill", "2 of 16 tokens"):
         assert words in found.output
     assert sum("transformers" in line and "7.0" in line for line in found.output.splitlines()) == 2
+    assert "elsewhere" not in found.output
+    sizes = ("--length", 16, "--windows", 2, "--rounds", 1)
+    both = run(*models, "--heldout-data", text, "--elsewhere", "readmes", *sizes)
+    lines = [" ".join(line.split()) for line in both.output.splitlines()]
+    assert lines.count("elsewhere 8.500") == 2
+    assert "elsewhere windows: 2 of 16 tokens" in lines

@@ -15,6 +15,7 @@ from birdbone.errors import LinkError, MissingExtraError, NumericsError, Setting
 from birdbone.journal.folder import RunFolder
 from birdbone.links import quantize
 from birdbone.links.heal import heal
+from birdbone.links.healing import judgement
 from birdbone.links.healing import train as healers
 from birdbone.links.healing.settings import DEFAULTS, USED
 from birdbone.models.evaluation.scoring import standings
@@ -106,12 +107,14 @@ async def test_the_figures_are_of_the_windows_kept_out_and_of_what_is_stored(met
     ctx = await run(_heal(method, heldout_share=0.3), _context(light, dense))
     metrics = ctx["history"][-1].metrics
     judged = Windows(tiny_windows(12).tokens[-4:], "judged")
-    before, after = standings(
-        dense, [light, ctx["checkpoint"]], judged, announce=lambda label, done, total: None
+    ((before, after),) = standings(
+        dense, [light, ctx["checkpoint"]], [judged], announce=lambda label, done, total: None
     )
-    assert (metrics["kl_before"], metrics["kl_after"]) == (before.kl, after.kl)
-    assert (metrics["nll_before"], metrics["nll_after"]) == (before.nll, after.nll)
-    assert (metrics["loss_before"], metrics["loss_after"]) == (before.kl, after.kl)
+    kl = [float(each.kl.mean()) for each in (before, after)]
+    nll = [float(each.nll.mean()) for each in (before, after)]
+    assert [metrics["kl_before"], metrics["kl_after"]] == kl
+    assert [metrics["nll_before"], metrics["nll_after"]] == nll
+    assert [metrics["loss_before"], metrics["loss_after"]] == kl
 
 
 async def test_what_it_was_given_stays_as_it_was(method: str) -> None:
@@ -132,17 +135,45 @@ async def test_where_nothing_is_gained_the_very_model_is_handed_on(method: str) 
     assert metrics["loss_after"] >= metrics["loss_before"]
 
 
+async def test_text_from_elsewhere_decides_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = _dense()
+    light = _pruned(dense)
+    elsewhere = tiny_windows(3, 24, seed=9, text="other words")
+    context = {**_context(light, dense), "elsewhere": elsewhere}
+    ctx = await run(_heal("blocks"), context)
+    metrics = ctx["history"][-1].metrics
+    ((before, after),) = standings(
+        dense, [light, ctx["checkpoint"]], [elsewhere], announce=lambda label, done, total: None
+    )
+    assert metrics["kept"] is True
+    assert metrics["elsewhere_loss_before"] == float(before.kl.mean())
+    assert metrics["elsewhere_loss_after"] == float(after.kl.mean())
+
+    def worse_elsewhere(*args: Any, **more: Any) -> Any:
+        healing, (first, second) = standings(*args, **more)
+        return [healing, [second, first]]
+
+    monkeypatch.setattr(judgement, "standings", worse_elsewhere)
+    again = await run(_heal("blocks"), context)
+    metrics = again["history"][-1].metrics
+    assert metrics["loss_after"] < metrics["loss_before"]
+    assert (metrics["kept"], metrics["reason"]) == (
+        *(False, "the loss rose measurably on other words"),
+    )
+    assert again["checkpoint"] is light
+
+
 async def test_blocks_that_come_nearer_while_the_model_goes_astray_are_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dense = _dense()
     light = _pruned(dense)
     monkeypatch.setattr(
-        sys.modules[heal.function.__module__],
+        judgement,
         "standings",
-        lambda dense, models, windows, announce: reversed(
-            standings(dense, models, windows, announce=announce)
-        ),
+        lambda dense, models, texts, announce: [
+            found[::-1] for found in standings(dense, models, texts, announce=announce)
+        ],
     )
     ctx = await run(_heal("blocks"), _context(light, dense))
     metrics = ctx["history"][-1].metrics

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
 from birdbone.contexts.cost import Cost
 from birdbone.contexts.steps import Step
-from birdbone.contexts.verdict import Perplexity, Verdict
+from birdbone.contexts.verdict import Judgement, Perplexity, Verdict
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
 from birdbone.links.save import check_disk, save
@@ -74,7 +74,7 @@ def in_memory(checkpoint: Checkpoint) -> float:
 def judged(ctx: Mapping[str, Any], perplexity: float) -> dict[str, Any]:
     """The context as validate would leave it, with that perplexity in the verdict."""
     windows, found = ctx["heldout"], Perplexity(perplexity, 1.0, 45)
-    verdict = Verdict(
+    held = Judgement(
         dense=found,
         light=found,
         rise=0.0,
@@ -85,9 +85,9 @@ def judged(ctx: Mapping[str, Any], perplexity: float) -> dict[str, Any]:
         window=windows.length,
         num_windows=windows.num_windows,
         dtype="float32",
-        checkpoint=ctx["checkpoint"].id,
         windows=windows.digest,
     )
+    verdict = Verdict(held, None, ctx["checkpoint"].id)
     step = Step("validate", {}, Cost(1.0, 1, "process"), checkpoint=ctx["checkpoint"].id)
     return {**ctx, "verdict": verdict, "history": (step,)}
 
@@ -113,9 +113,9 @@ async def test_saved_figures_are_those_of_the_folder(tmp_path: Path) -> None:
     assert len(shards) > 1
     assert saved.path == tmp_path / "light"
     assert saved.weight_bytes == light["weight_bytes"] == sum(s.stat().st_size for s in shards)
-    assert light.keys() == KEYS | {"mean_kl", "agreement"}
+    assert light.keys() == KEYS | {"mean_kl", "agreement", "rise", "rise_error"}
     assert dense.keys() == KEYS
-    assert light["perplexity"] == pytest.approx(ctx["verdict"].light.value, rel=1e-5)
+    assert light["perplexity"] == pytest.approx(ctx["verdict"].heldout.light.value, rel=1e-5)
     assert dense["parameters"] == light["parameters"] == ctx["dense"].num_parameters
     assert dense["nonzero"] - light["nonzero"] == 32 * 32
     assert light["mean_kl"] > 0

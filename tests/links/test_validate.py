@@ -55,7 +55,8 @@ def plain_log_probabilities(checkpoint: Checkpoint, tokens: Tensor) -> Tensor:
 @pytest.mark.parametrize("arch", tiny_configs)
 async def test_the_figures_are_those_of_plain_transformers(arch: str) -> None:
     ctx = judged(arch)
-    found: Verdict = (await run(validate(batch_size=3), ctx))["verdict"]
+    verdict: Verdict = (await run(validate(batch_size=3), ctx))["verdict"]
+    found = verdict.heldout
     tokens = ctx["heldout"].tokens
     dense, light = (plain_log_probabilities(ctx[key], tokens) for key in ("dense", "checkpoint"))
     nll = [-each.gather(-1, tokens[:, 1:, None]).squeeze(-1) for each in (dense, light)]
@@ -74,14 +75,14 @@ async def test_the_figures_are_those_of_plain_transformers(arch: str) -> None:
 
 
 async def test_a_model_beside_itself_has_not_changed() -> None:
-    found = (await run(validate(), calibrated(tiny_checkpoint())))["verdict"]
+    found = (await run(validate(), calibrated(tiny_checkpoint())))["verdict"].heldout
     assert (found.rise, found.rise_error, found.mean_kl, found.agreement) == (0.0, 0.0, 0.0, 1.0)
     assert found.light == found.dense
 
 
 async def test_the_verdict_says_what_it_was_measured_on() -> None:
     after = await run(validate(), judged())
-    found = after["verdict"]
+    found = after["verdict"].heldout
     assert (found.text, found.window, found.num_windows) == ("heldout", 16, 4)
     assert found.dtype in ("float32", "bfloat16")
     metrics = after["history"][-1].metrics
@@ -92,7 +93,7 @@ async def test_the_verdict_says_what_it_was_measured_on() -> None:
 
 async def test_windows_may_be_cut_into_any_batches() -> None:
     ctx = judged()
-    one, five = [(await run(validate(batch_size=size), ctx))["verdict"] for size in (1, 5)]
+    one, five = [(await run(validate(batch_size=size), ctx))["verdict"].heldout for size in (1, 5)]
     assert one.light.value == pytest.approx(five.light.value, rel=1e-6)
     assert one.mean_kl == pytest.approx(five.mean_kl, rel=1e-4)
 
@@ -103,9 +104,10 @@ async def test_the_dense_run_is_made_once_and_used_again() -> None:
     assert second["reference"] is first["reference"]
     assert second["verdict"] == first["verdict"]
     # A reference that lies is believed, so it was not made again.
-    wrong = replace(first["reference"], hidden=first["reference"].hidden * 0)
+    hidden = {key: states * 0 for key, states in first["reference"].hidden.items()}
+    wrong = replace(first["reference"], hidden=hidden)
     fooled = await run(validate(), {**first, "reference": wrong})
-    assert fooled["verdict"].dense != first["verdict"].dense
+    assert fooled["verdict"].heldout.dense != first["verdict"].heldout.dense
 
 
 async def test_a_dense_run_of_other_text_or_another_model_is_not_used() -> None:
@@ -175,3 +177,78 @@ async def test_a_chain_of_two_judges_both_models() -> None:
     first, second = (step.metrics for step in after["history"])
     assert first["rise"] == 0.0
     assert second["mean_kl"] > 0.0
+
+
+def two_texts(ctx: dict[str, Any]) -> dict[str, Any]:
+    """The context with text from elsewhere, of another length than held-out text."""
+    return {**ctx, "elsewhere": tiny_windows(3, 24, seed=7, text="elsewhere")}
+
+
+async def test_each_text_is_judged_as_it_would_be_alone() -> None:
+    ctx = two_texts(judged())
+    after = await run(validate(), ctx)
+    verdict, metrics = after["verdict"], after["history"][-1].metrics
+    alone = await run(validate(), {**ctx, "heldout": ctx["elsewhere"], "elsewhere": None})
+    for found, expected in (
+        (verdict.heldout, (await run(validate(), judged()))["verdict"].heldout),
+        (verdict.elsewhere, alone["verdict"].heldout),
+    ):
+        assert (found.text, found.windows) == (expected.text, expected.windows)
+        assert found.rise == pytest.approx(expected.rise, rel=1e-4)
+        assert found.mean_kl == pytest.approx(expected.mean_kl, rel=1e-4)
+    assert metrics["rise"] == verdict.heldout.rise
+    assert metrics["elsewhere_rise"] == verdict.elsewhere.rise
+    assert metrics["elsewhere_tokens"] == 3 * 23
+    assert (metrics["texts"], metrics["worse_rise"]) == (2, verdict.rise)
+    one = alone["history"][-1].metrics
+    assert one["texts"] == 1
+    assert "elsewhere_rise" not in one
+
+
+@pytest.mark.filterwarnings("ignore:validate. the rises:UserWarning")
+async def test_the_dense_run_of_one_text_is_kept_when_another_comes() -> None:
+    first = await run(validate(), judged())
+    wrong = {key: states * 0 for key, states in first["reference"].hidden.items()}
+    ctx = {**two_texts(first), "reference": replace(first["reference"], hidden=wrong)}
+    after = await run(validate(), ctx)
+    digests = {ctx["heldout"].digest, ctx["elsewhere"].digest}
+    assert after["reference"].hidden.keys() == digests
+    assert not after["reference"].hidden[ctx["heldout"].digest].any()
+    assert after["reference"].hidden[ctx["elsewhere"].digest].any()
+    again = await run(validate(), after)
+    assert again["reference"] is after["reference"]
+
+
+async def test_the_gate_stops_what_fails_on_text_from_elsewhere_alone() -> None:
+    ctx = {**overconfident(), "elsewhere": tiny_windows(4, 16, seed=7, text="elsewhere")}
+    found = (await run(validate(), ctx))["verdict"]
+    bounds = {name: each.rise - each.margin for name, each in found.texts.items()}
+    (easy, harder), worse = sorted(bounds.values()), max(bounds, key=bounds.__getitem__)
+    assert easy > 0
+    await run(validate(max_rise=harder * 1.01), ctx)
+    with pytest.raises(LinkError, match=f"over dense on {found.texts[worse].text}, more than max"):
+        await run(validate(max_rise=(easy + harder) / 2), ctx)
+
+
+async def test_rises_that_differ_much_are_warned_of() -> None:
+    ctx = overconfident()
+    # On text that the dense model would write itself, saying the same more loudly is an advantage.
+    tokens = tiny_windows(4, 2, seed=7).tokens
+    for _ in range(14):
+        last = plain_log_probabilities(ctx["dense"], torch.cat([tokens, tokens[:, :1]], 1))[:, -1:]
+        tokens = torch.cat([tokens, last.argmax(-1)], 1)
+    ctx["elsewhere"] = replace(ctx["heldout"], tokens=tokens)
+    with pytest.warns(UserWarning, match="differ by more than twice the smaller one"):
+        after = await run(validate(), ctx)
+    assert "cost depends on the text" in after["history"][-1].metrics["remark"]
+
+
+def test_the_estimates_count_the_second_text() -> None:
+    one = judged()
+    two = {**one, "elsewhere": tiny_windows(4, 16, seed=7)}
+    foretell = validate.hooks.forecast
+    assert foretell is not None
+    first, second = (foretell(ctx, validate().settings) for ctx in (one, two))
+    assert second.memory_bytes > first.memory_bytes
+    assert second.block_passes == 2 * first.block_passes
+    assert second.adds["verdict"].elsewhere is not None

@@ -18,7 +18,7 @@ from birdbone.chains import waves
 from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.flow import Calibrated, Changed, Standing, Validatable, Validated
 from birdbone.contexts.steps import Step
-from birdbone.contexts.verdict import Perplexity, Reference, Verdict
+from birdbone.contexts.verdict import Judgement, Perplexity, Reference, Verdict
 from birdbone.engine import Chain, link, run
 from birdbone.errors import DataError, GateError, LinkError, NumericsError, SettingError
 from birdbone.journal import RunFolder
@@ -40,12 +40,15 @@ class Plant:
     """Links that do as they are told: one rise (with its error) or failure for every judgement."""
 
     rises: Sequence[Planted]
+    elsewhere: Sequence[tuple[float, float]] = ()
     judged: Iterator[Planted] = field(init=False)
+    other: Iterator[tuple[float, float]] = field(init=False)
     sparsities: list[float] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.judged = iter([AS_IT_CAME, *self.rises])
+        self.other = iter(self.elsewhere)
 
     def body(self) -> Chain:
         plant = self
@@ -72,17 +75,25 @@ class Plant:
         found = next(self.judged)
         if isinstance(found, Exception):
             raise found
-        rise, error = found if isinstance(found, tuple) else (found, NOISE if found else 0.0)
-        dense, light = Perplexity(20.0, 1.0, 60), Perplexity(20.0 * (1 + rise), 1.0, 60)
-        windows: Windows = ctx["heldout"]
+        pair = found if isinstance(found, tuple) else (found, NOISE if found else 0.0)
+        other = next(self.other, None)
         return Verdict(
-            *(dense, light, rise, error, 0.1, 0.9, windows.text, windows.length),
-            *(windows.num_windows, "float32", ctx["checkpoint"].id, windows.digest),
+            judgement(ctx["heldout"], *pair),
+            None if other is None else judgement(ctx["elsewhere"], *other),
+            ctx["checkpoint"].id,
         )
 
 
+def judgement(windows: Windows, rise: float, error: float) -> Judgement:
+    dense, light = Perplexity(20.0, 1.0, 60), Perplexity(20.0 * (1 + rise), 1.0, 60)
+    return Judgement(
+        *(dense, light, rise, error, 0.1, 0.9, windows.text, windows.length),
+        *(windows.num_windows, "float32", windows.digest),
+    )
+
+
 def reference(ctx: Mapping[str, Any]) -> Reference:
-    return Reference(ctx["dense"].id, ctx["heldout"].digest, torch.zeros(1))
+    return Reference(ctx["dense"].id, {ctx["heldout"].digest: torch.zeros(1)})
 
 
 def masked(checkpoint: Any, sparsity: float) -> Any:
@@ -141,7 +152,7 @@ async def test_a_wave_that_breaks_the_stop_loss_is_reverted_and_the_next_is_gent
 @pytest.mark.parametrize(
     ("strikes", "reason"),
     [
-        (4.0, r"perplexity rose by 400.00% \(standard error 0.10%\) over dense, more than"),
+        (4.0, r"perplexity rose by 400.00% \(standard error 0.10%\) over dense on heldout, more"),
         (float("nan"), "perplexity rose by nan% "),
         (NumericsError("the loss is nan"), "link 'validate' failed: the loss is nan"),
     ],
@@ -199,7 +210,7 @@ async def test_a_wave_of_60_percent_is_reverted_by_what_real_links_find() -> Non
     assert disaster.metrics["kept"] is False
     assert disaster.settings["share"] == pytest.approx(0.6, abs=0.03)
     assert "perplexity rose by" in str(disaster.metrics["reason"])
-    assert disaster.metrics["perplexity"] > good["verdict"].light.value
+    assert disaster.metrics["perplexity"] > good["verdict"].heldout.light.value
     assert disaster.metrics["parameters_left"] < records(good)[-1].metrics["parameters_left"]
     assert disaster.checkpoint != good["checkpoint"].id
     assert_same_model(after["checkpoint"], good["checkpoint"])
@@ -269,6 +280,29 @@ async def test_the_rule_is_the_gate_of_validate(ctx: dict[str, Any]) -> None:
     assert reason.startswith("perplexity rose by 5.01% (standard error 1.00%) over dense")
 
 
+async def test_a_wave_is_kept_only_where_both_texts_hold(ctx: dict[str, Any]) -> None:
+    both = {**ctx, "elsewhere": tiny_windows(4, 16, seed=7, text="other")}
+    rises = [(0.0, 0.0), (0.02, NOISE), (0.04, NOISE), (0.0, 0.02)]
+    plant = Plant([0.01, 0.01, 0.01], elsewhere=rises)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        after = await run(waves(body=plant.body(), stop_loss=0.03, max_waves=3), both)
+    assert kept(after) == [True, True, False, False]
+    reasons = [str(step.metrics["reason"]) for step in records(after)]
+    assert reasons[2].startswith(
+        "perplexity rose by 4.00% (standard error 0.10%) over dense on other"
+    )
+    assert "two standard errors of the rise are 4.00%" in reasons[3]
+    assert "about 8 such windows (elsewhere_windows)" in reasons[3]
+    first = records(after)[1].metrics
+    assert (first["rise"], first["elsewhere_rise"], first["elsewhere_rise_error"]) == (
+        *(0.01, 0.02, NOISE),
+    )
+    assert first["elsewhere_perplexity"] == pytest.approx(20.4)
+    own = after["history"][-1].metrics
+    assert (own["rise"], own["worse_text"]) == (0.02, "other")
+
+
 async def test_a_stop_loss_smaller_than_the_noise_is_refused_and_says_how_much_text_it_takes(
     ctx: dict[str, Any],
 ) -> None:
@@ -332,7 +366,12 @@ async def test_a_step_too_small_for_the_model_does_not_go_on_for_ever(ctx: dict[
 async def test_text_that_cannot_judge_is_refused_before_any_work(ctx: dict[str, Any]) -> None:
     one = {**ctx, "heldout": tiny_windows(1, 16, seed=2)}
     same = {**ctx, "healing": tiny_windows(3, 16, seed=2)}
-    for found, message in ((one, "has one window"), (same, r"3 of 4 windows .* are in healing")):
+    other = {**ctx, "elsewhere": tiny_windows(1, 16, seed=7, text="other")}
+    for found, message in (
+        (one, "held-out text 'tiny words' has one window"),
+        (same, r"3 of 4 windows .* are in healing"),
+        (other, r"'other' has one window.* \(elsewhere_windows\)"),
+    ):
         plant = Plant([])
         with pytest.raises(LinkError, match=message) as caught:
             await run(waves(body=plant.body()), found)

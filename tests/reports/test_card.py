@@ -12,14 +12,23 @@ from birdbone.reports.card import model_card
 from birdbone.reports.provenance import library_version, without_paths
 
 FIGURES = {
-    "dense": {"weight_bytes": 2000.0, "parameters": 1000.0, "nonzero": 1000.0, "perplexity": 10.0},
+    "dense": {
+        "weight_bytes": 2000.0,
+        "parameters": 1000.0,
+        "nonzero": 1000.0,
+        "perplexity": 10.0,
+        "elsewhere_perplexity": 25.0,
+    },
     "light": {
         "weight_bytes": 2000.0,
         "parameters": 1000.0,
         "nonzero": 700.0,
         "perplexity": 11.25,
         "perplexity_error": 0.5,
+        "rise": 0.125,
         "agreement": 0.875,
+        "elsewhere_perplexity": 40.0,
+        "elsewhere_rise": 0.6,
     },
 }
 
@@ -40,9 +49,12 @@ def card(**more: Any) -> str:
 
 def test_the_table_holds_dense_beside_light() -> None:
     text = card()
-    assert "| perplexity | 10.000 | 11.250 ± 0.500 |" in text
+    assert "| perplexity, held-out text | 10.000 | 11.250 ± 0.500 |" in text
+    assert "| perplexity, elsewhere | 25.000 | 40.000 |" in text
+    assert "| rise over dense, elsewhere |  | 60.0% |" in text
+    assert "Calibration text is narrow: perplexity rose by 12.50% on held-out text" in text
     assert "| weight files, bytes | 2,000 | 2,000 |" in text
-    assert "| top-1 agreement with dense |  | 87.5% |" in text
+    assert "| top-1 agreement, held-out text |  | 87.5% |" in text
     assert "mean KL" not in text
     assert "text: tiny words; dtype: float32" in text
 
@@ -92,7 +104,7 @@ def test_loading_says_what_must_be_installed(weight_format: str, needed: str) ->
 def test_without_a_dense_model_there_is_one_column() -> None:
     text = card(figures={"light": FIGURES["light"]})
     assert "| | light |" in text
-    assert "| perplexity | 11.250 ± 0.500 |" in text
+    assert "| perplexity, held-out text | 11.250 ± 0.500 |" in text
 
 
 def test_a_hub_model_is_named_as_the_base() -> None:

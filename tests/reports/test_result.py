@@ -21,14 +21,24 @@ from birdbone.reports.result import (
     step_rows,
 )
 
-DENSE = {"weight_bytes": 270e6, "parameters": 1000.0, "nonzero": 1000.0, "perplexity": 20.0}
+DENSE = {
+    "weight_bytes": 270e6,
+    "parameters": 1000.0,
+    "nonzero": 1000.0,
+    "perplexity": 20.0,
+    "elsewhere_perplexity": 30.0,
+}
 LIGHT = {
     "weight_bytes": 110_500_000.0,
     "parameters": 1000.0,
     "nonzero": 700.0,
     "perplexity": 21.5,
     "perplexity_error": 0.25,
+    "rise": 0.075,
     "agreement": 0.875,
+    "elsewhere_perplexity": 33.0,
+    "elsewhere_rise": 0.1,
+    "elsewhere_rise_error": 0.01,
 }
 FIGURES = {"dense": DENSE, "light": LIGHT}
 
@@ -75,8 +85,11 @@ def test_figures_stand_dense_beside_light_with_their_units_and_errors() -> None:
         Row("weights on disk", "270.0 MB", "110.5 MB"),
         Row("parameters", "1,000", "1,000"),
         Row("of which not zero", "1,000", "700"),
-        Row("perplexity ± standard error", "20.000", "21.500 ± 0.250"),
-        Row("top-1 agreement with dense", "–", "87.5%"),
+        Row("perplexity, held-out text", "20.000", "21.500 ± 0.250"),
+        Row("perplexity, elsewhere", "30.000", "33.000"),
+        Row("rise over dense, held-out text", "–", "7.5%"),
+        Row("rise over dense, elsewhere", "–", "10.0% ± 1.0%"),
+        Row("top-1 agreement, held-out text", "–", "87.5%"),
     ]
 
 

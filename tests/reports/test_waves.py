@@ -97,9 +97,31 @@ def test_the_picture_names_each_judged_wave_and_what_stands_along_its_edges(tmp_
     path = tmp_path / "curve.svg"
     draw_curve(rows(), path)
     text = path.read_text()
-    for words in ("weights in memory, MB", "perplexity, held-out text", "kept", ">4<", "2 (60)"):
+    for words in (
+        "weights in memory, MB",
+        "rise of perplexity over dense, %",
+        "kept, held-out text",
+        ">4<",
+        "2 (200 %)",
+    ):
         assert words in text
     assert ">3<" not in text
+
+
+def test_text_from_elsewhere_stands_below_held_out_text_and_in_the_picture(tmp_path: Path) -> None:
+    elsewhere = {"elsewhere_perplexity": 30.0, "elsewhere_rise": 0.25, "elsewhere_rise_error": 0.02}
+    steps = [judged(0, 20.0, 1.0), judged(1, 21.0, 0.9, **elsewhere)]
+    found = wave_rows(steps)
+    assert [row.elsewhere_rise for row in found] == [None, 0.25]
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(waves_table(found))
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert lines[0] == "Waves, judged in memory on held-out text; below it, on text from elsewhere"
+    first = lines.index("1 10.0% × 2 90.0% 90.0% 21.000 5.0% ± 1.0% 1.50 min")
+    assert lines[first + 1] == "30.000 25.0% ± 2.0%"
+    assert waves_markdown(found).splitlines()[3].endswith("| 30.000 | 25.0% ± 2.0% | held |")
+    draw_curve(found, tmp_path / "both.svg")
+    assert "kept, elsewhere" in (tmp_path / "both.svg").read_text()
 
 
 def test_where_bytes_do_not_change_parameters_are_drawn(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What save refuses, and what it lets pass though it looks alike."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from tiny import VOCAB, tiny_checkpoint, tiny_windows
 
 from birdbone.contexts.cost import Cost
 from birdbone.contexts.steps import Step
-from birdbone.errors import GateError
+from birdbone.errors import GateError, ProofError
 from birdbone.links.saving import acceptance
 from birdbone.models.evaluation.fresh_process import Measurement
 from birdbone.texts import chance_perplexity
@@ -66,6 +67,33 @@ async def test_no_better_than_word_counts_is_refused(in_memory: dict[str, float]
     await judge(ctx, measured(bar * 0.99, 10.0), in_memory)
     with pytest.raises(GateError, match=r"no better than guessing by word counts \(6"):
         await judge(ctx, measured(bar, 10.0), in_memory)
+
+
+async def test_text_from_elsewhere_is_held_against_memory_and_chance_too(
+    in_memory: dict[str, float],
+) -> None:
+    ctx = {**context(), "elsewhere": tiny_windows(2, 24, seed=5, text="other words")}
+    bar = chance_perplexity(ctx["elsewhere"], [ctx["calibration"]], VOCAB)
+
+    def found(elsewhere: float) -> Measurement:
+        one = measured(12.0, 10.0)
+        light, dense = one.figures["light"], one.figures["dense"]
+        return replace(
+            one,
+            figures={
+                "light": {**light, "elsewhere_perplexity": elsewhere},
+                "dense": {**dense, "elsewhere_perplexity": 10.0},
+            },
+        )
+
+    await judge(ctx, found(12.0), in_memory)
+    with pytest.raises(ProofError, match=r"perplexity 13.0000 on other words in a fresh process"):
+        await judge(ctx, found(13.0), in_memory)
+    in_memory[ctx["checkpoint"].id] = bar
+    with pytest.raises(ProofError, match=r"perplexity 12.0000 on tiny words in a fresh process"):
+        await acceptance.check_accepted(ctx, found(bar), dtype=torch.float32, tolerance=None)
+    with pytest.raises(GateError, match="on other words is no better than guessing"):
+        await acceptance.check_accepted(ctx, found(bar), dtype=torch.float32, tolerance=0.99)
 
 
 async def test_a_dense_model_that_guesses_itself_is_no_measure(

@@ -28,6 +28,7 @@ def requested(tmp_path: Path, **more: Any) -> dict[str, Any]:
         "folder": str(tmp_path / "light"),
         "dense": str(tmp_path / "dense"),
         "tokens": tiny_windows(3, LENGTH).tokens.tolist(),
+        "elsewhere": None,
         "compare": True,
         "dtype": "float32",
         "device": "cpu",
@@ -71,6 +72,26 @@ def test_figures_equal_a_computation_in_float64(
     agreed = (dense.argmax(-1) == light.argmax(-1)).double().mean()
     assert figures["light"]["agreement"] == pytest.approx(float(agreed))
     assert "mean_kl" not in figures["dense"]
+
+
+def test_the_rise_is_paired_and_text_from_elsewhere_has_figures_of_its_own(tmp_path: Path) -> None:
+    request = requested(tmp_path)
+    alone = rescore.measure(request)["figures"]
+    other = tiny_windows(2, 24, seed=3).tokens.tolist()
+    both = rescore.measure({**request, "elsewhere": other})["figures"]
+    swapped = rescore.measure({**request, "tokens": other})["figures"]
+    for name in ("dense", "light"):
+        for key, value in swapped[name].items():
+            if key.startswith(("perplexity", "rise", "mean_kl", "agreement")):
+                assert both[name][f"elsewhere_{key}"] == pytest.approx(value, rel=1e-5), key
+        assert both[name]["perplexity"] == alone[name]["perplexity"]
+    dense, light = log_probabilities(0), log_probabilities(1)
+    after = tiny_windows(3, LENGTH).tokens[:, 1:].unsqueeze(2)
+    apart = (dense - light).gather(2, after).mean((1, 2))
+    rise = math.expm1(float(apart.mean()))
+    assert alone["light"]["rise"] == pytest.approx(rise, rel=1e-4)
+    error = (1 + rise) * float(apart.std()) / math.sqrt(3)
+    assert alone["light"]["rise_error"] == pytest.approx(error, rel=1e-4)
 
 
 def test_the_batch_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Parts of the link validate: judging a model on each text, and the record of it."""
