@@ -94,5 +94,5 @@ def test_blocks_that_are_not_alike_are_refused() -> None:
     )
     model = AutoModelForCausalLM.from_config(config)
     checkpoint = as_checkpoint(model, tiny_tokenizer(), source="tiny/qwen3_moe")
-    with pytest.raises(ModelError, match="'model.layers.1' .* differs in shape from"):
+    with pytest.raises(ModelError, match=r"'model.layers.1' .* differs in shape from"):
         require_alike(checkpoint)
