@@ -1,9 +1,9 @@
-"""What a piece of work costs: wall seconds and peak memory, measured around it.
+"""The cost of a piece of work: wall time in seconds and peak memory in bytes.
 
-On CUDA the peak is the allocator's own. Elsewhere it is the peak resident size of this process:
-Linux keeps one and lets it be reset, so nothing is sampled and nothing is missed; other systems
-give the peak since the process began, and `Cost.peak_of` says which it was. What was let go of
-before is given back to the system first, so that no work is charged for memory of earlier work.
+On CUDA the peak is that of PyTorch's allocator. Otherwise it is the peak resident memory of this
+process. Linux records it and allows resetting it, so no sampling is needed; other systems report
+the peak since the process started. `Cost.peak_of` says which one it is. Freed memory is returned to
+the operating system first, so that work is not charged for earlier work's memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RESET_PEAK = "5"  # proc(5): reset the peak resident set size
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall seconds, peak bytes, and what those bytes are the peak of."""
+    """Wall seconds, peak bytes, and what the bytes are the peak of."""
 
     seconds: float
     peak_bytes: int
@@ -36,10 +36,10 @@ class Cost:
 
 
 class Meter:
-    """Starts measuring when made; `stop` gives the cost so far and may be called again.
+    """Measures from construction on; `stop` returns the cost so far and may be called repeatedly.
 
-    Overlapping meters share one process-wide peak: the later start resets it, so the earlier
-    meter's peak is that since the later start.
+    Overlapping meters share one process-wide peak. Starting a second meter resets it, so the first
+    one then reports the peak since the second one started.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Meter:
         self._start = time.perf_counter()
 
     def stop(self) -> Cost:
-        """The cost since this meter was made."""
+        """Return the cost since this meter was created."""
         return Cost(time.perf_counter() - self._start, _read_peak(self._peak_of), self._peak_of)
 
 

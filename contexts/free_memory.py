@@ -1,4 +1,4 @@
-"""How much more memory a run can get where it computes."""
+"""How much memory is still available where a run computes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-# Of a container or a systemd scope: the limit, what counts against it, and what of that is cache.
+# Files of a control group (container, systemd scope): limit, usage, and the cache inside it.
 _GROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (
@@ -21,10 +21,11 @@ _GROUPS = (
 
 
 def free_bytes() -> int:
-    """Bytes that are free: on the current CUDA device where there is one, else in this machine.
+    """Return the free bytes of the current CUDA device, or of this machine if there is none.
 
-    Of CUDA memory what PyTorch holds in reserve counts as free. On a machine the least counts of
-    what it has left, what the control group of this process has, and its own limit (`ulimit -v`).
+    CUDA memory that PyTorch has reserved but does not use counts as free. Without CUDA it is the
+    minimum of the machine's available memory, what this process's control group still allows, and
+    the process's own limit (`ulimit -v`).
     """
     if not torch.cuda.is_available():
         rooms = (psutil.virtual_memory().available, _group_bytes(), _own_bytes())
@@ -34,7 +35,7 @@ def free_bytes() -> int:
 
 
 def _group_bytes() -> int | None:
-    """What is left to the control group, as this process sees it; None where there is no limit."""
+    """Return what the control group still allows; None without a limit."""
     for folder, limit, used, cache in _GROUPS:
         try:
             allowed = int((folder / limit).read_text())
@@ -48,7 +49,7 @@ def _group_bytes() -> int | None:
 
 
 def _own_bytes() -> int | None:
-    """What is left of the address space this process may have; None where there is no limit."""
+    """Return what the address space limit of this process still allows; None without a limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None

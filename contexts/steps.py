@@ -1,4 +1,4 @@
-"""What one link did, as the history keeps it."""
+"""The record of one link in the history."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Step:
 
     Attributes:
         link: the link's name.
-        settings: every setting it ran with, defaults included.
-        cost: wall seconds and peak memory.
-        metrics: what the link measured, by name; plain numbers, words and flags, and lists of
-            numbers for what it measured again and again.
-        checkpoint: id of the model as the link left it, None before there is one.
-        within: name of the link that ran this one and whose cost holds its cost too; None for a
-            link of the chain itself.
+        settings: all settings it ran with, defaults included.
+        cost: wall time and peak memory.
+        metrics: what the link measured, by name: numbers, text, flags, or lists of numbers for
+            repeated measurements.
+        checkpoint: id of the model after the link; None if there was no model yet.
+        within: name of the link that ran this one as part of itself, and whose cost includes its
+            cost; None for a link of the chain itself.
     """
 
     link: str
@@ -33,7 +33,7 @@ class Step:
     within: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The record in types JSON knows; settings that JSON does not know become their text."""
+        """Return the record, JSON-compatible; settings that JSON cannot represent become text."""
         return {
             "link": self.link,
             "settings": {name: _plain(value) for name, value in self.settings.items()},
@@ -48,7 +48,7 @@ class Step:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it
+        return None  # JSON cannot represent it
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):

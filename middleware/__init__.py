@@ -1,7 +1,7 @@
-"""Middleware: objects that watch a run and leave its results as they are.
+"""Middleware: objects that observe a run without changing its results.
 
-Every object here works on a bird-bone chain and on a plain ``modulink.Chain``, keeps what it knows
-of a run in that run's notes, and may watch several runs at once.
+Every middleware works on a birdbone chain and on a plain ``modulink.Chain``. It keeps the state of
+a run in that run's notes, so that one object can observe several runs at once.
 """
 
 from .gpu_memory import GpuMemory

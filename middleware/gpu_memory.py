@@ -1,6 +1,6 @@
-"""GpuMemory: the peak memory of each link; a link that is expected not to fit is not started.
+"""GpuMemory: reports the peak memory of each link and refuses links that will not fit.
 
-Without a CUDA device it watches this process and the machine's memory instead, and reports that.
+Without a CUDA device it watches the memory of this process and of the machine, and says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KINDS = {
 
 @dataclass
 class _Gauge:
-    """The peak bytes seen since a link began."""
+    """The peak bytes since a link began."""
 
     meter: Meter = field(default_factory=Meter)
     peak_bytes: int = 0
@@ -45,24 +45,24 @@ class _Gauge:
 
 @dataclass
 class _Gauges:
-    """The open links of one run and whether the run was told what is watched."""
+    """The running links of one run, and whether the first line was written."""
 
     links: OpenLinks[_Gauge] = field(default_factory=OpenLinks)
     told: bool = False
 
 
 class GpuMemory:
-    """Writes the peak memory of each link; refuses a link that needs more than is free.
+    """Writes the peak memory of each link; refuses a link that needs more memory than is free.
 
-    The need is the ``memory_bytes`` of the link's ``forecast``; a link without one is not refused.
-    Free CUDA memory counts what PyTorch holds in reserve and would use again.
+    The need is ``memory_bytes`` of the link's ``forecast``; links without a forecast are never
+    refused. Free CUDA memory includes what PyTorch has reserved but does not use.
 
     Args:
-        reserve_bytes: memory to keep free beside what a link needs.
-        write: takes each line, without its end; by default lines go to standard error.
+        reserve_bytes: memory that must stay free in addition to a link's need.
+        write: receives each line without a line break; default: standard error.
 
     Raises:
-        ResourceError: from ``before``, naming the link, its need and what is free.
+        ResourceError: from ``before``; the message states the link, its need and the free memory.
         SettingError: ``reserve_bytes`` is negative.
     """
 
@@ -75,24 +75,24 @@ class GpuMemory:
         self._write = write if write is not None else to_stderr
 
     async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
-        """Refuse a link that would not fit, else start watching its memory."""
+        """Refuse a link that will not fit; otherwise start measuring its memory."""
         gauges = of_run(self, mwctx, _Gauges)
         if not gauges.told:
             gauges.told = True
             self._tell_what_is_watched()
         self._refuse_unfit(link, ctx)
         for outer in gauges.links:
-            outer.read()  # the new meter resets the peak they share
+            outer.read()  # the new meter resets the process-wide peak
         gauges.links.open(link, _Gauge())
 
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
-        """Write the link's peak."""
+        """Write the link's peak memory."""
         self._close(link, mwctx, "")
 
     async def failed(
         self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
     ) -> None:
-        """Write the peak of the link that failed: often it is the reason."""
+        """Write the peak memory of the failed link: running out of it is a common reason."""
         self._close(link, mwctx, " (failed)")
 
     def _tell_what_is_watched(self) -> None:
@@ -108,9 +108,9 @@ class GpuMemory:
         if needed + self.reserve_bytes > free:
             raise ResourceError(
                 f"link '{name_of(link)}' needs {needed} bytes ({_in_words(needed)}), but {free} "
-                f"({_in_words(free)}) are free {where}, of which {self.reserve_bytes} stay in "
-                "reserve; choose smaller settings or a smaller model, end what else holds memory "
-                "there, or lower reserve_bytes"
+                f"({_in_words(free)}) are free {where}, of which {self.reserve_bytes} are "
+                "reserved; choose smaller settings or a smaller model, stop other programs that "
+                "use this memory, or lower reserve_bytes"
             )
 
     def _close(self, link: Any, mwctx: Notes, outcome: str) -> None:

@@ -1,4 +1,4 @@
-"""Logging: a run as structured events, one line each, for people or for machines."""
+"""Logging: a run as structured events, one line each, for people or for programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEVELS = {
 
 @dataclass
 class _Run:
-    """One run's short name, which tells its lines from another run's, and its clocks."""
+    """State of one run: a short id that marks its lines, and the clocks of its links."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     start: float = field(default_factory=time.perf_counter)
@@ -39,19 +39,21 @@ class _Run:
 
 
 class Logging:
-    """Logs ``link.started``, ``link.progress`` (debug), ``link.finished``, ``link.failed`` and
-    ``run.ended`` with a structlog logger of its own; structlog's global set-up stays untouched.
+    """Logs the start, progress and end of every link as structured events.
 
-    Settings and error texts pass without their secrets. On a plain ``modulink.Chain`` the last two
-    events and progress do not occur: that runtime tells its middleware none of them.
+    The events are ``link.started``, ``link.progress`` (debug), ``link.finished``, ``link.failed``
+    and ``run.ended``. It uses its own structlog logger; the global configuration of structlog is
+    not touched. Secrets in settings and error texts are replaced. On a plain ``modulink.Chain``,
+    ``link.progress``, ``link.failed`` and ``run.ended`` do not occur, because that runtime does not
+    report them to middleware.
 
     Args:
-        renderer: ``console`` for people, ``json`` for one JSON object a line.
-        stream: where lines go; None is standard error as it is at each event.
-        level: the least level that is written.
+        renderer: ``console`` for people, ``json`` for one JSON object per line.
+        stream: where lines go; None is the current standard error.
+        level: lowest level that is written.
 
     Raises:
-        SettingError: an unknown renderer or level.
+        SettingError: unknown renderer or level.
     """
 
     def __init__(
@@ -66,22 +68,22 @@ class Logging:
             ("level", level, _LEVELS),
         ):
             if value not in known:
-                mend = did_you_mean(str(value), known)
-                raise SettingError(f"Logging has no {name} {value!r}; {mend}")
+                hint = did_you_mean(str(value), known)
+                raise SettingError(f"Logging has no {name} {value!r}; {hint}")
         self._renderer = renderer
         self._stream = stream
         self._colors = (stream if stream is not None else sys.stderr).isatty()
         self._level = _LEVELS[level]
 
     async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
-        """Log that the link starts, and with which settings."""
+        """Log the start of a link with its settings."""
         self._logger(mwctx).info(
             "link.started", link=name_of(link), settings=redacted(settings_of(link))
         )
         of_run(self, mwctx, _Run).links.open(link, time.perf_counter())
 
     def progress(self, link: Any, event: Event, mwctx: Notes) -> None:
-        """Log how far the link is, at level debug."""
+        """Log the progress of the link, at level debug."""
         self._logger(mwctx).debug(
             "link.progress",
             link=name_of(link),
@@ -91,7 +93,7 @@ class Logging:
         )
 
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
-        """Log the link's seconds and what it measured."""
+        """Log the link's wall time and metrics."""
         step = newest_step(link, ctx, result)
         metrics = {"metrics": dict(step.metrics)} if step is not None and step.metrics else {}
         self._logger(mwctx).info(
@@ -101,7 +103,7 @@ class Logging:
     async def failed(
         self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
     ) -> None:
-        """Log why the link failed."""
+        """Log the error of the link."""
         self._logger(mwctx).error(
             "link.failed", link=name_of(link), **self._seconds(link, mwctx), error=error_text(error)
         )
@@ -109,7 +111,7 @@ class Logging:
     async def ended(
         self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
     ) -> None:
-        """Log the run's outcome."""
+        """Log the outcome of the run."""
         seconds = round(time.perf_counter() - of_run(self, mwctx, _Run).start, 3)
         outcome = "finished" if error is None else "failed"
         self._logger(mwctx).info(
@@ -122,7 +124,7 @@ class Logging:
 
     def _logger(self, mwctx: Notes) -> structlog.typing.FilteringBoundLogger:
         stream = self._stream if self._stream is not None else sys.stderr
-        # Every part is named here, so that nothing is taken from structlog's global set-up.
+        # Every part is given explicitly, so that structlog's global configuration is not used.
         logger = structlog.wrap_logger(
             structlog.PrintLogger(stream),
             processors=[

@@ -1,9 +1,9 @@
-"""What a middleware object remembers of one run: the links open in it, kept in the run's notes.
+"""What a middleware remembers of one run: the links that are running, stored in the run's notes.
 
-The hooks of an inner chain's links fall between ``before`` and ``after`` of the link that holds
-them, and branches of one run may be open side by side, so a link is closed by identity, the newest
-first. A link closed without having been opened (its ``before`` was refused by other middleware, or
-only ``after`` was asked for) is no fault: there is nothing to tell of it.
+The hooks of an inner chain's links are called between ``before`` and ``after`` of the outer link,
+and branches of one run may overlap. A link is therefore closed by identity, the most recent one
+first. A link that is closed without having been opened (another middleware refused it in
+``before``, or only ``after`` is registered) is ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ S = TypeVar("S")
 
 
 class OpenLinks(Generic[T]):
-    """The links that have begun and not ended, each with a value of the watcher's own."""
+    """The links that have started and not ended, each with a value of the middleware."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[Any, T]] = []
@@ -32,11 +32,11 @@ class OpenLinks(Generic[T]):
         return (value for _, value in self._entries)
 
     def open(self, link: Any, value: T) -> None:
-        """Remember that a link began."""
+        """Add a link that started."""
         self._entries.append((link, value))
 
     def close(self, link: Any) -> T | None:
-        """Forget a link and return the value it was opened with; None if it never was."""
+        """Remove a link and return its value; None if it was never opened."""
         for place in reversed(range(len(self._entries))):
             if self._entries[place][0] is link:
                 return self._entries.pop(place)[1]
@@ -44,23 +44,26 @@ class OpenLinks(Generic[T]):
 
 
 def of_run(owner: object, notes: Notes, make: Callable[[], S]) -> S:
-    """What ``owner`` keeps of this run, made on first asking; never shared with another object."""
-    # setdefault is one step under the interpreter lock, so worker threads may ask too.
+    """Return the state ``owner`` keeps for this run, created with ``make`` on first use.
+
+    Every middleware object has its own state.
+    """
+    # setdefault is atomic under the interpreter lock, so worker threads may call this too.
     return cast(S, notes.setdefault(f"birdbone.{type(owner).__name__}.{id(owner)}", make()))
 
 
 def name_of(link: Any) -> str:
-    """A link's name, whatever kind of callable it is."""
+    """Return the name of a link of any kind of callable."""
     return str(getattr(link, "__name__", type(link).__name__))
 
 
 def settings_of(link: Any) -> Mapping[str, Any]:
-    """A link's settings, chains among them spelled out; none for a plain function or a chain."""
+    """Return a link's settings, chains among them written out; empty for other callables."""
     return spelled_settings(link)
 
 
 def newest_step(link: Any, ctx: Mapping[str, Any], result: Any) -> Step | None:
-    """The history record this link added, None where it adds none (a plain function, a chain)."""
+    """Return the history record this link added; None if it added none (a function, a chain)."""
     if not hasattr(link, "factory") or not isinstance(result, Mapping):
         return None
     history = result.get("history", ())

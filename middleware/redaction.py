@@ -1,7 +1,7 @@
-"""Settings and messages fit to be logged: plain types, and nothing that looks like a secret.
+"""Settings and messages prepared for logs: plain types, with secrets replaced.
 
-A value is hidden when its name says it is a key, a token, a password or the like, or when the text
-itself has the shape of a known credential. Counts of tokens keep their numbers.
+A value is hidden if its name says that it is a key, token, password or the like, or if its text has
+the form of a known credential. Numbers named tokens or keys are counts and are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECRET_TEXT = re.compile(
 
 
 def redacted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in types JSON knows, secrets replaced by `HIDDEN`; other objects become text."""
+    """Return settings as JSON-compatible types; secrets become `HIDDEN`, objects their text."""
     return {
         str(name): HIDDEN if _is_secret(str(name), value) else _plain(value)
         for name, value in settings.items()
@@ -36,12 +36,12 @@ def redacted(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def redacted_text(text: str) -> str:
-    """A message with everything that has the shape of a credential replaced by `HIDDEN`."""
+    """Return a message with everything that has the form of a credential replaced by `HIDDEN`."""
     return _SECRET_TEXT.sub(HIDDEN, text)
 
 
 def error_text(error: BaseException) -> str:
-    """What an error says, or its type where it says nothing, without secrets."""
+    """Return the message of an error without secrets, or its type if it has no message."""
     return redacted_text(str(error)) or type(error).__name__
 
 

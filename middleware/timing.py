@@ -1,4 +1,4 @@
-"""Timing: how long each link took, one line as it ends and the total at the end of the run."""
+"""Timing: the wall time of each link as it ends, and the total at the end of the run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .open_links import Notes, OpenLinks, name_of, of_run
 
 @dataclass
 class _Clock:
-    """When a run began and when each of its open links did, in `time.perf_counter` seconds.
+    """When a run and each of its running links started, in `time.perf_counter` seconds.
 
-    ``replayed``: by the link's id, how many seconds it took when it ran.
+    ``replayed``: by id of the link, the seconds it took when it originally ran.
     """
 
     start: float = field(default_factory=time.perf_counter)
@@ -25,14 +25,14 @@ class _Clock:
 
 
 class Timing:
-    """Writes wall seconds per link, those of inner chains indented, and a total.
+    """Writes the wall time of each link in seconds, those of inner chains indented, and the total.
+
+    On a plain ``modulink.Chain`` there is no total and no line for a failed link, because that
+    runtime does not report them to middleware.
 
     Args:
-        write: takes each line, without its end; by default lines go to standard error. The same
-            seconds stay in ``ctx["history"]`` for whoever computes with them.
-
-    On a plain ``modulink.Chain`` there is no total, and a link that fails has no line: that
-    runtime tells its middleware neither.
+        write: receives each line without a line break; default: standard error. The same numbers
+            are in ``ctx["history"]``.
     """
 
     def __init__(self, *, write: Callable[[str], None] | None = None) -> None:
@@ -43,11 +43,11 @@ class Timing:
         of_run(self, mwctx, _Clock).links.open(link, time.perf_counter())
 
     async def replayed(self, link: Any, ctx: Mapping[str, Any], step: Step, mwctx: Notes) -> None:
-        """Take note that the link only read what it left when it ran, to be said in its line."""
+        """Record that the link's outcome was read from a run folder, to be stated in its line."""
         of_run(self, mwctx, _Clock).replayed[id(link)] = step.cost.seconds
 
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
-        """Write how long the link took, or took when it ran if it was replayed."""
+        """Write how long the link took, and for a replayed link how long it originally took."""
         ran = of_run(self, mwctx, _Clock).replayed.pop(id(link), None)
         self._close(link, mwctx, "" if ran is None else f" (replayed; it ran {ran:.2f} s)")
 
@@ -60,7 +60,7 @@ class Timing:
     async def ended(
         self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
     ) -> None:
-        """Write the run's total."""
+        """Write the total of the run."""
         seconds = time.perf_counter() - of_run(self, mwctx, _Clock).start
         self._write(f"{name_of(chain)}: {seconds:.2f} s in all{' (failed)' if error else ''}")
 
@@ -73,5 +73,5 @@ class Timing:
 
 
 def to_stderr(line: str) -> None:
-    """Write a line to standard error as it now is, so that a progress bar may redirect it."""
+    """Write a line to the current standard error, which a progress bar may have redirected."""
     sys.stderr.write(f"{line}\n")

@@ -1,7 +1,7 @@
-"""WandbLogging: a run of a chain as a Weights & Biases run, with what each link set and measured.
+"""WandbLogging: a run of a chain as a Weights & Biases run, with settings and metrics per link.
 
-One chain run is one W&B run, opened when its first link starts. Nothing is taken from the process
-beside it: no console output, no code, no git state, no machine details, no command line.
+One run of a chain is one W&B run, opened when its first link starts. Nothing else of the process is
+collected: no console output, code, git state, machine details or command line.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline"]
 
-CLOSING = "birdbone closes a W&B run"  # the name of the thread that does, where one must
+CLOSING = "birdbone closes a W&B run"
+"""Name of the thread that closes a W&B run left open by a plain ``modulink.Chain``."""
 
 _MODES = ("online", "offline")
 
 
 class _Record:
-    """One run's W&B run, once it is open, and the links open in it."""
+    """State of one run: its W&B run once opened, and the links running in it."""
 
     def __init__(self) -> None:
         self.run: wandb.Run | None = None
@@ -42,25 +43,26 @@ class _Record:
 
 
 class WandbLogging:
-    """Logs settings as config, then seconds, peak memory and metrics per link as each ends.
+    """Logs settings as config, and time, peak memory and metrics per link when the link ends.
 
-    When a link has saved, the dense and light figures follow as a table and as summary values. A
-    failed run ends with exit code 1 and the error's text in its summary. Settings and texts that
-    look like a key, token or password are never sent. W&B's global run is left alone, so other
-    runs may be open in the process. Its W&B run ends with the chain's; under a plain
-    ``modulink.Chain``, which does not tell its middleware, when that runtime lets go of the notes.
+    After `save`, the figures of the dense and the light model follow as a table and as summary
+    values. A failed run ends with exit code 1 and the error's text in its summary. Settings and
+    texts that look like a key, token or password are never sent. W&B's global run is not used, so
+    other W&B runs may be open in the process. The W&B run ends with the chain's run. A plain
+    ``modulink.Chain`` does not report its end to middleware; the W&B run then ends when that
+    runtime releases the run's notes.
 
     Args:
         project: the W&B project.
         name: the run's name; None lets W&B choose.
         mode: ``offline`` writes the run to ``directory`` for ``wandb sync`` and needs no network;
-            None is what ``WANDB_MODE`` says, or else online.
-        directory: where W&B keeps its files, made if missing; None is W&B's own choice.
-        config: more entries for the run's config; secrets are hidden here too.
+            None uses ``WANDB_MODE``, or online if that is not set.
+        directory: where W&B keeps its files, created if missing; None is W&B's default.
+        config: further entries of the run's config; secrets are hidden here too.
 
     Raises:
-        SettingError: an unknown mode.
-        ResourceError: from ``before``, when W&B opens no run; the links have not started then.
+        SettingError: unknown mode.
+        ResourceError: from ``before`` of the first link, if W&B cannot open a run.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class WandbLogging:
         self._config = redacted(config or {})
 
     async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
-        """Open the W&B run if this is its first link, and record the link's settings."""
+        """Open the W&B run if this is its first link, and add the link's settings to the config."""
         record, run = await self._opened(mwctx)
         settings = redacted(settings_of(link))
         name = _free_name(name_of(link), settings, {**self._config, **record.settings})
@@ -89,7 +91,7 @@ class WandbLogging:
         record.links.open(link, time.perf_counter())
 
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
-        """Log what the link cost and measured, and the figures of what it saved."""
+        """Log the link's cost and metrics, and the figures of what it saved."""
         record, run = await self._opened(mwctx)
         figures = _measured(link, ctx, result, record.links.close(link))
         _log_curves(run, name_of(link), figures)
@@ -104,9 +106,9 @@ class WandbLogging:
     async def failed(
         self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
     ) -> None:
-        """Note the link's error, which a route of the chain may yet mend."""
+        """Add the link's error to the summary; a route of the chain may still handle it."""
         if of_run(self, mwctx, _Record).refused:
-            return  # the error is W&B's own, and asking it again would only cost time
+            return  # W&B itself failed; trying to open a run again would only take time
         record, run = await self._opened(mwctx)
         record.links.close(link)
         run.summary[f"{name_of(link)}/error"] = error_text(error)
@@ -128,14 +130,14 @@ class WandbLogging:
         record = of_run(self, mwctx, _Record)
         run = record.run
         if run is None:
-            # Not to_thread: W&B's tasks would inherit, and keep alive, this run's context.
+            # Not to_thread: W&B's tasks would inherit this run's context and keep it alive.
             run = await asyncio.get_running_loop().run_in_executor(None, self._open, record)
         return record, run
 
     def _open(self, record: _Record) -> wandb.Run:
-        with record.lock:  # branches of one run may start side by side
+        with record.lock:  # branches of one run may start at the same time
             if record.run is None:
-                record.refused = True  # until it has opened
+                record.refused = True  # until a run is open
                 record.run = self._begin()
                 record.refused = False
                 record.unfinished = weakref.finalize(record, _abandon, record.run, record.links)
@@ -158,8 +160,9 @@ class WandbLogging:
             )
         except wandb.Error as error:
             raise ResourceError(
-                f"W&B opened no {self._mode or 'online'} run in project '{self._project}': "
-                f"{error_text(error)}; log in with `wandb login`, or use mode='offline'"
+                f"W&B could not open an {self._mode or 'online'} run in project "
+                f"'{self._project}': {error_text(error)}; log in with `wandb login`, or use "
+                f"mode='offline'"
             ) from error
 
 
@@ -182,14 +185,15 @@ def _private_settings() -> wandb.Settings:
 
 
 def _abandon(run: wandb.Run, links: OpenLinks[float]) -> None:
-    """Close a W&B run that no ``ended`` closed; a link still open in it must have failed."""
+    """Close a W&B run that ``ended`` did not close; if a link is still running in it, it failed."""
     close = {"exit_code": 1 if len(links) else 0}
-    # In a thread: the notes may be let go of in any, and W&B's own cannot wait for the closing.
+    # In a new thread: the notes may be released in any thread, and W&B's own threads cannot wait
+    # for the run to close.
     threading.Thread(target=run.finish, kwargs=close, name=CLOSING).start()
 
 
 def _free_name(name: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """The link's name in the config, numbered where that name already stands for other values."""
+    """Return the link's name in the config, numbered if that name has other settings already."""
     chosen, number = name, 1
     while chosen in known and known[chosen] != settings:
         number += 1
@@ -208,7 +212,7 @@ def _measured(
 
 
 def _log_curves(run: wandb.Run, name: str, figures: Mapping[str, Any]) -> None:
-    """Draw what a link measured again and again, each curve over its own count from 0."""
+    """Log each list a link measured as a curve over its own index, from 0."""
     for key, values in figures.items():
         if isinstance(values, list):
             curve, place = f"{name}/{key}", f"{name}/{key}/place"

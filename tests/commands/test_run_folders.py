@@ -24,8 +24,9 @@ from birdbone.engine import Chain, link, run, unfinished
 from birdbone.formats.gguf_writer import write_gguf
 from birdbone.journal import Journal, RunFolder
 from birdbone.links import heal, profile, prune, quantize, score
-from birdbone.models.reading.opening import _as_dtype, open_checkpoint
+from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
+from birdbone.models.reading.stored_dtypes import as_dtype
 
 
 def chain(sparsity: float) -> Chain:
@@ -195,7 +196,7 @@ def test_revert_replaces_no_folder_of_others(folder: Path, tmp_path: Path) -> No
 
 def test_diff_takes_weights_as_they_are_stored(tmp_path: Path) -> None:
     """Reading quantised weights as float32 is no change of the dtype of anything."""
-    dense = _as_dtype(gguf_checkpoint(hidden_size=64), torch.bfloat16)
+    dense = as_dtype(gguf_checkpoint(hidden_size=64), torch.bfloat16)
     written(dense, tmp_path / "dense")
     written(quantized(dense), tmp_path / "int4")
     written(for_bitsandbytes(dense, "nf4"), tmp_path / "nf4")

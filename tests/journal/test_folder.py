@@ -205,7 +205,7 @@ async def test_a_declared_value_that_cannot_be_kept_is_refused_by_key(tmp_path: 
     async def make(ctx: Empty) -> Sized:
         return {"size": {"a": [object()]}}
 
-    with pytest.raises(LinkError, match=r"make .* key 'size' .*\['a'\]\[0\] is a object; carry"):
+    with pytest.raises(LinkError, match=r"make .* key 'size' .*\['a'\]\[0\] is a object; use"):
         await kept(tmp_path, make())
     with pytest.raises(LinkError, match=r"grow .* key 'extra' cannot be stored, it is a socket"):
         await kept(tmp_path, grow(), {"seed": 1, "extra": type("socket", (), {})()})

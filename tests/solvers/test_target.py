@@ -23,7 +23,7 @@ def drifted(make_layer):
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_the_full_share_is_least_squares_on_what_was_meant(drifted, descending) -> None:
+def test_the_full_fraction_is_least_squares_on_what_was_meant(drifted, descending) -> None:
     weight, meant, fed, gram = drifted
     factor = factorize(gram, damping=0.0, descending=descending)
     found = target_weight(weight, gram, factor, matching=1.0)
@@ -31,7 +31,7 @@ def test_the_full_share_is_least_squares_on_what_was_meant(drifted, descending) 
     torch.testing.assert_close(found, expected)
 
 
-def test_a_share_lies_on_the_way_there(drifted) -> None:
+def test_a_fraction_lies_on_the_way_there(drifted) -> None:
     weight, _, _, gram = drifted
     factor = factorize(gram)
     whole = target_weight(weight, gram, factor, matching=1.0)
@@ -48,7 +48,7 @@ def test_fewer_tokens_than_twenty_a_feature_are_trusted_in_proportion(drifted) -
     torch.testing.assert_close(found, quarter)
 
 
-def test_no_share_or_no_cross_sum_is_the_weight_itself(drifted) -> None:
+def test_no_matching_or_no_cross_sum_is_the_weight_itself(drifted) -> None:
     weight, _, _, gram = drifted
     factor = factorize(gram)
     assert torch.equal(target_weight(weight, gram, factor, matching=0.0), weight)
@@ -107,21 +107,21 @@ def test_strips_of_a_wide_triangle_leave_nothing_out(make_layer) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_the_pull_is_what_the_matched_weight_solves(drifted) -> None:
+def test_the_shift_is_what_the_target_weight_solves(drifted) -> None:
     weight, _, _, gram = drifted
     whole = target_weight(weight, gram, factorize(gram, damping=0.0), matching=0.5)
-    pull = target_shift(weight, gram, matching=0.5)
-    torch.testing.assert_close(weight @ gram.matrix + pull, whole @ gram.matrix)
+    shift = target_shift(weight, gram, matching=0.5)
+    torch.testing.assert_close(weight @ gram.matrix + shift, whole @ gram.matrix)
     assert target_shift(weight, gram, matching=0.0) is None
     assert target_shift(weight, Gram(gram.matrix, 160), matching=0.5) is None
 
 
-def test_least_squares_with_a_pull_is_that_of_the_matched_weight(drifted) -> None:
+def test_least_squares_with_a_shift_is_that_of_the_target_weight(drifted) -> None:
     weight, _, _, gram = drifted
     whole = target_weight(weight, gram, factorize(gram, damping=0.0), matching=0.5)
     mask = torch.rand(5, 8, generator=torch.Generator().manual_seed(0)) < 0.5
-    pull = target_shift(weight, gram, matching=0.5)
-    found = refit(weight, mask, gram, shift=pull, steps=8, damping=0.0)
+    shift = target_shift(weight, gram, matching=0.5)
+    found = refit(weight, mask, gram, shift=shift, steps=8, damping=0.0)
     expected = refit(whole, mask, gram, steps=8, damping=0.0)
     torch.testing.assert_close(found, expected)
 
@@ -162,7 +162,7 @@ def test_gptq_that_matches_comes_nearer_and_is_judged_by_the_weight_as_given(dri
     assert matched.relative_error > alone.relative_error
 
 
-def test_admm_folds_the_pull_in_as_if_the_matched_weight_were_given(drifted) -> None:
+def test_admm_folds_the_shift_in_as_if_the_target_weight_were_given(drifted) -> None:
     weight, _, _, gram = drifted
     whole = target_weight(weight, gram, factorize(gram, damping=0.01), matching=0.5)
     found = PRUNERS["admm"](weight, gram, sparsity=0.0, matching=0.5, steps=200)
