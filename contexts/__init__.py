@@ -1,1 +1,1 @@
-"""The typed contexts that flow between links, and the records they carry."""
+"""The typed contexts that links pass on, and the records in them."""

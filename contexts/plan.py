@@ -1,4 +1,4 @@
-"""What pruning did to every linear."""
+"""The plan: what pruning did to every linear layer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """One linear after pruning.
+    """One linear layer after pruning.
 
     Attributes:
-        sparsity: share of its weights that are zero, or gone.
-        relative_error: squared output error on the calibration text over the squared output.
-        damping: what the solver added to the Hessian, relative to its mean diagonal; None if it
-            used no Hessian.
-        borrowed_tokens: tokens' worth of its fellow experts' inputs it was solved on beside its
-            own, because it saw fewer than it has inputs; 0 for all but such experts.
-        zeros_before: how many zeros it had; counted where a mask was made.
-        regrown: how many of these are weights again.
+        sparsity: fraction of its weights that are zero or were removed.
+        relative_error: squared output error on the calibration inputs over the squared output.
+        damping: damping of the Hessian used, relative to its mean diagonal; None if the method used
+            no Hessian.
+        borrowed_tokens: how many tokens' worth of other experts' inputs its Hessian includes, for
+            an expert that received fewer tokens than it has input features; otherwise 0.
+        zeros_before: number of zeros before pruning; only counted by pruning with a mask.
+        regrown: how many of these zeros became weights again.
     """
 
     sparsity: float
@@ -31,13 +31,15 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every pruned linear by name, and how it was done.
+    """All pruned linear layers, and how they were pruned.
 
     Attributes:
-        units: how many neurons, key/value groups, layers or experts there were and are, in every
-            block alike; None for a mask.
-        kept_layers: the blocks of the dense model that are left, by their places there; None while
-            all of them are.
+        method: the pruning method.
+        pattern: ``unstructured``, n:m such as ``2:4``, or the kind of unit that was removed.
+        linears: by name.
+        units: number of neurons, key/value groups, layers or experts before and after, the same in
+            every block; None for pruning with a mask.
+        kept_layers: indices of the original model's blocks that are left; None if all are.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""How much load each weight, linear and block carries."""
+"""The scores: importance of every weight, linear layer and block."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LinearScore:
-    """One linear's per-weight scores, reduced.
+    """Summary of one linear layer's per-weight scores.
 
     Attributes:
-        load: the mean score of a weight, over the model's mean (1 is average).
-        outliers: share of weights scoring over five times their linear's mean (OWL,
-            https://arxiv.org/abs/2310.05175); high where pruning hurts most.
-        num_weights: how many weights the linear has.
+        load: mean score of its weights, relative to the mean over the model (1 is average).
+        outliers: fraction of its weights that score over five times the layer's mean (OWL,
+            https://arxiv.org/abs/2310.05175); a high value means that pruning it costs more.
+        num_weights: number of weights.
     """
 
     load: float
@@ -26,14 +26,14 @@ class LinearScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the score link found.
+    """The result of the score link.
 
     Attributes:
         method: ``magnitude``, ``wanda``, ``sparsegpt`` or ``taylor``.
         linears: by name.
-        blocks: the load of each block, mean of its linears' weighted by their size.
-        weights: per-weight scores ``[out_features, in_features]`` float32 by linear name; empty
-            unless the link was told to keep them.
+        blocks: load of each block: the mean over its linear layers, weighted by their size.
+        weights: per-weight scores, float32 ``[out_features, in_features]`` by linear name; empty
+            unless the link was asked to keep them.
     """
 
     method: str
