@@ -15,7 +15,7 @@ from tiny_folders import quantized, written
 from tiny_gguf import gguf_checkpoint
 
 from birdbone.checkpoints import LeftOut
-from birdbone.formats.gguf import write_gguf
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
 from birdbone.reports.description import inspection_report
@@ -108,9 +108,7 @@ def test_a_gguf_tensor_that_transformers_does_not_read_is_named(tmp_path: Path) 
     assert found.left_out[0].num_bytes == 8 * 32 * 4
     assert found.model_bytes == inspect_model(str(plain)).contents.model_bytes
     assert found.carried == {"LICENSE": 6}
-    expected = (
-        r"'m' holds 1 tensors \(1,024 bytes\) that transformers does not read \(blk\.3"
-    )
+    expected = r"'m' holds 1 tensors \(1,024 bytes\) that transformers does not read \(blk\.3"
     with pytest.warns(UserWarning, match=expected):
         opened = open_checkpoint(find_model(str(tmp_path / "m")))
     assert opened.left_out == found.left_out
