@@ -25,8 +25,11 @@ class Empty(TypedDict):
     history: NotRequired[tuple[Step, ...]]
 
 
-class Standing(Empty):
-    """``checkpoint``: the current model; ``calibration``: optional windows to calibrate on."""
+class WithModel(Empty):
+    """A context with a model.
+
+    ``checkpoint``: the current model. ``calibration``: optional windows to calibrate on.
+    """
 
     checkpoint: Checkpoint
     calibration: NotRequired[Windows]

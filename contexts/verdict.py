@@ -1,4 +1,4 @@
-"""How well a model does beside the dense one, on held-out text and on text from elsewhere."""
+"""The verdict: a model compared with the original on held-out text and on text from elsewhere."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ JUDGED_ON: Mapping[str, str] = MappingProxyType(
         "elsewhere": "text from elsewhere (not used for calibration or healing)",
     }
 )
-"""The context keys of the texts that models are judged on, in words."""
+"""The context keys of the texts that models are judged on, and their descriptions."""
 
 PREFIXES: Mapping[str, str] = MappingProxyType({"heldout": "", "elsewhere": "elsewhere_"})
-"""What the names of a text's figures begin with in metrics, records and reports."""
+"""Prefix of the names of a text's figures in metrics, records and reports."""
 
 
 def judged_texts(ctx: Mapping[str, Any]) -> dict[str, Windows]:
-    """The texts of a context to judge on, by key; ``elsewhere`` where there is one."""
+    """Return the texts of a context to judge on, by key; ``elsewhere`` only if it is there."""
     return {key: ctx[key] for key in JUDGED_ON if ctx.get(key) is not None}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The dense model's run over the texts to judge on, kept so that it is made once.
+    """The original model's outputs on the texts to judge on, stored so that they are computed once.
 
     Attributes:
-        checkpoint: id of the dense checkpoint.
-        hidden: by digest of the windows, the output of its last block
-            ``[num_windows, length, hidden_size]``.
+        checkpoint: id of the original checkpoint.
+        hidden: output of its last block, ``[num_windows, length, hidden_size]`` in the dtype it was
+            computed in, on the CPU, by digest of the windows.
     """
 
     checkpoint: str
@@ -60,15 +60,19 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The model and the dense one on the same tokens of one text.
+    """The model and the original on the same tokens of one text.
 
     Attributes:
-        dense, light: their perplexities.
-        rise: light over dense, minus one; from the mean of paired per-token differences.
+        dense: perplexity of the original model.
+        light: perplexity of the model.
+        rise: light over dense perplexity, minus one; from the mean of paired per-token differences.
         rise_error: standard error of ``rise``, from the windows' paired differences.
         mean_kl: mean KL(dense || light) per token, in nats.
         agreement: fraction of tokens on which both rank the same token first.
-        text, window, num_windows, dtype: what it was measured on and in; ``window`` is its length.
+        text: name of the text.
+        window: tokens per window.
+        num_windows: number of windows.
+        dtype: dtype it was computed in.
         windows: digest of the windows.
     """
 
@@ -86,11 +90,11 @@ class Judgement:
 
     @property
     def margin(self) -> float:
-        """Two standard errors of the rise; 0 where there is one window, which has no error."""
+        """Two standard errors of the rise; 0 for a single window, whose error is unknown."""
         return _margin(self.rise_error)
 
     def holds(self, bound: float) -> bool:
-        """Whether the rise is not measurably above ``bound``; never true of a NaN."""
+        """Return whether the rise is not measurably above ``bound``; False for NaN."""
         return self.rise - self.margin <= bound
 
 
@@ -100,8 +104,8 @@ class Verdict:
 
     Attributes:
         heldout: on held-out text of the calibration source.
-        elsewhere: on text from elsewhere; None where the context has none.
-        checkpoint: id of the model judged.
+        elsewhere: on text from elsewhere; None if the context has none.
+        checkpoint: id of the judged model.
     """
 
     heldout: Judgement
@@ -110,37 +114,37 @@ class Verdict:
 
     @property
     def texts(self) -> Mapping[str, Judgement]:
-        """The judgements by the context key of their text."""
+        """The judgements, by the context key of their text."""
         found = {"heldout": self.heldout, "elsewhere": self.elsewhere}
         return {name: each for name, each in found.items() if each is not None}
 
     @property
     def worse(self) -> Judgement:
-        """The judgement with the greater rise; a NaN counts as the greatest."""
+        """The judgement with the larger rise; NaN counts as the largest."""
         return max(self.texts.values(), key=_badness)
 
     @property
     def rise(self) -> float:
-        """The greater rise."""
+        """The larger rise."""
         return self.worse.rise
 
     @property
     def rise_error(self) -> float:
-        """Standard error of the greater rise."""
+        """Standard error of the larger rise."""
         return self.worse.rise_error
 
     def broken(self, bound: float) -> Judgement | None:
-        """The worst judgement whose rise is measurably above ``bound``; None where all hold."""
+        """Return the worst judgement whose rise is measurably above ``bound``, or None."""
         faults = [each for each in self.texts.values() if not each.holds(bound)]
         return max(faults, key=_badness, default=None)
 
     def holds(self, bound: float) -> bool:
-        """Whether the rise on no text is measurably above ``bound``."""
+        """Return whether no text's rise is measurably above ``bound``."""
         return self.broken(bound) is None
 
     @property
     def remark(self) -> str | None:
-        """That the two rises differ much, where they do."""
+        """A warning if the two rises differ by much, else None."""
         if self.elsewhere is None:
             return None
         first, second = self.heldout, self.elsewhere
@@ -148,10 +152,10 @@ class Verdict:
 
 
 def rises_differ(heldout: tuple[float, float], elsewhere: tuple[float, float]) -> str | None:
-    """A sentence where two rises differ by more than twice the smaller one and beyond noise.
+    """Return a warning if two rises differ by more than twice the smaller one and beyond noise.
 
     Args:
-        heldout, elsewhere: rise and its standard error on either text.
+        heldout, elsewhere: rise and its standard error on each text.
     """
     (first, first_error), (second, second_error) = heldout, elsewhere
     noise = math.hypot(_margin(first_error), _margin(second_error))

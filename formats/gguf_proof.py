@@ -25,7 +25,7 @@ from ..models.reading.sources import find_model
 from ..models.writing.publishing import files_of, records_of
 from .llama_cpp import require_llama_cpp, run_llama_cpp
 
-# Timing is no part of the proof; the fewest tokens that show it decodes.
+# Timing is not part of the proof; these are the fewest tokens that show that decoding works.
 _PROBE = Probe(None, torch.float32, prefill_tokens=8, decode_tokens=8, repeats=1)
 
 
@@ -47,7 +47,7 @@ async def prove_gguf(saved: Path, *, announce: Announce = lambda label, done, to
 
 @contextmanager
 def _as_folder(saved: Path) -> Iterator[Path]:
-    """A folder with the file and its records, which is how they were measured when saved."""
+    """Yield a folder with the file and its records, laid out as when they were saved."""
     if not saved.is_file():
         yield saved
         return
@@ -81,6 +81,6 @@ async def _prove_folder(folder: Path, announce: Announce) -> Proof:
 
 def _opened(found: dict[str, Any], record: Record | None) -> Iterator[Check]:
     runtime = found["environment"]["llama.cpp"]
-    yield Check("opens", True, f"llama.cpp ({runtime}), no code of ours: it reads and decodes")
+    yield Check("opens", True, f"llama.cpp ({runtime}), without birdbone: it reads and decodes")
     if record is not None:
         yield check_score(record, found["nll"])

@@ -1,4 +1,4 @@
-"""llama.cpp, the runtime of GGUF files, started in a fresh process.
+"""llama.cpp, the runtime of GGUF files, run in a fresh process.
 
 The process runs `measure_gguf.py` by path and imports nothing of this package.
 """
@@ -19,10 +19,10 @@ _PROGRAM = Path(__file__).with_name("measure_gguf.py")
 
 
 def require_llama_cpp() -> None:
-    """See that what runs GGUF files is installed.
+    """Check that llama.cpp is installed.
 
     Raises:
-        MissingExtraError: it is not.
+        MissingExtraError: it is not; the message names the extra.
     """
     if find_spec("xllamacpp") is None:
         raise MissingExtraError(
@@ -34,10 +34,16 @@ def require_llama_cpp() -> None:
 async def measure_gguf(
     path: Path, probe: Probe, vocabulary: int, announce: Announce
 ) -> Measurement:
-    """What llama.cpp makes of a file, in a fresh process.
+    """Measure a GGUF file with llama.cpp in a fresh process.
+
+    Args:
+        path: the GGUF file.
+        probe: the tokens to score, and how to time it.
+        vocabulary: number of tokens of its tokenizer.
+        announce: receives the progress of the process.
 
     Raises:
-        ProofError: it cannot open or run it.
+        ProofError: llama.cpp cannot open or run the file.
     """
     tokens = None if probe.tokens is None else probe.tokens.tolist()
     found = await run_llama_cpp(path, tokens, probe, vocabulary, announce)

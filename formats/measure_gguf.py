@@ -1,15 +1,15 @@
-"""A program of its own: opens a GGUF file with llama.cpp and measures what it is.
+"""A standalone program: opens a GGUF file with llama.cpp and measures it.
 
 It is run by path in a fresh, isolated interpreter (``python -I measure_gguf.py request.json``) and
-imports nothing of this package, so what it finds is what anybody finds who opens the file. The
-request names the file, windows of token ids of held-out text and of text from elsewhere or null,
-threads and counts. Figures go to the file the request names, progress to stdout, one
-``@ done total label`` a line. Figures on text from elsewhere have names that begin with
-``elsewhere_``.
+imports nothing of this package, so it measures what any user of the file gets. The request names
+the file, windows of token ids of held-out text and of text from elsewhere (or null), the number of
+threads and the counts. Results go to the file named in the request, progress to stdout as lines ``@
+done total label``. Figures on text from elsewhere have names that begin with ``elsewhere_``.
 
-llama.cpp's server gives no probabilities of a prompt's tokens, so each window is read as if it were
-being decoded: one token is asked for, a bias makes it the one that comes next in the text, and the
-probability it had before the bias is taken down. What was read stays in the cache.
+llama.cpp's server does not return the probabilities of a prompt's tokens. Each window is therefore
+decoded token by token: one token is requested at a time, a logit bias forces it to be the next
+token of the text, and its probability before the bias is recorded. Tokens already processed stay in
+the server's cache.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 _STATUS = Path("/proc/self/status")
-_CERTAIN = 1000.0  # a bias no logit outweighs
-_SPARE_POSITIONS = 8
+_CERTAIN = 1000.0  # a logit bias larger than any logit
+_SPARE_POSITIONS = 8  # context positions beyond the longest window
 
 
 def main(request_path: str) -> None:
-    """Measure what the request asks for and leave the figures where it says."""
+    """Run the measurement described in a request file and write its results."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     try:
         _check_alone()
@@ -48,7 +48,7 @@ def _check_alone() -> None:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one file: bytes, speed, peak memory and, on tokens, what it says of them."""
+    """Return the figures of one file: bytes, speed, peak memory and, given tokens, perplexity."""
     tokens: list[list[int]] = request["tokens"] or []
     elsewhere: list[list[int]] = request["elsewhere"] or []
     llama = _Llama(request)
@@ -90,27 +90,28 @@ class _Llama:
 
     @property
     def positions(self) -> int:
-        """How many tokens the context takes: as many as the model was made for, at most."""
+        """Number of tokens in the context, at most what the model supports."""
         return int(self._asked("props")["default_generation_settings"]["n_ctx"])
 
     def timed(self, prompt: list[int], count: int) -> tuple[float, float]:
-        """Tokens/s of reading the prompt and of greedy decoding after it."""
+        """Return tokens/s of processing the prompt and of greedy decoding after it."""
         asked = {"prompt": prompt, "n_predict": count, "temperature": 0, "ignore_eos": True}
         found = self._completion({**asked, "cache_prompt": False})["timings"]
         return found["prompt_per_second"], found["predicted_per_second"]
 
     def log_probability(self, before: list[int], token: int) -> float:
-        """Of one token after others, natural logarithm."""
+        """Return the natural log-probability of ``token`` after the tokens ``before``."""
         found = self._after(before, wanted=token, listed=1)
         if found and found["id"] == token:
             return _number(found["logprob"])
-        # Half a letter, or an end of text, is held back with all that is said of it.
+        # The server returns nothing for a token that is an incomplete character or ends the text.
+        # Force another token then, and look the wanted one up among all alternatives.
         plain = self._asked("tokenize", {"content": "a"})["tokens"][-1]
         found = self._after(before, wanted=plain, listed=self._vocabulary)
         return _number(next(e["logprob"] for e in found["top_logprobs"] if e["id"] == token))
 
     def _after(self, before: list[int], *, wanted: int, listed: int) -> dict[str, Any]:
-        """What is said of the token that a bias makes come next; empty where nothing is."""
+        """Return the entry of the token that a bias forces to come next; empty if there is none."""
         asked = {"prompt": before, "n_predict": 1, "temperature": 0, "cache_prompt": True}
         bias = [[wanted, _CERTAIN]]
         choice = self._completion({**asked, "n_probs": listed, "logit_bias": bias})["choices"][0]
@@ -119,7 +120,7 @@ class _Llama:
         return found
 
     def _asked(self, about: str, words: dict[str, str] | None = None) -> dict[str, Any]:
-        """What the server tells over its port on this machine, past any proxy."""
+        """Return the server's reply from its port on this machine, bypassing any proxy."""
         request = urllib.request.Request(
             f"{self._server.listening_address}/{about}",
             None if words is None else json.dumps(words).encode(),
@@ -138,14 +139,14 @@ class _Llama:
 
 
 def _prompt(tokens: list[list[int]], request: dict[str, Any], limit: int) -> list[int]:
-    """Real tokens where there are some, with room left for those decoded."""
+    """Return tokens of the text if there are any, leaving room for those to be decoded."""
     room = max(1, min(request["prefill_tokens"], limit))
     flat = [token for row in tokens for token in row] or list(range(room))
     return [token % request["vocabulary"] for token in flat[:room]]
 
 
 def _nats(llama: _Llama, tokens: list[list[int]]) -> list[list[float]]:
-    """Of every predicted token, window by window."""
+    """Return the negative log-likelihood of every predicted token, window by window."""
     nats = []
     for done, row in enumerate(tokens, 1):
         nats.append([-llama.log_probability(row[:at], row[at]) for at in range(1, len(row))])
@@ -164,7 +165,7 @@ def _perplexity(nats: list[list[float]]) -> dict[str, float]:
 
 
 def _peak_bytes() -> int:
-    """Peak resident bytes of this process, the pages of the file it touched among them."""
+    """Return the peak resident bytes of this process, memory-mapped pages of the file included."""
     if _STATUS.exists():
         lines = _STATUS.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -181,7 +182,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _number(said: float | None) -> float:
-    """A log-probability; JSON has no NaN, and llama.cpp says null instead."""
+    """Return a log-probability as a float; llama.cpp reports NaN as null, since JSON has no NaN."""
     if said is None:
         raise ValueError(
             "its logits are NaN or infinite; llama.cpp multiplies f16 tensors in float16, which "

@@ -1,7 +1,7 @@
-"""Several saved models measured in turns, each by the runtime it is for, each in a fresh process.
+"""Measuring several saved models in turns, each in its own runtime, each run in a fresh process.
 
-A round measures every model once, so that whatever else the machine does falls on all of them
-alike; medians over the rounds count. Perplexity is measured in the first round alone.
+Every round measures every model once, so that other load on the machine affects all of them alike;
+medians over the rounds are reported. Perplexity is computed in the first round only.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class BenchmarkedModel:
-    """One model to be measured.
+    """One model to measure.
 
     Attributes:
-        name: what to call it.
+        name: the name to report.
         source: where it is.
-        probe: the tokens it is scored on, in its own vocabulary, and how it is timed.
-        vocabulary: how many tokens it knows.
+        probe: the tokens to score, in its own vocabulary, and how to time it.
+        vocabulary: number of tokens of its tokenizer.
     """
 
     name: str
@@ -44,22 +44,22 @@ class BenchmarkedModel:
 
     @property
     def runtime(self) -> Runtime:
-        """What runs such files."""
+        """The runtime of this model's files."""
         return "transformers" if self.source.gguf is None else "llama.cpp"
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What was measured of one model.
+    """The measurements of one model.
 
     Attributes:
-        model: what it is called.
+        model: its name.
         runtime: what ran it.
         figures: ``weight_bytes``, ``perplexity``, ``perplexity_error``, on text from elsewhere
             ``elsewhere_perplexity`` and ``elsewhere_perplexity_error``,
-            ``prefill_tokens_per_second``, ``decode_tokens_per_second``, ``peak_bytes``; medians
-            over the rounds where there are several.
-        environment: device and versions, in words.
+            ``prefill_tokens_per_second``, ``decode_tokens_per_second``, ``peak_bytes``; speeds and
+            memory are medians over the rounds.
+        environment: device and versions.
     """
 
     model: str
@@ -68,57 +68,51 @@ class BenchmarkResult:
     environment: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """In types JSON knows."""
+        """Return the fields, JSON-compatible."""
         return asdict(self)
 
 
 async def run_benchmark(
-    contenders: Sequence[BenchmarkedModel], *, rounds: int, announce: Announce
+    models: Sequence[BenchmarkedModel], *, rounds: int, announce: Announce
 ) -> list[BenchmarkResult]:
-    """Measure every model in every round, in their order.
+    """Measure every model in every round, in the given order.
 
     Args:
-        announce: told how many of how many runs are done, and what each process says of itself.
+        models: the models.
+        rounds: number of rounds.
+        announce: receives the number of finished runs, and the progress of each process.
 
     Raises:
         MissingExtraError: a runtime is not installed.
-        SettingError: no model, or no round.
-        ProofError: a model cannot be opened and run by its runtime.
+        SettingError: there is no model, or ``rounds`` is below 1.
+        ProofError: a runtime cannot open or run a model.
     """
-    if not contenders or rounds < 1:
-        raise SettingError(
-            f"{len(contenders)} models in {rounds} rounds: give at least one of each"
-        )
-    for contender in contenders:
-        if contender.runtime == "llama.cpp":
+    if not models or rounds < 1:
+        raise SettingError(f"{len(models)} models in {rounds} rounds: give at least one of each")
+    for model in models:
+        if model.runtime == "llama.cpp":
             require_llama_cpp()
-    found: list[list[Measurement]] = [[] for _ in contenders]
+    found: list[list[Measurement]] = [[] for _ in models]
     for turn in range(rounds):
-        for place, contender in enumerate(contenders):
-            announce("runs", turn * len(contenders) + place, rounds * len(contenders))
-            probe = (
-                contender.probe
-                if turn == 0
-                else replace(contender.probe, tokens=None, elsewhere=None)
-            )
-            found[place].append(await _measured(replace(contender, probe=probe), announce))
-    return [_standing(*each) for each in zip(contenders, found, strict=True)]
+        for place, model in enumerate(models):
+            announce("runs", turn * len(models) + place, rounds * len(models))
+            probe = model.probe if turn == 0 else replace(model.probe, tokens=None, elsewhere=None)
+            found[place].append(await _measured(replace(model, probe=probe), announce))
+    return [_result(*each) for each in zip(models, found, strict=True)]
 
 
-async def _measured(contender: BenchmarkedModel, announce: Announce) -> Measurement:
-    source = contender.source
+async def _measured(model: BenchmarkedModel, announce: Announce) -> Measurement:
+    source = model.source
     if source.gguf is None:
-        return await measure_folders(source.folder, None, contender.probe, announce)
+        return await measure_folders(source.folder, None, model.probe, announce)
     path = source.folder / source.gguf
-    return await measure_gguf(path, contender.probe, contender.vocabulary, announce)
+    return await measure_gguf(path, model.probe, model.vocabulary, announce)
 
 
-def _standing(contender: BenchmarkedModel, found: Sequence[Measurement]) -> BenchmarkResult:
+def _result(model: BenchmarkedModel, found: Sequence[Measurement]) -> BenchmarkResult:
     first = found[0].figures["light"]
     medians = {
         key: statistics.median(each.figures["light"][key] for each in found) for key in _REPEATED
     }
     figures = {key: float(first[key]) for key in _KEPT if key in first}
-    return BenchmarkResult(
-        contender.name, contender.runtime, {**figures, **medians}, found[0].environment
-    )
+    return BenchmarkResult(model.name, model.runtime, {**figures, **medians}, found[0].environment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..checkpoints import Checkpoint, Coded
-from ..contexts.flow import Changed, Partial, Standing
+from ..contexts.flow import Changed, Partial, WithModel
 from ..engine import in_thread, link
 from ..errors import SettingError
 from ..models.blocks.linears import Linear, all_linears, named
@@ -31,7 +31,7 @@ from .quantizing.warnings import warn_of_left, warn_of_unused
 
 
 @link(QuantizeSettings)
-async def quantize(ctx: Standing, settings: QuantizeSettings) -> Changed:
+async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     """Store the linears of every block as integers with one scale per group of input columns.
 
     Norms and routers are not quantised; embeddings and head only with ``embedding_bits``. Neither

@@ -8,7 +8,7 @@ import torch
 
 from ...checkpoints import BitsAndBytes, Checkpoint, TensorRef
 from ...checkpoints.tensors import BitsAndBytesKind
-from ...contexts.flow import Standing
+from ...contexts.flow import WithModel
 from ...contexts.forecast import Forecast
 from ...formats.ggml_blocks import kind_of_grid
 from ...models.blocks.linears import Linear
@@ -26,7 +26,7 @@ from .uncalibrated import chosen_linears
 _WORK, _SWEEP, _CORRECTION = SolverWork(1.2, 5.0), SolverWork(0.0, 2.0), SolverWork(7.0, 0.0)
 
 
-def quantize_forecast(ctx: Standing, settings: QuantizeSettings) -> Forecast:
+def quantize_forecast(ctx: WithModel, settings: QuantizeSettings) -> Forecast:
     """Integers in place of weights; for calibrated methods one pass over the blocks.
 
     Each iteration of signround adds one forward and two backward passes of batch_size windows.

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import pytest
 
 from birdbone.chains import bird_bone, build, configure, load_recipe, waves
-from birdbone.contexts.flow import Changed, Standing
+from birdbone.contexts.flow import Changed, WithModel
 from birdbone.engine import Chain, link
 from birdbone.errors import ChainError
 from birdbone.links import heal, load, prune, quantize, validate
@@ -71,7 +71,7 @@ async def anything(ctx: Any) -> Any:
 
 
 @link
-async def restore(ctx: Standing) -> Changed:
+async def restore(ctx: WithModel) -> Changed:
     return {"checkpoint": ctx["dense"]}
 
 
@@ -85,7 +85,7 @@ def test_what_may_put_another_model_there_begins_anew(between: Any) -> None:
 
 def test_links_of_another_house_are_not_taken_for_ours_by_their_names() -> None:
     @link
-    async def quantize(ctx: Standing) -> Judged:
+    async def quantize(ctx: WithModel) -> Judged:
         return {"judged": True}
 
     Chain(quantize(), prune(), quantize(), heal(method="lora"))

@@ -16,7 +16,7 @@ from tiny_contexts import calibrated, digests
 
 from birdbone.chains import waves
 from birdbone.checkpoints import Checkpoint
-from birdbone.contexts.flow import Calibrated, Changed, Standing, Validatable, Validated
+from birdbone.contexts.flow import Calibrated, Changed, Validatable, Validated, WithModel
 from birdbone.contexts.steps import Step
 from birdbone.contexts.verdict import Judgement, Perplexity, Reference, Verdict
 from birdbone.engine import Chain, link, run
@@ -54,7 +54,7 @@ class Plant:
         plant = self
 
         @link(PruneSettings)
-        async def prune(ctx: Standing, settings: PruneSettings) -> Changed:
+        async def prune(ctx: WithModel, settings: PruneSettings) -> Changed:
             assert settings.sparsity is not None
             plant.sparsities.append(settings.sparsity)
             return {"checkpoint": masked(ctx["checkpoint"], settings.sparsity)}
@@ -165,7 +165,7 @@ async def test_a_planted_disaster_leaves_the_last_good_wave_byte_for_byte(
     strike = iter([0.1, 0.6])
 
     @link(PruneSettings)
-    async def prune(ctx: Standing, settings: PruneSettings) -> Changed:
+    async def prune(ctx: WithModel, settings: PruneSettings) -> Changed:
         return {"checkpoint": masked(ctx["checkpoint"], next(strike))}
 
     disaster = Chain(prune(), *Plant([0.01, strikes]).body().links[1:])
