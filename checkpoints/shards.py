@@ -106,7 +106,9 @@ def _no_weights(folder: Path) -> str:
             f"{folder} holds pickled weights ({pickles[0]}), which can run code when opened and "
             f"are refused; save the model as safetensors first"
         )
-    return f"{folder} holds no safetensors weights; expected {SINGLE} or {INDEX}"
+    others = sorted(path.name for kind in ("*.safetensors", "*.gguf") for path in folder.glob(kind))
+    found = f", found {others[0]}" if others else ""
+    return f"{folder} holds no safetensors weights; expected {SINGLE} or {INDEX}{found}"
 
 
 def open_folder(folder: Path) -> dict[str, TensorRef]:

@@ -144,9 +144,15 @@ class Skeleton:
 
     def _check_complete(self) -> None:
         tied = getattr(self.model, "all_tied_weights_keys", None) or {}
-        for name, wanted in self.model.state_dict().items():
+        known = self.model.state_dict()
+        for name, wanted in known.items():
             if name not in tied:
                 self._check_tensor(name, tuple(wanted.shape))
+        for name in self.checkpoint.refs.keys() - known.keys():
+            raise CheckpointError(
+                f"the checkpoint holds tensor '{name}', for which {type(self.model).__name__} has "
+                f"no parameter; keep it among the unused tensors of the checkpoint"
+            )
 
     def _check_apart(self) -> None:
         """Refuse weights that several blocks share, each of which would be solved for once."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...checkpoints import Checkpoint, InMemory, TensorRef
 from .folder_files import folder_files
 from .tied_weights import tied_names, with_ties_settled
+from .unused import require_merged
 
 
 def as_checkpoint(
@@ -21,7 +22,11 @@ def as_checkpoint(
     Tied parameters are kept once, under the name transformers saves them by. Parameters that the
     config says are tied but that have values of their own are both kept, and the config is
     corrected.
+
+    Raises:
+        ModelError: adapters of PEFT that are not merged.
     """
+    require_merged(model.state_dict(), type(model).__name__)
     refs: dict[str, TensorRef] = {n: InMemory(t) for n, t in model.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)

@@ -53,7 +53,7 @@ from .through_transformers import (
 )
 from .tied_weights import tied_names, with_ties_settled
 from .tokenizer import gguf_tokenizer
-from .unused import in_words, require_dense, unused_tensors
+from .unused import in_words, require_dense, require_merged, unused_tensors
 
 _SHOWN = 3  # names in a message
 
@@ -157,6 +157,7 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
     if not quantization:
         require_dense(model, refs, source.label)
     unused = unused_tensors(model, refs)
+    require_merged(unused, source.label)
     if unused:
         _tell_unused(unused, model, source)
     if values is None:

@@ -115,11 +115,12 @@ def _loaded(
 
 
 def _whole_config(found: Checkpoint, opened: Checkpoint) -> Mapping[str, Any]:
-    """The config of the model as it was loaded, or of the larger one whose text part that is."""
-    if found.config["model_type"] == opened.config["model_type"]:
-        return found.config
-    whole = {**opened.config, "dtype": found.config["dtype"]}
-    return untied_config(whole) if found.config.get(TIES) is False else whole
+    """The config of the folder, corrected where it says that a head of its own is tied.
+
+    transformers would write that of the class, which may be but the text part of the model.
+    """
+    config = {**opened.config, "dtype": found.config["dtype"]}
+    return untied_config(config) if found.config.get(TIES) is False else config
 
 
 def from_pretrained(source: Source, folder: Path, **options: Any) -> Any:

@@ -53,6 +53,20 @@ def require_dense(model: PreTrainedModel, refs: Mapping[str, TensorRef], label: 
             )
 
 
+def require_merged(names: Iterable[str], label: str) -> None:
+    """Refuse tensors of layers that PEFT has wrapped, for which the class has no parameters.
+
+    Raises:
+        ModelError: there are some.
+    """
+    for name in names:
+        if ".base_layer." in name:
+            raise ModelError(
+                f"'{label}' holds '{name}', of a layer with an adapter that is not merged; merge "
+                f"it with PEFT first: model.merge_and_unload()"
+            )
+
+
 def without_unused(checkpoint: Checkpoint, why: str) -> Checkpoint:
     """The checkpoint with its unused tensors listed as left out, for the reason given."""
     gone = [LeftOut(name, ref.num_bytes, why) for name, ref in checkpoint.unused.items()]

@@ -110,3 +110,11 @@ def test_a_config_that_names_other_weights_is_refused(tmp_path: Path) -> None:
             assert "transformers_weights" not in opened(folder).config
     with pytest.raises(ModelError, match=r"names 'other\.safetensors' .* as its weights; rename"):
         opened(folder)
+
+
+def test_the_config_is_carried_as_it_is(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", "mixtral")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"of_another_tool": {"a": [1]}, "max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert dict(opened(folder).config) == config

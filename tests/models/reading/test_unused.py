@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
 from tiny_folders import all_weights, for_bitsandbytes, own_logits, quantized, written
@@ -19,11 +20,12 @@ from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import Checkpoint, InMemory, LeftOut, ObjectStore
 from birdbone.engine import run
-from birdbone.errors import ModelError
+from birdbone.errors import CheckpointError, ModelError
 from birdbone.links import load
+from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.evaluation.footprint import by_shapes
 from birdbone.models.planning.outline import held_bytes, outlined_model
-from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.opening import as_checkpoint, open_checkpoint
 from birdbone.models.reading.sources import find_model
 from birdbone.models.reading.unused import grouped, in_words, without_unused
 from birdbone.reports.card import model_card
@@ -207,3 +209,28 @@ def test_a_gguf_file_has_no_place_for_them() -> None:
     assert lost >= {"mtp.fc.weight", "processor_config.json", "a.bin"}
     assert not lost & {"LICENSE", "tokenizer.json", "tokenizer_config.json"}
     assert without_unused(checkpoint, "why").left_out[-1] == LeftOut("mtp.fc.weight", 16, "why")
+
+
+def test_layers_that_peft_has_wrapped_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m")
+    path = folder / "model.safetensors"
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weights = load_file(path)
+    weights[name.replace(".weight", ".base_layer.weight")] = weights.pop(name)
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"base_layer\.weight', .* not merged; merge it with PEFT"):
+        opened(folder)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_a_model_in_memory_with_adapters_is_refused() -> None:
+    model = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ModelError, match=r"merge it with PEFT first: model\.merge_and_unload"):
+        as_checkpoint(model)
+
+
+def test_a_tensor_that_is_in_no_module_is_refused_before_a_pass() -> None:
+    checkpoint = tiny_checkpoint()
+    more = replace(checkpoint, refs={**checkpoint.refs, "head.weight": InMemory(torch.ones(1))})
+    with pytest.raises(CheckpointError, match=r"'head\.weight', for which LlamaForCausalLM has no"):
+        Skeleton(more)
