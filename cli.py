@@ -40,8 +40,9 @@ _FORCE = "Replace the output even if birdbone did not write it."
 _RUN = "Keep finished links in this folder, and resume from what it holds."
 _MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
 _DATA = (
-    "Text: a file, folder or glob, hf:DATASET[:CONFIG[:SPLIT]], or built in: pydoc (the default), "
-    "stdlib, readmes. Repeatable; a weight follows a colon, as in chat.jsonl:2."
+    "Text: a file, folder or glob, hf:DATASET[:CONFIG[:SPLIT]], self (sampled from the model), or "
+    "built in: pydoc, stdlib, readmes. By default a mixture of self, pydoc and stdlib. Repeatable; "
+    "a weight follows a colon, as in chat.jsonl:2."
 )
 _ELSEWHERE = (
     "Evaluation text from another source, repeatable; by default a built-in text that is not used."

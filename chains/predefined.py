@@ -16,10 +16,10 @@ from ..texts import DataSetting
 class ChainMaker(Protocol):
     """A function from what every run must name to a chain; its docstring says what for."""
 
-    def __call__(self, *, model: str, out: str, data: DataSetting = "pydoc") -> Chain: ...
+    def __call__(self, *, model: str, out: str, data: DataSetting = "default") -> Chain: ...
 
 
-def bird_bone(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
+def bird_bone(*, model: str, out: str, data: DataSetting = "default") -> Chain:
     """Thin in waves, heal each, step back where it does not hold; then quantize, heal, check."""
     return Chain(
         load(model=model),
@@ -35,7 +35,7 @@ def bird_bone(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
     )
 
 
-def one_shot(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
+def one_shot(*, model: str, out: str, data: DataSetting = "default") -> Chain:
     """Prune and quantize without training: minutes instead of hours, at a higher price."""
     return Chain(
         load(model=model),
@@ -50,7 +50,7 @@ def one_shot(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
     )
 
 
-def quantize_only(*, model: str, out: str, data: DataSetting = "pydoc") -> Chain:
+def quantize_only(*, model: str, out: str, data: DataSetting = "default") -> Chain:
     """Keep every weight and store each in fewer bits."""
     return Chain(
         load(model=model),

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..checkpoints import Checkpoint
 from ..contexts.flow import Calibrating, Loaded, Partial
 from ..contexts.forecast import Forecast
 from ..engine import Settings, in_thread, link
@@ -18,6 +17,7 @@ from ..models.reading.tokenizer import load_tokenizer
 from ..texts import DataSetting, Windows, check_vocabulary, mixed_windows, read_raw
 from .calibrating.amount import default_windows, shortage, widest_input
 from .calibrating.forecast import texts_forecast
+from .calibrating.own_text import own_text, tokens_to_sample
 from .calibrating.parts import PARTS, read_parts
 from .calibrating.sources import PartSources
 
@@ -32,12 +32,13 @@ _SETTING = {
 class CalibrateSettings(Settings):
     """The settings of calibrate."""
 
-    data: DataSetting = "pydoc"
+    data: DataSetting = "default"
     """One source of text or several: a file, folder or glob of .txt, .md, .jsonl, .json or
     .parquet, also compressed; hf:DATASET[:CONFIG[:SPLIT]]; or a built-in text: pydoc, the
     documentation of CPython; stdlib, the Python source of its library; readmes, the descriptions
-    of the packages birdbone requires. Options follow a question mark, as in
-    ?column=NAME&rows=COUNT, and a weight a colon, as in chat.jsonl:2."""
+    of the packages birdbone requires; self, text sampled from the original model; default, self,
+    pydoc and stdlib in the proportions that did best on other texts (docs/text.md). Options follow
+    a question mark, as in ?column=NAME&rows=COUNT, and a weight a colon, as in chat.jsonl:2."""
 
     heldout_data: DataSetting | None = None
     """Sources of the held-out windows; by default a part of data."""
@@ -97,10 +98,12 @@ async def calibrate(ctx: Loaded, settings: CalibrateSettings) -> Calibrating:
         DataError: a source cannot be read or is too short, a conversation cannot be rendered, or
             two parts share text.
         MissingExtraError: a package that reads a source is not installed.
+        ModelError: text is to be sampled from a model whose logits are not finite, or that has no
+            key-value cache.
     """
     width = await in_thread(widest_input, ctx["checkpoint"])
     limits = settings.limits(width)
-    found = await in_thread(_read, ctx["checkpoint"], settings, limits)
+    found = await in_thread(_read, ctx, settings, limits)
     _warn_of_little(found, limits, width)
     return {
         "calibration": found["calibration"],
@@ -115,16 +118,19 @@ async def calibrate(ctx: Loaded, settings: CalibrateSettings) -> Calibrating:
 
 
 def _read(
-    checkpoint: Checkpoint, settings: CalibrateSettings, limits: Mapping[str, int]
+    ctx: Loaded, settings: CalibrateSettings, limits: Mapping[str, int]
 ) -> dict[str, Windows]:
+    checkpoint, sources = ctx["checkpoint"], settings.sources()
     tokenizer = load_tokenizer(checkpoint)
     length, seed = settings.length, settings.seed
+    sampled = tokens_to_sample(sources.data, limits, length)
     parts = read_parts(
-        settings.sources(),
+        sources,
         tokenizer,
         length=length,
         elsewhere_windows=limits["elsewhere"],
         seed=seed,
+        own=own_text(ctx["dense"], tokenizer, sampled, seed) if sampled else None,
     )
     vocab_size = text_config(checkpoint).vocab_size
     found = {}
@@ -151,7 +157,10 @@ def _warn_of_little(found: Mapping[str, Windows], limits: Mapping[str, int], wid
 
 @calibrate.reads
 def _reads(settings: CalibrateSettings) -> Mapping[str, str]:
-    """The digests of the texts, so that a file changed under the same name is another text."""
+    """The digests of the texts, so that a file changed under the same name is another text.
+
+    Text sampled from the model has none: model, seed and settings decide it.
+    """
     return {each.spelled: read_raw(each).digest for each in settings.sources().all}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,9 @@ from ...checkpoints import Checkpoint
 from ...contexts.forecast import Forecast
 from ...models.planning.effort import outlined_windows
 from ...models.reading.tokenizer import load_tokenizer
+from ...models.sampling.self_text import sampling_bytes
 from ...texts import (
+    Corpus,
     SourceReport,
     Tokenizer,
     Weighted,
@@ -22,12 +24,19 @@ from ...texts import (
     report_source,
 )
 from .amount import shortage, widest_input
+from .own_text import NAME, SELF, tokens_to_sample
 from .parts import PARTS, read_parts
 from .sources import PartSources
 
 # Reading, dividing and tokenising: what the built-in texts take, and a character of other text.
 _READ_SECONDS = 1.5
 _CHARACTER_SECONDS = 3e-7
+
+# Tokens that a batch decodes in the time in which one sequence alone decodes one: in batches of 64
+# on a CPU in float32, and about half of what bfloat16 does where it is fast.
+_BATCHED_TOKENS = 10
+_DOCUMENT_TOKENS = 200  # of a sampled document, on average; the longest has 256
+_CHARACTERS_PER_TOKEN = 4
 
 _COUNTED_CHARACTERS = 100_000  # of a part; a longer one is counted by its tokens per character
 
@@ -64,8 +73,9 @@ def texts_forecast(
 ) -> Forecast:
     """Read the sources and outline the windows; refuses what the run would refuse.
 
-    Without a tokenizer at hand, as for a GGUF file, whose tokenizer takes seconds to read, tokens
-    are estimated and short texts pass.
+    Text that is to be sampled from the model is taken to be enough. Without a tokenizer at hand,
+    as for a GGUF file, whose tokenizer takes seconds to read, tokens are estimated and short texts
+    pass.
 
     Raises:
         DataError, MissingExtraError: a source cannot be read or is too short, or parts share text.
@@ -88,13 +98,16 @@ def texts_forecast(
         count = limits[part] if there is None else min(limits[part], there)
         adds[part] = outlined_windows(count, length, f"{found.names[part]}, {part}", first)
         first += adds[part].num_tokens
+    sampled = tokens_to_sample(sources.data, limits, length)
     short = shortage(adds["calibration"].num_tokens, widest_input(checkpoint), length)
     characters = sum(each.characters for each in found.reports)
     return Forecast(
         adds=adds,
         seconds=_READ_SECONDS + _CHARACTER_SECONDS * characters,
         notes=() if short is None else (short,),
-        texts=found.reports,
+        texts=(*_sampled(sources, sampled), *found.reports),
+        decoded_tokens=sampled // _BATCHED_TOKENS,
+        memory_bytes=sampling_bytes(checkpoint) if sampled else 0,
     )
 
 
@@ -105,6 +118,7 @@ def _look(asked: _Question) -> _Found:
     reports = _reports(asked.sources, tokenizer)
     if tokenizer is None:
         names = dict.fromkeys(PARTS, " + ".join(each.name for each in reports))
+        names |= _sampled_names(asked.sources, reports)
         return _Found(reports, dict.fromkeys(PARTS), names)
     parts = read_parts(
         asked.sources,
@@ -113,10 +127,40 @@ def _look(asked: _Question) -> _Found:
         elsewhere_windows=asked.elsewhere_windows,
         seed=asked.seed,
     )
-    return _Found(
-        reports,
-        {part: _num_windows(parts[part], reports, tokenizer, asked.length) for part in PARTS},
-        {part: mixture_name(parts[part]) for part in PARTS},
+    sampled = _sampled_names(asked.sources, reports)
+    available = {
+        part: None if part in sampled else _num_windows(found, reports, tokenizer, asked.length)
+        for part, found in parts.items()
+    }
+    names = {part: mixture_name(found) for part, found in parts.items()}
+    return _Found(reports, available, names | sampled)
+
+
+def _sampled_names(sources: PartSources, reports: Iterable[SourceReport]) -> dict[str, str]:
+    """The texts of the parts that hold some sampled from the model, by part."""
+    if not sources.samples:
+        return {}
+    read = (each.name for each in reports if each.use == "data")
+    names = ((NAME if each.place == SELF else next(read), each.weight) for each in sources.data)
+    name = mixture_name([Weighted(Corpus(text, ()), weight) for text, weight in names])
+    return dict.fromkeys(PARTS[:3] if sources.heldout is None else PARTS[:2], name)
+
+
+def _sampled(sources: PartSources, num_tokens: int) -> tuple[SourceReport, ...]:
+    """What will be there of text sampled from the model, about."""
+    return tuple(
+        SourceReport(
+            name=NAME,
+            use="data",
+            weight=each.weight,
+            documents=max(1, num_tokens // _DOCUMENT_TOKENS),
+            duplicates=None,
+            characters=num_tokens * _CHARACTERS_PER_TOKEN,
+            tokens=num_tokens,
+            is_estimate=True,
+        )
+        for each in sources.data
+        if each.place == SELF
     )
 
 
@@ -148,6 +192,7 @@ def _reports(sources: PartSources, tokenizer: Any | None) -> tuple[SourceReport,
         )
         for use, found in uses.items()
         for address in found
+        if address.place != SELF
     )
 
 

@@ -27,7 +27,13 @@ Parts = Mapping[str, tuple[Weighted, ...]]
 
 
 def read_parts(
-    sources: PartSources, tokenizer: Tokenizer, *, length: int, elsewhere_windows: int, seed: int
+    sources: PartSources,
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    elsewhere_windows: int,
+    seed: int,
+    own: Corpus | None = None,
 ) -> Parts:
     """Documents by part, each source with its weight.
 
@@ -37,11 +43,12 @@ def read_parts(
         length: tokens in a window, one of which every source must give to every part.
         elsewhere_windows: how many windows from elsewhere are asked for.
         seed: of the division.
+        own: what was sampled from the model; None leaves that source out.
 
     Raises:
         DataError: a source cannot be read or is too short, or parts share text.
     """
-    parts = parts_of_data(sources, tokenizer, length=length, seed=seed)
+    parts = parts_of_data(sources, tokenizer, length=length, seed=seed, own=own)
     found = read_sources(sources.elsewhere, tokenizer)
     if sources.chosen:
         num_characters = _CHARACTERS_PER_TOKEN * elsewhere_windows * length
@@ -50,13 +57,20 @@ def read_parts(
     return {**parts, "elsewhere": distinct_across(found)}
 
 
-def parts_of_data(sources: PartSources, tokenizer: Tokenizer, *, length: int, seed: int) -> Parts:
+def parts_of_data(
+    sources: PartSources,
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    seed: int,
+    own: Corpus | None = None,
+) -> Parts:
     """The calibration, healing and held-out part, as `read_parts` divides them.
 
     Raises:
         DataError: a source cannot be read or is too short, or parts share text.
     """
-    data = distinct_across(read_sources(sources.data, tokenizer))
+    data = distinct_across(read_sources(sources.data, tokenizer, own))
     whole = sources.heldout is None
     splits = [
         split_to_fit(each.corpus, tokenizer, length=length, seed=seed, heldout=whole)

@@ -1,9 +1,10 @@
 """Sample token by token from a causal language model: a batch at a time, with its KV cache.
 
-Temperature falls from hot to cool over the first tokens, so that documents begin differently and
-go on coherently (LLM-QAT 2305.17888 samples its first tokens apart; self-calibration 2410.17170
-lowers the temperature along the document). Of each distribution only tokens are drawn that are at
-least ``min_p`` times as likely as the likeliest.
+Tokens are drawn at temperature 1 from nearly the whole distribution: text sampled so is less
+coherent than text from a truncated one, but calibrates better (docs/text.md). A schedule may let
+the temperature fall over the first tokens (LLM-QAT 2305.17888 samples its first tokens apart;
+self-calibration 2410.17170 lowers the temperature along the document), and leave out tokens that
+are less than ``min_p`` times as likely as the likeliest.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Schedule:
         min_p: least probability that is drawn, relative to the likeliest token's.
     """
 
-    hot: float = 1.4
+    hot: float = 1.0
     cool: float = 1.0
     cooling: int = 12
-    min_p: float = 0.02
+    min_p: float = 1e-4
 
     def temperature(self, place: int) -> float:
         """Of the token that is sampled at this place, the first being 0."""
@@ -150,8 +151,7 @@ def draw(
 ) -> tuple[list[int], list[float]]:
     """Draw a token for each row of ``logits`` ``[rows, vocab_size]``; tokens and their NLL, nats.
 
-    Gumbel-max over the tokens that ``min_p`` leaves, which are few: neither a sort nor a sum over
-    the vocabulary is needed to draw from them.
+    Gumbel-max over the tokens that ``min_p`` leaves: no sort over the vocabulary is needed.
 
     Raises:
         ModelError: a logit is NaN, or a row has no finite one.

@@ -27,7 +27,7 @@ Announce = Callable[[int, int], None]
 
 DOCUMENT_TOKENS = 256
 BATCH_SIZE = 64
-CHAT = 0.25
+CHAT = 0.125
 """Probability that a batch is of conversations, where the model has a chat template."""
 
 # Batches in a row of which the filters keep less than a tenth, before it is given up.
@@ -92,6 +92,17 @@ def sample_text(
                 f"alike; calibrate on a text, such as data='pydoc'"
             )
     return tuple(str(tokenizer.decode(list(each.tokens))) for each in kept)
+
+
+def sampling_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes that sampling holds beside the checkpoint: the model, its cache, a batch's logits."""
+    config = text_config(checkpoint)
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * int(config.num_hidden_layers) * heads * int(size) * DOCUMENT_TOKENS
+    # A new cache is made of the last one at each step; logits are also taken in float32.
+    values = checkpoint.num_parameters + BATCH_SIZE * (2 * cached + 3 * int(config.vocab_size))
+    return values * sampling_dtype().itemsize
 
 
 def sampling_dtype() -> torch.dtype:

@@ -354,7 +354,7 @@ def test_a_quantised_model_is_multiplied_out_before_it_is_made_narrower(
         [
             each.peak_bytes
             for each in preflight(
-                Chain(load(model=str(folder), dtype=dtype), calibrate(length=16))
+                Chain(load(model=str(folder), dtype=dtype), calibrate(data="pydoc", length=16))
             ).links
         ]
         for dtype in ("bfloat16", "float32")

@@ -81,7 +81,7 @@ def test_links_one_by_one_with_what_they_leave_open_filled_in(written: Any) -> N
 
 def test_data_left_open_by_everybody_keeps_the_default(written: Any) -> None:
     chain = build(written("links: [load, calibrate]"), model="m")
-    assert chain.links[1].settings.data == "pydoc"
+    assert chain.links[1].settings.data == "default"
 
 
 def test_a_chain_within_the_chain(written: Any) -> None:

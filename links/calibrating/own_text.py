@@ -1,0 +1,98 @@
+"""The sources that need no text of the user's: `self`, sampled from the model, and `default`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from transformers import PreTrainedTokenizerBase
+
+from ...checkpoints import Checkpoint
+from ...engine import announce
+from ...errors import SettingError
+from ...models.sampling.self_text import sample_text
+from ...texts import Corpus, TextAddress
+from ...texts.split import DEFAULT_SHARES
+
+SELF = "self"
+DEFAULT = "default"
+NAME = "self (sampled from the model)"
+"""What text of the model itself is printed as."""
+
+# Proportions measured on texts that none of the three is from (docs/text.md): more Python costs
+# on prose more than it gains on source code.
+_MIXTURE = ((SELF, 20.0), ("pydoc", 1.0), ("stdlib", 2.0))
+# Tokens of documents that do not fill a last window, or are counted otherwise once they are text.
+_MARGIN = 1.1
+
+
+def expanded(addresses: tuple[TextAddress, ...]) -> tuple[TextAddress, ...]:
+    """The addresses with `default` replaced by the sources it stands for.
+
+    Raises:
+        SettingError: `default` or `self` has options, or a source of `default` is named beside it.
+    """
+    found: list[TextAddress] = []
+    for each in addresses:
+        if each.place in (SELF, DEFAULT) and each.spelled != each.place:
+            raise SettingError(
+                f"text '{each.spelled}': '{each.place}' takes a weight and no other option"
+            )
+        if each.place != DEFAULT:
+            found.append(each)
+            continue
+        total = sum(weight for _, weight in _MIXTURE)
+        found += [
+            TextAddress(place, weight=each.weight * weight / total) for place, weight in _MIXTURE
+        ]
+    places = [each.place for each in found]
+    for place, _ in _MIXTURE:
+        if any(each.place == DEFAULT for each in addresses) and places.count(place) > 1:
+            raise SettingError(f"text 'default' holds '{place}' already; leave '{place}' out")
+    return tuple(found)
+
+
+def refuse_self(addresses: tuple[TextAddress, ...], setting: str) -> None:
+    """Refuse to judge a model by what it says itself.
+
+    Raises:
+        SettingError: `self` or `default` is among the addresses.
+    """
+    for each in addresses:
+        if each.place in (SELF, DEFAULT):
+            raise SettingError(
+                f"{setting}='{each.place}': text sampled from the model is for data alone; name "
+                f"a text that somebody wrote"
+            )
+
+
+def tokens_to_sample(data: tuple[TextAddress, ...], limits: Mapping[str, int], length: int) -> int:
+    """Tokens of the model's own text that its part of the windows needs; 0 where none is wanted.
+
+    Args:
+        data: the sources of calibration, healing and held-out text.
+        limits: windows by part.
+        length: tokens in a window.
+    """
+    own = sum(each.weight for each in data if each.place == SELF)
+    fraction = own / sum(each.weight for each in data)
+    windows = max(limits[part] / share for part, share in DEFAULT_SHARES.items())
+    return math.ceil(_MARGIN * fraction * windows * length)
+
+
+def own_text(
+    checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, num_tokens: int, seed: int
+) -> Corpus:
+    """Text sampled from a model, under the name it is printed as.
+
+    Raises:
+        ModelError, DataError: the model cannot be sampled from, or says nothing of use.
+    """
+    documents = sample_text(
+        checkpoint,
+        tokenizer,
+        num_tokens,
+        seed=seed,
+        announce=lambda done, total: announce("tokens sampled", done, total),
+    )
+    return Corpus(NAME, documents)
