@@ -38,9 +38,9 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def chosen_weights(folder: Path) -> str | None:
-    """Say in words which weight file was chosen, and why, in a folder that holds two sets of them.
+    """Return which weight file was chosen and why, if a folder holds two sets of weights.
 
-    None where there is one set. The words go on after the name of the model.
+    None if there is one set. The text continues a sentence that starts with the model's name.
     """
     if not all((folder / name).is_file() for name in (SINGLE, INDEX)):
         return None
@@ -49,21 +49,21 @@ def chosen_weights(folder: Path) -> str | None:
     lacking = _lacking(folder)
     if lacking:
         return (
-            f"holds {SINGLE} beside shards with an index; the shards were used, for {SINGLE} lacks "
-            f"{len(lacking)} of their tensors, such as '{lacking[0]}'; delete {SINGLE}"
+            f"holds {SINGLE} and also shards with an index; the shards were used, because {SINGLE} "
+            f"lacks {len(lacking)} of their tensors, such as '{lacking[0]}'; delete {SINGLE}"
         )
     return (
-        f"holds {SINGLE} beside shards with an index; {SINGLE} was used, as transformers does; "
-        f"delete the files that are not wanted"
+        f"holds {SINGLE} and also shards with an index; {SINGLE} was used, as transformers does; "
+        f"delete the files that are not needed"
     )
 
 
 def _lacking(folder: Path) -> list[str]:
-    """Tensors that whole shards hold and the single file beside them does not."""
+    """Return the tensors of complete shards that the single file does not hold."""
     try:
         held = sorted(name for path in _shards(folder) for name in _open_shard(path))
     except CheckpointError:
-        return []  # shards that are not whole are no alternative to the single file
+        return []  # incomplete shards cannot replace the single file
     try:
         single = _open_shard(folder / SINGLE)
     except CheckpointError:
@@ -221,16 +221,16 @@ def write_folder(
 
 
 def append_to_folder(folder: Path, refs: Mapping[str, TensorRef]) -> None:
-    """Add a shard with more tensors, bit for bit, to a folder of weights somebody else wrote.
+    """Add a shard with more tensors, unchanged, to a folder of weights that is written already.
 
     Raises:
-        CheckpointError: the folder holds a tensor of one of the names.
+        CheckpointError: the folder already holds a tensor with one of the names.
     """
     shards = shard_paths(folder)
     held = {path: _open_shard(path) for path in shards}
     for name in refs:
         if any(name in shard for shard in held.values()):
-            raise CheckpointError(f"{folder} holds tensor '{name}' already; give it another name")
+            raise CheckpointError(f"{folder} already holds tensor '{name}'; give it another name")
     total = sum(ref.num_bytes for shard in (*held.values(), refs) for ref in shard.values())
     weight_map: dict[str, str] = {}
     for place, path in enumerate(shards):

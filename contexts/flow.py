@@ -87,7 +87,7 @@ class Scoring(Measured):
 
 
 class Scored(Profiled, Scoring):
-    """A profiled and scored model. ``plan``: what was pruned before, if anything was."""
+    """A profiled and scored model. ``plan``: what earlier pruning did, if any."""
 
     plan: NotRequired[Plan]
 

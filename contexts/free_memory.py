@@ -28,8 +28,8 @@ def free_bytes() -> int:
     the process's own limit (`ulimit -v`).
     """
     if not torch.cuda.is_available():
-        rooms = (psutil.virtual_memory().available, _group_bytes(), _own_bytes())
-        return min(room for room in rooms if room is not None)
+        limits = (psutil.virtual_memory().available, _group_bytes(), _own_bytes())
+        return min(limit for limit in limits if limit is not None)
     free, _ = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 

@@ -59,23 +59,24 @@ def collect(folder: RunFolder, *, superseded: bool = False, dry: bool = False) -
         RunFolderError: a step is damaged, so it is unknown what it refers to.
     """
     last = set(folder.last())
-    gone = [each for each in folder.steps() if superseded and each.key not in last]
-    going = [folder.outcome_path(each.key) for each in gone]
-    held = set(_referred(folder, {each.key for each in gone}))
+    dropped = [each for each in folder.steps() if superseded and each.key not in last]
+    deleted = [folder.outcome_path(each.key) for each in dropped]
+    referred = set(_referred(folder, {each.key for each in dropped}))
     for kind in ("objects/*/*", "manifests/*", "files/*", "outcomes/*.part", "*.part"):
-        going += [path for path in folder.path.glob(kind) if path not in held]
+        deleted += [path for path in folder.path.glob(kind) if path not in referred]
     in_progress = folder.in_progress()
     for place in (folder.path / "unfinished").glob("*"):
         if place.name not in in_progress:
-            going += [path for path in place.rglob("*") if path.is_file()]
+            deleted += [path for path in place.rglob("*") if path.is_file()]
+    freed = sum(map(_size, deleted))
     found = Collected(
-        steps=tuple(each.number for each in gone),
-        files=len(going),
-        freed_bytes=sum(map(_size, going)),
-        kept_bytes=folder_bytes(folder.path) - sum(map(_size, going)),
+        steps=tuple(each.number for each in dropped),
+        files=len(deleted),
+        freed_bytes=freed,
+        kept_bytes=folder_bytes(folder.path) - freed,
     )
     if not dry:
-        for path in going:  # outcomes first, so that no remaining file refers to a deleted one
+        for path in deleted:  # outcomes first, so that no remaining file refers to a deleted one
             path.unlink(missing_ok=True)
         _sweep(folder.path, in_progress)
     return found
@@ -90,10 +91,10 @@ def _sweep(path: Path, in_progress: Iterable[str]) -> None:
             group.rmdir()
 
 
-def _referred(journal: Journal, gone: set[str]) -> Iterator[Path]:
+def _referred(journal: Journal, dropped: set[str]) -> Iterator[Path]:
     """Yield every file that a remaining outcome refers to."""
     for kept in journal.steps():
-        if kept.key in gone:
+        if kept.key in dropped:
             continue
         for tree in _inside([kept.steps, *kept.added.values()]):
             if "tensor" in tree:

@@ -45,7 +45,7 @@ def prune_magnitude(
     saliency = magnitude_saliency(weight)
     budget = Budget.of(weight, sparsity=sparsity, pattern=pattern, heights=heights)
     mask = budget.keep(saliency)
-    thinned = weight.detach().masked_fill(~mask, 0.0)
+    pruned = weight.detach().masked_fill(~mask, 0.0)
     return PrunedWeight(
-        thinned, mask, relative_output_errors(weight, thinned, gram, heights=budget.heights)
+        pruned, mask, relative_output_errors(weight, pruned, gram, heights=budget.heights)
     )

@@ -45,9 +45,9 @@ def prune_wanda(
     """
     scores = wanda_saliency(weight, gram)
     mask = pattern_mask(scores, sparsity=sparsity, pattern=pattern, scope="row")
-    thinned = weight.detach().masked_fill(~mask, 0.0)
+    pruned = weight.detach().masked_fill(~mask, 0.0)
     return PrunedWeight(
-        thinned,
+        pruned,
         mask,
-        relative_output_errors(weight, thinned, gram, heights=heights or (weight.shape[0],)),
+        relative_output_errors(weight, pruned, gram, heights=heights or (weight.shape[0],)),
     )
