@@ -1,4 +1,4 @@
-"""bird-bone: Hugging Face language models made lighter, plainly loading, with the price stated."""
+"""bird-bone: compress Hugging Face language models and measure what it costs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoint
-    from .engine import Chain, announce, in_thread, link, run, unfinished
+    from .engine import Chain, Settings, announce, in_thread, link, run, run_sync, unfinished
     from .errors import BirdboneError
 
 __version__ = "0.1.0"
 
-# Name to the module that has it: nothing is imported before it is asked for.
+# Name to the module that defines it; each is imported on first access.
 _PUBLIC = {
     "BirdboneError": ".errors",
     "Chain": ".engine",
     "Checkpoint": ".checkpoints",
+    "Settings": ".engine",
     "announce": ".engine",
     "in_thread": ".engine",
     "link": ".engine",
     "run": ".engine",
+    "run_sync": ".engine",
     "unfinished": ".engine",
 }
 
@@ -28,10 +30,12 @@ __all__ = [
     "BirdboneError",
     "Chain",
     "Checkpoint",
+    "Settings",
     "announce",
     "in_thread",
     "link",
     "run",
+    "run_sync",
     "unfinished",
 ]
 

@@ -7,15 +7,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, did_you_mean
 from .tensors import InMemory, TensorRef
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -164,6 +168,24 @@ class Checkpoint:
     def unused_bytes(self) -> int:
         """Bytes of the tensors that the transformers class has no parameter for."""
         return sum(ref.num_bytes for ref in self.unused.values())
+
+    def to_model(self, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        """The transformers model with copies of the tensors, in eval mode, on the default device.
+
+        Quantised weights are dequantised. The tokenizer is in `files`;
+        `birdbone.models.load_tokenizer` loads it.
+
+        Args:
+            dtype: of all floating-point tensors; None for the dtype the device computes in.
+
+        Raises:
+            CheckpointError: a tensor of the model is missing.
+            ModelError: transformers cannot build the model.
+        """
+        # Imported by name: the models package is built on this one.
+        to_model = import_module("..models.reading.in_memory", __package__).to_model
+        model: PreTrainedModel = to_model(self, dtype)
+        return model
 
     def count_nonzero(self) -> int:
         """Number of non-zero parameters; loads every tensor, one at a time."""

@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+MODEL = "Hub id, folder, .gguf file, or package:NAME/FILE.gguf."
+_DATA = (
+    "Text: a file, folder or glob, hf:DATASET[:CONFIG[:SPLIT]], self (sampled from the model), or "
+    "built in: pydoc, stdlib, readmes. By default a mixture of self, pydoc and stdlib. Repeatable; "
+    "a weight follows a colon, as in chat.jsonl:2."
+)
+_ELSEWHERE = (
+    "Evaluation text from another source, repeatable; by default a built-in text that is not used."
+)
+_OUT = "Folder to write; a name that ends in .gguf is a single file."
+_FORCE = "Replace the output even if birdbone did not write it."
+_RUN = "Keep finished links in this folder, and resume from what it holds."
+_DRY = "Print the expected time, memory and disk of each link, and run nothing."
+_UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
+_PRESET = "How much time to spend for how good a result."
+_SET = "Change a setting of a link; repeatable."
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Bits = Annotated[int | None, typer.Option(help="Bits per weight, for chains that quantize.")]
+Data = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help=_DRY)]
+Elsewhere = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_ELSEWHERE)]
+Force = Annotated[bool, typer.Option("--force", help=_FORCE)]
+KeepUnused = Annotated[
+    bool | None, typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED, show_default=False)
+]
+LogFormat = Literal["json", "console"]
+Log = Annotated[LogFormat | None, typer.Option(help="Write structured log lines to stderr.")]
+Out = Annotated[str, typer.Option(metavar="PATH", help=_OUT)]
+OptionalOut = Annotated[str | None, typer.Option(metavar="PATH", help=_OUT)]
+PresetName = Annotated[Literal["fast", "balanced", "best"], typer.Option(help=_PRESET)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no times.")]
+RunFolderPath = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help=_RUN, show_default=False)
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="LINK.SETTING=VALUE", help=_SET)
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
+Wandb = Annotated[
+    str | None, typer.Option(metavar="PROJECT", help="Log to this Weights & Biases project.")
+]
 
 
 def answer(
@@ -20,14 +62,16 @@ def answer(
     """Print the document as JSON, or as the report for people."""
     from ..reports.terminal import show
 
-    if as_json:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-    else:
-        show(report())
+    print_json(document) if as_json else show(report())
+
+
+def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print a document as JSON on stdout."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def one_or_more(values: list[str] | None) -> str | tuple[str, ...] | None:
-    """What a repeatable option was given; one value stands alone, and is recorded so."""
+    """The values of a repeatable option: None, one value, or a tuple of several."""
     if not values:
         return None
     return values[0] if len(values) == 1 else tuple(values)

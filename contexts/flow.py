@@ -25,13 +25,18 @@ class Empty(TypedDict):
     history: NotRequired[tuple[Step, ...]]
 
 
-class WithModel(Empty):
-    """A context with a model.
-
-    ``checkpoint``: the current model. ``calibration``: optional windows to calibrate on.
-    """
+class Opened(Empty):
+    """``checkpoint``: the current model."""
 
     checkpoint: Checkpoint
+
+
+class WithModel(Opened):
+    """A context with a model.
+
+    ``calibration``: optional windows to calibrate on.
+    """
+
     calibration: NotRequired[Windows]
 
 

@@ -1,4 +1,4 @@
-"""What was written, and what a fresh process measured on it."""
+"""The saved model, and what a fresh process measured on it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .html import html_table
+
 
 @dataclass(frozen=True)
 class Saved:
-    """The folder `save` left, proven.
+    """The model that `save` wrote and checked.
 
     Attributes:
-        path: the folder.
+        path: the folder, or the GGUF file.
         weight_bytes: bytes on disk of its weight files.
         figures: ``{"dense": {...}, "light": {...}}``, what a fresh process with plain transformers
             measured on each saved folder: ``weight_bytes``, ``parameters``, ``nonzero``,
@@ -20,10 +22,26 @@ class Saved:
             ``agreement`` on held-out text, the same on text from elsewhere under names that begin
             with ``elsewhere_``, ``prefill_tokens_per_second``, ``decode_tokens_per_second``,
             ``peak_bytes``.
-        measured_on: text, window length, window count, compute dtype, machine, versions, in words.
+        measured_on: text, window length, window count, compute dtype, machine, versions, as text.
     """
 
     path: Path
     weight_bytes: int
     figures: Mapping[str, Mapping[str, float]]
     measured_on: Mapping[str, str]
+
+    def _repr_html_(self) -> str:
+        """The figures as a table, for notebooks."""
+        sides = list(self.figures)
+        names = dict.fromkeys(name for side in sides for name in self.figures[side])
+        rows = [
+            (
+                name,
+                *(
+                    f"{self.figures[s][name]:,.6g}" if name in self.figures[s] else ""
+                    for s in sides
+                ),
+            )
+            for name in names
+        ]
+        return html_table((str(self.path), *sides), rows)

@@ -21,6 +21,7 @@ from .factories import LinkFactory, link
 from .keeping import Outcome, Place, Store, Unfinished, unfinished
 from .naming import chain_settings, chains_of, spelled_settings
 from .settings import Settings, changed
+from .synchronous import run_sync
 from .watching import Progress, announce, in_thread
 from .wiring import check_order, every_link
 
@@ -43,6 +44,7 @@ __all__ = [
     "in_thread",
     "link",
     "run",
+    "run_sync",
     "spelled_settings",
     "unfinished",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..contexts.flow import Calibrating, Loaded, Partial
+from ..contexts.flow import Calibrating, Opened, Partial
 from ..contexts.forecast import Forecast
 from ..engine import Settings, in_thread, link
 from ..errors import LittleTextWarning, SettingError
@@ -86,7 +86,7 @@ class CalibrateSettings(Settings):
 
 
 @link(CalibrateSettings)
-async def calibrate(ctx: Loaded, settings: CalibrateSettings) -> Calibrating:
+async def calibrate(ctx: Opened, settings: CalibrateSettings) -> Calibrating:
     """Read text and cut it into windows: to calibrate on, to heal on and to evaluate on.
 
     No text is in two parts. The fourth part, elsewhere, is from a source that no other part is
@@ -118,7 +118,7 @@ async def calibrate(ctx: Loaded, settings: CalibrateSettings) -> Calibrating:
 
 
 def _read(
-    ctx: Loaded, settings: CalibrateSettings, limits: Mapping[str, int]
+    ctx: Opened, settings: CalibrateSettings, limits: Mapping[str, int]
 ) -> dict[str, Windows]:
     checkpoint, sources = ctx["checkpoint"], settings.sources()
     tokenizer = load_tokenizer(checkpoint)
@@ -179,7 +179,7 @@ def _check(ctx: Partial, settings: CalibrateSettings) -> None:
 
 
 @calibrate.forecast
-def _forecast(ctx: Loaded, settings: CalibrateSettings) -> Forecast:
+def _forecast(ctx: Opened, settings: CalibrateSettings) -> Forecast:
     """The sources, read, and outlines of the windows they yield."""
     checkpoint = ctx["checkpoint"]
     limits = settings.limits(widest_input(checkpoint))

@@ -1,32 +1,46 @@
-"""Progress: a bar on the terminal for whatever the running links announce."""
+"""Progress: bars in terminals and notebooks, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 import rich.progress
 from rich.console import Console
 
 from ..engine import Progress as Event
+from ..errors import SettingError
 from .open_links import Notes, name_of, of_run
 
 _Bars = dict[tuple[int, str], rich.progress.TaskID]
 
 
 class Progress:
-    """Draws one bar per link and announced label while the link runs; then it is gone.
+    """Shows how far the running links are, from what they announce.
 
-    Nothing is drawn where the stream is no terminal. Lines written to standard error meanwhile
-    appear above the bars. The screen is the object's, as the terminal is one for all runs; which
-    bars belong to a run is in the run's notes. Hooks may come from any thread.
+    In a terminal, and in a notebook where ipywidgets is installed, a bar is drawn for each link and
+    label while the link runs. Elsewhere, as in a log file, a line is written every ``interval``
+    seconds at most.
 
     Args:
-        stream: where to draw; None is standard error.
+        stream: where to write; None is standard error.
+        interval: minimum seconds between two lines, where no bars are drawn.
+
+    Raises:
+        SettingError: ``interval`` is negative.
     """
 
-    def __init__(self, *, stream: TextIO | None = None) -> None:
+    # The screen belongs to the object, since all runs share the terminal; the bars of a run are in
+    # its notes. Hooks may be called from any thread.
+
+    def __init__(self, *, stream: TextIO | None = None, interval: float = 30.0) -> None:
+        if interval < 0:
+            raise SettingError(f"Progress(interval={interval}): give 0 or more seconds")
+        self._interval = interval
+        self._next_line = time.monotonic() + interval
         self._lock = threading.Lock()
         self._screen = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
@@ -38,12 +52,12 @@ class Progress:
         )
 
     async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
-        """Nothing to draw until the link announces something."""
+        """Nothing to show until the link announces something."""
 
     def progress(self, link: Any, event: Event, mwctx: Notes) -> None:
-        """Move the link's bar, putting it on the screen first if it is new."""
-        # The console's file: while bars are drawn, sys.stderr itself is Rich's stand-in for it.
-        if not self._screen.console.file.isatty():
+        """Move the link's bar, or write a line if one is due."""
+        if not self._draws():
+            self._write_line(link, event)
             return
         bars = of_run(self, mwctx, _Bars)
         key = id(link), event.label
@@ -59,20 +73,38 @@ class Progress:
             )
 
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
-        """Take the link's bars away."""
+        """Remove the bars of the link."""
         self._clear(mwctx, id(link))
 
     async def failed(
         self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
     ) -> None:
-        """Take the failed link's bars away."""
+        """Remove the bars of the failed link."""
         self._clear(mwctx, id(link))
 
     async def ended(
         self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
     ) -> None:
-        """Take away whatever the run still has on the screen."""
+        """Remove the bars that are left."""
         self._clear(mwctx, None)
+
+    def _draws(self) -> bool:
+        """Whether bars can be drawn; rich needs ipywidgets to replace output in a notebook."""
+        console = self._screen.console
+        if console.is_jupyter:
+            return find_spec("ipywidgets") is not None
+        # The console's file: while bars are drawn, rich replaces sys.stderr.
+        return console.file.isatty()
+
+    def _write_line(self, link: Any, event: Event) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next_line:
+                return
+            self._next_line = now + self._interval
+            of = "" if event.total is None else f" of {event.total}"
+            self._screen.console.file.write(f"{name_of(link)}: {event.label}, {event.done}{of}\n")
+            self._screen.console.file.flush()
 
     def _clear(self, mwctx: Notes, link_id: int | None) -> None:
         bars = of_run(self, mwctx, _Bars)

@@ -99,17 +99,19 @@ def _is_chain(value: Any) -> bool:
 
 def chain_markdown(page: ChainPage) -> str:
     """One chain as a section of the reference."""
-    return "\n\n".join([f"## {page.name}", page.text, _markdown_links(page)])
+    return "\n\n".join([f"## {page.name}", page.text, f"```yaml\n{chain_yaml(page)}\n```"])
 
 
-def _markdown_links(page: ChainPage) -> str:
-    return "\n".join(["```yaml", "links:", *_markdown_rows(page.links, "  "), "```"])
+def chain_yaml(page: ChainPage) -> str:
+    """One chain as a recipe; --model and --out fill in what it leaves open."""
+    return "\n".join(["links:", *_yaml_rows(page.links, "  ")])
 
 
-def _markdown_rows(links: Iterable[Mapping[str, Any]], indent: str) -> Iterator[str]:
+def _yaml_rows(links: Iterable[Mapping[str, Any]], indent: str) -> Iterator[str]:
     for each in links:
-        chains = {key: value for key, value in each["settings"].items() if _is_chain(value)}
-        plain = {key: value for key, value in each["settings"].items() if key not in chains}
+        given = {k: v for k, v in each["settings"].items() if v not in (_MODEL, _OUT)}
+        chains = {key: value for key, value in given.items() if _is_chain(value)}
+        plain = {key: value for key, value in given.items() if key not in chains}
         if not chains:
             settings = ", ".join(f"{key}: {_spelled(value)}" for key, value in plain.items())
             yield f"{indent}- {each['link']}" + (f": {{{settings}}}" if settings else "")
@@ -118,7 +120,7 @@ def _markdown_rows(links: Iterable[Mapping[str, Any]], indent: str) -> Iterator[
         yield from (f"{indent}    {key}: {_spelled(value)}" for key, value in plain.items())
         for key, value in chains.items():
             yield f"{indent}    {key}:"
-            yield from _markdown_rows(value, f"{indent}      ")
+            yield from _yaml_rows(value, f"{indent}      ")
 
 
 def _spelled(value: Any) -> str:

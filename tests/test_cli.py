@@ -281,7 +281,7 @@ def test_a_fault_of_ours_keeps_its_traceback(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(import_module("birdbone.links.validate"), "_judge", broken)
+    monkeypatch.setattr(import_module("birdbone.links.validate"), "judge", broken)
     path = recipe(tmp_path, FAST)
     result = birdbone("run", "--recipe", path, "--model", model, "--data", words, "--quiet")
     assert result.exit_code == 1
@@ -295,7 +295,7 @@ def test_what_the_file_system_refuses_needs_no_traceback(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device", "light")
 
-    monkeypatch.setattr(import_module("birdbone.links.validate"), "_judge", full)
+    monkeypatch.setattr(import_module("birdbone.links.validate"), "judge", full)
     path = recipe(tmp_path, FAST)
     result = birdbone("run", "--recipe", path, "--model", model, "--data", words, "--quiet")
     assert result.exit_code == 1
@@ -358,7 +358,7 @@ def test_waves_end_at_the_target_given_and_are_told_and_drawn(
     drawn = birdbone("plot", out, "--out", picture)
     assert drawn.exit_code == 0, drawn.stderr
     assert "perplexity against parameters" in said(drawn)
-    assert "perplexity, held-out text" in picture.read_text()
+    assert "rise of perplexity over dense" in picture.read_text()
     of_run = tmp_path / "run.svg"
     assert birdbone("plot", kept, "--out", of_run).exit_code == 0
     assert of_run.read_bytes() == picture.read_bytes()

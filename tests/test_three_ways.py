@@ -88,7 +88,13 @@ async def test_a_link_in_another_modulink_app() -> None:
         return ctx
 
     app = modulink.Chain(fetch, quantize(bits=4), upload)
-    result = await app.run(modulink.Context())
+    with pytest.warns(UserWarning, match=r"rounds to nearest.*calibrate\(\) before it"):
+        result = await app.run(modulink.Context())
     assert "exception" not in result
     assert uploaded[0].num_bytes < uploaded[0].num_parameters * 4
     assert result["history"][0].metrics["method"] == "rtn"
+    texts = {"windows": 2, "healing_windows": 1, "heldout_windows": 1, "elsewhere_windows": 1}
+    better = modulink.Chain(fetch, calibrate(length=16, **texts), quantize(bits=4), upload)
+    result = await better.run(modulink.Context())
+    assert result["history"][-1].metrics["method"] == "gptq"
+    assert "dense" not in result

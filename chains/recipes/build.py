@@ -71,13 +71,13 @@ def _build_listed(recipe: Recipe, given: Mapping[str, DataSetting]) -> Chain:
 
 
 def _build_link(entry: Entry, given: Mapping[str, DataSetting]) -> Link[Any]:
-    factory = LINKS[entry.link]
+    factory = entry.factory
     chains = {name: _build_listed(inner, given) for name, inner in _chains_in(entry).items()}
     settings = {**entry.settings, **chains}
     with located(entry.where):
         for key in _OPEN:
             link, setting = key.split(".")
-            if link == entry.link and setting not in settings:
+            if factory is LINKS[link] and setting not in settings:
                 required = factory.settings_type.model_fields[setting].is_required()
                 if key in given:
                     settings[setting] = given[key]
@@ -110,7 +110,7 @@ def _warn_of_unused(recipe: Recipe, given: Mapping[str, DataSetting]) -> None:
     entries = list(_entries(recipe))
     for key, argument in _OPEN.items():
         link, setting = key.split(".")
-        mine = [each for each in entries if each.link == link]
+        mine = [each for each in entries if each.factory is LINKS[link]]
         if key in given and not mine:
             warnings.warn(
                 f"{recipe.where} has no {link}: {argument}={given[key]!r} is not used",

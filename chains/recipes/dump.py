@@ -7,8 +7,8 @@ from typing import Any
 from ...engine import Chain, Link, chains_of
 from ...engine.rebuilding import BODY
 from ...errors import ChainError, SettingError
-from ..library import LINKS
 from ..yaml import write_yaml
+from .own_links import name_in_recipe
 
 
 def dump(chain: Chain) -> str:
@@ -35,10 +35,11 @@ def _entry(each: Any, chain: Chain) -> Any:
     if isinstance(each, Chain):
         return _table(each)
     factory = each.factory if isinstance(each, Link) else None
-    if factory is None or LINKS.get(factory.name) is not factory:
-        raise _refusal(chain, f"'{_name(each)}' is not one of bird-bone's links")
+    name = None if factory is None else name_in_recipe(factory)
+    if name is None:
+        raise _refusal(chain, f"'{_name(each)}' is not a link that can be imported from a module")
     settings = {**dict(each.settings), **{n: _body(inner) for n, inner in chains_of(each).items()}}
-    return {factory.name: settings} if settings else factory.name
+    return {name: settings} if settings else name
 
 
 def _body(chain: Chain) -> Any:

@@ -1,4 +1,4 @@
-"""Recipes: a chain written in YAML, as a predefined one with changes or as a list of links.
+"""Recipes: a chain in YAML, either a predefined one with changes or a list of links.
 
 ::
 
@@ -9,37 +9,37 @@
                                     - waves: {body: [prune, heal, validate]}
                                     - links: [quantize, validate]   # a chain within the chain
 
-Names and settings are those of Python. What the recipe leaves open, the model, the text and the
-folder, is filled in by whoever builds it.
+Names and settings are those of Python. The model, the text and the output may be left open; `build`
+fills them in. A link of the user's own is written ``module:name``; see `load_recipe`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...engine import chain_settings
+from ...engine import LinkFactory, chain_settings
 from ...engine.rebuilding import BODY
 from ...errors import ChainError, SettingError, did_you_mean
-from ..library import LINKS
 from ..overrides import Address
 from ..predefined import CHAINS
 from ..yaml import Items, Table, read_yaml
+from .own_links import find_link
 
 _MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One link of a recipe: its name, the settings given, and where it stands, for messages.
+    """One link of a recipe: its factory, the settings given, and its line, for messages.
 
-    A setting that is a chain, as the body of waves, is a `Recipe` of its own.
+    A setting that is a chain, such as the body of waves, is a `Recipe`.
     """
 
-    link: str
+    factory: LinkFactory[..., Any, Any]
     settings: Mapping[str, Any]
     where: str
 
@@ -63,18 +63,24 @@ class Recipe:
     links: tuple[Entry | Recipe, ...] = ()
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path, *, imports: Sequence[str] = ()) -> Recipe:
     """Read a recipe file of at most 1 MB.
 
+    Args:
+        imports: modules whose links the recipe may use as ``module:name``. They are imported, which
+            runs their code; a recipe alone never runs code.
+
     Raises:
-        SettingError: the file cannot be read, is no plain YAML, or names a key, chain or link
-            that does not exist; with the line where it stands.
+        SettingError: the file cannot be read, is not plain YAML, or names a key, chain or link
+            that does not exist; the message has the line.
     """
     source = f"recipe '{path}'"
     table = read_yaml(_read_text(path, source), source=source)
     if not isinstance(table, Table):
         raise SettingError(f"{source} is {_kind(table)}; it must be a table with chain or links")
-    return _chosen(table, source) if "chain" in table else _listed(table, source, source)
+    if "chain" in table:
+        return _chosen(table, source)
+    return _Reader(source, tuple(imports)).listed(table, source)
 
 
 def _read_text(path: str | Path, source: str) -> str:
@@ -109,53 +115,66 @@ def _chosen(table: Table, source: str) -> Recipe:
     return Recipe(source, chain=name, changes=changes)
 
 
-def _listed(table: Table, source: str, where: str) -> Recipe:
-    """Links one by one."""
-    _check_keys(table, ("links", "name"), source)
-    rows, name = table.get("links"), table.get("name", "recipe")
-    if not isinstance(name, str):
-        raise SettingError(f"{_at(source, table, 'name')}: the name is {_kind(name)}, not text")
-    at = _at(source, table, "links") if "links" in table else where
-    return Recipe(where, name=name, links=_rows(rows, source, "links", at))
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the links of one recipe.
 
+    Attributes:
+        source: what messages call the recipe.
+        imports: the modules whose links it may use.
+    """
 
-def _rows(rows: Any, source: str, key: str, where: str) -> tuple[Entry | Recipe, ...]:
-    """The links below ``key``, one by one."""
-    if not isinstance(rows, Items) or not rows:
-        raise SettingError(f"{where}: {key} is {_kind(rows)}; list the links, each after '- '")
-    return tuple(_entry(row, source, line) for row, line in zip(rows, rows.lines, strict=True))
+    source: str
+    imports: tuple[str, ...]
 
+    def listed(self, table: Table, where: str) -> Recipe:
+        """A table with links and a name."""
+        _check_keys(table, ("links", "name"), self.source)
+        rows, name = table.get("links"), table.get("name", "recipe")
+        if not isinstance(name, str):
+            at = _at(self.source, table, "name")
+            raise SettingError(f"{at}: the name is {_kind(name)}, not text")
+        at = _at(self.source, table, "links") if "links" in table else where
+        return Recipe(where, name=name, links=self._rows(rows, "links", at))
 
-def _entry(row: Any, source: str, line: int) -> Entry | Recipe:
-    where = f"{source}, line {line}"
-    if isinstance(row, Table) and "links" in row:
-        return _listed(row, source, where)
-    if isinstance(row, Table) and len(row) == 1:
-        [(link, settings)] = row.items()
-    else:
-        link, settings = row, None
-    if not isinstance(link, str):
-        raise SettingError(f"{where}: {_kind(link)} is no link; write a name, or name: settings")
-    if link not in LINKS:
-        raise SettingError(f"{where}: no link '{link}'; {did_you_mean(link, LINKS)}")
-    settings = Table() if settings is None else settings
-    if not isinstance(settings, Table):
-        raise SettingError(
-            f"{where}: the settings of {link} are {_kind(settings)}; write {link}: {{name: value}}"
-        )
-    chains = {
-        name: _setting_chain(name, settings[name], source, _at(source, settings, name))
-        for name in chain_settings(LINKS[link])
-        if name in settings
-    }
-    return Entry(link, {**settings, **chains}, where)
+    def _rows(self, rows: Any, key: str, where: str) -> tuple[Entry | Recipe, ...]:
+        """The links below ``key``, one by one."""
+        if not isinstance(rows, Items) or not rows:
+            raise SettingError(f"{where}: {key} is {_kind(rows)}; list the links, each after '- '")
+        return tuple(self._entry(row, line) for row, line in zip(rows, rows.lines, strict=True))
 
+    def _entry(self, row: Any, line: int) -> Entry | Recipe:
+        where = f"{self.source}, line {line}"
+        if isinstance(row, Table) and "links" in row:
+            return self.listed(row, where)
+        if isinstance(row, Table) and len(row) == 1:
+            [(name, settings)] = row.items()
+        else:
+            name, settings = row, None
+        if not isinstance(name, str):
+            raise SettingError(
+                f"{where}: {_kind(name)} is not a link; write a name, or name: settings"
+            )
+        with located(where):
+            factory = find_link(name, self.imports)
+        settings = Table() if settings is None else settings
+        if not isinstance(settings, Table):
+            raise SettingError(
+                f"{where}: the settings of {name} are {_kind(settings)}; "
+                f"write {name}: {{name: value}}"
+            )
+        chains = {
+            setting: self._chain(setting, settings[setting], _at(self.source, settings, setting))
+            for setting in chain_settings(factory)
+            if setting in settings
+        }
+        return Entry(factory, {**settings, **chains}, where)
 
-def _setting_chain(name: str, value: Any, source: str, where: str) -> Recipe:
-    """A chain that is a setting: a list of links, or a table with links and name."""
-    if isinstance(value, Table):
-        return _listed(value, source, where)
-    return Recipe(where, name=BODY, links=_rows(value, source, name, where))
+    def _chain(self, name: str, value: Any, where: str) -> Recipe:
+        """A chain that is a setting: a list of links, or a table with links and a name."""
+        if isinstance(value, Table):
+            return self.listed(value, where)
+        return Recipe(where, name=BODY, links=self._rows(value, name, where))
 
 
 def _check_keys(table: Table, known: tuple[str, ...], source: str) -> None:

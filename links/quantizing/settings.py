@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -119,6 +120,12 @@ def resolved(settings: QuantizeSettings, *, calibrated: bool) -> QuantizeSetting
         SettingError: the method needs calibration windows and there are none.
     """
     method = settings.method
+    if method == "auto" and not calibrated:
+        warnings.warn(
+            "quantize rounds to nearest, since the context has no calibration windows; calibrate() "
+            "before it gives better weights, and method='rtn' accepts this without a warning",
+            stacklevel=2,
+        )
     if method == "auto":
         method = "gptq" if calibrated else "rtn"
     elif method in CALIBRATED and not calibrated:

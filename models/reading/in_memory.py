@@ -1,4 +1,4 @@
-"""A transformers model in memory as a `Checkpoint`."""
+"""A transformers model in memory as a `Checkpoint`, and back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import tempfile
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...checkpoints import Checkpoint, InMemory, TensorRef
+from ..blocks.skeleton import Skeleton
 from .folder_files import folder_files
 from .tied_weights import tied_names, with_ties_settled
 from .unused import require_merged
@@ -17,7 +19,9 @@ from .unused import require_merged
 def as_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
 ) -> Checkpoint:
-    """A transformers model in memory as a checkpoint; the tensors are shared, not copied.
+    """A transformers model in memory as a checkpoint; `Checkpoint.to_model` is the inverse.
+
+    The tensors are shared, not copied: the model must not be changed afterwards.
 
     Tied parameters are kept once, under the name transformers saves them by. Parameters that the
     config says are tied but that have values of their own are both kept, and the config is
@@ -40,3 +44,10 @@ def as_checkpoint(
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     return with_ties_settled(Checkpoint(config, refs, files, source=source), tied_names(model))
+
+
+def to_model(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The transformers model of a checkpoint; see `Checkpoint.to_model`."""
+    model = Skeleton(checkpoint, dtype=dtype).fill()
+    model.eval()
+    return model

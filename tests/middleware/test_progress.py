@@ -9,7 +9,7 @@ import modulink
 import pytest
 
 from birdbone.engine import Chain, announce, in_thread, run
-from birdbone.errors import LinkError
+from birdbone.errors import LinkError, SettingError
 from birdbone.middleware import Progress, Timing
 
 
@@ -49,12 +49,28 @@ async def test_each_announced_label_has_a_bar_until_its_link_ends(links):
     assert not progress._screen.live.is_started
 
 
-@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
-async def test_nothing_is_drawn_where_there_is_no_terminal(links, kind):
-    screen = kind()
-    chain, _ = watched(links.add(amount=3), stream=screen)
+async def test_where_there_is_no_terminal_lines_are_written_now_and_then(links):
+    screen = io.StringIO()
+    chain = Chain(links.add(amount=3))
+    chain.use(Progress(stream=screen, interval=0))
     await run(chain)
-    assert bool(screen.getvalue()) is (kind is Terminal)
+    assert screen.getvalue() == "add: ones, 1 of 3\nadd: ones, 2 of 3\nadd: ones, 3 of 3\n"
+    seldom = io.StringIO()
+    chain, _ = watched(links.add(amount=3), stream=seldom)
+    await run(chain)
+    assert seldom.getvalue() == ""
+    with pytest.raises(SettingError, match="give 0 or more seconds"):
+        Progress(interval=-1)
+
+
+async def test_a_notebook_without_widgets_gets_lines(links):
+    screen = io.StringIO()
+    progress = Progress(stream=screen, interval=0)
+    progress._screen.console.is_jupyter = True
+    chain = Chain(links.add(amount=1))
+    chain.use(progress)
+    await run(chain)
+    assert screen.getvalue() == "add: ones, 1 of 1\n"
 
 
 async def test_colours_forced_by_the_environment_do_not_make_a_file_a_terminal(links, monkeypatch):

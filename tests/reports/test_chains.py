@@ -45,7 +45,7 @@ def test_the_body_of_waves_is_shown_within_it() -> None:
 
 
 def test_markdown_shows_the_chain_as_a_recipe_lists_it() -> None:
-    assert "  - quantize: {bits: 8}\n  - save: {path: OUT}\n```" in chain_markdown(
+    assert "  - load\n  - quantize: {bits: 8}\n  - save\n```" in chain_markdown(
         chain_page("little", nested)
     )
 

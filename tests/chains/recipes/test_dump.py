@@ -10,15 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from birdbone.chains import CHAINS, build, configure, dump, load_recipe, one_shot
-from birdbone.chains.recipes import dump as dumping
+from birdbone.chains.recipes import own_links
 from birdbone.engine import Chain, chains_of, link
 from birdbone.errors import ChainError
 from birdbone.links import calibrate, load, profile, prune, score, validate
-
-
-@link
-async def mine(ctx: dict[str, Any], *, size: int = 3) -> dict[str, Any]:
-    return {}
 
 
 async def plain(ctx: dict[str, Any]) -> dict[str, Any]:
@@ -72,11 +67,18 @@ def test_settings_come_back_exactly(
 
 
 def test_what_a_recipe_cannot_say_is_refused_by_name() -> None:
+    @link
+    async def mine(ctx: dict[str, Any], *, size: int = 3) -> dict[str, Any]:
+        return {}
+
     routed = one_shot(model="m", out="o")
     routed.connect(routed.links[4], prune(sparsity=0.1), lambda ctx: True)
     for chain, message in [
-        (Chain(plain, name="odd"), "chain 'odd' cannot be written.*'plain' is not one of bird-b"),
-        (Chain(Chain(mine())), "'mine' is not one of bird-bone's links"),
+        (
+            Chain(plain, name="odd"),
+            "chain 'odd' cannot be written.*'plain' is not a link that can b",
+        ),
+        (Chain(Chain(mine())), "'mine' is not a link that can be imported"),
         (routed, "chain 'one-shot' cannot be written.*a route from 'prune', which only Python"),
     ]:
         with pytest.raises(ChainError, match=message):
@@ -88,6 +90,6 @@ def test_a_setting_that_is_not_plain_data_is_refused(monkeypatch: pytest.MonkeyP
     async def odd(ctx: dict[str, Any], *, kinds: frozenset[str] = frozenset()) -> dict[str, Any]:
         return {}
 
-    monkeypatch.setattr(dumping, "LINKS", {"odd": odd})
+    monkeypatch.setattr(own_links, "LINKS", {"odd": odd})
     with pytest.raises(ChainError, match=r"a setting is not plain data: .* of type frozenset"):
         dump(Chain(odd()))

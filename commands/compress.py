@@ -1,0 +1,74 @@
+"""``birdbone compress MODEL --out PATH``: short form of the chain bird-bone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .changes import configured
+from .execution import Execution, execute
+from .options import (
+    MODEL,
+    AsJson,
+    Bits,
+    Data,
+    DryRun,
+    Elsewhere,
+    Force,
+    Out,
+    PresetName,
+    Quiet,
+    RunFolderPath,
+    Settings,
+    Threads,
+    Wandb,
+    one_or_more,
+)
+
+if TYPE_CHECKING:
+    from ..engine import Chain
+
+_TARGET = "Fraction of the parameters to keep; the preset decides if it is not given."
+_STOP_LOSS = "Maximum relative rise in perplexity over the dense model."
+
+
+def compress(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    out: Out,
+    preset: PresetName = "balanced",
+    target: Annotated[float | None, typer.Option(help=_TARGET)] = None,
+    stop_loss: Annotated[float | None, typer.Option(help=_STOP_LOSS)] = None,
+    bits: Bits = None,
+    data: Data = None,
+    elsewhere: Elsewhere = None,
+    assignments: Settings = None,
+    force: Force = False,
+    run_folder: RunFolderPath = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    wandb: Wandb = None,
+    threads: Threads = None,
+) -> None:
+    """Prune neurons, train to recover, and quantize a model.
+
+    The estimated time on this machine is printed before the run starts. --preset fast removes 10 %
+    of the parameters with little training; best removes as much as the stop loss allows, which
+    takes hours. Try `birdbone quantize` first: at the same size it is often better. The same chain
+    with more options: birdbone run bird-bone.
+    """
+
+    def assemble() -> Chain:
+        from ..chains.presets import preset_chain
+
+        chain = preset_chain("bird-bone", preset, model=model, out=out, data=one_or_more(data))
+        options = {
+            "target": target,
+            "stop-loss": stop_loss,
+            "bits": bits,
+            "elsewhere": one_or_more(elsewhere),
+        }
+        return configured(chain, assignments or [], options, force=force)
+
+    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, None, wandb, threads))

@@ -1,0 +1,105 @@
+"""Run a chain from the command line: estimate, middleware, run folder, report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .look_ahead import look_ahead, tell_after, tell_ahead
+from .options import LogFormat
+
+if TYPE_CHECKING:
+    from ..engine import Chain
+    from ..journal import RunFolder
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a chain is run and reported; see the options of ``birdbone run``."""
+
+    run_folder: Path | None = None
+    dry_run: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    log: LogFormat | None = None
+    wandb: str | None = None
+    threads: int | None = None
+
+
+def execute(assemble: Callable[[], Chain], how: Execution) -> None:
+    """Assemble a chain, estimate its cost, run it and print the result.
+
+    Args:
+        assemble: makes the chain; its warnings are printed as notes.
+    """
+    _use_threads(how.threads)
+    from ..reports.terminal import quiet_libraries, warnings_as_notes
+
+    with ExitStack() as stack:
+        stack.enter_context(warnings_as_notes(as_json=how.log == "json"))
+        stack.enter_context(quiet_libraries())
+        stack.enter_context(redirect_stdout(sys.stderr))  # stdout is reserved for the result
+        chain = assemble()
+        silent = how.quiet or how.as_json or how.log is not None
+        expected = look_ahead(chain, how.run_folder, dry_run=how.dry_run, quiet=silent)
+        result: dict[str, Any] = {}
+        if not how.dry_run:
+            for each in _middleware(how):
+                chain.use(each)
+            store = None if how.run_folder is None else stack.enter_context(_opened(how.run_folder))
+            result = _run(chain, store)
+    if how.dry_run:
+        tell_ahead(expected, as_json=how.as_json)
+    else:
+        tell_after(expected, result, as_json=how.as_json)
+
+
+def _run(chain: Chain, store: RunFolder | None) -> dict[str, Any]:
+    from ..reports.terminal import say
+    from .stopping import Stopped, run_until_stopped
+
+    try:
+        return run_until_stopped(chain, tell=lambda words: say("birdbone", words), store=store)
+    except Stopped as stopped:
+        say("birdbone", str(stopped))
+        raise typer.Exit(128 + stopped.number) from None
+
+
+def _opened(folder: Path) -> RunFolder:
+    from ..journal import RunFolder
+    from ..reports.terminal import say
+
+    return RunFolder(folder, tell=lambda line: say("birdbone", line))
+
+
+def _use_threads(threads: int | None) -> None:
+    """Set the thread count, also for fresh processes, which inherit the environment."""
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _middleware(how: Execution) -> list[Any]:
+    """The middleware of a run. Structured log lines replace the other lines."""
+    from .. import middleware
+
+    lines = not how.quiet and how.log is None
+    chosen: list[Any] = [middleware.Progress()] if lines and not how.as_json else []
+    if lines:
+        chosen += [middleware.Timing(), middleware.GpuMemory()]
+    else:
+        chosen.append(middleware.GpuMemory(write=lambda line: None))
+    if how.log is not None:
+        chosen.append(middleware.Logging(renderer=how.log))
+    if how.wandb is not None:
+        chosen.append(middleware.WandbLogging(project=how.wandb))
+    return chosen

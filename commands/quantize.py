@@ -1,0 +1,63 @@
+"""``birdbone quantize MODEL --out PATH``: short form of the chain quantize-only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .changes import configured
+from .execution import Execution, execute
+from .options import (
+    MODEL,
+    AsJson,
+    Bits,
+    Data,
+    DryRun,
+    Elsewhere,
+    Force,
+    Out,
+    PresetName,
+    Quiet,
+    RunFolderPath,
+    Settings,
+    Threads,
+    Wandb,
+    one_or_more,
+)
+
+if TYPE_CHECKING:
+    from ..engine import Chain
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    out: Out,
+    preset: PresetName = "balanced",
+    bits: Bits = None,
+    data: Data = None,
+    elsewhere: Elsewhere = None,
+    assignments: Settings = None,
+    force: Force = False,
+    run_folder: RunFolderPath = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    wandb: Wandb = None,
+    threads: Threads = None,
+) -> None:
+    """Quantize a model to 4 bits, or --bits, with calibration; every weight is kept.
+
+    The estimated time on this machine is printed before the run starts. --preset fast calibrates on
+    less text; best also tunes the rounding by gradients, which takes several times as long. The
+    same chain with more options: birdbone run quantize-only.
+    """
+
+    def assemble() -> Chain:
+        from ..chains.presets import preset_chain
+
+        chain = preset_chain("quantize-only", preset, model=model, out=out, data=one_or_more(data))
+        options = {"bits": bits, "elsewhere": one_or_more(elsewhere)}
+        return configured(chain, assignments or [], options, force=force)
+
+    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, None, wandb, threads))

@@ -1,0 +1,107 @@
+"""``birdbone run CHAIN``: run a predefined chain or a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import SettingError, did_you_mean
+from .changes import configured
+from .execution import Execution, execute
+from .options import (
+    MODEL,
+    AsJson,
+    Bits,
+    Data,
+    DryRun,
+    Elsewhere,
+    Force,
+    KeepUnused,
+    Log,
+    OptionalOut,
+    Quiet,
+    RunFolderPath,
+    Settings,
+    Threads,
+    Wandb,
+    one_or_more,
+)
+
+if TYPE_CHECKING:
+    from ..engine import Chain
+
+_CHAIN = "A predefined chain, see `birdbone chains`; not needed with --recipe."
+_IMPORT = "A Python module whose links the recipe may use as MODULE:NAME; repeatable."
+_TARGET = "Fraction of the parameters to keep, for chains with waves."
+_STOP_LOSS = "Maximum relative rise in perplexity over the dense model, for chains with waves."
+
+
+def run(
+    chain: Annotated[str | None, typer.Argument(metavar="CHAIN", help=_CHAIN)] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    out: OptionalOut = None,
+    data: Data = None,
+    elsewhere: Elsewhere = None,
+    assignments: Settings = None,
+    recipe: Annotated[Path | None, typer.Option(help="A chain written in YAML.")] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", metavar="MODULE", help=_IMPORT)
+    ] = None,
+    target: Annotated[float | None, typer.Option(help=_TARGET)] = None,
+    stop_loss: Annotated[float | None, typer.Option(help=_STOP_LOSS)] = None,
+    bits: Bits = None,
+    keep_unused: KeepUnused = None,
+    force: Force = False,
+    run_folder: RunFolderPath = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    log: Log = None,
+    wandb: Wandb = None,
+    threads: Threads = None,
+) -> None:
+    """Run a chain on a model, and print what it saved and what it cost."""
+    shortcuts = {
+        "target": target,
+        "stop-loss": stop_loss,
+        "bits": bits,
+        "elsewhere": one_or_more(elsewhere),
+        "keep-unused": keep_unused,
+    }
+
+    def assemble() -> Chain:
+        assembled = _assemble(
+            chain, recipe, imports or [], model=model, out=out, data=one_or_more(data)
+        )
+        return configured(assembled, assignments or [], shortcuts, force=force)
+
+    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, log, wandb, threads))
+
+
+def _assemble(
+    name: str | None,
+    recipe: Path | None,
+    imports: list[str],
+    *,
+    model: str | None,
+    out: str | None,
+    data: str | tuple[str, ...] | None,
+) -> Chain:
+    from ..chains import CHAINS, build, load_recipe
+
+    if recipe is not None:
+        loaded = load_recipe(recipe, imports=imports)
+        if name is not None and name != loaded.chain:
+            raise typer.BadParameter(f"the recipe is not of chain '{name}'; leave CHAIN out")
+        return build(loaded, model=model, out=out, data=data)
+    if name is None:
+        raise typer.BadParameter(f"give CHAIN, one of {', '.join(CHAINS)}, or --recipe FILE")
+    if name not in CHAINS:
+        raise SettingError(f"there is no chain '{name}'; {did_you_mean(name, CHAINS)}")
+    if model is None or out is None:
+        raise typer.BadParameter(f"chain '{name}' needs --model and --out")
+    if data is None:
+        return CHAINS[name](model=model, out=out)
+    return CHAINS[name](model=model, out=out, data=data)
