@@ -1,13 +1,13 @@
-"""Text: where it comes from, how it is divided so that parts never overlap, how it is tokenised."""
+"""Text sources, their division into parts that do not overlap, and token windows."""
 
 from .addresses import DataSetting, TextAddress, parse_addresses
 from .builtin import BUILTIN, unused_builtin
 from .corpus import Corpus, RawText, sample_documents
-from .guessing import chance_perplexity
 from .mixture import Weighted, distinct_across, mixed_windows, mixture_name
 from .source_report import SourceReport, report_source
 from .sources import read_corpus, read_raw
 from .split import Split, shared_documents, split, split_to_fit
+from .unigram_baseline import chance_perplexity
 from .windows import (
     Tokenizer,
     Windows,

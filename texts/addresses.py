@@ -1,4 +1,4 @@
-"""How a text source is spelled: a place, options after `?`, and a weight after `:`.
+"""Syntax of text sources: a place, options after `?`, and a weight after `:`.
 
 ::
 
@@ -18,10 +18,10 @@ from pathlib import Path
 from ..errors import SettingError, did_you_mean
 
 DataSetting = str | tuple[str, ...]
-"""One source or several, as this module spells them."""
+"""One source or several, in the syntax of this module."""
 
 HUB = "hf:"
-"""What the place of a dataset, from the hub or a folder that `datasets` reads, begins with."""
+"""Prefix of datasets, from the hub or a local folder, which the package `datasets` reads."""
 
 _OPTIONS = ("column", "rows", "weight", "stream")
 _QUERY = re.compile(r"(?P<place>.*)\?(?P<options>[a-z_]+=[^?]*)", re.DOTALL)
@@ -31,13 +31,13 @@ _YES_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0
 
 @dataclass(frozen=True)
 class TextAddress:
-    """One source as the user spells it.
+    """One source, parsed.
 
     Attributes:
         place: a file, folder or glob, the name of a built-in text, or `hf:` and a dataset.
-        weight: how much of the text is from this source, relative to the weights of the others.
-        column: the column of a table that holds the text; None to find it by its name.
-        rows: how many rows, documents or lines are read at most.
+        weight: fraction of the windows from this source, relative to the other weights.
+        column: the column of a table that holds the text; None to choose it by name.
+        rows: maximum number of rows or documents to read.
         stream: read a dataset row by row instead of downloading it first.
     """
 
@@ -49,13 +49,13 @@ class TextAddress:
 
     @classmethod
     def parse(cls, text: str) -> TextAddress:
-        """Read `PLACE[:WEIGHT]` or `PLACE?option=value&option=value`.
+        """Parse `PLACE[:WEIGHT]` or `PLACE?option=value&option=value`.
 
-        What exists as a file under the whole text is that file, whatever its name looks like. The
-        place of a dataset may hold colons, so that its weight follows its split or is an option.
+        If a file or folder with the whole text as its name exists, it is that file. The place of a
+        dataset may contain colons; its weight follows the split or is an option.
 
         Raises:
-            SettingError: an option is unknown or its value cannot be.
+            SettingError: an option is unknown or has an invalid value.
         """
         if _exists(text):
             return cls(text)
@@ -80,17 +80,17 @@ class TextAddress:
 
     @property
     def spelled(self) -> str:
-        """The source without its weight, which does not change what is read."""
+        """The source without its weight, which does not affect what is read."""
         given = {"column": self.column, "rows": self.rows, "stream": "yes" if self.stream else None}
         options = "&".join(f"{name}={value}" for name, value in given.items() if value is not None)
         return f"{self.place}?{options}" if options else self.place
 
 
 def parse_addresses(data: str | Sequence[str]) -> tuple[TextAddress, ...]:
-    """Read one source or several.
+    """Parse one source or several.
 
     Raises:
-        SettingError: there is none, one is named twice, or one cannot be read.
+        SettingError: there is none, one is given twice, or one is invalid.
     """
     addresses = tuple(map(TextAddress.parse, [data] if isinstance(data, str) else data))
     if not addresses:

@@ -1,4 +1,4 @@
-"""Text that every installation carries: Python's documentation, its library, packages' READMEs."""
+"""Built-in text: Python's documentation, its standard library, and READMEs of packages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from types import MappingProxyType
 from ..errors import DataError
 from .corpus import RawText
 
-# Tests, tables of character encodings, other people's packages, and the text of `pydoc`.
+# Tests, tables of character encodings, third-party packages, and the text of `pydoc`.
 _NOT_LIBRARY = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "_bundled"}
     | {"encodings", "pydoc_data"}
 )
 
-# What birdbone itself requires, so that every installation has them.
+# Requirements of birdbone, which every installation has.
 _DESCRIBED = (
     *("torch", "transformers", "safetensors", "huggingface_hub", "accelerate", "peft"),
     *("bitsandbytes", "compressed-tensors", "gguf", "modulink-py", "pydantic", "numpy"),
@@ -27,17 +27,17 @@ _DESCRIBED = (
 
 
 def read_pydoc() -> RawText:
-    """The language reference, one topic a document, sorted by name."""
+    """Read the Python language reference: one document per topic, sorted by name."""
     from pydoc_data.topics import topics
 
     return RawText(f"pydoc ({_python()})", tuple(topics[key] for key in sorted(topics)))
 
 
 def read_stdlib() -> RawText:
-    """Python source of the standard library, one module a document, sorted by path, no tests.
+    """Read the source of the standard library without tests: one document per module, sorted.
 
     Raises:
-        DataError: this Python carries no source of its library.
+        DataError: this Python has no source files of its standard library.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     paths = sorted(_modules(folder), key=lambda path: path.relative_to(folder).as_posix())
@@ -52,7 +52,7 @@ def read_stdlib() -> RawText:
 
 
 def _modules(folder: Path) -> Iterable[Path]:
-    """The library's modules; files that describe the build machine are left out."""
+    """Paths of the modules, except files that describe the build machine."""
     for entry in folder.iterdir():
         if entry.name in _NOT_LIBRARY or entry.name.startswith(("_sysconfigdata", "config-")):
             continue
@@ -64,13 +64,13 @@ def _modules(folder: Path) -> Iterable[Path]:
 
 
 def read_readmes() -> RawText:
-    """The descriptions (READMEs) of the packages birdbone requires, one a document."""
+    """Read the descriptions (READMEs) of the packages birdbone requires: one document each."""
     texts = (_description(name) for name in _DESCRIBED)
     return RawText("readmes (installed packages)", tuple(text for text in texts if text.strip()))
 
 
 def _description(package: str) -> str:
-    """What follows the headers of a package's metadata; nothing where it is not installed."""
+    """The description in a package's metadata; empty if the package is not installed."""
     try:
         page = metadata.distribution(package).read_text("METADATA") or ""
     except metadata.PackageNotFoundError:
@@ -81,11 +81,11 @@ def _description(package: str) -> str:
 BUILTIN: Mapping[str, Callable[[], RawText]] = MappingProxyType(
     {"stdlib": read_stdlib, "pydoc": read_pydoc, "readmes": read_readmes}
 )
-"""Source name to reader, in the order in which they are tried as text from elsewhere."""
+"""Readers by source name, in the order in which they are chosen as text from elsewhere."""
 
 
 def unused_builtin(used: Iterable[str]) -> str:
-    """The first built-in source that is not among these.
+    """Return the first built-in source that is not in use.
 
     Raises:
         DataError: all of them are.

@@ -1,4 +1,4 @@
-"""Which columns of a table hold its text, and what document a row is."""
+"""Choose the columns of a table that hold text, and convert rows to documents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import DataError
 from .conversations import Conversation, from_messages, from_turns
 
 Document = str | Conversation
-"""Text, or a conversation that a chat template makes text of."""
+"""Text, or a conversation to be rendered by a chat template."""
 
 _MESSAGES = ("messages", "conversations", "conversation")
 _TURNS = (
@@ -26,12 +26,12 @@ _KNOWN = (
 
 
 def used_columns(names: Sequence[str], column: str | None, where: str) -> tuple[str, ...]:
-    """The columns that rows are made documents of.
+    """Return the columns that documents are made from.
 
-    A column that the user names; else messages, a prompt with its response, or text.
+    The column the user named; otherwise messages, a prompt with its response, or text.
 
     Raises:
-        DataError: there is none, with those that there are.
+        DataError: there is no such column; the message lists the columns.
     """
     if column is not None:
         if column not in names:
@@ -48,10 +48,10 @@ def used_columns(names: Sequence[str], column: str | None, where: str) -> tuple[
 
 
 def document_of(row: Any, column: str | None, where: str) -> Document | None:
-    """The document that one row of a table is; None for a row that is blank.
+    """Convert one row of a table to a document; None for a blank row.
 
     Raises:
-        DataError: the row has no text, or something else stands in its place.
+        DataError: the row has no text column, or the column does not hold text.
     """
     if isinstance(row, str) and column is None:
         return _nonblank(row)

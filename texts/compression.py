@@ -1,4 +1,4 @@
-"""Files that may be compressed, read through one function."""
+"""Open files that may be compressed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import IO, Any, cast
 from ..errors import DataError, MissingExtraError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""The endings of compressed files."""
+"""File suffixes of compressed files."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, decompressed where its name says that it is compressed.
+    """Open a file for reading bytes; decompress it according to its suffix.
 
     Raises:
-        DataError: the file cannot be read, or is damaged; also while it is being read.
+        DataError: the file cannot be read or is damaged; also raised while reading.
         MissingExtraError: it ends in .zst and the package that reads it is not installed.
     """
     try:
@@ -50,7 +50,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _zstandard(path: Path) -> bytes:
-    """The whole content, frame by frame: a stream would end at a cut frame without a word."""
+    """The content, frame by frame: the stream API would silently stop at a truncated frame."""
     module = _zstandard_module(path)
     content, parts = path.read_bytes(), []
     while content:
@@ -67,7 +67,7 @@ def _zstandard(path: Path) -> bytes:
 
 
 def _zstandard_module(path: Path) -> Any:
-    """Python has one from 3.14 on; before, the package `zstandard` is one."""
+    """`compression.zstd` of Python 3.14 and later, or the package `zstandard`."""
     for name in ("compression.zstd", "zstandard"):
         try:
             return import_module(name)

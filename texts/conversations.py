@@ -1,4 +1,4 @@
-"""Conversations: read from the rows of a table, written as text by a model's chat template."""
+"""Conversations: parsed from rows of a table, rendered as text by a model's chat template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jinja2
 
 from ..errors import DataError
 
-# ShareGPT's names, and what chat templates call them.
+# ShareGPT role names and their chat template equivalents.
 _ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -26,12 +26,12 @@ _ALSO_KEPT = ("tool_calls", "name", "tool_call_id")
 
 
 class ChatTokenizer(Protocol):
-    """The part of transformers' `PreTrainedTokenizerBase` that writes conversations."""
+    """The part of transformers' `PreTrainedTokenizerBase` that renders conversations."""
 
     chat_template: Any
 
     def apply_chat_template(self, conversation: Any, *, tokenize: bool) -> Any:
-        """Return the conversation as text where `tokenize` is False."""
+        """Return the conversation as text if `tokenize` is False."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,22 @@ class Conversation:
 
     Attributes:
         messages: a JSON list of objects, its keys sorted.
-        where: the file and line, or row, for messages to the user; not part of its identity.
+        where: file and line, or row, for error messages; ignored in comparisons.
     """
 
     messages: str
     where: str = field(default="", compare=False)
 
     def texts(self) -> list[str]:
-        """What the messages say, without their roles."""
+        """The contents of the messages."""
         return [message["content"] for message in json.loads(self.messages)]
 
 
 def from_messages(value: Any, where: str) -> Conversation:
-    """Read a list of messages, of `role` and `content` or of ShareGPT's `from` and `value`.
+    """Parse a list of messages with `role` and `content`, or ShareGPT's `from` and `value`.
 
     Raises:
-        DataError: it is no such list, or a message holds something else than text.
+        DataError: it is not such a list, or a message contains something other than text.
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise DataError(f"{where} holds no list of messages but {_shortly(value)}")
@@ -64,7 +64,7 @@ def from_messages(value: Any, where: str) -> Conversation:
 
 
 def from_turns(prompt: Any, response: Any, system: Any, where: str) -> Conversation:
-    """Read a prompt and its response, texts or lists of messages, after a system message if any.
+    """Parse a prompt and its response, texts or lists of messages, and a system message if any.
 
     Raises:
         DataError: one of them is neither.
@@ -77,16 +77,16 @@ def from_turns(prompt: Any, response: Any, system: Any, where: str) -> Conversat
 
 
 def render(conversation: Conversation, tokenizer: ChatTokenizer | Any) -> str:
-    """Write a conversation as the text that the model was trained on.
+    """Render a conversation with the chat template of a tokenizer.
 
     Raises:
-        DataError: the tokenizer has no chat template, or the template refuses the conversation.
+        DataError: the tokenizer has no chat template, or the template raised an error.
     """
     where = conversation.where or "a conversation"
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             f"{where} is a conversation, and the tokenizer of this model has no chat template to "
-            f"write it as text; put chat_template.jinja beside the weights, or give a column of "
+            f"render it; put chat_template.jinja beside the weights, or give a column of "
             f"text with ?column=NAME"
         )
     try:
@@ -119,7 +119,7 @@ def _message(value: Any, where: str) -> dict[str, Any]:
 
 
 def _text_of(content: Any, where: str) -> str:
-    """Text, also where it comes in parts."""
+    """The text of a content that is a string or a list of parts."""
     if content is None:
         return ""
     if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""A corpus: documents under a short name, as they were read and as a model reads them."""
+"""Documents under a short name: as read, and rendered as text for one model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .scripts import scripts
 
 @dataclass(frozen=True)
 class RawText:
-    """What a source holds, before a model's tokenizer is known.
+    """The documents of a source, before conversations are rendered.
 
     Attributes:
-        name: the short name it is printed under.
+        name: short name for reports.
         documents: texts and conversations.
     """
 
@@ -29,7 +29,7 @@ class RawText:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, over the documents in order; the name does not count."""
+        """Hexadecimal SHA-256 of the documents in order; the name is not included."""
         total = sha256()
         for document in self.documents:
             encoded = _content(document).encode()
@@ -39,19 +39,19 @@ class RawText:
 
     @property
     def num_characters(self) -> int:
-        """Characters of the documents, of conversations as JSON."""
+        """Number of characters; conversations count as JSON."""
         return sum(len(_content(each)) for each in self.documents)
 
     @cached_property
     def num_duplicates(self) -> int:
-        """How many documents another one holds already (see `documents.distinct`)."""
+        """Number of documents contained in another one (see `documents.distinct`)."""
         return len(self.documents) - len(
             distinct_places([_content(each) for each in self.documents])
         )
 
     @cached_property
     def scripts(self) -> Mapping[str, float]:
-        """Fraction of the letters by script (see `scripts.scripts`)."""
+        """Fraction of letters per script (see `scripts.scripts`)."""
         return scripts(
             text
             for each in self.documents
@@ -59,10 +59,10 @@ class RawText:
         )
 
     def rendered(self, tokenizer: Any | None) -> Corpus:
-        """The documents as text, conversations by the tokenizer's chat template.
+        """Render conversations with the tokenizer's chat template; blank documents are dropped.
 
         Raises:
-            DataError: there are conversations, and no template that renders them.
+            DataError: a conversation cannot be rendered.
         """
         texts = (
             render(each, tokenizer) if isinstance(each, Conversation) else each
@@ -77,16 +77,16 @@ def _content(document: Document) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents and the short name they are printed under, e.g. `pydoc (CPython 3.11)`."""
+    """Documents as text, and their short name in reports, e.g. `pydoc (CPython 3.11)`."""
 
     name: str
     documents: tuple[str, ...]
 
 
 def sample_documents(documents: Sequence[str], characters: int, seed: int) -> tuple[str, ...]:
-    """Choose whole documents at random until they hold so many characters; their order is kept.
+    """Choose random whole documents with at least so many characters in all, in their order.
 
-    All of them where they hold no more than that.
+    Returns all documents if they are shorter in all.
     """
     order = list(range(len(documents)))
     random.Random(seed).shuffle(order)

@@ -1,4 +1,4 @@
-"""What makes two documents the same text, and how one long text divides into documents."""
+"""Split a long text into documents, and remove duplicate documents."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 PARAGRAPH_GOAL = 2000
-"""Characters after which gathered paragraphs make a document, in a text without headings."""
+"""Characters per document when paragraphs are joined, in a text without headings."""
 
 FEWEST_DOCUMENTS = 10
-"""How many documents a text is divided into at least, if each can have 200 characters."""
+"""Minimum number of documents of one text, if each can have 200 characters."""
 
 SHORTEST_GOAL = 200
-"""Characters below which no text is divided for the sake of more documents."""
+"""Minimum characters per document when a text is split for more documents."""
 
 LONG_LINE = 40
-"""Characters from which a line is long enough to be told from boilerplate and table rules."""
+"""Minimum characters of a line that identifies a text; shorter ones may be boilerplate."""
 
 _ARTICLE_HEADING = re.compile(r"[ \t]*=[ \t]+(?!=[ \t])(?:.*\S)?(?<!=)[ \t]+=[ \t]*")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
 def normalised(text: str) -> str:
-    """Return the text with every run of whitespace made one space: the identity of a document."""
+    """Return the text with each run of whitespace replaced by one space."""
     return " ".join(text.split())
 
 
 def divide(text: str) -> tuple[str, ...]:
-    """Divide one long text into documents.
+    """Split one long text into documents.
 
-    Where at least three lines are WikiText article headings (`= Title =`, one equals sign each
-    side), each opens a document. Otherwise paragraphs, parted by blank lines, are gathered in
-    order until a document has 2000 characters, or less where that would make fewer than ten
-    documents. A paragraph of more than twice as many is divided at its line ends, a line at its
-    spaces, and what has no spaces by length.
+    If at least three lines are WikiText article headings (`= Title =`, one equals sign on each
+    side), each starts a document. Otherwise paragraphs, separated by blank lines, are joined until
+    a document has 2000 characters, or fewer if that would give fewer than ten documents. A
+    paragraph of more than twice that length is split at line ends, a line at spaces, and a run
+    without spaces by length.
     """
     lines = text.splitlines(keepends=True)
     if sum(is_heading(line) for line in lines) >= 3:
@@ -42,10 +42,9 @@ def divide(text: str) -> tuple[str, ...]:
 
 
 def divide_further(documents: Sequence[str]) -> tuple[str, ...]:
-    """Divide the longest documents where they are too few, or one is more than a quarter of all.
+    """Split long documents if there are fewer than ten, or one has over a quarter of the text.
 
-    Fewer than ten documents cannot be assigned to parts by size. Returned as they are where they
-    are enough.
+    Such documents cannot be assigned to parts by size. Otherwise returned unchanged.
     """
     total, longest = sum(map(len, documents)), max(map(len, documents), default=0)
     if len(documents) >= FEWEST_DOCUMENTS and longest * 4 <= total:
@@ -59,7 +58,7 @@ def divide_further(documents: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_heading(line: str) -> bool:
-    """Say whether a line is a WikiText article heading, not one of its section headings."""
+    """Return whether a line is a WikiText article heading, not a section heading."""
     return _ARTICLE_HEADING.fullmatch(line.rstrip("\r\n")) is not None
 
 
@@ -70,7 +69,7 @@ def long_lines(document: str) -> frozenset[str]:
 
 
 def mostly_within(lines: Iterable[str], known: frozenset[str] | set[str]) -> bool:
-    """Say whether more than half of these lines, counted in characters, are known."""
+    """Return whether more than half of these lines, counted in characters, are known."""
     total = repeated = 0
     for line in lines:
         total += len(line)
@@ -79,16 +78,16 @@ def mostly_within(lines: Iterable[str], known: frozenset[str] | set[str]) -> boo
 
 
 def distinct(documents: Sequence[str]) -> tuple[str, ...]:
-    """Return the documents in their order, each text once and blank ones left out.
+    """Return the documents in their order without duplicates and blank ones.
 
-    A document is left out when it equals another but for whitespace, or when more than half of
-    its long lines stand in longer ones: a manual often prints a section alone and in its chapter.
+    A document is a duplicate if it equals another up to whitespace, or if more than half of its
+    long lines are in longer documents: a manual often has a section both alone and in a chapter.
     """
     return tuple(documents[place] for place in distinct_places(documents))
 
 
 def distinct_places(documents: Sequence[str]) -> list[int]:
-    """Return the places of the documents that `distinct` keeps, in their order."""
+    """Return the indices of the documents that `distinct` keeps."""
     by_length = sorted(range(len(documents)), key=lambda index: -len(documents[index]))
     seen: set[str] = set()
     known: set[str] = set()
@@ -117,19 +116,19 @@ def _articles(lines: Sequence[str]) -> Iterator[str]:
     yield "".join(article)
 
 
-# Where text is divided, in order of preference, and what joins the parts again.
+# Where text is split, in order of preference, and what joins the parts again.
 _CUTS = ((_BLANK_LINES, "\n\n"), (re.compile(r"\n"), "\n"), (re.compile(" "), " "))
 
 
 def _goal(length: int) -> int:
-    """Half of what each of ten documents has on average: a document may reach twice its goal."""
+    """Half the mean length of ten documents: a document may be twice as long as the goal."""
     return min(PARAGRAPH_GOAL, max(SHORTEST_GOAL, length // (2 * FEWEST_DOCUMENTS)))
 
 
 def _pieces(
     text: str, goal: int, cuts: Sequence[tuple[re.Pattern[str], str]] = _CUTS
 ) -> Iterator[str]:
-    """Parts of the text gathered up to the goal; a part of twice that is divided more finely."""
+    """Parts of the text joined up to the goal; a part of twice that is split at finer places."""
     if not cuts:
         yield from (text[start : start + goal] for start in range(0, len(text), goal))
         return

@@ -1,4 +1,4 @@
-"""Text in files: which files a path or glob means, and the documents they hold."""
+"""Text files and tables: resolve a path or glob, and read the documents."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .json_rows import json_lines, json_rows
 from .parquet import parquet_rows
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
-"""What a folder is searched for, also with the ending of a compression after it."""
+"""Suffixes a folder is searched for, also followed by that of a compression."""
 
 _TABLES = SUFFIXES[2:]
 
 
 def find_files(place: str) -> list[Path]:
-    """The files a path, folder or glob means, sorted; hidden ones in folders are left out.
+    """Return the files of a path, folder or glob, sorted; hidden files in folders are skipped.
 
     Raises:
         DataError: there are none.
@@ -50,10 +50,10 @@ def find_files(place: str) -> list[Path]:
 
 
 def documents_in(paths: list[Path], column: str | None, rows: int | None) -> tuple[Document, ...]:
-    """The documents of these files, at most so many rows in all.
+    """Read the documents of files, at most so many in all.
 
-    A text file among several is one document; one alone is divided (see `documents.divide`). Each
-    row of a table is one.
+    One of several text files is one document; a single one is split (see `documents.divide`).
+    Each row of a table is one document.
 
     Raises:
         DataError: a file cannot be read, or a table has no text.
@@ -69,7 +69,7 @@ def _is_text(path: Path, folder: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """The ending of a file's name without that of its compression, in lower case."""
+    """Return the suffix of a file in lower case, without that of its compression."""
     name = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
     return name.suffix.lower()
 
@@ -95,7 +95,7 @@ def _rows(path: Path, kind: str, column: str | None) -> Iterator[tuple[str, Any]
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, its line ends made those of Unix.
+    """Read a text file, with line ends converted to `\\n`.
 
     Raises:
         DataError: it cannot be read, is binary, or is not UTF-8.

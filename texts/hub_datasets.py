@@ -1,4 +1,4 @@
-"""Text from a dataset of the Hugging Face hub, by the package `datasets`."""
+"""Read text from datasets of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from .documents import divide, is_heading
 
 
 def read_dataset(address: TextAddress) -> tuple[Document, ...]:
-    """The documents of `hf:DATASET`, `hf:DATASET:CONFIG` or `hf:DATASET:CONFIG:SPLIT`.
+    """Read the documents of `hf:DATASET[:CONFIG[:SPLIT]]`; the default split is `train`.
 
-    The split is `train` when not said. Each row is a document, but rows that are the lines of
-    WikiText articles are joined.
+    Each row is a document, except that rows that are lines of WikiText articles are joined.
 
     Raises:
-        DataError: it cannot be loaded, or has no column of text.
+        DataError: it cannot be loaded, or has no text column.
         MissingExtraError: `datasets` is not installed.
     """
     path, config, part = (*address.place.removeprefix(HUB).split(":", 2), "", "")[:3]
@@ -54,7 +53,7 @@ def _load(path: str, config: str | None, part: str, stream: bool) -> Any:
 
 
 def _chosen(loaded: Any, column: str | None, where: str) -> Any:
-    """The rows with the columns of text alone; a stream may not know its columns beforehand."""
+    """The rows with only their text columns; a stream may not know its columns in advance."""
     names: Sequence[str] | None = loaded.column_names
     if names is None:
         return loaded
@@ -62,7 +61,7 @@ def _chosen(loaded: Any, column: str | None, where: str) -> Any:
 
 
 def _joined(documents: list[Document | None]) -> tuple[Document, ...]:
-    """The rows that are not blank, or the articles whose lines the rows are."""
+    """The rows that are not blank, or the articles if rows are lines of articles."""
     lines = [each or "" for each in documents if not isinstance(each, Conversation)]
     if len(lines) == len(documents) and any(map(is_heading, lines)):
         return divide("".join(line if line.endswith("\n") else line + "\n" for line in lines))

@@ -1,4 +1,4 @@
-"""Rows of .jsonl and .json files, with the line or place each stands at."""
+"""Read rows of .jsonl and .json files, with the line or index of each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every line that is not blank, as JSON, with where it stands; read one by one.
+    """Yield each non-blank line as JSON, with its file and line number.
 
     Raises:
-        DataError: the file cannot be read, or a line is not JSON in UTF-8.
+        DataError: the file cannot be read, or a line is not UTF-8 JSON.
     """
     with opened(path) as file:
         for number, line in enumerate(file, 1):
@@ -28,10 +28,10 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a .json file: a list, a list that is an object's only one, or JSON lines.
+    """Yield the rows of a .json file: a list, the only list of an object, or JSON lines.
 
     Raises:
-        DataError: the file cannot be read, or holds no JSON in UTF-8.
+        DataError: the file cannot be read, or is not UTF-8 JSON.
     """
     with opened(path) as file:
         content = file.read().removeprefix(_BOM)
@@ -65,7 +65,7 @@ def _rows_of(value: Any) -> list[Any]:
 
 
 def _is_wrapper(value: Any) -> bool:
-    """Whether an object holds the rows, as in {"data": […]}, and is not one itself."""
+    """Whether an object contains the rows, as in {"data": […]}, and is not a row itself."""
     if not isinstance(value, dict):
         return False
     lists = [each for each in value.values() if isinstance(each, list)]

@@ -1,4 +1,4 @@
-"""Several texts used together: each text once, and windows of each in proportion to its weight."""
+"""Mix several texts: no document twice, and windows in proportion to the weights."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from .corpus import Corpus, sample_documents
 from .documents import distinct_places
 from .windows import Tokenizer, Windows, choose_windows, pack_windows
 
-# Of a long text, whole documents of so many characters per token that is asked for are tokenised:
-# about sixteen times what the windows hold.
+# Characters tokenised per token asked for, in whole documents: about sixteen times what is needed.
 _CHARACTERS_PER_TOKEN = 64
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A corpus, and how much of the text is from it relative to the others."""
+    """A corpus and its weight relative to the others."""
 
     corpus: Corpus
     weight: float = 1.0
 
 
 def mixture_name(sources: Sequence[Weighted]) -> str:
-    """What several texts are printed as, `chat.jsonl (2) + wiki`; weights where they differ."""
+    """Name several texts for reports, as `chat.jsonl (2) + wiki`; with weights if they differ."""
     plain = len({each.weight for each in sources}) == 1
     names = (
         each.corpus.name if plain else f"{each.corpus.name} ({each.weight:g})" for each in sources
@@ -37,10 +36,10 @@ def mixture_name(sources: Sequence[Weighted]) -> str:
 
 
 def distinct_across(sources: Sequence[Weighted]) -> tuple[Weighted, ...]:
-    """The sources without what another of them holds too: the longer document, or the first, stays.
+    """Remove documents that another source contains; the longer one, or the first, is kept.
 
     Raises:
-        DataError: nothing of a source is left.
+        DataError: no document of a source is left.
     """
     documents = [
         (place, text) for place, each in enumerate(sources) for text in each.corpus.documents
@@ -70,11 +69,11 @@ def mixed_windows(
     text: str,
     seed: int,
 ) -> Windows:
-    """At most `limit` windows, of each source in proportion to its weight.
+    """Cut at most `limit` windows, from each source in proportion to its weight.
 
-    No window holds text of two sources. Any number of windows from the front holds the sources
-    about in proportion. Where a source is too short for its part, the others make up for it, with
-    a warning.
+    No window contains text of two sources, and sources are interleaved evenly, so that the first
+    windows are in proportion too. If a source is too short for its weight, the others fill up the
+    rest, with a warning.
 
     Raises:
         DataError: a source has not enough tokens for one window.
@@ -101,10 +100,9 @@ def mixed_windows(
 
 
 def apportion(total: int, weights: Sequence[float], available: Sequence[int]) -> list[int]:
-    """Whole numbers in proportion to the weights, none above what is available.
+    """Split a total into whole numbers in proportion to the weights (Sainte-Laguë method).
 
-    They sum to the total, or to all there is. One after another goes to whichever is furthest
-    below its part of what is given out, so that every number on the way is in proportion too.
+    No number exceeds what is available; they sum to the total, or to all that is available.
     """
     counts = [0] * len(weights)
     for _ in range(min(total, sum(available))):
@@ -115,7 +113,7 @@ def apportion(total: int, weights: Sequence[float], available: Sequence[int]) ->
 
 
 def _interleaved(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of all parts, those of each in their order and evenly spread."""
+    """Rows of all parts, evenly interleaved; rows of one part stay in order."""
     places = [
         ((row + 0.5) / len(part), place, row)
         for place, part in enumerate(parts)
@@ -131,7 +129,7 @@ def _warn_of_shortage(
         if count < asked:
             warnings.warn(
                 f"text '{each.corpus.name}', {text}: only {count} of the {asked} windows that its "
-                f"weight {each.weight:g} asks for; the other sources make up for the rest where "
-                f"they can",
+                f"weight {each.weight:g} asks for; the other sources fill up the rest as far "
+                f"as they can",
                 stacklevel=4,
             )

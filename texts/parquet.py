@@ -1,4 +1,4 @@
-"""Rows of .parquet files."""
+"""Read rows of .parquet files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _BATCH = 256  # rows decoded at a time
 
 
 def parquet_rows(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
-    """Every row, as a mapping of the columns that hold text, with where it stands.
+    """Yield each row as a mapping of its text columns, with its file and index.
 
     Raises:
-        DataError: the file is damaged, or has no such column.
+        DataError: the file is damaged, or has no text column.
         MissingExtraError: pyarrow is not installed.
     """
     pyarrow, parquet = _pyarrow(path)

@@ -1,4 +1,4 @@
-"""The scripts a text is written in, by letter: Latin, Cyrillic, Han, Devanagari and so on."""
+"""Detect the scripts of a text: Latin, Cyrillic, Han, Devanagari and so on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping
 _MOST_CHARACTERS = 2_000_000
 _LEAST = 0.01
 
-# The first word of a letter's Unicode name is its script, but for these.
+# The first word of a letter's Unicode name is its script, with these exceptions.
 _NAMES = {"CJK": "Han", "IDEOGRAPHIC": "Han", "FULLWIDTH": "Latin", "MODIFIER": "other"}
 
 
 def scripts(texts: Iterable[str]) -> Mapping[str, float]:
-    """Fraction of the letters by script, the most frequent first.
+    """Return the fraction of letters per script, the most frequent first.
 
-    Scripts below 1 % count together as `other`, or not at all where that is below 1 % too. Of a
-    long text the first two million characters count. Empty where there are no letters.
+    Scripts below 1 % are combined as `other`, which is omitted if it is below 1 % too. Only the
+    first two million characters are counted. Empty if there are no letters.
     """
     letters: Counter[str] = Counter()
     seen = 0

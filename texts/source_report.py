@@ -1,4 +1,4 @@
-"""What a source holds, in figures, for the look before a run."""
+"""Statistics of a source, for the preflight."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .sources import read_raw
 from .windows import count_tokens
 
 _COUNTED_CHARACTERS = 50_000
-_CHARACTERS_PER_TOKEN = 4  # of English under common tokenizers, where none is at hand
+_CHARACTERS_PER_TOKEN = 4  # of English text with common tokenizers
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """One source of text.
+    """Statistics of one source.
 
     Attributes:
-        name: what it is printed as.
-        use: what it is for: data, held-out text, or text from elsewhere.
+        name: name in reports.
+        use: data, held-out, or elsewhere.
         weight: relative to the other sources of the same use.
-        documents: how many, duplicates included.
-        duplicates: how many of them another one holds already; they are left out. None where it
-            was not counted.
-        characters: in all documents.
-        tokens: in all documents.
-        is_estimate: whether tokens were counted on a part of the text only, or not at all.
-        scripts: fraction of the letters by script.
+        documents: number of documents, including duplicates.
+        duplicates: number of documents contained in another one, which are not used; None if not
+            counted.
+        characters: number of characters.
+        tokens: number of tokens.
+        is_estimate: whether only a part of the tokens were counted, or none.
+        scripts: fraction of letters per script.
     """
 
     name: str
@@ -46,13 +46,13 @@ class SourceReport:
 def report_source(
     address: TextAddress, use: str, tokenizer: Any | None, *, duplicates: bool = True
 ) -> SourceReport:
-    """Read a source and count what it holds; without a tokenizer, four characters are a token.
+    """Read a source and compute its statistics; without a tokenizer, four characters per token.
 
     Args:
-        address: of the source.
-        use: what it is for.
-        tokenizer: of the model; None where it is not at hand.
-        duplicates: count them, which takes a second for ten million characters.
+        address: the source.
+        use: data, held-out, or elsewhere.
+        tokenizer: tokenizer of the model; None if unavailable.
+        duplicates: count duplicates, which takes a second per ten million characters.
 
     Raises:
         DataError, MissingExtraError: it cannot be read, is too short, or cannot be rendered.

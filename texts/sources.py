@@ -1,4 +1,4 @@
-"""Read text from where the user says it is: built in, files, or a dataset."""
+"""Read the documents of a source: built-in text, files, or a dataset."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .builtin import BUILTIN
 from .corpus import Corpus, RawText
 from .files import documents_in, find_files
 from .hub_datasets import read_dataset
-from .recent import remembered
+from .source_cache import remembered
 
 MINIMUM_CHARACTERS = 1000
-"""A source with fewer characters than this is refused: no part of it would fill a window."""
+"""Minimum characters of a source; with fewer, its parts would not fill a window."""
 
 
 def read_corpus(source: str = "pydoc", tokenizer: Any | None = None) -> Corpus:
-    """Read the documents a source stands for, as text.
+    """Read the documents of a source as text.
 
-    `pydoc` is the language reference every Python carries, one topic a document; `stdlib` the
-    Python source of its library, one module a document; `readmes` the descriptions of the packages
-    birdbone requires. `hf:DATASET[:CONFIG[:SPLIT]]` is a dataset; the split is `train` when not
-    said. Anything else is a file, a folder or a glob: .txt, .md, .jsonl, .json and .parquet, also
-    ending in .gz, .bz2, .xz or .zst. Each file of text is a document, one alone is divided into
-    documents (see `documents.divide`), and each row of a table is one: its column `text`, or a
+    `pydoc` is the Python language reference, one document per topic; `stdlib` is the source of the
+    standard library, one document per module; `readmes` the descriptions of the packages
+    birdbone requires. `hf:DATASET[:CONFIG[:SPLIT]]` is a dataset; the default split is `train`.
+    Anything else is a file, a folder or a glob: .txt, .md, .jsonl, .json and .parquet, also
+    ending in .gz, .bz2, .xz or .zst. Each text file is a document, except that a single one is
+    split (see `documents.divide`); each row of a table is a document: its column `text`, or a
     conversation in `messages`, `conversations`, or `prompt` and `response`.
 
     Args:
-        source: as `addresses.TextAddress.parse` reads it; a weight is not used here.
-        tokenizer: whose chat template makes text of conversations.
+        source: in the syntax of `addresses`; a weight is ignored.
+        tokenizer: renders conversations with its chat template.
 
     Raises:
         DataError: nothing is there, or it is empty, not UTF-8, binary, without text, or under 1000
@@ -42,7 +42,7 @@ def read_corpus(source: str = "pydoc", tokenizer: Any | None = None) -> Corpus:
 
 
 def read_raw(address: TextAddress) -> RawText:
-    """Read a source as it is, or remember it where it has not changed since it was read lately.
+    """Read a source without rendering conversations; cached while its files are unchanged.
 
     Raises:
         DataError, MissingExtraError: as `read_corpus` does.
@@ -51,7 +51,7 @@ def read_raw(address: TextAddress) -> RawText:
 
 
 def _stamp(address: TextAddress) -> tuple[object, ...]:
-    """What changes where the source does: of files their names, sizes and times."""
+    """Names, sizes and times of the files, which change whenever the source does."""
     if address.place in BUILTIN or address.is_dataset:
         return ()
     stats = ((path, path.stat()) for path in find_files(address.place))
@@ -74,11 +74,18 @@ def _raw(address: TextAddress) -> RawText:
         raw = BUILTIN[address.place]()
         return RawText(raw.name, raw.documents[: address.rows])
     if address.is_dataset:
-        return RawText(address.place.removeprefix(HUB), read_dataset(address))
+        return RawText(_dataset_name(address.place.removeprefix(HUB)), read_dataset(address))
     documents = documents_in(find_files(address.place), address.column, address.rows)
     return RawText(_short_name(Path(address.place).expanduser()), documents)
 
 
+def _dataset_name(place: str) -> str:
+    """The dataset, configuration and split; of a local folder its name."""
+    path, colon, rest = place.partition(":")
+    folder = Path(path).expanduser()
+    return f"{_short_name(folder) if folder.is_dir() else path}{colon}{rest}"
+
+
 def _short_name(path: Path) -> str:
-    """Without the folder it lies in, so that no report says where the text lay."""
+    """Without parent folders, so that reports do not reveal local paths."""
     return path.resolve().name if path.is_dir() else path.name

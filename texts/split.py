@@ -1,4 +1,4 @@
-"""Divide a corpus into calibration, healing and held-out text that never overlap."""
+"""Split a corpus into calibration, healing and held-out text without overlap."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PARTS = ("calibration", "healing", "heldout")
 DEFAULT_SHARES = MappingProxyType({"calibration": 0.4, "healing": 0.4, "heldout": 0.2})
 _EVEN = MappingProxyType(dict.fromkeys(PARTS, 1.0))
 
-# A document of more characters than this per token is not met.
+# More characters per token than any text has.
 _MOST_CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three tuples of documents; no document, whitespace aside, is in two of them."""
+    """Three tuples of documents; no document is in two of them, up to whitespace."""
 
     calibration: tuple[str, ...]
     healing: tuple[str, ...]
@@ -39,13 +39,12 @@ def split(
 ) -> Split:
     """Assign every distinct document to one part, by characters, in a seeded random order.
 
-    Repeated text is kept once (see `documents.distinct`), and documents that are too few, or of
-    which one is more than a quarter of all, are divided (see `documents.divide_further`). The
-    shares are relative to one another and are met as nearly as whole documents allow; every part
-    gets at least one.
+    Duplicates are removed (see `documents.distinct`), and documents are split if they are too few
+    or one is over a quarter of the text (see `documents.divide_further`). The shares are relative
+    to one another and are met as closely as whole documents allow; every part gets at least one.
 
     Raises:
-        DataError: less than three pieces of distinct text are there.
+        DataError: there are fewer than three distinct documents after splitting.
         SettingError: a share is missing, unknown, not finite or not above zero.
     """
     wanted = _checked(shares)
@@ -64,11 +63,11 @@ def split(
 def split_to_fit(
     corpus: Corpus, tokenizer: Tokenizer, *, length: int, seed: int, heldout: bool = True
 ) -> Split:
-    """Assign documents as `split` does, evenly where a part would not fill one window otherwise.
+    """Split with the default shares, or evenly if a part would not fill one window.
 
     Args:
         length: tokens in a window.
-        heldout: whether the held-out part must fill one too.
+        heldout: whether the held-out part must fill a window too.
 
     Raises:
         DataError: the text does not fill a window of each part.
@@ -87,17 +86,17 @@ def split_to_fit(
 
 
 def _fills(documents: Sequence[str], tokenizer: Tokenizer, length: int) -> bool:
-    """Whether documents fill a window; a text that is surely long enough is not tokenised."""
+    """Whether documents fill a window; a text that is certainly long enough is not tokenised."""
     if sum(map(len, documents)) > _MOST_CHARACTERS_PER_TOKEN * length:
         return True
     return count_tokens(documents, tokenizer) >= length
 
 
 def shared_documents(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-    """Return the documents of the second text that the first contains already.
+    """Return the documents of the second text that are in the first.
 
-    A document counts when the first has it whole, whitespace aside, or when more than half of its
-    long lines, in characters, stand somewhere in the first: differently divided texts are seen.
+    A document is if the first contains it up to whitespace, or if more than half of its long
+    lines, in characters, are anywhere in the first, which also finds texts split differently.
     """
     wholes = set(map(normalised, first))
     lines = frozenset[str]().union(*map(long_lines, first))
@@ -122,7 +121,7 @@ def _checked(shares: Mapping[str, float] | Sequence[float]) -> list[float]:
 
 
 def _fill(documents: Sequence[str], shares: Sequence[float]) -> list[list[str]]:
-    """Give each document to the part furthest below its share, and the last ones to empty parts."""
+    """Assign each document to the part furthest below its share, the last ones to empty parts."""
     total = sum(map(len, documents))
     missing = [share * total for share in shares]
     parts: list[list[str]] = [[] for _ in shares]

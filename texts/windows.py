@@ -19,7 +19,7 @@ class Tokenizer(Protocol):
 
     @property
     def eos_token_id(self) -> Any:
-        """Return the id of the end-of-text token, or None where there is none."""
+        """Return the id of the end-of-text token, or None if there is none."""
 
     def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Mapping[str, Any]:
         """Return at least `input_ids`, the token ids of the text."""
@@ -31,7 +31,7 @@ class Windows:
 
     Attributes:
         tokens: int64 [num_windows, length], on the CPU.
-        text: the corpus and part, as printed: `pydoc (CPython 3.11), held-out`.
+        text: name of the corpus and part in reports: `pydoc (CPython 3.11), heldout`.
     """
 
     tokens: Tensor
@@ -55,7 +55,7 @@ class Windows:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, over the shape and the token ids; the text's name counts not."""
+        """Hexadecimal SHA-256 of the shape and the token ids; the name is not included."""
         shape = torch.tensor(self.tokens.shape, dtype=torch.int64)
         content = torch.cat([shape, self.tokens.reshape(-1).to("cpu", torch.int64)])
         return sha256(content.numpy().astype("<i8").tobytes()).hexdigest()
@@ -70,12 +70,11 @@ def pack_windows(
     text: str,
     seed: int | None = None,
 ) -> Windows:
-    """Join the documents' tokens and cut them into windows of `length` tokens.
+    """Concatenate the tokens of documents and cut them into windows of `length` tokens.
 
-    No special token is added, but the tokenizer's end-of-text token, where it has one, stands
-    between documents. Tokens that do not fill a last window are left out. At most `limit` windows
-    are taken: from the front, or with a seed a random choice of all, in the order of the text.
-    Where there are fewer than `limit`, `num_windows` says so.
+    The tokenizer's end-of-text token, if it has one, separates documents; no other special token
+    is added. Tokens that do not fill a last window are dropped. At most `limit` windows are
+    returned: the first ones, or with a seed a random choice in the order of the text.
 
     Raises:
         DataError: there are not enough tokens for one window.
@@ -110,16 +109,16 @@ def choose_windows(windows: Tensor, limit: int | None, seed: int | None) -> Tens
     return windows[chosen]
 
 
-# Tokens in a row that two texts do not share by chance, and the share of a window made of such.
+# Length of a run that two texts do not share by chance, and the fraction of a copied window.
 _RUN = 32
 _COPIED = 0.5
 
 
 def copied_windows(windows: Windows, other: Windows) -> list[int]:
-    """The windows at least half of whose text, in runs of 32 tokens, stands in the other's.
+    """Return the windows of which at least half, in runs of 32 tokens, is in the other windows.
 
-    A run is found wherever in the other's windows it begins; windows shorter than a run are
-    compared whole.
+    A run is found at any position of the other windows; windows shorter than a run are compared
+    whole.
     """
     size = min(_RUN, windows.length, other.length)
     known = {run for row in other.tokens for run in _runs(row, size, 1)}
@@ -139,10 +138,10 @@ def _runs(tokens: Tensor, size: int, step: int) -> list[bytes]:
 
 
 def check_vocabulary(windows: Windows, vocab_size: int) -> None:
-    """Refuse windows whose token ids the model's embedding has no row for.
+    """Check that the model's embedding has a row for every token id.
 
     Raises:
-        DataError: the greatest token id is not below `vocab_size`.
+        DataError: a token id is not below `vocab_size`.
     """
     greatest = int(windows.tokens.max())
     if greatest >= vocab_size:
@@ -162,13 +161,13 @@ def _check_sizes(length: int, limit: int | None) -> None:
 
 
 def _token_ids(documents: Iterable[str], tokenizer: Tokenizer, enough: int | None) -> Sequence[int]:
-    """Tokenise until `enough` tokens are there, or all documents are read."""
+    """Tokenise documents until there are `enough` tokens."""
     ids: list[int] = []
     for number, document in enumerate(documents):
         if enough is not None and len(ids) >= enough:
             break
         if number and tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
-        # Not verbose: a document longer than the model's context is no fault here, it is cut.
+        # Not verbose: a document may be longer than the model's context, for it is cut.
         ids.extend(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])
     return ids

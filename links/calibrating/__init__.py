@@ -1,1 +1,1 @@
-"""Parts of the calibrate link: sources, their division into parts, how much text, the forecast."""
+"""Parts of the link calibrate: sources, parts, amount of text, sampled text, forecast."""

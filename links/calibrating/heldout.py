@@ -1,4 +1,4 @@
-"""The held-out windows of a text without the rest: what commands that only score need."""
+"""Held-out windows alone, for commands that only score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def heldout_windows(
     length: int,
     limit: int,
 ) -> Windows:
-    """The windows `calibrate` would set aside from data, or windows of all of the other text.
+    """Return the held-out windows of `calibrate`, or windows of all of ``heldout_data``.
 
     Raises:
         DataError: a source cannot be read, or is too short.

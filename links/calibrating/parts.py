@@ -1,4 +1,4 @@
-"""The four parts of the text: calibration, healing, held-out, and from elsewhere; none overlap."""
+"""Split text into four parts without overlap: calibration, healing, held-out, and elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .sources import PartSources, read_sources
 
 PARTS = ("calibration", "healing", "heldout", "elsewhere")
 
-# Documents read of a built-in text from elsewhere, in characters per token that is asked for.
+# Characters read per token asked for, of a built-in text from elsewhere.
 _CHARACTERS_PER_TOKEN = 64
 
 Parts = Mapping[str, tuple[Weighted, ...]]
@@ -35,14 +35,14 @@ def read_parts(
     seed: int,
     own: Corpus | None = None,
 ) -> Parts:
-    """Documents by part, each source with its weight.
+    """Return the documents of each part by source, with weights.
 
     Args:
-        sources: where each part is from.
-        tokenizer: of the model.
-        length: tokens in a window, one of which every source must give to every part.
-        elsewhere_windows: how many windows from elsewhere are asked for.
-        seed: of the division.
+        sources: sources of each part.
+        tokenizer: tokenizer of the model.
+        length: tokens per window; every source must yield one window for each part.
+        elsewhere_windows: number of windows from elsewhere.
+        seed: seed of the split.
         own: what was sampled from the model; None leaves that source out.
 
     Raises:
@@ -65,7 +65,7 @@ def parts_of_data(
     seed: int,
     own: Corpus | None = None,
 ) -> Parts:
-    """The calibration, healing and held-out part, as `read_parts` divides them.
+    """Return the calibration, healing and held-out parts, as `read_parts` does.
 
     Raises:
         DataError: a source cannot be read or is too short, or parts share text.
@@ -93,7 +93,7 @@ def _part(data: Sequence[Weighted], splits: Sequence[Split], part: str) -> tuple
 
 
 def _joined(first: Sequence[Weighted], second: Sequence[Weighted]) -> tuple[Weighted, ...]:
-    """Both parts of each source."""
+    """Concatenate two parts, source by source."""
     return tuple(
         Weighted(Corpus(a.corpus.name, a.corpus.documents + b.corpus.documents), a.weight)
         for a, b in zip(first, second, strict=True)
@@ -105,7 +105,7 @@ def _documents(sources: Sequence[Weighted]) -> list[str]:
 
 
 def _check_apart(what: str, found: Sequence[Weighted], parts: Parts) -> None:
-    """Refuse text of which the parts hold a document already."""
+    """Refuse text that shares documents with other parts."""
     used = [document for each in parts.values() for document in _documents(each)]
     shared = shared_documents(used, _documents(found))
     if shared:
@@ -117,7 +117,7 @@ def _check_apart(what: str, found: Sequence[Weighted], parts: Parts) -> None:
 
 
 def _unshared(found: Weighted, parts: Parts, num_characters: int, seed: int) -> Weighted:
-    """Some documents of a text that was chosen here, without those that another part holds."""
+    """Sample documents of a built-in text, without those that are in another part."""
     chosen = sample_documents(found.corpus.documents, num_characters, seed)
     used = [document for each in parts.values() for document in _documents(each)]
     shared = set(shared_documents(used, chosen))

@@ -1,4 +1,4 @@
-"""Which sources the parts of the text are from, and their documents."""
+"""Sources of each part of the text."""
 
 from __future__ import annotations
 

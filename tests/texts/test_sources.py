@@ -1,7 +1,10 @@
 """What a source is read as, and every text that is refused."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tiny import tiny_tokenizer
@@ -44,6 +47,19 @@ def test_a_folder_is_named_without_those_it_lies_in(tmp_path: Path) -> None:
     corpus = read_corpus(f"{tmp_path}/")
     assert corpus.name == tmp_path.name
     assert [document.split()[0] for document in corpus.documents] == ["a.txt", "b.txt"]
+
+
+def test_a_dataset_in_a_folder_is_named_without_those_it_lies_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rows(list[Any]):
+        column_names = None
+
+    rows = Rows({"text": f"{number} {PARAGRAPH}"} for number in range(3))
+    module = SimpleNamespace(load_dataset=lambda *given, **more: rows)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    assert read_corpus(f"hf:{tmp_path}::test").name == f"{tmp_path.name}::test"
+    assert read_corpus("hf:org/name:raw").name == "org/name:raw"
 
 
 def test_conversations_are_written_by_the_tokenizer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sources read lately: a look ahead, a key and a run read the same text, and it is read once."""
+"""Cache of sources: the preflight, the cache key and the run read each source only once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _lock = Lock()
 
 
 def remembered(source: str, stamp: object, read: Callable[[], RawText]) -> RawText:
-    """What `read` returned for this source while its stamp was the same, or returns now.
+    """Return the cached text of a source if its stamp is unchanged, else that of `read()`.
 
-    Held are the sources asked for last, up to 64 million characters in all.
+    The most recently used sources are cached, up to 64 million characters in all.
     """
     with _lock:
         known = _held.get(source)
@@ -34,6 +34,6 @@ def remembered(source: str, stamp: object, read: Callable[[], RawText]) -> RawTe
 
 
 def forget() -> None:
-    """Hold nothing any more."""
+    """Empty the cache."""
     with _lock:
         _held.clear()

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from birdbone.texts import recent
+from birdbone.texts import source_cache
 from birdbone.texts.corpus import RawText
-from birdbone.texts.recent import forget, remembered
+from birdbone.texts.source_cache import forget, remembered
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_the_same_stamp_gives_the_same_text_and_another_reads_again() -> None:
 
 
 def test_of_too_much_text_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent, "_MOST_CHARACTERS", 10)
+    monkeypatch.setattr(source_cache, "_MOST_CHARACTERS", 10)
     first, second = remembered("a", 1, reader("x" * 5)), remembered("b", 1, reader("x" * 5))
     assert remembered("a", 1, reader()) is first
     remembered("c", 1, reader("x" * 4))

@@ -1,4 +1,4 @@
-"""What somebody scores who knows how often words occur and nothing else: the bar of chance."""
+"""Unigram baseline perplexity: the score of a model that knows only token frequencies."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 from .windows import Windows
 
-# Of the vocabulary's size, which is what knowing nothing at all scores.
+# Fraction of the vocabulary size, the perplexity of a uniform guess.
 _NEARLY_NOTHING = 0.5
 
 
 def chance_perplexity(heldout: Windows, seen: Iterable[Windows], vocab_size: int) -> float:
-    """The perplexity from which on a model does no better than guessing.
+    """Return the perplexity at or above which a model is no better than guessing.
 
-    The lesser of half the vocabulary's size and what a unigram guess scores: token frequencies of
-    the ``seen`` windows, one added to each count, judged on the held-out ones.
+    The minimum of half the vocabulary size and the unigram perplexity on the held-out windows,
+    with token frequencies of the ``seen`` windows and add-one smoothing.
     """
     counts = torch.ones(vocab_size, dtype=torch.float64)
     read = False
