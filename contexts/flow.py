@@ -26,9 +26,10 @@ class Empty(TypedDict):
 
 
 class Opened(Empty):
-    """``checkpoint``: the current model."""
+    """``checkpoint``: the current model; ``dense``: optional, the original one."""
 
     checkpoint: Checkpoint
+    dense: NotRequired[Checkpoint]
 
 
 class WithModel(Opened):

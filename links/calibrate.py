@@ -130,7 +130,7 @@ def _read(
         length=length,
         elsewhere_windows=limits["elsewhere"],
         seed=seed,
-        own=own_text(ctx["dense"], tokenizer, sampled, seed) if sampled else None,
+        own=own_text(ctx.get("dense", checkpoint), tokenizer, sampled, seed) if sampled else None,
     )
     vocab_size = text_config(checkpoint).vocab_size
     found = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import (
     TENSOR_PROCESSORS,
@@ -27,7 +29,7 @@ def unread_tensors(source: Source, model: PreTrainedModel) -> list[LeftOut]:
         ModelError: the file is damaged.
     """
     named = read_header(source).fields["general.architecture"].contents()
-    processor = TENSOR_PROCESSORS.get(str(named).replace("-", "_"), TensorProcessor)
+    processor: Any = TENSOR_PROCESSORS.get(str(named).replace("-", "_"), TensorProcessor)
     try:
         known = get_gguf_hf_weights_map(model, processor(config=model.config.to_dict()))
     except REFUSED:  # an architecture whose names gguf does not know; it cannot be loaded either
