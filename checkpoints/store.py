@@ -177,7 +177,7 @@ class ObjectStore:
     def _keep(self, ref: TensorRef) -> dict[str, Any]:
         entry = {**entry_of(ref), "digest": ref.digest}
         if not self._holds(entry):
-            self._write_object(ref.digest, parts_of(ref))
+            self._write_object(ref.digest, tensors_of(ref))
             self._verified.add(ref.digest)
         return entry
 
@@ -264,7 +264,7 @@ def entry_of(ref: TensorRef) -> dict[str, Any]:
     return entry
 
 
-def parts_of(ref: TensorRef) -> Mapping[str, Tensor]:
+def tensors_of(ref: TensorRef) -> Mapping[str, Tensor]:
     """Return the tensors a reference consists of, by name."""
     if isinstance(ref, Coded):
         return ref.parts()
@@ -272,7 +272,7 @@ def parts_of(ref: TensorRef) -> Mapping[str, Tensor]:
 
 
 def build_ref(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRef:
-    """Return the reference described by the results of `entry_of` and `parts_of`.
+    """Return the reference described by the results of `entry_of` and `tensors_of`.
 
     Raises:
         KeyError, CheckpointError: the parts do not belong to such a reference.

@@ -14,8 +14,9 @@ import torch
 from ..contexts.cost import Meter
 from ..contexts.free_memory import free_bytes
 from ..engine import Link
+from ..engine.naming import name_of
 from ..errors import ResourceError, SettingError
-from .open_links import Notes, OpenLinks, name_of, of_run
+from .open_links import Notes, OpenLinks, of_run
 from .timing import to_stderr
 
 _KINDS = {

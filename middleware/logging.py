@@ -13,8 +13,9 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 
 from ..engine import Progress as Event
+from ..engine.naming import name_of
 from ..errors import SettingError, did_you_mean
-from .open_links import Notes, OpenLinks, name_of, newest_step, of_run, settings_of
+from .open_links import Notes, OpenLinks, newest_step, of_run, settings_of
 from .redaction import error_text, redacted
 
 Renderer = Literal["console", "json"]

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from ..contexts.steps import Step
 from ..engine import spelled_settings
+from ..engine.naming import name_of
 
 Notes = MutableMapping[str, Any]
 T = TypeVar("T")
@@ -50,11 +51,6 @@ def of_run(owner: object, notes: Notes, make: Callable[[], S]) -> S:
     """
     # setdefault is atomic under the interpreter lock, so worker threads may call this too.
     return cast(S, notes.setdefault(f"birdbone.{type(owner).__name__}.{id(owner)}", make()))
-
-
-def name_of(link: Any) -> str:
-    """Return the name of a link of any kind of callable."""
-    return str(getattr(link, "__name__", type(link).__name__))
 
 
 def settings_of(link: Any) -> Mapping[str, Any]:

@@ -12,8 +12,9 @@ import rich.progress
 from rich.console import Console
 
 from ..engine import Progress as Event
+from ..engine.naming import name_of
 from ..errors import SettingError
-from .open_links import Notes, name_of, of_run
+from .open_links import Notes, of_run
 
 _Bars = dict[tuple[int, str], rich.progress.TaskID]
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..contexts.steps import Step
-from .open_links import Notes, OpenLinks, name_of, of_run
+from ..engine.naming import name_of
+from .open_links import Notes, OpenLinks, of_run
 
 
 @dataclass

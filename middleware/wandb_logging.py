@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..engine.naming import name_of
 from ..errors import ResourceError, SettingError, did_you_mean
-from .open_links import Notes, OpenLinks, name_of, newest_step, of_run, settings_of
+from .open_links import Notes, OpenLinks, newest_step, of_run, settings_of
 from .redaction import HIDDEN, error_text, redacted
 
 if TYPE_CHECKING:

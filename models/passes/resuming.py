@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import InMemory, TensorRef
-from ...checkpoints.store import build_ref, entry_of, parts_of
+from ...checkpoints.store import build_ref, entry_of, tensors_of
 from ..blocks.shared_state import has_state
 
 _PAUSE_SECONDS = 30.0
@@ -103,7 +103,7 @@ class Resuming:
         for name, value in standing.rewritten.items():
             ref = InMemory(value) if isinstance(value, Tensor) else value
             entries.append([name, {**entry_of(ref), "bare": isinstance(value, Tensor)}])
-            tensors |= {f"rewritten.{name}/{part}": t for part, t in parts_of(ref).items()}
+            tensors |= {f"rewritten.{name}/{part}": t for part, t in tensors_of(ref).items()}
         return tensors, {
             "index": standing.index,
             "batches": len(standing.hidden),
