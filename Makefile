@@ -62,8 +62,13 @@ check: setup ## formatting, lint, types, direction of imports
 bench: setup ## every solver on drawn layers; benchmarks/peers.py says how to run whole models
 	$(BIN)/python benchmarks/solvers.py
 
-docs: setup ## write the reference pages from the links themselves
+.venv/docs: docs-requirements.txt .venv/linked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r docs-requirements.txt
+	@touch $@
+
+docs: .venv/docs ## write the reference pages from the links themselves, build the site in build/site
 	$(BIN)/python -m birdbone.commands.reference docs/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove everything the other verbs made
 	rm -rf .venv build birdbone.egg-info light light-gguf runs wandb .hypothesis .mypy_cache .ruff_cache \
