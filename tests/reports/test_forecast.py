@@ -64,9 +64,11 @@ def test_the_document_is_json() -> None:
 
 def test_sources_of_text_are_told_with_their_figures() -> None:
     text = printed(preflight_report(FOUND))
-    row = "│ chat │ data │ 2 │ 1,200 │ 7 │ 90,000 │ 30,000 │ Latin 90%, Han 10% │"
+    row = "│ 1 │ 2 │ 1,200 │ 7 │ 90,000 │ 30,000 │"
     assert row in text
-    assert "│ stdlib │ elsewhere │ 1 │ 606 │ – │ 9,907,739 │ about 2,854,952 │" in text
+    assert "│ 2 │ 1 │ 606 │ – │ 9,907,739 │ ~2,854,952 │" in text
+    assert "1: chat, for data; Latin 90%, Han 10%" in text
+    assert "2: stdlib, for elsewhere" in text
 
 
 def test_what_happened_stands_beside(tmp_path: Path) -> None:
