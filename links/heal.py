@@ -14,6 +14,7 @@ from ..engine import in_thread, link
 from ..errors import SettingError
 from ..models.blocks.linears import all_linears
 from ..models.codecs.bitsandbytes import nf4_values
+from ..models.codecs.peft_adapter import require_peft
 from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
@@ -57,6 +58,8 @@ def _check(ctx: Partial, settings: HealSettings) -> None:
     if "healing" in ctx:
         num_heldout(ctx["healing"], settings.heldout_share)
     method = settings.method
+    if method in ("lora", "qlora"):
+        require_peft(method)
     if method == "qlora":
         nf4_values(torch.zeros(32, 64))  # fails if bitsandbytes cannot be used here
     checkpoint = ctx.get("checkpoint")

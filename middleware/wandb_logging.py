@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..engine.naming import name_of
-from ..errors import ResourceError, SettingError, did_you_mean
+from ..errors import MissingExtraError, ResourceError, SettingError, did_you_mean
 from .open_links import Notes, OpenLinks, newest_step, of_run, settings_of
 from .redaction import HIDDEN, error_text, redacted
 
@@ -146,7 +146,12 @@ class WandbLogging:
             return record.run
 
     def _begin(self) -> wandb.Run:
-        import wandb
+        try:
+            import wandb
+        except ImportError as error:
+            raise MissingExtraError(
+                "WandbLogging needs the package wandb; install birdbone[wandb], or run without it"
+            ) from error
 
         if self._directory is not None:
             Path(self._directory).mkdir(parents=True, exist_ok=True)

@@ -180,8 +180,8 @@ def _functional() -> ModuleType:
         from bitsandbytes import functional
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingExtraError(
-            f"bitsandbytes cannot be used here ({error}); run 'pip install bitsandbytes', "
-            f"or choose another quantisation method"
+            f"bitsandbytes cannot be used here ({error}); install birdbone[bitsandbytes], or "
+            f"choose another quantisation method"
         ) from error
     return functional
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...checkpoints import Checkpoint
+from ...errors import MissingExtraError
 from ..blocks.linears import Linear
 
 FOLDER = "adapter"
@@ -23,6 +25,19 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (f"{FOLDER}/{_CONFIG}", f"{FOLDER}/{_WEIGHTS}")
 # Prefix of parameter names in PEFT's wrapper around a model.
 _PREFIX = "base_model.model."
+
+
+def require_peft(method: str) -> None:
+    """Check that PEFT is installed, which trains the adapters of a healing method.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if find_spec("peft") is None:
+        raise MissingExtraError(
+            f"heal(method='{method}') needs the package peft; install birdbone[peft], or use "
+            f"method='blocks' or 'full'"
+        )
 
 
 def has_adapter(checkpoint: Checkpoint) -> bool:

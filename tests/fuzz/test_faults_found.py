@@ -76,7 +76,7 @@ def test_a_recipe_that_begins_in_the_middle(sandbox: Sandbox, model: Path, name:
     """Looked at before it runs, too."""
     ending = opened(sandbox, model, links=f"links: [{name}]")
     assert ending.exit_code == 1
-    assert "which nothing before it gives" in ending.stderr
+    assert "which no earlier link provides" in ending.stderr
 
 
 def test_a_config_nested_too_deep_to_read(sandbox: Sandbox, model: Path) -> None:

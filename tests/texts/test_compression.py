@@ -27,6 +27,7 @@ def read(path: Path) -> bytes:
         ("a.txt.bz2", bz2.compress(TEXT)),
         ("a.txt.XZ", lzma.compress(TEXT)),
     ],
+    ids=["plain", "gz", "bz2", "xz"],
 )
 def test_the_ending_says_how_a_file_is_compressed(
     tmp_path: Path, name: str, content: bytes
@@ -46,6 +47,7 @@ def test_the_ending_says_how_a_file_is_compressed(
         ("cut.xz", lzma.compress(TEXT)[:-10]),
         ("foreign.xz", TEXT),
     ],
+    ids=["cut-gz", "foreign-gz", "flipped-gz", "cut-bz2", "foreign-bz2", "cut-xz", "foreign-xz"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

@@ -18,9 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.engine import run
+from birdbone.errors import MissingExtraError
 from birdbone.links import load, quantize
 from birdbone.models.blocks.linears import all_linears
 from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.codecs import peft_adapter
 from birdbone.models.codecs.peft_adapter import ADAPTER_FILES, FOLDER, adapter_files, has_adapter
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
@@ -110,3 +112,13 @@ def test_another_adapter_is_another_model_to_a_run(corrected: Path) -> None:
     before = step.factory.outside(step.settings)
     (corrected / ADAPTER_FILES[1]).write_bytes(b"others")
     assert step.factory.outside(step.settings) != before
+
+
+def test_a_missing_peft_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peft_adapter, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"heal\(method='lora'\).*birdbone\[peft\]"):
+        peft_adapter.require_peft("lora")
+
+
+def test_peft_is_found_where_it_is_installed() -> None:
+    peft_adapter.require_peft("lora")
