@@ -116,8 +116,9 @@ def test_text_from_elsewhere_stands_below_held_out_text_and_in_the_picture(tmp_p
     console = Console(width=80, record=True, file=StringIO())
     console.print(waves_table(found))
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
-    assert lines[0] == "Waves, judged in memory on held-out text; below it, on text from elsewhere"
-    first = lines.index("1 10.0% × 2 90.0% 90.0% 21.000 5.0% ± 1.0% 1.50 min")
+    title = "Waves, evaluated in memory on held-out text; below it, on text from elsewhere"
+    assert lines[0] == title
+    first = lines.index("1 10.0% × 2 90.0% 90.0% 21.000 5.0% ± 1.0% 1.5 min")
     assert lines[first + 1] == "30.000 25.0% ± 2.0%"
     assert waves_markdown(found).splitlines()[3].endswith("| 30.000 | 25.0% ± 2.0% | held |")
     draw_curve(found, tmp_path / "both.svg")
