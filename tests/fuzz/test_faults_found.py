@@ -172,7 +172,7 @@ def test_a_tokenizer_that_makes_its_library_panic(sandbox: Sandbox, model: Path)
 def test_a_record_of_waves_that_is_none(sandbox: Sandbox, model: Path, steps: Any) -> None:
     (model / "birdbone.json").write_text(json.dumps({"birdbone": "1", "steps": steps}))
     out = sandbox.allowed / "curve.svg"
-    refused(sandbox, "plot", model, "--out", out, says="no waves as a run records them")
+    refused(sandbox, "plot", model, "--out", out, says="the steps are not those of a run")
 
 
 def test_text_that_stdout_has_no_bytes_for(sandbox: Sandbox, model: Path) -> None:
