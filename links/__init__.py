@@ -1,6 +1,6 @@
 """The compression steps, one a file: each a pure async function over a typed context."""
 
-from . import order_checks as order_checks  # registers its checks of heal, prune and quantize
+from . import ordering as ordering  # registers its checks
 from .calibrate import calibrate
 from .heal import heal
 from .load import load

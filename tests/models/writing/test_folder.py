@@ -235,9 +235,7 @@ def test_unusable_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", broken)
-    with pytest.raises(
-        MissingExtraError, match=r"no such library.*birdbone\[bitsandbytes\]"
-    ):
+    with pytest.raises(MissingExtraError, match=r"no such library.*birdbone\[bitsandbytes\]"):
         bitsandbytes_room.nf4_values(torch.ones(64, 64))
 
 

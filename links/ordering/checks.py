@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ..engine import Link, Settings, chains_of, every_link
-from ..errors import ChainError
-from .heal import heal
-from .healing.settings import HealSettings
-from .prune import prune
-from .pruning.settings import PruneSettings
-from .pruning.unit_sizes import MULTIPLE
-from .quantize import quantize
-from .quantizing.settings import BITSANDBYTES, QuantizeSettings, packs_codes
+from ...engine import Link, Settings, chains_of, every_link
+from ...errors import ChainError
+from ..heal import heal
+from ..healing.settings import HealSettings
+from ..prune import prune
+from ..pruning.settings import PruneSettings
+from ..pruning.unit_sizes import MULTIPLE
+from ..quantize import quantize
+from ..quantizing.settings import BITSANDBYTES, QuantizeSettings, packs_codes
 
 S = TypeVar("S", bound=Settings)
 

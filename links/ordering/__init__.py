@@ -1,0 +1,3 @@
+"""Which links may follow which: checks across links, registered when the links are imported."""
+
+from . import checks as checks
