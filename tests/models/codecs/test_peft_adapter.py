@@ -109,9 +109,11 @@ def test_codes_that_are_opened_again_keep_their_correction(corrected: Path) -> N
 
 def test_another_adapter_is_another_model_to_a_run(corrected: Path) -> None:
     step = load(model=str(corrected))
-    before = step.factory.outside(step.settings)
+    reads = step.factory.hooks.reads
+    assert reads is not None
+    before = reads(step.settings)
     (corrected / ADAPTER_FILES[1]).write_bytes(b"others")
-    assert step.factory.outside(step.settings) != before
+    assert reads(step.settings) != before
 
 
 def test_a_missing_peft_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,8 @@ def test_a_model_that_fits_passes() -> None:
 async def test_validate_judges_both_models_in_float16() -> None:
     checkpoint = in_float16(tiny_checkpoint())
     after = await run(validate(), calibrated(checkpoint))
-    assert after["verdict"].dtype == "float16"
-    assert after["reference"].hidden.dtype == torch.float16
+    assert after["verdict"].heldout.dtype == "float16"
+    assert {states.dtype for states in after["reference"].hidden.values()} == {torch.float16}
     with pytest.raises(LinkError, match=TOO_NARROW):
         await run(validate(), calibrated(in_float16(overflowing(tiny_checkpoint()))))
 

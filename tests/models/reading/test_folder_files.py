@@ -161,7 +161,7 @@ async def test_a_gguf_file_takes_named_templates_and_licences_along(tmp_path: Pa
     model = tiny_model(vocab_size=len(tokenizer))
     checkpoint = as_checkpoint(model, tokenizer)
     licensed = replace(checkpoint, files={**checkpoint.files, "LICENSE": b"Apache"})
-    await write_file(licensed, tmp_path, "f32")
+    await write_file(licensed, tmp_path / "model.gguf", "f32")
     assert (tmp_path / "LICENSE").read_bytes() == b"Apache"
     found = opened(tmp_path)
     assert load_tokenizer(found).chat_template == templates

@@ -193,5 +193,5 @@ def test_accelerate_set_up_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch)
         raise ValueError("AcceleratorState has already been initialized")
 
     monkeypatch.setattr(module, "Accelerator", refuse)
-    with pytest.raises(SettingError, match=r"already been initialized\); heal in a process of its"):
+    with pytest.raises(SettingError, match=r"already been initialized\); run heal in a separate"):
         _train(_model())
