@@ -122,12 +122,21 @@ def _is_packed(model: Any) -> bool:
 def _count(model: nn.Module) -> dict[str, float]:
     """Parameters, and how many are not zero; tied ones once, a grid's scales not at all."""
     parameters = nonzero = 0
+    repeated = _repeated_head(model)
     for name, parameter in model.named_parameters():
-        if not name.endswith(_GRID):
+        if not name.endswith(_GRID) and parameter is not repeated:
             weight = _readable(parameter)
             parameters += weight.numel()
             nonzero += int(torch.count_nonzero(weight))
     return {"parameters": parameters, "nonzero": nonzero}
+
+
+def _repeated_head(model: Any) -> Any:
+    """The head's weight if it is tied but a tensor of its own, as after quantised ones are read."""
+    config, head = model.config.get_text_config(decoder=True), model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    tied = getattr(config, "tie_word_embeddings", False)
+    return None if not tied or weight is model.get_input_embeddings().weight else weight
 
 
 def _readable(parameter: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ import pytest
 import torch
 from tiny import picture_config, random_model, tiny_checkpoint, tiny_tokenizer
 from tiny_folders import all_weights, own_logits, plain_logits, quantized, written
+from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.errors import CheckpointError, SettingError, SolverError
 from birdbone.links.quantizing.embeddings import outlined_embeddings, round_embeddings
 from birdbone.models.blocks.embeddings import embedding_names
+from birdbone.models.evaluation import measure_folder
 from birdbone.models.reading.opening import as_checkpoint, open_checkpoint
 from birdbone.models.reading.sources import find_model
 
@@ -102,3 +104,11 @@ def test_scales_without_codes_of_a_head_that_is_not_tied_are_refused(tmp_path: P
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"'lm_head.weight' has a scale but no codes"):
         open_checkpoint(find_model(str(folder)))
+
+
+def test_a_tied_head_is_counted_once_after_it_was_unpacked(tmp_path: Path) -> None:
+    folder = written(rounded(tiny_checkpoint("llama_tied")), tmp_path / "light")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model(torch.zeros(1, 2, dtype=torch.int64))  # unpacks the codes, each module for itself
+    counted = measure_folder._count(model)["parameters"]
+    assert counted == sum(ref.num_values for ref in tiny_checkpoint("llama_tied").refs.values())
