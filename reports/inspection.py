@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ..checkpoints import Checkpoint, TensorRef, open_folder
 from ..checkpoints.shards import shard_paths
 from ..errors import ModelError
-from ..models.blocks.empty_model import empty_model, find_blocks
+from ..models.blocks.empty_model import empty_model, find_blocks, tied_parameters
 from ..models.blocks.linears import find_linears
 from ..models.blocks.transformers_errors import REFUSED, reason
 from ..models.codecs.gguf_head import gguf_config
@@ -123,7 +123,7 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
         parameters=_count_parameters(model),
         weight_bytes=size,
         stored_bytes=dict(sorted(stored.items(), key=lambda item: -item[1])),
-        tied=bool(getattr(model, "all_tied_weights_keys", None)),
+        tied=bool(tied_parameters(model)),
         path=path,
         blocks=_grouped(shapes),
         contents=contents,
@@ -169,7 +169,7 @@ def _gguf(
 
 
 def _count_parameters(model: PreTrainedModel) -> int:
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    tied = tied_parameters(model)
     return sum(math.prod(p.shape) for name, p in model.named_parameters() if name not in tied)
 
 

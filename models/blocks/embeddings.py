@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -40,8 +38,3 @@ def embedding_paths(model: PreTrainedModel) -> list[str]:
     wanted = [source, head] if plain else [source]
     paths = {id(module): path for path, module in model.named_modules()}
     return [paths[id(module)] for module in wanted if id(module) in paths]
-
-
-def tied_heads(model: PreTrainedModel) -> Mapping[str, str]:
-    """Tensor names that share another tensor, with the name of that other one."""
-    return dict(getattr(model, "all_tied_weights_keys", None) or {})

@@ -66,9 +66,14 @@ def text_config(checkpoint: Checkpoint) -> Any:
     return shared_model(checkpoint).config.get_text_config(decoder=True)
 
 
+def tied_parameters(model: PreTrainedModel) -> dict[str, str]:
+    """Names of the parameters that are tied, each with the name of the parameter it repeats."""
+    return dict(getattr(model, "all_tied_weights_keys", None) or {})
+
+
 def tie(model: PreTrainedModel) -> None:
     """Make tied parameters one object again after tensors were exchanged."""
-    for target, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+    for target, source in tied_parameters(model).items():
         place, _, leaf = target.rpartition(".")
         model.get_submodule(place)._parameters[leaf] = model.get_parameter(source)
 

@@ -19,7 +19,7 @@ from ...checkpoints import Checkpoint, InMemory, Quantized, TensorRef
 from ...checkpoints.allocator import release_unused_memory
 from ...errors import CheckpointError, ModelError
 from .device import compute_dtype, default_device
-from .empty_model import empty_model, find_blocks, tie
+from .empty_model import empty_model, find_blocks, tie, tied_parameters
 from .shared_state import Layout
 
 
@@ -143,7 +143,7 @@ class Skeleton:
         return held
 
     def _check_complete(self) -> None:
-        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        tied = tied_parameters(self.model)
         known = self.model.state_dict()
         for name, wanted in known.items():
             if name not in tied:
@@ -157,7 +157,7 @@ class Skeleton:
     def _check_apart(self) -> None:
         """Refuse weights that several blocks share, each of which would be solved for once."""
         inside = f"{self.path}."
-        for name, source in (getattr(self.model, "all_tied_weights_keys", None) or {}).items():
+        for name, source in tied_parameters(self.model).items():
             if name.startswith(inside) and source.startswith(inside):
                 raise ModelError(
                     f"the blocks of {type(self.model).__name__} share weights ('{name}' is "

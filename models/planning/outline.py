@@ -29,7 +29,7 @@ from ...checkpoints import (
 from ...checkpoints.shards import shard_paths
 from ...errors import ModelError
 from ..blocks.config import check_depth
-from ..blocks.empty_model import shared_model
+from ..blocks.empty_model import shared_model, tied_parameters
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import Unpacked, unpack
 from ..codecs.gguf_head import gguf_config
@@ -179,7 +179,7 @@ def outlined(
     """A checkpoint with some config keys changed and the tensors of that model, without values."""
     changed = replace(checkpoint, config={**checkpoint.config, **(config or {})}, refs={})
     model = shared_model(changed)
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    tied = tied_parameters(model)
     refs = {
         name: Outlined(
             tuple(tensor.shape),

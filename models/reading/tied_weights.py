@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from ...checkpoints import Checkpoint, TensorRef
 from ...errors import ModelError
-from ..blocks.empty_model import shared_model
+from ..blocks.empty_model import shared_model, tied_parameters
 from ..blocks.parameter_names import parameter_finder
 
 TIES = "tie_word_embeddings"
@@ -24,7 +24,7 @@ TIES = "tie_word_embeddings"
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:
     """Each tied parameter of a model, and the parameter it is tied to, by the model's config."""
-    found = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    found = tied_parameters(model)
     expand = getattr(model, "get_expanded_tied_weights_keys", None)
     return found if expand is None else {**expand(all_submodels=True), **found}
 

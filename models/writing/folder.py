@@ -34,8 +34,8 @@ from ...checkpoints.allocator import release_unused_memory
 from ...checkpoints.shards import append_to_folder, sync
 from ...errors import CheckpointError, ModelError
 from ..blocks.config import has_code
-from ..blocks.embeddings import embedding_paths, tied_heads
-from ..blocks.empty_model import empty_model, find_blocks
+from ..blocks.embeddings import embedding_paths
+from ..blocks.empty_model import empty_model, find_blocks, tied_parameters
 from ..codecs.bitsandbytes import quantize_folder
 from ..codecs.compressed_tensors import packed, packed_outline, per_row, quantization_config
 from .wrapper_names import names_for_files
@@ -78,8 +78,10 @@ def write_model(
     else:
         _write_weights(checkpoint, model, folder, max_shard_bytes, announce)
     if codes:
+        stored = _stored_per_row(model, codes).items()
+        rows = [each for name, heads in stored for each in (name, *heads)]
         config["quantization_config"] = quantization_config(
-            codes, _modules(model, nn.Linear), _stored_per_row(model, codes)
+            codes, _modules(model, nn.Linear), [name.removesuffix(".weight") for name in rows]
         )
     write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
 
@@ -128,26 +130,25 @@ def _check_quantized(
             f"format: quantise every layer the same way"
         )
     linears = {f"{path}.weight" for path in _modules(model, nn.Linear)}
-    rows = {f"{path}.weight" for path in _stored_per_row(model, codes)}
-    for name in sorted((codes.keys() | handed_over.keys()) - linears - rows):
+    rows = _stored_per_row(model, codes)
+    for name in sorted((codes.keys() | handed_over.keys()) - linears - rows.keys()):
         raise CheckpointError(
             f"'{name}' is quantised but belongs to no nn.Linear, and no packed format of "
             f"transformers holds it; leave it dense"
         )
 
 
-def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> list[str]:
-    """Paths of the embedding and the head that are stored as int8 rows; a tied head counts."""
-    names = [f"{path}.weight" for path in embedding_paths(model)]
-    tied = tied_heads(model)
-    return [
-        name.removesuffix(".weight")
+def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> dict[str, list[str]]:
+    """Embeddings and heads that are stored as int8 rows, each with the heads tied to it."""
+    names, tied = [f"{path}.weight" for path in embedding_paths(model)], tied_parameters(model)
+    return {
+        name: [head for head in names if tied.get(head) == name]
         for name in names
-        if (ref := codes.get(tied.get(name, name))) is not None
+        if (ref := codes.get(name)) is not None
         and ref.bits == 8
         and ref.symmetric
         and ref.scales.shape[1] == 1
-    ]
+    }
 
 
 def _write_weights(
@@ -188,16 +189,7 @@ class _Outgoing(Mapping[str, Tensor]):
     def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, announce: Announce) -> None:
         self._refs, self._model, self._announce = checkpoint.refs, model, announce
         self._is_packed = weight_format(checkpoint) == "packed"
-        rows = [
-            f"{path}.weight" for path in _stored_per_row(model, _of_kind(checkpoint, Quantized))
-        ]
-        tied = tied_heads(model)
-        # By name, the tied heads that repeat its scales.
-        self._rows = {
-            name: [head for head in rows if tied.get(head) == name]
-            for name in rows
-            if name not in tied
-        }
+        self._rows = _stored_per_row(model, _of_kind(checkpoint, Quantized))
         self._groups = self._group()
         outlines = [self._translated(self._outline(group)) for group in self._groups]
         translated = [name for outline in outlines for name in outline]
