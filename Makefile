@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 MARKED ?= not slow
-WORKERS ?= 0
+WORKERS ?= 2
 BIN := .venv/bin
 
 PACKAGES := $(shell sed -n 's/^    "birdbone\.\(.*\)",$$/\1/p' pyproject.toml | tr . /)
@@ -46,7 +46,7 @@ demo: .venv/demo ## compress a small model, from start to finish, into light/ an
 	$(BIN)/birdbone export light --out light.gguf --windows 2
 	$(BIN)/birdbone bench light light.gguf --windows 4 --rounds 1
 
-test: setup ## run the tests; MARKED=slow runs the slow ones, WORKERS=2 two files at a time
+test: setup ## run the tests, two files at a time; MARKED=slow runs the slow ones, WORKERS=4 four at a time
 	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)' -n $(WORKERS) --dist loadfile
 
 fuzz: setup ## more than 10 000 hostile inputs, other ones each time

@@ -27,16 +27,21 @@ _PROMPT_TOKENS = 16
 def main(request_path: str) -> None:
     """Answer the request and write the result to the file it names."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     try:
         _check_alone()
+        _silence()
         result = read(request)
         _check_alone()
     except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
         result = {"error": f"{type(error).__name__}: {error}"}
     Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _silence() -> None:
+    """Hide warnings and progress bars: only the result file is read."""
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def _check_alone() -> None:
