@@ -18,10 +18,11 @@ class Saved:
         weight_bytes: bytes on disk of its weight files.
         figures: ``{"dense": {...}, "light": {...}}``, what a fresh process with plain transformers
             measured on each saved folder: ``weight_bytes``, ``parameters``, ``nonzero``,
-            ``perplexity``, ``perplexity_error``, ``rise``, ``rise_error``, ``mean_kl`` and
-            ``agreement`` on held-out text, the same on text from elsewhere under names that begin
-            with ``elsewhere_``, ``prefill_tokens_per_second``, ``decode_tokens_per_second``,
-            ``peak_bytes``.
+            ``prefill_tokens_per_second``, ``decode_tokens_per_second``, ``peak_bytes``, and on
+            held-out text ``perplexity``, ``perplexity_error``, ``rise``, ``rise_error``,
+            ``agreement``, ``mean_kl``, ``median_kl``, ``kl_99``, ``kl_999`` (nats per token) and
+            ``rms_dp`` (change of the next token's probability); the same on text from elsewhere
+            under names that begin with ``elsewhere_``.
         measured_on: text, window length, window count, compute dtype, machine, versions, as text.
     """
 

@@ -74,6 +74,9 @@ class Judgement:
         num_windows: number of windows.
         dtype: dtype it was computed in.
         windows: digest of the windows.
+        median_kl, kl_99, kl_999: median, 99 % and 99.9 % quantile of KL(dense || light) over the
+            predicted tokens, nats; NaN if unknown.
+        rms_dp: root mean square change of the probability of the token that follows.
     """
 
     dense: Perplexity
@@ -87,6 +90,10 @@ class Judgement:
     num_windows: int
     dtype: str
     windows: str
+    median_kl: float = math.nan
+    kl_99: float = math.nan
+    kl_999: float = math.nan
+    rms_dp: float = math.nan
 
     @property
     def margin(self) -> float:

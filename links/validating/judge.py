@@ -73,6 +73,7 @@ def judge(
 
 def _judgement(found: Comparison, windows: Windows, dtype: str) -> Judgement:
     count = found.kl.numel()
+    median_kl, kl_99, kl_999 = found.kl_quantiles(0.5, 0.99, 0.999)
     risen, risen_error = rise(found.dense_nll, found.light_nll)
     return Judgement(
         dense=Perplexity(*perplexity(found.dense_nll), count),
@@ -86,4 +87,8 @@ def _judgement(found: Comparison, windows: Windows, dtype: str) -> Judgement:
         num_windows=windows.num_windows,
         dtype=dtype,
         windows=windows.digest,
+        median_kl=median_kl,
+        kl_99=kl_99,
+        kl_999=kl_999,
+        rms_dp=found.rms_dp,
     )

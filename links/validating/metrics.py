@@ -25,6 +25,10 @@ def metrics(verdict: Verdict) -> dict[str, Any]:
             "rise": judged.rise,
             "rise_error": judged.rise_error,
             "mean_kl": judged.mean_kl,
+            "median_kl": judged.median_kl,
+            "kl_99": judged.kl_99,
+            "kl_999": judged.kl_999,
+            "rms_dp": judged.rms_dp,
             "agreement": judged.agreement,
             "tokens": judged.light.num_tokens,
         }

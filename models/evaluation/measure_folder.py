@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM
 
 _LOGIT_BYTES = 128 << 20  # of float32 logits in one forward; decides the batch size
 _ROWS = 256  # positions whose log-probabilities are held at a time
+_QUANTILES = (0.5, 0.99, 0.999)  # of the KL divergence per token
 _PROMPTS = 4  # texts that both models go on from, and tokens of each
 _PROMPT_TOKENS = 32
 _STATUS = Path("/proc/self/status")
@@ -238,7 +239,7 @@ def _peak_bytes(device: str) -> int:
 
 
 def _score(models: dict[str, nn.Module], tokens: Tensor) -> dict[str, dict[str, float]]:
-    """Perplexities, mean KL(dense || light) and top-1 agreement on ``[windows, length]``."""
+    """Perplexities, KL(dense || light), and agreement, on tokens ``[windows, length]``."""
     sums = [_Sums() for _ in tokens]
     size = _batch_size(models["light"], tokens.shape[1])
     for start in range(0, len(tokens), size):
@@ -266,9 +267,17 @@ def _summary(sums: list[_Sums], predicted: int) -> dict[str, dict[str, float]]:
     if not any(each.dense for each in sums):
         return {"light": light, "dense": {}}
     light |= _rise([(each.light - each.dense) / predicted for each in sums])
-    light["mean_kl"] = sum(each.kl for each in sums) / total
+    light |= _divergence(torch.cat([part for each in sums for part in each.kl]))
+    light["rms_dp"] = math.sqrt(sum(each.squared_dp for each in sums) / total)
     light["agreement"] = sum(each.agreed for each in sums) / total
     return {"light": light, "dense": _perplexity([each.dense / predicted for each in sums])}
+
+
+def _divergence(kl: Tensor) -> dict[str, float]:
+    """Mean, median and tail of ``kl`` ``[tokens]``: KL(dense || light) per token, in nats."""
+    median, high, highest = kl.quantile(torch.tensor(_QUANTILES, dtype=kl.dtype)).tolist()
+    mean = float(kl.mean())
+    return {"mean_kl": mean, "median_kl": median, "kl_99": high, "kl_999": highest}
 
 
 def _batch_size(model: Any, length: int) -> int:
@@ -277,10 +286,18 @@ def _batch_size(model: Any, length: int) -> int:
 
 
 class _Sums:
-    """What one window adds up to: negative log-likelihoods, KL, and agreeing tokens."""
+    """Sums over one window, and the KL divergence of each of its tokens.
+
+    Attributes:
+        light, dense: negative log-likelihood of the window, nats.
+        kl: KL(dense || light) per predicted token, nats, float64, in parts.
+        squared_dp: sum of squared changes of the probability of the token that follows.
+        agreed: number of tokens on which both models rank the same token first.
+    """
 
     def __init__(self) -> None:
-        self.light = self.dense = self.kl = 0.0
+        self.light = self.dense = self.squared_dp = 0.0
+        self.kl: list[Tensor] = []
         self.agreed = 0
 
     def add(self, tokens: Tensor, light: Tensor, dense: Tensor | None) -> None:
@@ -291,9 +308,13 @@ class _Sums:
             self.light -= float(ours.gather(1, after).sum(dtype=torch.float64))
             if dense is not None:
                 theirs = dense[rows].float().log_softmax(-1)
-                self.dense -= float(theirs.gather(1, after).sum(dtype=torch.float64))
+                wanted = theirs.gather(1, after)
+                self.dense -= float(wanted.sum(dtype=torch.float64))
                 self.agreed += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
-                self.kl += float((theirs.exp() * (theirs - ours)).sum(-1).sum(dtype=torch.float64))
+                change = ours.gather(1, after).exp() - wanted.exp()
+                self.squared_dp += float(change.square().sum(dtype=torch.float64))
+                divergence = (theirs.exp() * (theirs - ours)).sum(-1, dtype=torch.float64)
+                self.kl.append(divergence.cpu())
 
 
 def _row_slices(count: int) -> Iterator[slice]:

@@ -36,13 +36,24 @@ class Comparison:
     Attributes:
         dense_nll, light_nll: float64 ``[num_windows, length - 1]``, nats per predicted token.
         kl: float64, same shape, KL(dense || light) in nats.
-        agreement: share of predicted tokens on which both rank the same token first.
+        agreement: fraction of predicted tokens on which both rank the same token first.
     """
 
     dense_nll: Tensor
     light_nll: Tensor
     kl: Tensor
     agreement: float
+
+    @property
+    def rms_dp(self) -> float:
+        """Root mean square change of the probability of the token that follows."""
+        change = (-self.light_nll).exp() - (-self.dense_nll).exp()
+        return float(change.square().mean().sqrt())
+
+    def kl_quantiles(self, *fractions: float) -> list[float]:
+        """Quantiles of the KL divergence over all predicted tokens, nats."""
+        wanted: list[float] = self.kl.flatten().quantile(self.kl.new_tensor(fractions)).tolist()
+        return wanted
 
 
 def last_hidden(

@@ -34,6 +34,7 @@ from birdbone.models.writing.publishing import check_target, publish
 
 # The package's attribute of that name is the link.
 save_module = import_module("birdbone.links.save")
+TAIL = {"median_kl", "kl_99", "kl_999", "rms_dp"}
 KEYS = {
     "weight_bytes",
     "parameters",
@@ -113,7 +114,7 @@ async def test_saved_figures_are_those_of_the_folder(tmp_path: Path) -> None:
     assert len(shards) > 1
     assert saved.path == tmp_path / "light"
     assert saved.weight_bytes == light["weight_bytes"] == sum(s.stat().st_size for s in shards)
-    assert light.keys() == KEYS | {"mean_kl", "agreement", "rise", "rise_error"}
+    assert light.keys() == KEYS | {*TAIL, "mean_kl", "agreement", "rise", "rise_error"}
     assert dense.keys() == KEYS
     assert light["perplexity"] == pytest.approx(ctx["verdict"].heldout.light.value, rel=1e-5)
     assert dense["parameters"] == light["parameters"] == ctx["dense"].num_parameters

@@ -63,9 +63,12 @@ async def test_the_figures_are_those_of_plain_transformers(arch: str) -> None:
     assert found.dense.value == pytest.approx(math.exp(nll[0].mean()), rel=1e-5)
     assert found.light.value == pytest.approx(math.exp(nll[1].mean()), rel=1e-5)
     assert found.rise == pytest.approx(math.exp((nll[1] - nll[0]).mean()) - 1, abs=1e-5)
-    assert found.mean_kl == pytest.approx(
-        float((dense.exp() * (dense - light)).sum(-1).mean()), rel=1e-4
-    )
+    kl = (dense.exp() * (dense - light)).sum(-1)
+    assert found.mean_kl == pytest.approx(float(kl.mean()), rel=1e-4)
+    for value, fraction in ((found.median_kl, 0.5), (found.kl_99, 0.99), (found.kl_999, 0.999)):
+        assert value == pytest.approx(float(kl.double().quantile(fraction)), rel=1e-3)
+    change = (-nll[1]).exp() - (-nll[0]).exp()
+    assert found.rms_dp == pytest.approx(float(change.square().mean().sqrt()), rel=1e-3)
     assert found.agreement == float((dense.argmax(-1) == light.argmax(-1)).double().mean())
     means = (nll[1] - nll[0]).mean(1)
     error = math.exp(means.mean()) * float(means.std()) / math.sqrt(len(means))
@@ -77,6 +80,7 @@ async def test_the_figures_are_those_of_plain_transformers(arch: str) -> None:
 async def test_a_model_beside_itself_has_not_changed() -> None:
     found = (await run(validate(), calibrated(tiny_checkpoint())))["verdict"].heldout
     assert (found.rise, found.rise_error, found.mean_kl, found.agreement) == (0.0, 0.0, 0.0, 1.0)
+    assert (found.median_kl, found.kl_999, found.rms_dp) == (0.0, 0.0, 0.0)
     assert found.light == found.dense
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_windows
@@ -67,8 +68,16 @@ def test_figures_equal_a_computation_in_float64(
         value, error = perplexity(found)
         assert figures[name]["perplexity"] == pytest.approx(value, rel=1e-5)
         assert figures[name]["perplexity_error"] == pytest.approx(error, rel=1e-4)
-    kl = (dense.exp() * (dense - light)).sum(-1).mean()
-    assert figures["light"]["mean_kl"] == pytest.approx(float(kl), rel=1e-4)
+    kl = (dense.exp() * (dense - light)).sum(-1)
+    assert figures["light"]["mean_kl"] == pytest.approx(float(kl.mean()), rel=1e-4)
+    for name, fraction in (("median_kl", 0.5), ("kl_99", 0.99), ("kl_999", 0.999)):
+        wanted = numpy.quantile(kl.flatten().numpy(), fraction)
+        assert figures["light"][name] == pytest.approx(float(wanted), rel=1e-4)
+    after = tiny_windows(3, LENGTH).tokens[:, 1:].unsqueeze(2)
+    change = light.gather(2, after).exp() - dense.gather(2, after).exp()
+    assert figures["light"]["rms_dp"] == pytest.approx(
+        float(change.square().mean().sqrt()), rel=1e-3
+    )
     agreed = (dense.argmax(-1) == light.argmax(-1)).double().mean()
     assert figures["light"]["agreement"] == pytest.approx(float(agreed))
     assert "mean_kl" not in figures["dense"]
@@ -82,7 +91,7 @@ def test_the_rise_is_paired_and_text_from_elsewhere_has_figures_of_its_own(tmp_p
     swapped = rescore.measure({**request, "tokens": other})["figures"]
     for name in ("dense", "light"):
         for key, value in swapped[name].items():
-            if key.startswith(("perplexity", "rise", "mean_kl", "agreement")):
+            if key.startswith(("perplexity", "rise", "mean_kl", "kl_99", "rms_dp", "agreement")):
                 assert both[name][f"elsewhere_{key}"] == pytest.approx(value, rel=1e-5), key
         assert both[name]["perplexity"] == alone[name]["perplexity"]
     dense, light = log_probabilities(0), log_probabilities(1)
