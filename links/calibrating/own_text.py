@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from transformers import PreTrainedTokenizerBase
 
 from ...checkpoints import Checkpoint
-from ...engine import announce
+from ...engine import announce, unfinished
 from ...errors import SettingError
 from ...models.sampling.self_text import sample_text
 from ...texts import Corpus, TextAddress
@@ -93,6 +93,7 @@ def own_text(
         tokenizer,
         num_tokens,
         seed=seed,
+        unfinished=unfinished(),
         announce=lambda done, total: announce("tokens sampled", done, total),
     )
     return Corpus(NAME, documents)

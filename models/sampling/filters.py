@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .generate import Sampled
 
@@ -55,13 +55,18 @@ class Sieve:
         least, most = likelihood_band(whole)
         return [each for each in whole if least <= each.nll <= most and self._is_new(each)]
 
+    def remember(self, documents: Iterable[Sampled]) -> None:
+        """Take documents as kept before, as when sampling is resumed."""
+        for each in documents:
+            self._seen.update(_grams(each.sampled, _COPIED_RUN))
+
     def _is_new(self, document: Sampled) -> bool:
         """Whether few of its 8-grams stand in documents that were kept; remembers them if so."""
         grams = _grams(document.sampled, _COPIED_RUN)
         copied = sum(gram in self._seen for gram in grams)
         if grams and copied > _MOST_COPIED * len(grams):
             return False
-        self._seen.update(grams)
+        self.remember([document])
         return True
 
 

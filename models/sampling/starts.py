@@ -106,12 +106,12 @@ class Starts:
         """All there are for a tokenizer, and a model with so many embeddings."""
         return cls(*beginnings(tokenizer, vocab_size), chat_turn(tokenizer))
 
-    def draw(self, count: int, *, chat: float, generator: random.Random) -> list[Start]:
+    def draw(self, count: int, *, chat: bool, generator: random.Random) -> list[Start]:
         """Starts of one batch, all of one length: one half words, the other any token that is text.
 
-        They are user turns with the probability ``chat``, where there is a template.
+        With ``chat`` they are user turns, if the model has a template.
         """
-        turn = self.turn if generator.random() < chat else None
+        turn = self.turn if chat else None
         opening, closing = turn or ((), ())
         return [
             Start((*opening, _choice(tokens, generator)), closing, len(opening))

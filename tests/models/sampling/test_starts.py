@@ -52,13 +52,13 @@ def test_a_template_that_renders_no_message_gives_no_turn(template: str) -> None
     assert chat_turn(tokenizer) is None
 
 
-def test_a_batch_is_of_turns_or_of_plain_text_by_the_probability() -> None:
+def test_a_batch_is_of_turns_or_of_plain_text() -> None:
     starts = Starts((5,), (6,), ((1, 7), (2, 8)))
     chooser = random.Random(0)
-    plain = starts.draw(3, chat=0.0, generator=chooser)
+    plain = starts.draw(3, chat=False, generator=chooser)
     assert [start.tokens for start in plain] == [(5,), (6,), (5,)]
-    turns = starts.draw(2, chat=1.0, generator=chooser)
+    turns = starts.draw(2, chat=True, generator=chooser)
     assert [start.tokens for start in turns] == [(1, 7, 5), (1, 7, 6)]
     assert {(start.closing, start.num_given) for start in turns} == {((2, 8), 2)}
     without = Starts((5,), (6,), None)
-    assert without.draw(1, chat=1.0, generator=chooser)[0].tokens == (5,)
+    assert without.draw(1, chat=True, generator=chooser)[0].tokens == (5,)
