@@ -45,6 +45,7 @@ def export_chain(
     force: bool = False,
     trust_remote_code: bool = False,
     keep_unused: bool = True,
+    device: str = "auto",
 ) -> Chain:
     """Write ``model`` in another format.
 
@@ -55,6 +56,7 @@ def export_chain(
             nf4 or f16.
         dtype: of tensors that are not quantised.
         keep_unused: carry tensors that the transformers class has no parameters for.
+        device: name of the device that the result is scored on.
         windows: number of held-out windows the result is scored on, with one window of text from
             elsewhere; 0 for none.
 
@@ -85,6 +87,7 @@ def export_chain(
         "dtype": stored,
         "trust_remote_code": trust_remote_code,
         "keep_unused": keep_unused,
+        "device": device,
     }
     links: list[Any] = [load(model=model, dequantize=not kept, **loading)]
     if windows:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SettingError
-from .options import one_or_more
+from .options import Device, one_or_more
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +45,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
+    device: Device = None,
 ) -> None:
     """Measure size, perplexity, speed and memory of saved models, taking turns.
 
@@ -52,6 +53,7 @@ def bench(
     GGUF files are run by llama.cpp (the extra birdbone[llama]). Perplexities are comparable only
     between models with the same tokenizer.
     """
+    from ..checkpoints.placement import on_device
     from ..formats.runtime_benchmark import run_benchmark
     from ..reports.bench import contest_document, contest_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
@@ -60,7 +62,7 @@ def bench(
         if label == "runs" and not quiet:
             say("birdbone", f"run {done + 1} of {total}")
 
-    with warnings_as_notes(), quiet_libraries():
+    with warnings_as_notes(), quiet_libraries(), on_device(device):
         text = _Text(
             one_or_more(data) or "pydoc",
             one_or_more(heldout_data),

@@ -16,6 +16,7 @@ _SETTINGS = {
     "bits": "quantize.bits",
     "elsewhere": "calibrate.elsewhere",
     "keep-unused": "load.keep_unused",
+    "device": "load.device",
 }
 
 

@@ -13,6 +13,7 @@ from .options import (
     AsJson,
     Bits,
     Data,
+    Device,
     DryRun,
     Elsewhere,
     Force,
@@ -50,6 +51,7 @@ def compress(
     quiet: Quiet = False,
     wandb: Wandb = None,
     threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Prune neurons, train to recover, and quantize a model.
 
@@ -68,6 +70,7 @@ def compress(
             "stop-loss": stop_loss,
             "bits": bits,
             "elsewhere": one_or_more(elsewhere),
+            "device": device,
         }
         return configured(chain, assignments or [], options, force=force)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import LittleTextWarning
-from .options import one_or_more
+from .options import Device, one_or_more
 
 _MODEL = "A folder, a .gguf file or a hub id, as for birdbone run --model."
 _FORMAT = "safetensors, compressed-tensors, bitsandbytes or gguf; gguf if --out ends in .gguf."
@@ -44,6 +44,7 @@ def export(
     keep_unused: Annotated[
         bool, typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED)
     ] = True,
+    device: Device = None,
 ) -> None:
     """Convert a saved model to another format, and check the result in a fresh process.
 
@@ -74,6 +75,7 @@ def export(
             force=force,
             trust_remote_code=trust,
             keep_unused=keep_unused,
+            device=device or "auto",
         )
         for each in () if quiet else (Progress(), Timing(), GpuMemory()):
             chain.use(each)

@@ -25,6 +25,7 @@ _OUT = "Folder to write; a name that ends in .gguf is a single file."
 _FORCE = "Replace the output even if birdbone did not write it."
 _RUN = "Keep finished links in this folder, and resume from what it holds."
 _DRY = "Print the expected time, memory and disk of each link, and run nothing."
+_DEVICE = "Device to compute on, such as cpu, cuda or cuda:1; by default the accelerator if any."
 _UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
 _PRESET = "How much time to spend for how good a result."
 _SET = "Change a setting of a link; repeatable."
@@ -32,6 +33,7 @@ _SET = "Change a setting of a link; repeatable."
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Bits = Annotated[int | None, typer.Option(help="Bits per weight, for chains that quantize.")]
 Data = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help=_DEVICE, show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help=_DRY)]
 Elsewhere = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_ELSEWHERE)]
 Force = Annotated[bool, typer.Option("--force", help=_FORCE)]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import Device
+
 if TYPE_CHECKING:
     from ..models.evaluation.proof import Proof
 
@@ -21,6 +23,7 @@ def prove(
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help=_MODEL)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
+    device: Device = None,
 ) -> None:
     """Check that a saved model is unchanged and computes what it did when it was saved.
 
@@ -31,10 +34,11 @@ def prove(
 
     Checksums detect damage. They are not a signature, and do not show who wrote the files.
     """
+    from ..checkpoints.placement import on_device
     from ..reports.proof import proof_report
     from ..reports.terminal import quiet_libraries, show, warnings_as_notes
 
-    with warnings_as_notes(), quiet_libraries():
+    with warnings_as_notes(), quiet_libraries(), on_device(device):
         found = asyncio.run(_proof(folder, trust))
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))

@@ -13,6 +13,7 @@ from .options import (
     AsJson,
     Bits,
     Data,
+    Device,
     DryRun,
     Elsewhere,
     Force,
@@ -45,6 +46,7 @@ def quantize(
     quiet: Quiet = False,
     wandb: Wandb = None,
     threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Quantize a model to 4 bits, or --bits, with calibration; every weight is kept.
 
@@ -57,7 +59,7 @@ def quantize(
         from ..chains.presets import preset_chain
 
         chain = preset_chain("quantize-only", preset, model=model, out=out, data=one_or_more(data))
-        options = {"bits": bits, "elsewhere": one_or_more(elsewhere)}
+        options = {"bits": bits, "elsewhere": one_or_more(elsewhere), "device": device}
         return configured(chain, assignments or [], options, force=force)
 
     execute(assemble, Execution(run_folder, dry_run, as_json, quiet, None, wandb, threads))

@@ -15,6 +15,7 @@ from .options import (
     AsJson,
     Bits,
     Data,
+    Device,
     DryRun,
     Elsewhere,
     Force,
@@ -61,6 +62,7 @@ def run(
     log: Log = None,
     wandb: Wandb = None,
     threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Run a chain on a model, and print what it saved and what it cost."""
     shortcuts = {
@@ -69,6 +71,7 @@ def run(
         "bits": bits,
         "elsewhere": one_or_more(elsewhere),
         "keep-unused": keep_unused,
+        "device": device,
     }
 
     def assemble() -> Chain:

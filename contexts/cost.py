@@ -1,9 +1,9 @@
 """The cost of a piece of work: wall time in seconds and peak memory in bytes.
 
-On CUDA the peak is that of PyTorch's allocator. Otherwise it is the peak resident memory of this
-process. Linux records it and allows resetting it, so no sampling is needed; other systems report
-the peak since the process started. `Cost.peak_of` says which one it is. Freed memory is returned to
-the operating system first, so that work is not charged for earlier work's memory.
+On an accelerator the peak is that of PyTorch's allocator. Otherwise it is the peak resident memory
+of this process. Linux records it and allows resetting it, so no sampling is needed; other systems
+report the peak since the process started. `Cost.peak_of` says which one it is. Freed memory is
+returned to the operating system first, so that work is not charged for earlier work's memory.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import Literal
 import torch
 
 from ..checkpoints.allocator import release_unused_memory
+from ..checkpoints.devices import counts_bytes, peak_bytes, reset_peak
+from ..checkpoints.placement import current_device
 
-PeakOf = Literal["cuda", "process", "process since start"]
+PeakOf = Literal["cuda", "accelerator", "process", "process since start"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -44,18 +46,20 @@ class Meter:
 
     def __init__(self) -> None:
         release_unused_memory()
-        self._peak_of = _reset_peak()
+        self._device = current_device()
+        self._peak_of = _reset_peak(self._device)
         self._start = time.perf_counter()
 
     def stop(self) -> Cost:
         """Return the cost since this meter was created."""
-        return Cost(time.perf_counter() - self._start, _read_peak(self._peak_of), self._peak_of)
+        peak = _read_peak(self._peak_of, self._device)
+        return Cost(time.perf_counter() - self._start, peak, self._peak_of)
 
 
-def _reset_peak() -> PeakOf:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return "cuda"
+def _reset_peak(device: torch.device) -> PeakOf:
+    if counts_bytes(device):
+        reset_peak(device)
+        return "cuda" if device.type == "cuda" else "accelerator"
     try:
         _CLEAR.write_text(_RESET_PEAK)
     except OSError:
@@ -63,9 +67,9 @@ def _reset_peak() -> PeakOf:
     return "process"
 
 
-def _read_peak(peak_of: PeakOf) -> int:
-    if peak_of == "cuda":
-        return torch.cuda.max_memory_allocated()
+def _read_peak(peak_of: PeakOf, device: torch.device) -> int:
+    if peak_of in ("cuda", "accelerator"):
+        return peak_bytes(device)
     if peak_of == "process":
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

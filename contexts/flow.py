@@ -11,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 
 from ..checkpoints import Checkpoint
 from ..texts import Windows
+from .placement import Placement
 from .plan import Plan
 from .profile import Profile
 from .saved import Saved
@@ -20,9 +21,14 @@ from .verdict import Reference, Verdict
 
 
 class Empty(TypedDict):
-    """Needs nothing. ``history``: records of the links that ran, oldest first."""
+    """Needs nothing.
+
+    ``history``: records of the links that ran, oldest first. ``placement``: optional, the device to
+    compute on; without it the accelerator of the machine, or the CPU.
+    """
 
     history: NotRequired[tuple[Step, ...]]
+    placement: NotRequired[Placement]
 
 
 class Opened(Empty):
@@ -176,4 +182,5 @@ class Partial(TypedDict, total=False):
     verdict: Verdict
     reference: Reference
     saved: Saved
+    placement: Placement
     history: tuple[Step, ...]

@@ -6,7 +6,9 @@ import resource
 from pathlib import Path
 
 import psutil
-import torch
+
+from ..checkpoints.devices import counts_bytes, free_and_total_bytes
+from ..checkpoints.placement import current_device
 
 # Files of a control group (container, systemd scope): limit, usage, and the cache inside it.
 _GROUPS = (
@@ -21,17 +23,22 @@ _GROUPS = (
 
 
 def free_bytes() -> int:
-    """Return the free bytes of the current CUDA device, or of this machine if there is none.
+    """Return the free bytes of the device that computes; of this machine if that is the CPU.
 
-    CUDA memory that PyTorch has reserved but does not use counts as free. Without CUDA it is the
-    minimum of the machine's available memory, what this process's control group still allows, and
-    the process's own limit (`ulimit -v`).
+    Device memory that PyTorch has reserved but does not use counts as free.
     """
-    if not torch.cuda.is_available():
-        limits = (psutil.virtual_memory().available, _group_bytes(), _own_bytes())
-        return min(limit for limit in limits if limit is not None)
-    free, _ = torch.cuda.mem_get_info()
-    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    device = current_device()
+    return free_and_total_bytes(device)[0] if counts_bytes(device) else free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Return the free bytes of this machine.
+
+    The minimum of the machine's available memory, what this process's control group still allows,
+    and the process's own limit (`ulimit -v`).
+    """
+    limits = (psutil.virtual_memory().available, _group_bytes(), _own_bytes())
+    return min(limit for limit in limits if limit is not None)
 
 
 def _group_bytes() -> int | None:

@@ -9,6 +9,7 @@ import modulink
 from modulink import Context
 
 from ..contexts.cost import Meter
+from ..contexts.placement import placed_by
 from ..contexts.steps import Step
 from ..errors import ChainError, LinkError
 from .keeping import Outcome, Place, current_place, current_store
@@ -25,6 +26,11 @@ async def call(step: Link[Any], ctx: Mapping[str, Any]) -> dict[str, Any]:
         raise ChainError(
             f"{step.__name__} needs '{key}', which the context lacks{provided_by(key)}"
         )
+    with placed_by(ctx):
+        return await _called(step, ctx)
+
+
+async def _called(step: Link[Any], ctx: Mapping[str, Any]) -> dict[str, Any]:
     check_links([step], ctx)
     store = current_store.get()
     place = None if store is None else await in_thread(store.place, step, ctx)
@@ -75,7 +81,8 @@ def check_links(links: Iterable[Any], ctx: Mapping[str, Any]) -> None:
         hooks = getattr(getattr(each, "factory", None), "hooks", None)
         if hooks is not None and hooks.check is not None:
             try:
-                hooks.check(ctx, each.settings)
+                with placed_by(ctx):
+                    hooks.check(ctx, each.settings)
             except Exception as error:
                 raise LinkError(name_of(each), spelled_settings(each), error) from error
 

@@ -20,12 +20,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import __version__
 from ..checkpoints import Checkpoint
+from ..checkpoints.devices import describe_device
 from ..checkpoints.durable import file_hash
+from ..checkpoints.placement import current_device
 from ..checkpoints.tensors import digest
+from ..contexts.placement import placed_by
 from ..engine import Chain, Link, chains_of
 from ..errors import RunFolderError
 from .records import Encoder, Unstorable
@@ -103,8 +104,13 @@ def ingredients(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerpri
         "reads": _reads(step, ctx, fingerprints),
         "versions": dict(_versions()),
         "code": {"birdbone": _own_code(), "link": _foreign_code(step)},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": _device(ctx),
     }
+
+
+def _device(ctx: Mapping[str, Any]) -> str:
+    with placed_by(ctx):
+        return describe_device(current_device())
 
 
 def described(step: Any) -> dict[str, Any]:

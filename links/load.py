@@ -9,9 +9,11 @@ from typing import Literal
 import torch
 
 from ..checkpoints import Checkpoint, all_finite
+from ..checkpoints.devices import named_device
 from ..checkpoints.durable import file_hash
+from ..checkpoints.placement import Placement, placed
 from ..checkpoints.shards import INDEX
-from ..contexts.flow import Empty, Loaded
+from ..contexts.flow import Empty, Loaded, Partial
 from ..contexts.forecast import Forecast
 from ..engine import Settings, announce, in_thread, link
 from ..errors import NumericsError
@@ -55,10 +57,19 @@ class LoadSettings(Settings):
     can be pruned, healed or quantised again. If off, integers of compressed-tensors are kept, so
     that saving is lossless, and links that would change them refuse."""
 
+    device: str = "auto"
+    """The device that this and all later links compute on: cpu, or an accelerator such as cuda,
+    cuda:1, xpu or mps. auto is the accelerator that torch.accelerator finds, else the CPU."""
+
     keep_unused: bool = True
     """Carry tensors for which the transformers class has no parameters, such as heads for
     multi-token prediction, into the result unchanged. If off, they are left out and listed; the
     original model has them either way."""
+
+    def placement(self) -> Placement | None:
+        """Where to compute; None if every setting is auto."""
+        chosen = Placement(device=self.device)
+        return None if chosen == Placement() else chosen
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
@@ -74,9 +85,11 @@ async def load(ctx: Empty, settings: LoadSettings) -> Loaded:
         ModelError: it cannot be found or read, or has no stack of blocks.
         NumericsError: a weight is NaN or infinite.
     """
-    dense = await in_thread(_open, settings)
+    placement = settings.placement()
+    with placed(placement):
+        dense = await in_thread(_open, settings)
     checkpoint = dense if settings.keep_unused else without_unused(dense, "keep_unused is off")
-    return {
+    found: Loaded = {
         "checkpoint": checkpoint,
         "dense": dense,
         "metrics": {
@@ -85,6 +98,9 @@ async def load(ctx: Empty, settings: LoadSettings) -> Loaded:
             "unused_bytes": dense.unused_bytes,
         },
     }
+    if placement is not None:
+        found["placement"] = placement
+    return found
 
 
 def _open(settings: LoadSettings) -> Checkpoint:
@@ -100,6 +116,12 @@ def _open(settings: LoadSettings) -> Checkpoint:
     check_half(checkpoint)
     check_exactness(skeleton)
     return checkpoint
+
+
+@load.check
+def _check(ctx: Partial, settings: LoadSettings) -> None:
+    """A device that this machine does not have."""
+    named_device(settings.device)
 
 
 @load.reads
@@ -142,8 +164,10 @@ def _forecast(ctx: Empty, settings: LoadSettings) -> Forecast:
         dequantize=settings.dequantize,
     )
     kept = checkpoint if settings.keep_unused else replace(checkpoint, unused={})
+    placement = settings.placement()
+    placing = {} if placement is None else {"placement": placement}
     return Forecast(
-        adds={"checkpoint": kept, "dense": checkpoint},
+        adds={"checkpoint": kept, "dense": checkpoint, **placing},
         moved_bytes=3 * checkpoint.num_bytes,
         seconds=_decode_seconds(source, checkpoint),
         host_bytes=_host_bytes(source, checkpoint),

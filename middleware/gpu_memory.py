@@ -1,6 +1,6 @@
 """GpuMemory: reports the peak memory of each link and refuses links that will not fit.
 
-Without a CUDA device it watches the memory of this process and of the machine, and says so.
+Without an accelerator it watches the memory of this process and of the machine, and says so.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from ..contexts.cost import Meter
 from ..contexts.free_memory import free_bytes
+from ..contexts.placement import counted_device, placed_by
 from ..engine import Link
 from ..engine.naming import name_of
 from ..errors import ResourceError, SettingError
@@ -21,6 +20,7 @@ from .timing import to_stderr
 
 _KINDS = {
     "cuda": "CUDA memory",
+    "accelerator": "accelerator memory",
     "process": "process memory",
     "process since start": "process memory since the process began",
 }
@@ -56,7 +56,7 @@ class GpuMemory:
     """Writes the peak memory of each link; refuses a link that needs more memory than is free.
 
     The need is ``memory_bytes`` of the link's ``forecast``; links without a forecast are never
-    refused. Free CUDA memory includes what PyTorch has reserved but does not use.
+    refused. Free device memory includes what PyTorch has reserved but does not use.
 
     Args:
         reserve_bytes: memory that must stay free in addition to a link's need.
@@ -78,13 +78,14 @@ class GpuMemory:
     async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
         """Refuse a link that will not fit; otherwise start measuring its memory."""
         gauges = of_run(self, mwctx, _Gauges)
-        if not gauges.told:
-            gauges.told = True
-            self._tell_what_is_watched()
-        self._refuse_unfit(link, ctx)
-        for outer in gauges.links:
-            outer.read()  # the new meter resets the process-wide peak
-        gauges.links.open(link, _Gauge())
+        with placed_by(ctx):
+            if not gauges.told:
+                gauges.told = True
+                self._tell_what_is_watched()
+            self._refuse_unfit(link, ctx)
+            for outer in gauges.links:
+                outer.read()  # the new meter resets the process-wide peak
+            gauges.links.open(link, _Gauge())
 
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
         """Write the link's peak memory."""
@@ -97,8 +98,8 @@ class GpuMemory:
         self._close(link, mwctx, " (failed)")
 
     def _tell_what_is_watched(self) -> None:
-        if not torch.cuda.is_available():
-            self._write("GpuMemory: no CUDA device here; watching this process's memory instead")
+        if counted_device() is None:
+            self._write("GpuMemory: no accelerator here; watching this process's memory instead")
 
     def _refuse_unfit(self, link: Any, ctx: Mapping[str, Any]) -> None:
         forecast = link.factory.hooks.forecast if isinstance(link, Link) else None
@@ -127,9 +128,8 @@ class GpuMemory:
 
 
 def _where() -> str:
-    if not torch.cuda.is_available():
-        return "in this machine's memory"
-    return f"on cuda:{torch.cuda.current_device()}"
+    device = counted_device()
+    return "in this machine's memory" if device is None else f"on {device}"
 
 
 def _in_words(num_bytes: int) -> str:

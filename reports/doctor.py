@@ -24,6 +24,7 @@ from rich.text import Text
 
 State = Literal["ok", "missing", "wrong"]
 
+_DEVICES = f"{__name__.rsplit('.', 2)[0]}.checkpoints.devices"
 _PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError, ValueError, TypeError)
 _FREE_BYTES = 2_000_000_000  # with less, even a small model may not fit
@@ -67,7 +68,7 @@ def examine() -> list[Check]:
         *_extras(),
         _imported("torch", _torch_build),
         _imported("transformers", lambda module: f"imports, {module.__version__}"),
-        _cuda(),
+        *_devices(),
         *_bitsandbytes(),
         _imported("compressed_tensors", lambda module: "imports"),
         _memory(),
@@ -181,16 +182,23 @@ def _torch_build(torch: Any) -> str:
     return f"{torch.__version__}, built for {build}, {torch.get_num_threads()} threads"
 
 
-def _cuda() -> Check:
+def _devices() -> Iterator[Check]:
+    """Every device that ``--device`` accepts."""
     try:
-        torch = import_module("torch")
-        if not torch.cuda.is_available():
-            return Check("cuda", "ok", "no device; the CPU is used", needed=False)
-        free, total = torch.cuda.mem_get_info()
-        found = f"{torch.cuda.get_device_name()}, {_gigabytes(free)} of {_gigabytes(total)} free"
-        return Check("cuda", "ok", found, needed=False)
+        torch, devices = import_module("torch"), import_module(_DEVICES)
+        names = devices.device_names()
+        yield Check("cpu", "ok", f"{torch.get_num_threads()} threads", needed=False)
+        for name in names[1:]:
+            device = torch.device(name)
+            found = devices.describe_device(device)
+            if devices.counts_bytes(device):
+                free, total = devices.free_and_total_bytes(device)
+                found += f", {_gigabytes(free)} of {_gigabytes(total)} free"
+            yield Check(name, "ok", found, needed=False)
+        if len(names) == 1:
+            yield Check("accelerator", "ok", "none; the CPU is used", needed=False)
     except _BROKEN as error:
-        return Check("cuda", "wrong", _first_line(error), "check the driver", needed=False)
+        yield Check("accelerator", "wrong", _first_line(error), "check the driver", needed=False)
 
 
 def _quantize_four_bits(bitsandbytes: Any) -> str:

@@ -23,6 +23,7 @@ from ...checkpoints import Checkpoint
 from ...checkpoints.allocator import release_unused_memory
 from ...contexts.forecast import Expected, Forecast, Preflight, Speed
 from ...contexts.free_memory import free_bytes
+from ...contexts.placement import counted_device, held_on_device, placed_by
 from ...engine import Chain, Link, spelled_settings
 from ...errors import BirdboneError, LinkError, ResourceError
 from ...links.wave.context_bytes import context_bytes
@@ -88,10 +89,11 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     chain.check_given(dict(ctx or {}))
     start, started = time.perf_counter(), time.time() - psutil.Process().create_time()
     walk = _walk(chain, dict(ctx or {}))
-    base, free = _resident_bytes(), free_bytes()  # now that the imports of the links are loaded
-    cautions = [*walk.cautions, *_memory(chain, walk, dict(ctx or {}), base, free)]
-    speed = _speed(walk, min(started, _SLOWEST_START), cautions)
-    base, free = _resident_bytes(), free_bytes()  # again, since computing loaded more
+    with placed_by(walk.outline):
+        base, free = _resident_bytes(), free_bytes()  # now that the imports of links are loaded
+        cautions = [*walk.cautions, *_memory(chain, walk, dict(ctx or {}), base, free)]
+        speed = _speed(walk, min(started, _SLOWEST_START), cautions)
+        base, free = _resident_bytes(), free_bytes()  # again, since computing loaded more
     links = tuple(_expected(each, base, speed) for each in walk.seen)
     cautions += _disk(links)
     gc.collect()
@@ -129,11 +131,15 @@ def _stumbled(each: Link[Any], error: Exception, guessed: bool) -> str:
 
 def _look(each: Link[Any], ctx: Mapping[str, Any], guessed: bool) -> _Seen:
     hooks = each.factory.hooks
-    if hooks.check is not None:
-        hooks.check(ctx, each.settings)
-    forecast = Forecast() if hooks.forecast is None else hooks.forecast(ctx, each.settings)
+    with placed_by(ctx):
+        if hooks.check is not None:
+            hooks.check(ctx, each.settings)
+        forecast = Forecast() if hooks.forecast is None else hooks.forecast(ctx, each.settings)
+        on_device = counted_device() is not None
     need = max(forecast.memory_bytes, forecast.host_bytes)
     peak = max(context_bytes(ctx) + need, context_bytes(ctx, forecast.adds))
+    if on_device:  # the context is in the machine's memory
+        peak = forecast.memory_bytes
     return _Seen(each, forecast, peak, guessed or forecast.guessed)
 
 
@@ -144,15 +150,15 @@ def _memory(
     if walk.peak_bytes <= free:
         return
     worst = max(walk.seen, key=lambda each: each.whole_bytes)
+    device = counted_device()
     mend = _mend(chain, ctx, free)
     message = (
         f"link '{worst.link.__name__}' is expected to need {(base + worst.whole_bytes) / 1e9:.2f} "
-        f"GB of memory, {(base + free) / 1e9:.2f} GB can be had; "
+        f"GB of memory{'' if device is None else f' on {device}'}, {(base + free) / 1e9:.2f} GB "
+        f"can be had; "
         + (f"with {mend} it would fit" if mend else "no setting known here makes it fit")
     )
-    # On a GPU a part of what is counted is in the machine's memory: warn, but do not refuse.
-    refuses = not torch.cuda.is_available()
-    if refuses and base + walk.sure_bytes > _OFF_BY * (base + free):
+    if base + walk.sure_bytes > _OFF_BY * (base + free):
         raise ResourceError(message)
     yield f"memory may not be enough: {message}"
 
@@ -234,8 +240,8 @@ def _expected(seen: _Seen, base: int, speed: Speed | None) -> Expected:
 
 
 def _resident_bytes() -> int:
-    """Memory that this process holds before the run, the base of every peak."""
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated()
+    """Memory that this process holds before the run where it computes, the base of every peak."""
+    if counted_device() is not None:
+        return held_on_device()
     release_unused_memory()
     return psutil.Process().memory_info().rss

@@ -49,7 +49,7 @@ def _memory_bytes(ctx: Savable, settings: SaveSettings) -> int:
     needs = [_scored_bytes(light, probe_windows(light, heldout, settings.proof_tokens))]
     if "verdict" not in ctx:
         needs += [_scored_bytes(light, windows) for windows in judged_texts(ctx).values()]
-    if default_device().type != "cuda":
+    if default_device().type == "cpu":
         size = int(settings.max_shard_gb * 1e9)
         written = [light, ctx["dense"]] if settings.compare else [light]
         needs += [written_bytes(each, size) for each in written]

@@ -1,15 +1,16 @@
-"""Where a model computes, and in which dtype."""
+"""In which dtype a model computes, and on which device (`checkpoints.placement` decides)."""
 
 from __future__ import annotations
 
 import torch
 
 from ...checkpoints import Checkpoint, TensorRef
+from ...checkpoints.placement import current_device
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device to compute on: the user's choice, else the accelerator, else the CPU."""
+    return current_device()
 
 
 def stored_dtype(checkpoint: Checkpoint, ref: TensorRef) -> torch.dtype:

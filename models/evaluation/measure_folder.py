@@ -219,18 +219,19 @@ def _check_finite(logits: Tensor) -> None:
 
 
 def _now(device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.get_device_module(device).synchronize()
     return time.perf_counter()
 
 
 def _peak_bytes(device: str) -> int:
-    """Peak resident bytes of this process; on CUDA, peak bytes of the allocator.
+    """Peak resident bytes of this process; on an accelerator, peak bytes of torch's allocator.
 
     Linux's own record is read: getrusage counts in what the parent held when it forked.
     """
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+    counted = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+    if counted is not None:
+        return int(counted())
     if _STATUS.exists():
         lines = _STATUS.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -347,7 +348,8 @@ def _rise(differences: list[float]) -> dict[str, float]:
 
 
 def _environment(device: str) -> dict[str, str]:
-    named = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    module = torch.get_device_module(device)
+    named = module.get_device_name() if hasattr(module, "get_device_name") else platform.machine()
     return {
         "device": f"{named}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),

@@ -125,7 +125,8 @@ def _window(
 
 
 def _environment(device: str) -> dict[str, str]:
-    named = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    module = torch.get_device_module(device)
+    named = module.get_device_name() if hasattr(module, "get_device_name") else platform.machine()
     return {
         "device": f"{named}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from ...checkpoints import Checkpoint
+from ...checkpoints.devices import finish_work
+from ...checkpoints.placement import current_device
 from ...solvers.factor import factorize
 from ...solvers.gram import GramAccumulator
 from ..blocks.linears import find_linears
@@ -161,11 +163,10 @@ def _between(start: Moment, end: Moment) -> Moment:
 
 def _seconds(found: Moment, *, busy: bool) -> float:
     """Wall time; on a busy machine the CPU time of this process per thread, if that is less."""
-    if not busy or torch.cuda.is_available():
+    if not busy or current_device().type != "cpu":
         return found.wall
     return min(found.wall, found.own / torch.get_num_threads())
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    finish_work(current_device())

@@ -6,9 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from pretend_device import NAME, pretended
 
+from birdbone.checkpoints.placement import on_device
 from birdbone.contexts import free_memory
-from birdbone.contexts.free_memory import free_bytes
+from birdbone.contexts.free_memory import free_bytes, free_host_bytes
 
 V2 = ("memory.max", "memory.current", "inactive_file")
 
@@ -16,7 +18,6 @@ V2 = ("memory.max", "memory.current", "inactive_file")
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """10 000 bytes are available, and nothing else is limited."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     available = psutil.virtual_memory()._replace(available=10_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
     monkeypatch.setattr(free_memory, "_GROUPS", ())
@@ -46,9 +47,16 @@ def test_a_process_may_be_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_bytes() == 0
 
 
-def test_of_cuda_memory_what_is_in_reserve_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100, 1000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 50)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 20)
-    assert free_bytes() == 130
+def test_of_an_accelerator_its_own_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended(limit=500):
+        taken = torch.zeros(100, device=NAME)
+        assert (free_bytes(), free_host_bytes()) == (100, 10_000)
+        # What torch has reserved but does not use is free too.
+        monkeypatch.setattr(torch.get_device_module(NAME), "memory_reserved", lambda *_: 430)
+        assert free_bytes() == 130
+        del taken
+
+
+def test_on_the_cpu_the_machine_counts_though_there_is_an_accelerator() -> None:
+    with pretended(limit=500), on_device("cpu"):
+        assert free_bytes() == 10_000

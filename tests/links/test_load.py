@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from pretend_device import NAME, pretended
 from tiny import tiny_configs, tiny_model, tiny_tokenizer
 from tiny_contexts import digests
 from transformers import PreTrainedModel
 
+from birdbone.checkpoints.placement import Placement, current_device
 from birdbone.checkpoints.tensors import digest
-from birdbone.engine import run
+from birdbone.contexts.flow import Changed, Loaded
+from birdbone.engine import Chain, link, run
 from birdbone.errors import LinkError, ModelError, NumericsError, SettingError
 from birdbone.links import load
 from birdbone.links.load import check_weights
@@ -98,3 +101,31 @@ async def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_the_model_must_be_named() -> None:
     with pytest.raises(SettingError, match=r"load\(model\): Field required"):
         load()  # type: ignore[call-arg]
+
+
+async def test_the_device_goes_into_the_context_and_is_in_force_after(tmp_path: Path) -> None:
+    folder = saved(tiny_model(), tmp_path / "m")
+    seen = []
+
+    @link
+    async def look(ctx: Loaded) -> Changed:
+        seen.append(current_device())
+        return {"checkpoint": ctx["checkpoint"]}
+
+    with pretended() as ledger:
+        after = await run(Chain(load(model=folder, device="cpu"), look()))
+        assert after["placement"] == Placement(device="cpu")
+        assert ledger.operations == 0
+        auto = await run(Chain(load(model=folder), look()))
+        assert ledger.operations > 0
+    assert "placement" not in auto
+    assert seen == [torch.device("cpu"), torch.device(NAME)]
+    assert auto["checkpoint"].id == after["checkpoint"].id
+
+
+async def test_a_device_that_is_not_there_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(
+        LinkError, match="this machine has no device 'cuda:99'; it has cpu"
+    ) as found:
+        await run(load(model="no/such/model", device="cuda:99"))
+    assert isinstance(found.value.__cause__, SettingError)

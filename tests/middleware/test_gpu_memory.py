@@ -6,30 +6,28 @@ import modulink
 import psutil
 import pytest
 import torch
+from pretend_device import NAME, pretended
 
+from birdbone.checkpoints.placement import Placement, on_device
 from birdbone.contexts.cost import Cost
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, ResourceError, SettingError
 from birdbone.middleware import GpuMemory
 
-NO_CUDA = "GpuMemory: no CUDA device here; watching this process's memory instead"
+NO_DEVICE = "GpuMemory: no accelerator here; watching this process's memory instead"
 
 
 @pytest.fixture
-def _without_cuda(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def _on_cpu():
+    with on_device("cpu"):
+        yield
 
 
 @pytest.fixture
-def _with_cuda(monkeypatch):
-    """A device with 100 bytes free and 30 more that PyTorch holds without using them."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100, 1000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 50)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 20)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+def _on_accelerator():
+    """A device with 130 bytes."""
+    with pretended(limit=130):
+        yield
 
 
 def watched(*row, **settings):
@@ -39,18 +37,18 @@ def watched(*row, **settings):
     return chain, lines
 
 
-@pytest.mark.usefixtures("_without_cuda")
+@pytest.mark.usefixtures("_on_cpu")
 async def test_without_cuda_it_says_once_that_it_watches_the_process(links):
     chain, lines = watched(links.add(), links.plain)
     await run(chain)
-    assert lines[0] == NO_CUDA
+    assert lines[0] == NO_DEVICE
     assert [re.sub(r"[\d.]+ [MG]B", "N", line) for line in lines[1:]] == [
         "  add: peak N of process memory",
         "  plain: peak N of process memory",
     ]
 
 
-@pytest.mark.usefixtures("_without_cuda")
+@pytest.mark.usefixtures("_on_cpu")
 async def test_the_peak_is_what_the_link_held(links):
     async def hold(ctx):
         held = torch.ones(256 * 2**20, dtype=torch.uint8)
@@ -67,7 +65,7 @@ async def test_the_peak_is_what_the_link_held(links):
     assert peaks[2] < peaks[1] - 128
 
 
-@pytest.mark.usefixtures("_without_cuda")
+@pytest.mark.usefixtures("_on_cpu")
 async def test_an_outer_peak_survives_the_inner_meters(links, monkeypatch):
     peaks = iter([10, 70, 5, 20, 15])
 
@@ -93,7 +91,7 @@ def _gauge_with(meter):
     return init
 
 
-@pytest.mark.usefixtures("_without_cuda")
+@pytest.mark.usefixtures("_on_cpu")
 async def test_a_link_that_would_not_fit_is_refused_before_it_starts(links, monkeypatch):
     free = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
@@ -106,17 +104,30 @@ async def test_a_link_that_would_not_fit_is_refused_before_it_starts(links, monk
         await run(chain)
     assert isinstance(caught.value.__cause__, ResourceError)
     assert "smaller settings" in str(caught.value)
-    assert lines == [NO_CUDA]
+    assert lines == [NO_DEVICE]
 
 
-@pytest.mark.usefixtures("_with_cuda")
-async def test_on_cuda_what_pytorch_holds_unused_counts_as_free(links):
-    chain, lines = watched(links.large(num_bytes=130))
+@pytest.mark.usefixtures("_on_accelerator")
+async def test_on_an_accelerator_its_own_memory_counts(links):
+    async def hold(ctx):
+        return {**ctx, "sum": int(torch.ones(100, dtype=torch.uint8, device=NAME).sum())}
+
+    chain, lines = watched(links.large(num_bytes=130), hold)
     await run(chain)
-    assert lines == ["  large: peak 3.22 GB of CUDA memory"]
+    assert lines == [
+        "  large: peak 0.0 MB of accelerator memory",
+        "  hold: peak 0.0 MB of accelerator memory",
+    ]
     chain, _ = watched(links.large(num_bytes=131))
-    with pytest.raises(LinkError, match=r"needs 131 bytes .* 130 .* free on cuda:0"):
+    with pytest.raises(LinkError, match=rf"needs 131 bytes .* 130 .* free on {NAME}:0"):
         await run(chain)
+
+
+@pytest.mark.usefixtures("_on_accelerator")
+async def test_the_device_in_the_context_is_watched(links):
+    chain, lines = watched(links.plain)
+    await run(chain, {"placement": Placement(device="cpu")})
+    assert lines[0] == NO_DEVICE
 
 
 async def test_under_modulink_the_refusal_surfaces_and_plain_links_pass(links):

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+from pretend_device import NAME, pretended
 from rich.console import Console
 
 from birdbone.reports import doctor
@@ -28,7 +30,7 @@ def lacking(*names: str) -> Callable[[str], ModuleType]:
 def test_here_nothing_needed_is_broken() -> None:
     checks = examine()
     assert [check for check in checks if check.breaks] == []
-    assert {"torch", "cuda", "bitsandbytes works", "disk", "hub cache"} <= by_name(checks).keys()
+    assert {"torch", "cpu", "bitsandbytes works", "disk", "hub cache"} <= by_name(checks).keys()
 
 
 def test_a_source_tree_that_is_not_installed_says_what_it_requires(
@@ -99,7 +101,14 @@ def test_a_torch_that_does_not_import_is_a_line_of_the_report(
     checks = by_name(examine())
     assert checks["torch works"].state == "missing"
     assert checks["torch works"].breaks
-    assert checks["cuda"].state == "wrong"
+    assert checks["accelerator"].state == "wrong"
+
+
+def test_every_device_has_a_line() -> None:
+    with pretended(limit=5_000_000_000):
+        assert by_name(examine())[f"{NAME}:0"].found == f"{NAME}, 5.0 GB of 5.0 GB free"
+    if not torch.accelerator.is_available():
+        assert by_name(examine())["accelerator"].found == "none; the CPU is used"
 
 
 def test_bitsandbytes_that_computes_wrongly_is_wrong_but_not_needed(
