@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,6 +17,8 @@ from .tensors import DTYPES, InShard, TensorRef, check_dtype
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+METADATA: Mapping[str, str] = MappingProxyType({"format": "pt"})
+"""What the header of every weight file says of it."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -211,7 +214,7 @@ def write_folder(
             name: _copied(name, tensors[name]) if name in verbatim else _clean(name, tensors[name])
             for name in names
         }
-        save_file(cleaned, path, metadata={"format": "pt"})
+        save_file(cleaned, path, metadata=dict(METADATA))
         del cleaned  # before the next shard is gathered
         weight_map.update(dict.fromkeys(names, path.name))
     if len(paths) > 1:
@@ -238,7 +241,7 @@ def append_to_folder(folder: Path, refs: Mapping[str, TensorRef]) -> None:
         weight_map |= dict.fromkeys(held[path], renamed)
         path.rename(folder / renamed)
     added = folder / _shard_name(len(shards), len(shards) + 1)
-    save_file({n: _copied(n, ref.load()) for n, ref in refs.items()}, added, {"format": "pt"})
+    save_file({n: _copied(n, ref.load()) for n, ref in refs.items()}, added, dict(METADATA))
     weight_map |= dict.fromkeys(refs, added.name)
     _write_index(folder, weight_map, total)
     sync([added])

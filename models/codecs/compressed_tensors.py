@@ -286,7 +286,7 @@ def per_row(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor
         heads: names of tied heads; each repeats the scales [vocabulary, 1], never the codes.
     """
     scales = {f"{each}_scale": ref.scales for each in (name, *heads)}
-    return {name: ref.codes.cpu().contiguous(), **scales}
+    return {name: ref.codes.contiguous(), **scales}
 
 
 def quantization_config(
