@@ -17,6 +17,7 @@ from .commands.compress import compress
 from .commands.diff import diff
 from .commands.doctor import doctor
 from .commands.export import export
+from .commands.fit import fit
 from .commands.gc import gc
 from .commands.inspect import inspect
 from .commands.links import links
@@ -26,11 +27,12 @@ from .commands.prove import prove
 from .commands.quantize import quantize
 from .commands.revert import revert
 from .commands.run import run
+from .commands.sensitivity import sensitivity
 from .errors import BirdboneError, LinkError
 
 _PANELS = {
-    "Make a model": (quantize, compress, run, export),
-    "Look at models": (inspect, bench, prove, diff, plot),
+    "Make a model": (quantize, fit, compress, run, export),
+    "Look at models": (inspect, sensitivity, bench, prove, diff, plot),
     "Look at runs": (log, revert, gc),
     "Reference": (chains, links, doctor),
 }

@@ -3,7 +3,7 @@
 from ..links.waves import waves
 from .library import LINKS
 from .overrides import configure, parse_assignment
-from .predefined import CHAINS, ChainMaker, bird_bone, one_shot, quantize_only
+from .predefined import CHAINS, ChainMaker, bird_bone, fit, one_shot, quantize_only
 from .recipes.build import build
 from .recipes.dump import dump
 from .recipes.recipe import Recipe, load_recipe
@@ -17,6 +17,7 @@ __all__ = [
     "build",
     "configure",
     "dump",
+    "fit",
     "load_recipe",
     "one_shot",
     "parse_assignment",

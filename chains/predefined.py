@@ -8,7 +8,20 @@ from typing import Protocol
 
 from ..engine import Chain
 from ..engine.rebuilding import BODY
-from ..links import calibrate, heal, load, profile, prune, quantize, save, score, validate
+from ..links import (
+    allocate,
+    calibrate,
+    heal,
+    load,
+    profile,
+    prune,
+    quantize,
+    save,
+    score,
+    select,
+    sensitivity,
+    validate,
+)
 from ..links.waves import waves
 from ..texts import DataSetting
 
@@ -68,6 +81,23 @@ def quantize_only(*, model: str, out: str, data: DataSetting = "default") -> Cha
     )
 
 
+def fit(*, model: str, out: str, data: DataSetting = "default") -> Chain:
+    """Quantize into a budget of bytes: bits where they cost least, never worse than uniform.
+
+    The budget is 30 % of the model's weight files, or set by allocate. Allocated and uniform
+    candidates are built and judged on both texts, and the best is saved.
+    """
+    return Chain(
+        load(model=model),
+        calibrate(data=data),
+        sensitivity(),
+        allocate(),
+        select(body=Chain(quantize(group_size="auto"), validate(), name=BODY)),
+        save(path=out),
+        name="fit",
+    )
+
+
 CHAINS: Mapping[str, ChainMaker] = MappingProxyType(
-    {"bird-bone": bird_bone, "one-shot": one_shot, "quantize-only": quantize_only}
+    {"bird-bone": bird_bone, "one-shot": one_shot, "fit": fit, "quantize-only": quantize_only}
 )

@@ -27,6 +27,11 @@ PRESETS: Mapping[str, Mapping[Preset, Mapping[str, Any]]] = MappingProxyType(
             "balanced": {},
             "best": {"quantize.method": "signround"},
         },
+        "fit": {
+            "fast": {**_FEW_WINDOWS, "quantize.matching": 0.0, "allocate.variants": 1},
+            "balanced": {},
+            "best": {"allocate.variants": 3, "allocate.uniform": 2},
+        },
         "bird-bone": {
             "fast": {**_FEW_WINDOWS, "waves.target": 0.9, "heal.epochs": 1},
             "balanced": {},

@@ -15,6 +15,10 @@ _SETTINGS = {
     "stop-loss": "waves.stop_loss",
     "bits": "quantize.bits",
     "elsewhere": "calibrate.elsewhere",
+    "bytes": "allocate.bytes",
+    "ratio": "allocate.ratio",
+    "average-bits": "allocate.bits",
+    "runtime": "allocate.runtimes",
     "keep-unused": "load.keep_unused",
     "device": "load.device",
 }

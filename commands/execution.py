@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -16,6 +16,7 @@ from .look_ahead import look_ahead, tell_after, tell_ahead
 from .options import LogFormat
 
 if TYPE_CHECKING:
+    from ..contexts.forecast import Preflight
     from ..engine import Chain
     from ..journal import RunFolder
 
@@ -33,11 +34,20 @@ class Execution:
     threads: int | None = None
 
 
-def execute(assemble: Callable[[], Chain], how: Execution) -> None:
+class Tell(Protocol):
+    """Prints the result of a finished run."""
+
+    def __call__(
+        self, found: Preflight | None, result: Mapping[str, Any], *, as_json: bool
+    ) -> None: ...
+
+
+def execute(assemble: Callable[[], Chain], how: Execution, *, tell: Tell = tell_after) -> None:
     """Assemble a chain, estimate its cost, run it and print the result.
 
     Args:
         assemble: makes the chain; its warnings are printed as notes.
+        tell: prints the result.
     """
     _use_threads(how.threads)
     from ..reports.terminal import quiet_libraries, warnings_as_notes
@@ -58,7 +68,7 @@ def execute(assemble: Callable[[], Chain], how: Execution) -> None:
     if how.dry_run:
         tell_ahead(expected, as_json=how.as_json)
     else:
-        tell_after(expected, result, as_json=how.as_json)
+        tell(expected, result, as_json=how.as_json)
 
 
 def _run(chain: Chain, store: RunFolder | None) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from typing import Any, NotRequired, TypedDict
 
 from ..checkpoints import Checkpoint
 from ..texts import Windows
+from .allocation import Allocation
 from .placement import Placement
 from .plan import Plan
 from .profile import Profile
 from .saved import Saved
 from .scores import Scores
+from .sensitivity import Sensitivity
 from .steps import Step
 from .verdict import Reference, Verdict
 
@@ -41,10 +43,12 @@ class Opened(Empty):
 class WithModel(Opened):
     """A context with a model.
 
-    ``calibration``: optional windows to calibrate on.
+    ``calibration``: optional windows to calibrate on; ``allocation``: optional, the grids that
+    quantize applies.
     """
 
     calibration: NotRequired[Windows]
+    allocation: NotRequired[Allocation]
 
 
 class Measured(TypedDict):
@@ -102,6 +106,24 @@ class Scored(Profiled, Scoring):
     """A profiled and scored model. ``plan``: what earlier pruning did, if any."""
 
     plan: NotRequired[Plan]
+
+
+class Sensitive(Measured):
+    """``sensitivity``: estimated loss from storing each linear in fewer bits."""
+
+    sensitivity: Sensitivity
+
+
+class Allocatable(Opened):
+    """``sensitivity``: estimated loss from storing each linear in fewer bits."""
+
+    sensitivity: Sensitivity
+
+
+class Allocating(Measured):
+    """``allocation``: ways to store the model within a budget of bytes."""
+
+    allocation: Allocation
 
 
 class Changed(Measured):
@@ -164,7 +186,19 @@ class Written(Measured):
 
 
 class Held(Changed, Validated):
-    """``checkpoint``: the smallest model that was kept; ``verdict``: its own."""
+    """``checkpoint``: the model that was kept; ``verdict``: its own."""
+
+
+class Selectable(Validatable):
+    """``allocation``: the candidates to build and judge."""
+
+    allocation: Allocation
+
+
+class Selected(Held):
+    """``allocation``: the same candidates, at the place of the one that was kept."""
+
+    allocation: Allocation
 
 
 class Partial(TypedDict, total=False):
@@ -178,6 +212,8 @@ class Partial(TypedDict, total=False):
     elsewhere: Windows
     profile: Profile
     scores: Scores
+    sensitivity: Sensitivity
+    allocation: Allocation
     plan: Plan
     verdict: Verdict
     reference: Reference

@@ -12,6 +12,7 @@ from ..models.blocks.linears import Linear, all_linears, named
 from ..models.codecs.bitsandbytes import check_nf4_shape, nf4_values
 from ..models.passes.tuning import Tuning
 from ..solvers.grid import Grid
+from .quantizing.allocated import allocated, check_undecided
 from .quantizing.calibrated import round_by_text
 from .quantizing.embeddings import chosen_embeddings, round_embeddings
 from .quantizing.forecast import quantize_forecast
@@ -38,6 +39,8 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     are expert and Conv1D weights if the integers are to be packed, since no format that loads in
     plain transformers holds them.
     Weights with zero points are not packed: their dequantised values are stored, with a warning.
+    After allocate, bits and group size of every linear and of the embedding are those of the
+    allocation.
     Weights on a grid of ggml are stored as its blocks in a GGUF file, and as dequantised values in
     any other folder.
 
@@ -47,7 +50,9 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     (docs/log.md).
     """
     checkpoint = ctx["checkpoint"]
-    asked, settings = settings, resolved(settings, calibrated="calibration" in ctx)
+    asked = settings
+    settings = allocated(settings, checkpoint, ctx.get("allocation"))
+    settings = resolved(settings, calibrated="calibration" in ctx)
     warn_of_unused(asked, settings.method)
     grids = grids_of(settings)
     packable = packs_codes(settings) or settings.method in BITSANDBYTES
@@ -112,21 +117,15 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
             "symmetric=True and grid='int', or rank=0"
         )
     prepared = settings.method in BITSANDBYTES
-    if settings.embedding_bits is not None and not packs_codes(settings):
-        raise SettingError(
-            "quantize(embedding_bits=8) is stored beside packed integers; set symmetric=True and "
-            "grid='int', or leave embedding_bits unset"
-        )
-    if settings.embedding_bits is not None and prepared:
-        raise SettingError(
-            f"quantize(embedding_bits=8, method='{settings.method}'): bitsandbytes stores linears "
-            "only; use method='gptq' or 'rtn', or leave embedding_bits unset"
-        )
+    _check_embedding_bits(settings)
     if prepared:
         nf4_values(torch.ones(32, 64))  # fails if bitsandbytes cannot be used here
+    if "allocation" in ctx:
+        check_undecided(settings)
     checkpoint = ctx.get("checkpoint")
     if checkpoint is None:
         return
+    settings = allocated(settings, checkpoint, ctx.get("allocation"))
     if settings.embedding_bits is not None:
         chosen_embeddings(checkpoint)
     grids = grids_of(settings)
@@ -136,6 +135,19 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         _check_shape(linear, None if prepared else grids.of(linear), settings.method)
         check_rank(linear, settings.rank)
+
+
+def _check_embedding_bits(settings: QuantizeSettings) -> None:
+    if settings.embedding_bits is not None and not packs_codes(settings):
+        raise SettingError(
+            "quantize(embedding_bits=8) is stored beside packed integers; set symmetric=True and "
+            "grid='int', or leave embedding_bits unset"
+        )
+    if settings.embedding_bits is not None and settings.method in BITSANDBYTES:
+        raise SettingError(
+            f"quantize(embedding_bits=8, method='{settings.method}'): bitsandbytes stores linears "
+            "only; use method='gptq' or 'rtn', or leave embedding_bits unset"
+        )
 
 
 def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:

@@ -12,6 +12,7 @@ from ..contexts.steps import Step
 from ..models.codecs.peft_adapter import has_adapter
 from ..models.reading.folder_files import CARRIED_CARD
 from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
+from .candidates import candidate_rows, candidates_markdown
 from .card_snippets import usage_sections
 from .provenance import without_paths
 from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
@@ -61,7 +62,7 @@ def model_card(
     parts = [
         _metadata(checkpoint),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
-        f"## How it was made\n\n{_steps(history)}{_waves(history)}",
+        f"## How it was made\n\n{_steps(history)}{_waves(history)}{_candidates(history)}",
         f"## Evaluation\n\n{measured}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         *usage_sections(weight_format, file=file, corrected=corrected),
@@ -103,6 +104,16 @@ def _waves(history: Sequence[Step]) -> str:
         f"\n\nThe waves, evaluated in memory on held-out text and text from elsewhere. Sizes are "
         f"relative to the dense model; parameters do not include the zeros of masks:\n\n"
         f"{waves_markdown(rows)}"
+    )
+
+
+def _candidates(history: Sequence[Step]) -> str:
+    rows = candidate_rows(history)
+    if not rows:
+        return ""
+    return (
+        f"\n\nThe candidates within the budget, judged in memory on held-out text and on text from "
+        f"elsewhere:\n\n{candidates_markdown(rows)}"
     )
 
 

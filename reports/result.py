@@ -20,6 +20,7 @@ from ..checkpoints import GgmlBlocks, Quantized
 from ..contexts.saved import Saved
 from ..contexts.steps import Step
 from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
+from .candidates import candidate_rows, candidates_table
 from .units import in_bytes, in_time
 from .waves import wave_rows, waves_table
 
@@ -141,7 +142,9 @@ def result_report(result: Mapping[str, Any]) -> RenderableType:
             Text("The chain has no save link, so nothing was saved and measured."),
         )
     rows = wave_rows(history)
+    candidates = candidate_rows(history)
     parts: list[RenderableType] = [waves_table(rows)] if rows else []
+    parts += [candidates_table(candidates)] if candidates else []
     parts.append(_table(saved.figures, history))
     parts += [Text(remark) for remark in _remarks(saved, result)]
     parts.append(_measured_on(saved.measured_on))

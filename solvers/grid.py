@@ -98,6 +98,10 @@ class Grid:
         """Return how many columns have their scales fitted together; raises as `group_width`."""
         return self.super_block or self.group_width(width)
 
+    def divides(self, width: int) -> bool:
+        """Return whether the groups divide a row of ``width`` columns."""
+        return not isinstance(self.group_size, int) or width % self.group_size == 0
+
     def group_width(self, width: int) -> int:
         """Return the columns per group in a row of ``width`` columns.
 

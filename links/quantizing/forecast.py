@@ -16,6 +16,7 @@ from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
 from ...models.planning.memory import pass_bytes
 from ...models.planning.outline import exchanged, outlined_blocks, outlined_codes
 from ...solvers.grid import Grid
+from .allocated import allocated
 from .embeddings import outlined_embeddings
 from .grids import Grids, grids_of
 from .settings import CALIBRATED, QuantizeSettings, packs_codes, resolved
@@ -32,6 +33,7 @@ def quantize_forecast(ctx: WithModel, settings: QuantizeSettings) -> Forecast:
     Each iteration of signround adds one forward and two backward passes of batch_size windows.
     """
     checkpoint, windows = ctx["checkpoint"], ctx.get("calibration")
+    settings = allocated(settings, checkpoint, ctx.get("allocation"))
     settings = resolved(settings, calibrated=windows is not None)
     light = exchanged(checkpoint, _outline(checkpoint, settings))
     if settings.method not in CALIBRATED or windows is None:

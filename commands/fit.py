@@ -1,0 +1,81 @@
+"""``birdbone fit MODEL --bytes SIZE --out PATH``: short form of the chain fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from .changes import configured
+from .execution import Execution, execute
+from .options import (
+    MODEL,
+    AsJson,
+    Data,
+    DryRun,
+    Elsewhere,
+    Force,
+    Out,
+    PresetName,
+    Quiet,
+    RunFolderPath,
+    Settings,
+    Threads,
+    Wandb,
+    one_or_more,
+)
+
+if TYPE_CHECKING:
+    from ..engine import Chain
+
+_BYTES = "Budget: size of the weight files, such as 80MB or 1.5GB."
+_RATIO = "Budget: fraction of the weight files of the model; 0.3 if no budget is given."
+_BITS = "Budget: bits per parameter of everything that is stored."
+_RUNTIME = "Use only what this runtime was seen to load; repeatable. By default transformers."
+
+
+def fit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    out: Out,
+    preset: PresetName = "balanced",
+    size: Annotated[str | None, typer.Option("--bytes", metavar="SIZE", help=_BYTES)] = None,
+    ratio: Annotated[float | None, typer.Option(help=_RATIO)] = None,
+    bits: Annotated[float | None, typer.Option(help=_BITS)] = None,
+    runtime: Annotated[
+        list[Literal["transformers", "vllm", "llama.cpp"]] | None, typer.Option(help=_RUNTIME)
+    ] = None,
+    data: Data = None,
+    elsewhere: Elsewhere = None,
+    assignments: Settings = None,
+    force: Force = False,
+    run_folder: RunFolderPath = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    wandb: Wandb = None,
+    threads: Threads = None,
+) -> None:
+    """Quantize a model into a size: bits go where they cost least.
+
+    Bits and group sizes of all linears and of the embedding are chosen by estimated loss. These
+    and the best uniform settings of the same size are built and judged on held-out text and on
+    text from elsewhere; the best is saved. The estimated time is printed before the run starts.
+    The same chain with more options: birdbone run fit.
+    """
+
+    def assemble() -> Chain:
+        from ..chains.presets import preset_chain
+        from ..links.allocating.budget import check_folder
+
+        check_folder(out)
+        chain = preset_chain("fit", preset, model=model, out=out, data=one_or_more(data))
+        options = {
+            "bytes": size,
+            "ratio": ratio,
+            "average-bits": bits,
+            "runtime": tuple(runtime) if runtime else None,
+            "elsewhere": one_or_more(elsewhere),
+        }
+        return configured(chain, assignments or [], options, force=force)
+
+    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, None, wandb, threads))

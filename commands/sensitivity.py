@@ -1,0 +1,67 @@
+"""``birdbone sensitivity MODEL``: the linears that lose most by fewer bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .execution import Execution, execute
+from .options import MODEL, AsJson, Data, DryRun, Quiet, RunFolderPath, Threads, one_or_more
+
+if TYPE_CHECKING:
+    from ..contexts.forecast import Preflight
+    from ..engine import Chain
+
+_TOP = "Number of linears to list."
+_BITS = "Bits at which linears are ranked."
+_WINDOWS = "Number of windows of text to measure on."
+
+
+def sensitivity(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    data: Data = None,
+    windows: Annotated[int, typer.Option(min=1, help=_WINDOWS)] = 16,
+    length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
+    bits: Annotated[int, typer.Option(min=2, max=8, help=_BITS)] = 4,
+    top: Annotated[int, typer.Option(min=1, help=_TOP)] = 15,
+    run_folder: RunFolderPath = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    threads: Threads = None,
+) -> None:
+    """Estimate what fewer bits cost in each linear, and list the worst.
+
+    The estimate is the output error of rounding, weighted by the squared gradient of the loss. It
+    takes a gradient pass and a calibration pass; --run DIR keeps the result.
+    """
+
+    def assemble() -> Chain:
+        from ..engine import Chain
+        from ..links import calibrate, load
+        from ..links import sensitivity as estimate
+
+        chosen = one_or_more(data)
+        text: Any = {} if chosen is None else {"data": chosen}
+        shape = {"windows": windows, "healing_windows": 1, "heldout_windows": 1}
+        steps = (
+            load(model=model),
+            calibrate(**text, **shape, elsewhere_windows=1, length=length),
+            estimate(bits=tuple(sorted({2, 3, 4, 6, 8, bits}))),
+        )
+        return Chain(*steps, name="sensitivity")
+
+    def tell(found: Preflight | None, result: Mapping[str, Any], *, as_json: bool) -> None:
+        from ..reports.sensitivity import sensitivity_document, sensitivity_report
+        from .options import answer
+
+        measured = result["sensitivity"]
+        answer(
+            sensitivity_document(measured, bits=bits),
+            lambda: sensitivity_report(measured, bits=bits, top=top),
+            as_json=as_json,
+        )
+
+    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, threads=threads), tell=tell)

@@ -1,0 +1,127 @@
+"""allocate: choose bits and group size of every linear within one budget of bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from ..contexts.allocation import Allocation
+from ..contexts.flow import Allocatable, Allocating, Partial
+from ..contexts.forecast import Forecast
+from ..engine import Settings, in_thread, link
+from ..errors import SettingError
+from ..models.planning.stored_bytes import stored_bytes
+from .allocating.budget import budget_bytes, check_one_budget, read_bytes
+from .allocating.candidates import Choices, allocate_candidates
+from .allocating.runtimes import Limits, Runtime
+
+NumBytes = Annotated[
+    int, BeforeValidator(read_bytes), Field(ge=1), WithJsonSchema({"type": ["integer", "string"]})
+]
+
+
+class AllocateSettings(Settings):
+    """The settings of allocate."""
+
+    bytes: NumBytes | None = None
+    """Budget: bytes of the weight files, a number or a size such as 80MB."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Budget: fraction of the bytes of the weight files of the model as it is; 0.3 if no budget is
+    given."""
+
+    bits: Annotated[float, Field(gt=0)] | None = None
+    """Budget: bits per parameter of everything that is stored, embeddings and scales included."""
+
+    allowed_bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] | None = None
+    """Bits per weight to choose from; by default all that sensitivity estimated."""
+
+    group_sizes: tuple[Annotated[int, Field(ge=1)] | None, ...] | None = None
+    """Group sizes to choose from; by default all that sensitivity estimated."""
+
+    embedding_bits: Literal["auto", 8] | None = "auto"
+    """Bits of embedding and head: 8, null for as they are, or auto for the better of both."""
+
+    runtimes: tuple[Runtime, ...] = ("transformers",)
+    """Choose only what these were seen to load: transformers loads everything; vllm 4 bits in
+    groups of 32 or 64, the same for every linear, without an 8-bit embedding; llama.cpp, after an
+    export to GGUF, 4 and 8 bits in groups of a multiple of 32."""
+
+    variants: Annotated[int, Field(ge=1, le=3)] = 2
+    """Number of allocated candidates: by estimated loss; without 2 bits; with losses evened out."""
+
+    uniform: Annotated[int, Field(ge=0)] = 1
+    """Number of uniform candidates within the budget, those of least estimated loss."""
+
+
+@link(AllocateSettings)
+async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
+    """Find ways to store the model within a budget, by estimated loss.
+
+    A multiple-choice knapsack over all linears and the embedding chooses the bits and group sizes
+    of the least estimated loss; the sizes are those of the files, to the byte. Beside it are the
+    best uniform settings within the same budget. quantize applies the first; select builds all and
+    keeps the best as measured.
+
+    Raises:
+        SettingError: several budgets, one below the smallest size or not below the original, or
+            runtimes that load none of the grids.
+    """
+    found = await in_thread(_allocation, ctx, settings)
+    first = found.current
+    return {
+        "allocation": found,
+        "metrics": {
+            "budget_bytes": found.budget_bytes,
+            "predicted_bytes": first.num_bytes,
+            "estimated_loss": first.loss,
+            "candidates": len(found.candidates),
+            "exact": found.exact,
+        },
+    }
+
+
+def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
+    checkpoint = ctx["checkpoint"]
+    budget = budget_bytes(
+        checkpoint,
+        stored_bytes(checkpoint),
+        num_bytes=settings.bytes,
+        ratio=settings.ratio,
+        bits=settings.bits,
+    )
+    choices = Choices(
+        checkpoint,
+        ctx["sensitivity"],
+        Limits(settings.runtimes),
+        settings.allowed_bits,
+        settings.group_sizes,
+        settings.embedding_bits,
+    )
+    return allocate_candidates(
+        choices, budget, variants=settings.variants, uniform=settings.uniform
+    )
+
+
+@allocate.check
+def _check(ctx: Partial, settings: AllocateSettings) -> None:
+    """Budgets that contradict each other, or that are not below the original."""
+    check_one_budget(bytes=settings.bytes, ratio=settings.ratio, bits=settings.bits)
+    if not settings.runtimes:
+        raise SettingError("allocate(runtimes=()) names no runtime; name at least one")
+    checkpoint = ctx.get("checkpoint")
+    if checkpoint is not None:
+        budget_bytes(
+            checkpoint,
+            stored_bytes(checkpoint),
+            num_bytes=settings.bytes,
+            ratio=settings.ratio,
+            bits=settings.bits,
+        )
+
+
+@allocate.forecast
+def _forecast(ctx: Allocatable, settings: AllocateSettings) -> Forecast:
+    """Seconds; on estimates that are made up the sizes are still true."""
+    return Forecast(adds={"allocation": _allocation(ctx, settings)})

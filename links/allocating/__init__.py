@@ -1,0 +1,1 @@
+"""Parts of the links sensitivity, allocate and select: estimates, runtimes, budgets, candidates."""

@@ -1,0 +1,117 @@
+"""The cost of the links sensitivity and select, and a sensitivity without values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...checkpoints import Checkpoint
+from ...contexts.flow import Calibrated, Selectable
+from ...contexts.forecast import Forecast
+from ...contexts.sensitivity import EmbeddingSensitivity, LinearSensitivity, Sensitivity
+from ...engine import Chain
+from ...engine.rebuilding import links_with_settings
+from ...models.blocks.linears import all_linears, expert_kind
+from ...models.planning.effort import num_blocks
+from ...models.planning.memory import pass_bytes, training_bytes
+from ...solvers.grid import Grid
+from ...texts import Windows
+from ..wave.context_bytes import context_bytes
+from .estimates import embeddings_to_round, priced_grid, rounded_embeddings_bytes
+
+# Work on one block's sampled rows: factorisations, and products for each grid.
+_SOLVES, _PRODUCTS_PER_GRID = 1.0, 0.5
+
+
+def sensitivity_forecast(
+    ctx: Calibrated, grids: Sequence[Grid], gradient_windows: int, batch_size: int
+) -> Forecast:
+    """One forward and backward pass of some windows, one pass of all, and rounding of samples."""
+    checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
+    blocks, count = num_blocks(checkpoint), windows.num_windows
+    passes = 3 * min(gradient_windows, count)
+    trained = training_bytes(
+        None,
+        checkpoint,
+        windows,
+        micro_batch_size=1,
+        rank=0,  # no weight is trained
+        packed=False,
+        checkpointing=False,
+    )
+    return Forecast(
+        adds={"sensitivity": outlined_sensitivity(checkpoint, windows, grids)},
+        block_passes=blocks * (passes + count),
+        gram_passes=blocks * count,
+        head_passes=passes + 1,
+        solves=blocks * _SOLVES,
+        products=blocks * _PRODUCTS_PER_GRID * len(grids),
+        moved_bytes=4 * checkpoint.num_bytes,
+        memory_bytes=max(trained, pass_bytes(checkpoint, windows, batch_size, grams=True)),
+    )
+
+
+def outlined_sensitivity(
+    checkpoint: Checkpoint, windows: Windows, grids: Sequence[Grid]
+) -> Sensitivity:
+    """A sensitivity with true sizes and made-up losses: four times less for each bit more."""
+    linears = {}
+    for linear in (each for each in all_linears(checkpoint) if each.plain):
+        fitting = [grid for grid in grids if grid.divides(linear.shape[1])]
+        weights = linear.shape[0] * linear.shape[1]
+        linears[linear.name] = LinearSensitivity(
+            shape=linear.shape,
+            dense_bytes=checkpoint.refs[linear.tensor].num_bytes,
+            kind=expert_kind(linear) or linear.name,
+            compensated=1.0,
+            grids=tuple(
+                priced_grid(checkpoint, linear, grid, _made_up(weights, grid, linear.shape[1]))
+                for grid in fitting
+            ),
+        )
+    names = embeddings_to_round(checkpoint)
+    embeddings = None
+    if names:
+        dense = sum(checkpoint.refs[name].num_bytes for name in names)
+        size = rounded_embeddings_bytes(checkpoint, names)
+        embeddings = EmbeddingSensitivity(tuple(names), dense, size, 0.0)
+    return Sensitivity(linears, embeddings, "", windows.text, windows.num_tokens)
+
+
+def _made_up(weights: int, grid: Grid, width: int) -> float:
+    return float(weights * 4.0**-grid.bits * (1 + grid.group_width(width) / (4 * width)))
+
+
+def select_forecast(ctx: Selectable, body: Chain) -> Forecast:
+    """The body once for each candidate; the reference is computed once."""
+    allocation = ctx["allocation"]
+    whole, peak, kept = Forecast(), 0, 0
+    start: dict[str, Any] = dict(ctx)
+    for place in range(len(allocation.candidates)):
+        told, highest = _through({**start, "allocation": replace(allocation, place=place)}, body)
+        peak = max(peak, highest + kept - context_bytes(ctx))
+        if place == 0:
+            first, kept = told, max(0, context_bytes(ctx, told.adds) - context_bytes(ctx))
+        if "reference" in told.adds:
+            start["reference"] = told.adds["reference"]
+        whole = whole.then(told)
+    count = len(allocation.candidates)
+    note = f"{count} {'candidate is' if count == 1 else 'candidates are'} built and judged"
+    return replace(
+        whole,
+        adds={**first.adds, "allocation": allocation},
+        notes=(note, *whole.notes),
+        memory_bytes=max(0, peak),
+    )
+
+
+def _through(ctx: dict[str, Any], body: Chain) -> tuple[Forecast, int]:
+    """The forecasts of the links of a chain together, and the peak of memory with the context."""
+    whole, peak = Forecast(), 0
+    for each in links_with_settings(body):
+        forecast = each.factory.hooks.forecast
+        told = Forecast() if forecast is None else forecast(ctx, each.settings)
+        peak = max(peak, context_bytes(ctx) + told.memory_bytes, context_bytes(ctx, told.adds))
+        whole, ctx = whole.then(told), {**ctx, **told.adds}
+    return whole, peak

@@ -1,0 +1,91 @@
+"""One candidate built and judged, and its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...contexts.allocation import Allocation, Candidate
+from ...contexts.cost import Meter
+from ...contexts.steps import Step
+from ...contexts.verdict import Verdict
+from ...engine import Chain
+from ...errors import GateError, LinkError, NumericsError, SolverError
+from ..validating.metrics import metrics
+
+# Failures of one candidate that another may not have; any other error ends the run.
+_FAILURES = (GateError, NumericsError, SolverError)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was tried.
+
+    Attributes:
+        candidate: what was tried.
+        rise: the larger rise of perplexity on the texts; infinite if it failed or is NaN.
+        context: the context after it; None if it failed or is not needed any more.
+        steps: records of the links that built it.
+        record: record of the trial as a whole.
+    """
+
+    candidate: Candidate
+    rise: float
+    context: Mapping[str, Any] | None
+    steps: tuple[Step, ...]
+    record: Step
+
+    def settled(self, best: Trial) -> Step:
+        """The record, with whether it is the candidate that was kept, and why."""
+        kept, reason = self is best, self.record.metrics["reason"]
+        if kept:
+            reason = "smallest rise on the worse text"
+        elif not reason:
+            reason = f"rises more than '{best.candidate.name}'"
+        changed = {**self.record.metrics, "kept": kept, "reason": reason}
+        return replace(self.record, metrics=changed)
+
+
+async def try_candidate(ctx: Mapping[str, Any], body: Chain, place: int) -> Trial:
+    """Run the body on a candidate.
+
+    Raises:
+        LinkError: a link failed for a reason that concerns all candidates.
+    """
+    meter = Meter()
+    allocation: Allocation = replace(ctx["allocation"], place=place)
+    candidate = allocation.current
+    found: dict[str, Any] = {
+        "candidate": candidate.name,
+        "uniform": candidate.uniform,
+        "predicted_bytes": candidate.num_bytes,
+        "estimated_loss": candidate.loss,
+        "embedding_bits": candidate.embedding_bits,
+        "grids": _counted(candidate),
+        "kept": False,
+        "reason": "",
+    }
+    try:
+        context = await body.run({**ctx, "allocation": allocation})
+    except LinkError as error:
+        if not isinstance(error.__cause__, _FAILURES):
+            raise
+        failed = Step("candidate", {}, meter.stop(), {**found, "reason": str(error)}, None)
+        return Trial(candidate, math.inf, None, (), failed)
+    verdict: Verdict = context["verdict"]
+    record = Step("candidate", {}, meter.stop(), {**found, **metrics(verdict)}, verdict.checkpoint)
+    steps = tuple(context["history"][len(ctx.get("history", ())) :])
+    rise = math.inf if math.isnan(verdict.rise) else verdict.rise
+    return Trial(candidate, rise, context, steps, record)
+
+
+def _counted(candidate: Candidate) -> dict[str, int]:
+    """How many linears have each grid, such as ``4 bits, groups of 64``."""
+    found: dict[str, int] = {}
+    for grid in candidate.grids.values():
+        groups = "whole rows" if grid.group_size is None else f"groups of {grid.group_size}"
+        name = f"{grid.bits} bits, {groups}"
+        found[name] = found.get(name, 0) + 1
+    return dict(sorted(found.items()))

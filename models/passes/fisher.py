@@ -1,0 +1,178 @@
+"""Fisher weights of the outputs of linears: what an error in each output channel costs.
+
+f_r = E[(dL/dy_r)^2] per token, with L the sum of the negative log-likelihoods of a window and y_r
+output channel r of a linear: the diagonal of the empirical Fisher matrix, which stands for the
+Hessian of the loss. If a weight error dW changes the outputs by dW x, the loss rises by about
+1/2 sum_r f_r (dW H dW')_rr per token, with H the mean of x x' (`loss_rises`).
+
+One forward and one backward pass of the whole model per window; no gradient of a weight is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoints import Checkpoint
+from ...errors import NumericsError
+from ...solvers.gram import Gram, GramAccumulator
+from ..blocks.embeddings import embedding_paths
+from ..blocks.linears import find_linears
+from ..blocks.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """The gradient pass of a model on some windows.
+
+    Attributes:
+        outputs: f of the plain linears, float32 [out_features], by linear name.
+        head: f of the output head, float32 [vocabulary]; None if the model has no plain head.
+        head_inputs: Gram matrix of the inputs of the head; None without one.
+        embedding_rise: rise of the loss per token from the error of the embedding that was given;
+            0.0 if none was.
+        num_tokens: tokens of the windows.
+    """
+
+    outputs: dict[str, Tensor]
+    head: Tensor | None
+    head_inputs: Gram | None
+    embedding_rise: float
+    num_tokens: int
+
+
+def output_fisher(
+    checkpoint: Checkpoint,
+    windows: Tensor,
+    announce: Callable[[int, int], None],
+    *,
+    embedding_error: Tensor | None = None,
+) -> Fisher:
+    """Run the gradient pass.
+
+    Args:
+        windows: int64 ``[num_windows, length]``.
+        embedding_error: error of the input embedding, [vocabulary, width], to be priced too.
+
+    Raises:
+        NumericsError: the loss of a window is not finite.
+    """
+    skeleton = Skeleton(checkpoint)
+    model = skeleton.fill()
+    sums = {name: _Squares() for name in _plain_linears(skeleton)}
+    head = _head(model)
+    with ExitStack() as hooks:
+        for name, total in sums.items():
+            _hook(hooks, model.get_submodule(name), total)
+        inputs, outputs = _Inputs(), _Squares()
+        if head is not None:
+            _hook(hooks, head, outputs)
+            _hook(hooks, head, inputs)
+        entered = _Entered(embedding_error)
+        _hook(hooks, model.get_input_embeddings(), entered)
+        for done, window in enumerate(windows.split(1), 1):
+            tokens = window.to(skeleton.device)
+            entered.tokens = tokens
+            _backward(model, tokens, done)
+            announce(done, len(windows))
+    count = windows.numel()
+    scale = (windows.shape[1] - 1) ** 2 / count  # the loss of a window is a mean: see _backward
+    return Fisher(
+        {name: total.mean(scale) for name, total in sums.items() if total.squares is not None},
+        None if outputs.squares is None else outputs.mean(scale),
+        None if inputs.sum is None else inputs.sum.gram(),
+        0.5 * entered.rise * scale,
+        count,
+    )
+
+
+def _backward(model: nn.Module, tokens: Tensor, number: int) -> None:
+    with torch.enable_grad():
+        loss = model(tokens, labels=tokens, use_cache=False).loss  # mean over length - 1 tokens
+        if not torch.isfinite(loss):
+            raise NumericsError(
+                f"the loss of calibration window {number} is {float(loss.detach())}; the weights "
+                f"are damaged or the dtype is too narrow"
+            )
+        loss.backward()
+
+
+def _plain_linears(skeleton: Skeleton) -> Sequence[str]:
+    return [
+        linear.name
+        for index, block in enumerate(skeleton.blocks)
+        for linear in find_linears(block, f"{skeleton.path}.{index}.")
+        if linear.plain
+    ]
+
+
+def _head(model: Any) -> nn.Module | None:
+    """The output head, where it can be quantised with the embedding."""
+    head: nn.Module | None = model.get_output_embeddings()
+    paths = embedding_paths(model)
+    inside = any(model.get_submodule(path) is head for path in paths)
+    return head if inside else None
+
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+
+
+def _hook(stack: ExitStack, module: nn.Module, hook: Hook) -> None:
+    handle = module.register_forward_hook(hook)
+    stack.callback(handle.remove)
+
+
+class _Squares:
+    """Sum over tokens of the squared gradient of a module's output, per channel."""
+
+    def __init__(self) -> None:
+        self.squares: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        output.register_hook(self._add)
+
+    def _add(self, gradient: Tensor) -> None:
+        found = gradient.detach().float().flatten(0, -2).square().sum(0)  # [channels]
+        self.squares = found if self.squares is None else self.squares + found
+
+    def mean(self, scale: float) -> Tensor:
+        """The mean over tokens, on the CPU."""
+        assert self.squares is not None
+        return (self.squares * scale).cpu()
+
+
+class _Inputs:
+    """The Gram matrix of a module's inputs."""
+
+    def __init__(self) -> None:
+        self.sum: GramAccumulator | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        rows = args[0].detach()
+        if self.sum is None:
+            self.sum = GramAccumulator(rows.shape[-1], rows.device)
+        self.sum.add(rows)
+
+
+class _Entered:
+    """Starts the gradients at the embedding's output, and prices an error of the embedding."""
+
+    def __init__(self, error: Tensor | None) -> None:
+        self.tokens = torch.empty(0, dtype=torch.int64)
+        self.rise = 0.0
+        self._error = error
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        output.requires_grad_(True)
+        if self._error is not None:
+            output.register_hook(self._add)
+
+    def _add(self, gradient: Tensor) -> None:
+        assert self._error is not None
+        moved = self._error[self.tokens.cpu()].to(gradient.device)  # [1, length, width]
+        self.rise += float((gradient.detach().float() * moved).square().sum())

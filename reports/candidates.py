@@ -1,0 +1,107 @@
+"""The candidates of a budget as rows and tables, from their records: every size and its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from ..contexts.steps import Step
+from ..contexts.verdict import PREFIXES
+from .units import in_bytes, in_time
+
+_MISSING = "–"
+_HEAD = ("candidate", "weights", "perplexity", "rise", "elsewhere", "rise", "time", "")
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate that was built and judged.
+
+    Attributes:
+        name: how it stores the model.
+        kept: whether it is the one that was saved.
+        num_bytes: predicted bytes of its weight files.
+        figures: perplexity, rise and rise_error by text, ``heldout`` and ``elsewhere``; a text is
+            absent if the candidate failed before it was judged, or there was no such text.
+        seconds: wall time of building and judging it.
+        reason: why it was kept or not.
+    """
+
+    name: str
+    kept: bool
+    num_bytes: int
+    figures: Mapping[str, tuple[float, float | None, float | None]]
+    seconds: float
+    reason: str
+
+
+def candidate_rows(steps: Iterable[Step | Mapping[str, Any]]) -> list[CandidateRow]:
+    """A row for each candidate in a history or in a ``birdbone.json``, in the order tried."""
+    plain = [step.as_dict() if isinstance(step, Step) else step for step in steps]
+    return [_row(step) for step in plain if step["link"] == "candidate"]
+
+
+def _row(step: Mapping[str, Any]) -> CandidateRow:
+    found: Mapping[str, Any] = step["metrics"]
+    return CandidateRow(
+        name=found["candidate"],
+        kept=found["kept"],
+        num_bytes=found["predicted_bytes"],
+        figures={
+            text: (
+                found[f"{prefix}perplexity"],
+                found.get(f"{prefix}rise"),
+                found.get(f"{prefix}rise_error"),
+            )
+            for text, prefix in PREFIXES.items()
+            if found.get(f"{prefix}perplexity") is not None
+        },
+        seconds=step["seconds"],
+        reason=found["reason"],
+    )
+
+
+def candidates_table(rows: Sequence[CandidateRow]) -> Table:
+    """The candidates as a table for the terminal."""
+    table = Table(
+        title="Candidates within the budget, judged in memory on held-out text and elsewhere",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for place, name in enumerate(_HEAD):
+        table.add_column(name, justify="left" if place in (0, len(_HEAD) - 1) else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row)), "kept" if row.kept else "")
+    return table
+
+
+def candidates_markdown(rows: Sequence[CandidateRow]) -> str:
+    """The same as Markdown, with the reason in each row."""
+    lines = [f"| {' | '.join(_HEAD)} |", f"|---|{'---:|' * (len(_HEAD) - 2)}---|"]
+    for row in rows:
+        reason = f"kept: {row.reason}" if row.kept else row.reason
+        lines.append(f"| {' | '.join((*_cells(row), reason.replace('|', '/')))} |")
+    return "\n".join(lines)
+
+
+def _cells(row: CandidateRow) -> tuple[str, ...]:
+    judged = [cell for text in PREFIXES for cell in _judged(row.figures.get(text))]
+    return (row.name, in_bytes(row.num_bytes), *judged, in_time(row.seconds))
+
+
+def _judged(figures: tuple[float, float | None, float | None] | None) -> tuple[str, str]:
+    """Perplexity and rise on one text."""
+    if figures is None:
+        return _MISSING, _MISSING
+    perplexity, rise, error = figures
+    if rise is None:
+        return f"{perplexity:.3f}", _MISSING
+    noise = "" if error is None else f" ± {error:.1%}"
+    return f"{perplexity:.3f}", f"{rise:.1%}{noise}"
