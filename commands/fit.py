@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 _BYTES = "Budget: size of the weight files, such as 80MB or 1.5GB."
 _RATIO = "Budget: fraction of the weight files of the model; 0.3 if no budget is given."
 _BITS = "Budget: bits per parameter of everything that is stored."
-_RUNTIME = "Use only what this runtime was seen to load; repeatable. By default transformers."
+_RUNTIME = (
+    "Use only what this runtime was seen to load: transformers (default), vllm or llama.cpp; "
+    "repeatable."
+)
 
 
 def fit(
@@ -41,9 +44,7 @@ def fit(
     size: Annotated[str | None, typer.Option("--bytes", metavar="SIZE", help=_BYTES)] = None,
     ratio: Annotated[float | None, typer.Option(help=_RATIO)] = None,
     bits: Annotated[float | None, typer.Option(help=_BITS)] = None,
-    runtime: Annotated[
-        list[Literal["transformers", "vllm", "llama.cpp"]] | None, typer.Option(help=_RUNTIME)
-    ] = None,
+    runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
     assignments: Settings = None,

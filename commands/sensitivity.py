@@ -43,15 +43,16 @@ def sensitivity(
         from ..links import calibrate, load
         from ..links import sensitivity as estimate
 
-        chosen = one_or_more(data)
-        text: Any = {} if chosen is None else {"data": chosen}
-        shape = {"windows": windows, "healing_windows": 1, "heldout_windows": 1}
-        steps = (
-            load(model=model),
-            calibrate(**text, **shape, elsewhere_windows=1, length=length),
-            estimate(bits=tuple(sorted({2, 3, 4, 6, 8, bits}))),
+        texts = calibrate(
+            data=one_or_more(data) or "default",
+            windows=windows,
+            healing_windows=1,
+            heldout_windows=1,
+            elsewhere_windows=1,
+            length=length,
         )
-        return Chain(*steps, name="sensitivity")
+        estimates = estimate(bits=tuple(sorted({2, 3, 4, 6, 8, bits})))
+        return Chain(load(model=model), texts, estimates, name="sensitivity")
 
     def tell(found: Preflight | None, result: Mapping[str, Any], *, as_json: bool) -> None:
         from ..reports.sensitivity import sensitivity_document, sensitivity_report

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..errors import SettingError
+
 
 @dataclass(frozen=True)
 class LinearGrid:
@@ -50,12 +52,22 @@ class Allocation:
             by ascending loss.
         place: the candidate that quantize applies.
         exact: whether the knapsack was solved exactly.
+
+    Raises:
+        SettingError: there is no candidate at ``place``.
     """
 
     budget_bytes: int
     candidates: tuple[Candidate, ...]
     place: int = 0
     exact: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.place < len(self.candidates):
+            raise SettingError(
+                f"an allocation of {len(self.candidates)} candidates has none at place "
+                f"{self.place}; give a place from 0 on, and at least one candidate"
+            )
 
     @property
     def current(self) -> Candidate:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from ..contexts.flow import Partial, Selectable, Selected
+from ..contexts.flow import Selectable, Selected
 from ..contexts.forecast import Forecast
 from ..engine import Settings, announce, link
-from ..errors import DataError, GateError
+from ..errors import GateError
 from .allocating.body import Body
 from .allocating.forecast import select_forecast
 from .allocating.trial import Trial, try_candidate
@@ -71,13 +71,6 @@ def _result(ctx: Selectable, best: Trial, tried: Sequence[Trial]) -> Selected:
         "worse_text": context["verdict"].worse.text,
     }
     return cast("Selected", {**added, **promised, "history": history, "metrics": metrics})
-
-
-@select.check
-def _check(ctx: Partial, settings: SelectSettings) -> None:
-    """An allocation without candidates."""
-    if "allocation" in ctx and not ctx["allocation"].candidates:
-        raise DataError("the allocation has no candidates; run allocate")
 
 
 @select.forecast

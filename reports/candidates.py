@@ -87,7 +87,8 @@ def candidates_markdown(rows: Sequence[CandidateRow]) -> str:
     lines = [f"| {' | '.join(_HEAD)} |", f"|---|{'---:|' * (len(_HEAD) - 2)}---|"]
     for row in rows:
         reason = f"kept: {row.reason}" if row.kept else row.reason
-        lines.append(f"| {' | '.join((*_cells(row), reason.replace('|', '/')))} |")
+        cells = (cell.replace("|", "/") for cell in (*_cells(row), reason))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -52,11 +52,11 @@ def sensitivity_report(found: Sensitivity, *, bits: int, top: int) -> Renderable
         f"each number of bits. The estimates rank linears; they do not predict perplexity."
     )
     lines = [measured]
-    if found.embeddings is not None:
-        each = found.embeddings
+    rows_of = found.embeddings
+    if rows_of is not None:
         lines.append(
-            f"Embedding and head in 8 bits: {_thousandths(each.loss)}, "
-            f"{in_bytes(each.dense_bytes)} become {in_bytes(each.num_bytes)}."
+            f"Embedding and head in 8 bits: {_thousandths(rows_of.loss)}, "
+            f"{in_bytes(rows_of.dense_bytes)} become {in_bytes(rows_of.num_bytes)}."
         )
     return Group(table, *map(Text, lines))
 

@@ -152,7 +152,7 @@ def test_what_cannot_be_run_is_refused_in_one_message(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["run"], "give CHAIN, one of bird-bone, one-shot, quantize-only, or --recipe FILE"),
+        (["run"], "give CHAIN, one of bird-bone, one-shot, fit, quantize-only, or --recipe FILE"),
         (["run", "bird-bone", "--model", "m"], "chain 'bird-bone' needs --model and --out"),
         (["run", "bird-bone", "--threads", "0"], "greater than or equal to 1"),
         (["run", "bird-bone", "--log", "xml"], "'xml' is not one of"),
@@ -195,7 +195,7 @@ def test_links_and_their_settings_are_listed(tmp_path: Path) -> None:
 def test_chains_are_listed() -> None:
     assert "quantize-only" in birdbone("chains").stdout
     listed = json.loads(birdbone("chains", "--json").stdout)
-    assert [each["name"] for each in listed] == ["bird-bone", "one-shot", "quantize-only"]
+    assert [each["name"] for each in listed] == ["bird-bone", "one-shot", "fit", "quantize-only"]
 
 
 def test_a_model_is_inspected(model: Path) -> None:

@@ -79,6 +79,7 @@ def output_fisher(
             tokens = window.to(skeleton.device)
             entered.tokens = tokens
             _backward(model, tokens, done)
+            inputs.add()
             announce(done, len(windows))
     count = windows.numel()
     scale = (windows.shape[1] - 1) ** 2 / count  # the loss of a window is a mean: see _backward
@@ -147,16 +148,23 @@ class _Squares:
 
 
 class _Inputs:
-    """The Gram matrix of a module's inputs."""
+    """The Gram matrix of a module's inputs; those of a window are added once its loss is known."""
 
     def __init__(self) -> None:
         self.sum: GramAccumulator | None = None
+        self._rows: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        rows = args[0].detach()
+        self._rows = args[0].detach()
+
+    def add(self) -> None:
+        """Add the inputs of the last window."""
+        if self._rows is None:
+            return
         if self.sum is None:
-            self.sum = GramAccumulator(rows.shape[-1], rows.device)
-        self.sum.add(rows)
+            self.sum = GramAccumulator(self._rows.shape[-1], self._rows.device)
+        self.sum.add(self._rows)
+        self._rows = None
 
 
 class _Entered:

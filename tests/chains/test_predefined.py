@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from birdbone import links
-from birdbone.chains import CHAINS, LINKS, bird_bone, one_shot, quantize_only
+from birdbone.chains import CHAINS, LINKS, bird_bone, fit, one_shot, quantize_only
 from birdbone.engine import Chain
 from birdbone.errors import SettingError
 
@@ -52,6 +52,12 @@ def test_quantize_only_removes_no_weight() -> None:
     assert names(quantize_only(model="m", out="o")) == [
         *("load", "calibrate", "quantize", "validate", "save")
     ]
+
+
+def test_fit_judges_candidates_before_it_saves() -> None:
+    chain = fit(model="m", out="o")
+    assert names(chain) == ["load", "calibrate", "sensitivity", "allocate", "select", "save"]
+    assert names(chain.links[4].settings.body) == ["quantize", "validate"]
 
 
 def test_the_library_holds_every_link_under_its_own_name() -> None:

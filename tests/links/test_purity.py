@@ -21,7 +21,17 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.checkpoints.tensors import TensorRef, digest
 from birdbone.contexts.steps import Step
 from birdbone.engine import Chain, run
-from birdbone.links import calibrate, heal, load, profile, prune, quantize, score, validate
+from birdbone.links import (
+    calibrate,
+    heal,
+    load,
+    profile,
+    prune,
+    quantize,
+    score,
+    sensitivity,
+    validate,
+)
 from birdbone.middleware import GpuMemory, Progress, Timing
 
 LINKS: dict[str, Any] = {
@@ -43,6 +53,7 @@ LINKS: dict[str, Any] = {
     "quantize nf4": lambda _: quantize(method="nf4"),
     "quantize int8": lambda _: quantize(method="llm.int8"),
     "validate": lambda _: validate(),
+    "sensitivity": lambda _: sensitivity(windows=2),
 }
 
 

@@ -1,0 +1,101 @@
+"""``birdbone fit`` and ``birdbone sensitivity``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from no_process import prove_at_once
+from typer.testing import CliRunner, Result
+
+from birdbone.cli import app
+
+FEW = [f"calibrate.{name}=2" for name in ("windows", "healing_windows", "heldout_windows")]
+FEW += ["calibrate.elsewhere_windows=2", "calibrate.length=16", "save.compare=false"]
+
+
+def run(command: str, *args: object) -> Result:
+    return CliRunner().invoke(app, [command, *map(str, args)])
+
+
+def sets(*more: str) -> list[str]:
+    return [word for each in (*FEW, *more) for word in ("--set", each)]
+
+
+def test_fit(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has the predicted size, and its record every candidate."""
+    prove_at_once(monkeypatch)
+    options = ("--out", tmp_path / "light", "--ratio", 0.4, "--json", "--run", tmp_path / "run")
+    grids = sets("sensitivity.group_sizes=[16, 32, null]", "quantize.matching=0")
+    text = ("--data", folders / "text.txt")
+    found = run("fit", folders / "dense", *options, *grids, *text)
+    assert found.exit_code == 0, found.output
+    steps = json.loads(found.stdout)["steps"]
+    assert [each["link"] for each in steps if each["within"] is None] == [
+        *("load", "calibrate", "sensitivity", "allocate", "select", "save")
+    ]
+    candidates = [each["metrics"] for each in steps if each["link"] == "candidate"]
+    assert len(candidates) >= 2
+    assert [each["uniform"] for each in candidates].count(True) == 1
+    kept = [each for each in candidates if each["kept"]]
+    assert len(kept) == 1
+    assert kept[0]["worse_rise"] == min(each["worse_rise"] for each in candidates)
+    size = sum(path.stat().st_size for path in (tmp_path / "light").glob("*.safetensors"))
+    assert size == kept[0]["predicted_bytes"]
+    recorded = json.loads((tmp_path / "light" / "birdbone.json").read_text())["steps"]
+    assert [each["metrics"] for each in recorded if each["link"] == "candidate"] == candidates
+    assert "The candidates within the budget" in (tmp_path / "light" / "README.md").read_text()
+    again = run("fit", folders / "dense", *options, *grids, *text)
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["steps"] == steps  # replayed, times included
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bytes", "40kB", "--bits", "3"), "states 2 budgets; give one of them"),
+        (("--bytes", "1kB"), "1,000 bytes is below the smallest size of"),
+        (("--bytes", "1TB"), "give a smaller budget"),
+        (("--bytes", "small"), "is not a size; write one such as 80MB"),
+        (("--runtime", "vllm", "--bytes", "30kB"), "was seen to load"),
+        (("--set", "quantize.bits=3"), "is decided by allocate"),
+    ],
+)
+def test_refused_before_work(
+    options: tuple[str, ...], message: str, folders: Path, tmp_path: Path
+) -> None:
+    """Neither text is sampled nor a weight read."""
+    grids = sets("sensitivity.group_sizes=[16, null]")
+    out = ("--out", tmp_path / "light", "--run", tmp_path / "run")
+    found = run("fit", folders / "dense", *out, *grids, *options)
+    assert found.exit_code == 1
+    assert message in " ".join(found.output.split())
+    assert not (tmp_path / "light").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_gguf_is_refused(folders: Path, tmp_path: Path) -> None:
+    found = run("fit", folders / "dense", "--out", tmp_path / "light.gguf")
+    assert found.exit_code == 1
+    assert "is a GGUF file, whose types have other sizes" in " ".join(found.output.split())
+
+
+def test_unknown_runtime(folders: Path, tmp_path: Path) -> None:
+    found = run("fit", folders / "dense", "--out", tmp_path / "light", "--runtime", "tgi")
+    assert found.exit_code == 1
+    assert "Input should be 'transformers', 'vllm' or 'llama.cpp'" in " ".join(found.output.split())
+
+
+def test_sensitivity(folders: Path, tmp_path: Path) -> None:
+    shape = ("--windows", 2, "--length", 16, "--run", tmp_path / "run", "--bits", 3)
+    text = ("--data", folders / "text.txt")
+    found = run("sensitivity", folders / "dense", *shape, *text, "--json")
+    assert found.exit_code == 0, found.output
+    document = json.loads(found.stdout)
+    assert document["ranked_at_bits"] == 3
+    assert len(document["linears"]) == 21
+    shown = run("sensitivity", folders / "dense", *shape, *text, "--top", 2)
+    assert shown.exit_code == 0, shown.output
+    assert document["linears"][0]["name"] in shown.output
+    assert document["linears"][2]["name"] not in shown.output

@@ -1,0 +1,82 @@
+"""allocate: the folder that is written has the predicted size; what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_checkpoint
+from tiny_contexts import calibrated
+from tiny_folders import written
+
+from birdbone.engine import Chain, run
+from birdbone.errors import LinkError
+from birdbone.links import allocate, quantize, sensitivity
+from birdbone.models.planning.stored_bytes import stored_bytes
+
+_SMALL = sensitivity(bits=(2, 3, 4, 8), group_sizes=(16, 32, None))
+
+
+async def _run(arch: str, *more: Any, **settings: Any) -> dict[str, Any]:
+    chain = Chain(_SMALL, allocate(**settings), *more)
+    return await run(chain, calibrated(tiny_checkpoint(arch)))
+
+
+@pytest.mark.filterwarnings("ignore:quantize does not quantise 6 tensors")
+@pytest.mark.parametrize(
+    ("arch", "ratio"),
+    [("llama", 0.3), ("llama_tied", 0.6), ("qwen3", 0.3), ("gemma3", 0.6), ("mixtral", 0.9)],
+)
+async def test_predicted_size(arch: str, ratio: float, tmp_path: Path) -> None:
+    """Experts of mixtral stay as they are."""
+    ctx = await _run(arch, quantize(group_size="auto", matching=0.0), ratio=ratio)
+    folder = written(ctx["checkpoint"], tmp_path / "light")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert size == ctx["allocation"].current.num_bytes <= ctx["allocation"].budget_bytes
+    assert ctx["allocation"].budget_bytes == int(ratio * stored_bytes(tiny_checkpoint(arch)))
+    metrics = next(step.metrics for step in ctx["history"] if step.link == "allocate")
+    assert metrics["predicted_bytes"] == size
+    assert metrics["exact"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bytes": "40kB", "ratio": 0.3}, "states 2 budgets; give one of them"),
+        ({"bytes": "2kB"}, "2,000 bytes is below the smallest size of 'tiny/llama'"),
+        ({"bytes": "1GB"}, "1,000,000,000 bytes, and the weight files of the model take"),
+        ({"bits": 40.0}, "give a smaller budget"),
+        ({"runtimes": ()}, "names no runtime"),
+        ({"runtimes": ("llama.cpp",), "allowed_bits": (3,)}, "no grid left that llama.cpp"),
+    ],
+)
+async def test_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LinkError, match=message):
+        await _run("llama", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"bytes": "40kB", "ratio": 0.3}, {"bytes": "1GB"}, {"runtimes": ()}]
+)
+async def test_refused_before_work(settings: dict[str, Any]) -> None:
+    """What is known from the model's shapes is refused before sensitivity runs."""
+    chain = Chain(_SMALL, allocate(**settings))
+    seen: list[str] = []
+    chain.use(_Watch(seen))
+    with pytest.raises(LinkError, match="link 'allocate' failed"):
+        await run(chain, calibrated(tiny_checkpoint("llama")))
+    assert seen == []
+
+
+class _Watch:
+    """Middleware that records the links that start."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self.seen = seen
+
+    async def before(self, link: Any, ctx: Any, mwctx: Any) -> None:
+        self.seen.append(link.__name__)
+
+    async def after(self, link: Any, ctx: Any, result: Any, mwctx: Any) -> None:
+        """Nothing."""

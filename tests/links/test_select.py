@@ -1,0 +1,134 @@
+"""select: the best candidate on the worse text is kept; every candidate is recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tiny import tiny_checkpoint, tiny_windows
+from tiny_contexts import calibrated
+
+from birdbone.contexts.allocation import Allocation, Candidate, LinearGrid
+from birdbone.engine import Chain, run
+from birdbone.errors import ChainError, GateError, LinkError, SolverError
+from birdbone.links import heal, load, quantize, select, validate
+from birdbone.models.blocks.linears import all_linears
+
+pytestmark = pytest.mark.filterwarnings("ignore:validate. the rises on held-out text and on text")
+
+_BODY = Chain(quantize(group_size="auto", matching=0.0), validate())
+
+
+def _candidate(bits: int, **more: Any) -> Candidate:
+    names = [each.name for each in all_linears(tiny_checkpoint("llama"))]
+    grids = dict.fromkeys(names, LinearGrid(bits, 16))
+    given = {"embedding_bits": None, "num_bytes": 1000 * bits, "loss": 1.0 / bits, **more}
+    return Candidate(f"{bits} bits", True, grids, **given)
+
+
+def _context(*bits: int) -> dict[str, Any]:
+    allocation = Allocation(50_000, tuple(map(_candidate, bits)))
+    elsewhere = tiny_windows(4, 16, seed=9, text="elsewhere")
+    return {
+        **calibrated(tiny_checkpoint("llama")),
+        "allocation": allocation,
+        "elsewhere": elsewhere,
+    }
+
+
+def _records(ctx: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(step.metrics) for step in ctx["history"] if step.link == "candidate"]
+
+
+@pytest.mark.parametrize("order", [(2, 8, 3), (8, 2, 3), (3, 2, 8)])
+async def test_best_is_kept(order: tuple[int, ...]) -> None:
+    ctx = await run(select(body=_BODY), _context(*order))
+    assert ctx["allocation"].current.name == "8 bits"
+    assert ctx["verdict"].checkpoint == ctx["checkpoint"].id
+    records = _records(ctx)
+    assert [each["candidate"] for each in records] == [f"{bits} bits" for bits in order]
+    assert [each["kept"] for each in records] == [bits == 8 for bits in order]
+    rises = [each["worse_rise"] for each in records]
+    assert min(rises) == ctx["verdict"].rise
+    for each in records:
+        assert each["worse_rise"] == max(each["rise"], each["elsewhere_rise"])
+    assert {each["reason"] for each in records if not each["kept"]} == {"rises more than '8 bits'"}
+    assert ctx["history"][-1].metrics["kept"] == "8 bits"
+
+
+async def test_records_of_the_kept_one() -> None:
+    """The history holds the links of the candidate that was kept, once."""
+    ctx = await run(select(body=_BODY), _context(2, 8, 3))
+    inner = [step for step in ctx["history"] if step.within == "select"]
+    names = [step.link for step in inner]
+    assert names == ["quantize", "validate", "candidate", "candidate", "candidate"]
+    assert inner[0].checkpoint == ctx["checkpoint"].id
+
+
+async def test_same_bytes_again() -> None:
+    """The context that was given stays as it was."""
+    ctx = _context(2, 8)
+    before = dict(ctx)
+    first, second = [await run(select(body=_BODY), ctx) for _ in range(2)]
+    assert first["checkpoint"].id == second["checkpoint"].id
+    assert ctx.keys() == before.keys()
+    assert all(ctx[key] is before[key] for key in before)
+
+
+async def test_the_worse_text_decides() -> None:
+    """A text from elsewhere on which the candidates differ is judged on too."""
+    ctx = _context(2, 4)
+    one = await run(select(body=_BODY), {k: v for k, v in ctx.items() if k != "elsewhere"})
+    assert "elsewhere_rise" not in _records(one)[0]
+
+
+async def _only_8_bits(ctx: dict[str, Any]) -> dict[str, Any]:
+    if ctx["allocation"].current.name != "8 bits":
+        raise SolverError("too few bits")
+    return ctx
+
+
+async def test_failed_candidates_are_passed_over() -> None:
+    body = Chain(quantize(group_size="auto", matching=0.0), _only_8_bits, validate())
+    ctx = await run(select(body=body), _context(2, 8))
+    first, second = _records(ctx)
+    assert "too few bits" in first["reason"]
+    assert "perplexity" not in first
+    assert (first["kept"], second["kept"]) == (False, True)
+    with pytest.raises(LinkError, match="none of 1 candidates passes; the last one, '2 bits'") as e:
+        await run(select(body=body), _context(2))
+    assert isinstance(e.value.__cause__, GateError)
+
+
+async def test_other_failures_end_the_run() -> None:
+    ctx = _context(4)
+    unknown = replace(ctx["allocation"].current, grids={"model.nowhere": LinearGrid(4, 16)})
+    with pytest.raises(LinkError, match=r"grid for layer 'model.nowhere', which the model does"):
+        await run(select(body=_BODY), {**ctx, "allocation": Allocation(1, (unknown,))})
+
+
+async def test_forecast_counts_every_candidate() -> None:
+    one, three = (
+        select.hooks.forecast(_context(*bits), select(body=_BODY).settings)  # type: ignore[misc]
+        for bits in ((4,), (4, 4, 4))
+    )
+    assert one.block_passes < three.block_passes < 3 * one.block_passes
+    assert three.adds["checkpoint"].num_bytes < tiny_checkpoint("llama").num_bytes
+    assert "3 candidates are built and judged" in three.notes
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda: Chain(validate()), "has no quantize link"),
+        (lambda: Chain(quantize()), "has no validate link"),
+        (lambda: Chain(load(model="m"), quantize(), validate()), "contains load; put it before"),
+        (lambda: Chain(quantize(), validate(), heal()), "changes the model after validate"),
+        (lambda: Chain(select(body=_BODY), quantize(), validate()), "contains select"),
+    ],
+)
+def test_bodies(body: Any, message: str) -> None:
+    with pytest.raises(Exception, match=message) as refused:
+        select(body=body())
+    assert isinstance(refused.value, ChainError)

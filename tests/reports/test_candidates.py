@@ -1,0 +1,112 @@
+"""The candidates of a history as rows, a table, Markdown, and in the card."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from tiny import tiny_checkpoint
+
+from birdbone.contexts.cost import Cost
+from birdbone.contexts.steps import Step
+from birdbone.reports.candidates import candidate_rows, candidates_markdown, candidates_table
+from birdbone.reports.card import model_card
+from birdbone.reports.result import result_report
+
+
+def _candidate(name: str, size: int, *, kept: bool, reason: str, **figures: Any) -> Step:
+    metrics = {
+        "candidate": name,
+        "predicted_bytes": size,
+        "kept": kept,
+        "reason": reason,
+        **figures,
+    }
+    return Step("candidate", {}, Cost(90.0, 0, "process"), metrics, "id", "select")
+
+
+_BOTH = {"perplexity": 21.5, "rise": 0.1, "rise_error": 0.01}
+_FIGURES = {"weight_bytes": 2000.0, "parameters": 1000.0, "nonzero": 1000.0, "perplexity": 10.0}
+HISTORY = (
+    Step("load", {}, Cost(1.0, 0, "process")),
+    _candidate(
+        "allocated",
+        70_000_000,
+        kept=True,
+        reason="smallest rise on the worse text",
+        **_BOTH,
+        elsewhere_perplexity=33.0,
+        elsewhere_rise=0.2,
+    ),
+    _candidate("3 bits | rows", 69_000_000, kept=False, reason="a | b", perplexity=30.0, rise=0.5),
+    _candidate("2 bits", 60_000_000, kept=False, reason="the loss is nan"),
+    Step("select", {}, Cost(500.0, 0, "process")),
+)
+
+
+def _printed(renderable: Any) -> str:
+    console = Console(file=StringIO(), width=140)
+    console.print(renderable)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_rows() -> None:
+    rows = candidate_rows(HISTORY)
+    assert rows == candidate_rows([step.as_dict() for step in HISTORY])
+    assert [(row.name, row.kept, row.num_bytes) for row in rows] == [
+        ("allocated", True, 70_000_000),
+        ("3 bits | rows", False, 69_000_000),
+        ("2 bits", False, 60_000_000),
+    ]
+    assert rows[0].figures == {"heldout": (21.5, 0.1, 0.01), "elsewhere": (33.0, 0.2, None)}
+    assert list(rows[1].figures) == ["heldout"]
+    assert rows[2].figures == {}
+    assert candidate_rows([]) == []
+
+
+def test_table() -> None:
+    text = _printed(candidates_table(candidate_rows(HISTORY)))
+    assert "Candidates within the budget" in text
+    line = next(line for line in text.splitlines() if line.strip().startswith("allocated"))
+    assert [*line.split()] == [
+        *("allocated", "70.0", "MB", "21.500", "10.0%", "±", "1.0%", "33.000", "20.0%"),
+        *("1.5", "min", "kept"),
+    ]
+    assert "–" in next(line for line in text.splitlines() if line.strip().startswith("2 bits"))
+
+
+def test_markdown() -> None:
+    lines = candidates_markdown(candidate_rows(HISTORY)).splitlines()
+    assert lines[1].count("|") == 9
+    assert all(line.count("|") == 9 for line in (lines[0], lines[2], lines[4]))
+    assert lines[2].endswith("| kept: smallest rise on the worse text |")
+    assert lines[4].endswith("| the loss is nan |")
+
+
+def test_pipes_in_names_and_reasons() -> None:
+    """They would end a cell."""
+    line = candidates_markdown(candidate_rows(HISTORY)).splitlines()[3]
+    assert line.count("|") == 9
+
+
+def test_result_and_card_show_them() -> None:
+    text = model_card(
+        name="light",
+        checkpoint=tiny_checkpoint(),
+        weight_format="dense",
+        history=HISTORY,
+        figures={"light": _FIGURES},
+        measured_on={},
+    )
+    assert "The candidates within the budget, judged in memory" in text
+    assert "| allocated | 70.0 MB |" in text
+    assert "candidates within the budget" not in model_card(
+        name="light",
+        checkpoint=tiny_checkpoint(),
+        weight_format="dense",
+        history=HISTORY[:1],
+        figures={"light": _FIGURES},
+        measured_on={},
+    )
+    assert "nothing was saved" in _printed(result_report({"history": HISTORY}))
