@@ -12,6 +12,7 @@ from .options import (
     MODEL,
     AsJson,
     Data,
+    Device,
     DryRun,
     Elsewhere,
     Force,
@@ -55,6 +56,7 @@ def fit(
     quiet: Quiet = False,
     wandb: Wandb = None,
     threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Quantize a model into a size: bits go where they cost least.
 
@@ -76,6 +78,7 @@ def fit(
             "average-bits": bits,
             "runtime": tuple(runtime) if runtime else None,
             "elsewhere": one_or_more(elsewhere),
+            "device": device,
         }
         return configured(chain, assignments or [], options, force=force)
 

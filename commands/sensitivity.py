@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .execution import Execution, execute
-from .options import MODEL, AsJson, Data, DryRun, Quiet, RunFolderPath, Threads, one_or_more
+from .options import MODEL, AsJson, Data, Device, DryRun, Quiet, RunFolderPath, Threads, one_or_more
 
 if TYPE_CHECKING:
     from ..contexts.forecast import Preflight
@@ -31,6 +31,7 @@ def sensitivity(
     as_json: AsJson = False,
     quiet: Quiet = False,
     threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Estimate what fewer bits cost in each linear, and list the worst.
 
@@ -52,7 +53,9 @@ def sensitivity(
             length=length,
         )
         estimates = estimate(bits=tuple(sorted({2, 3, 4, 6, 8, bits})))
-        return Chain(load(model=model), texts, estimates, name="sensitivity")
+        return Chain(
+            load(model=model, device=device or "auto"), texts, estimates, name="sensitivity"
+        )
 
     def tell(found: Preflight | None, result: Mapping[str, Any], *, as_json: bool) -> None:
         from ..reports.sensitivity import sensitivity_document, sensitivity_report

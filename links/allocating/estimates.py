@@ -133,5 +133,5 @@ def _head_rise(fisher: Fisher, error: Tensor) -> float:
     if covered <= 0:
         return 0.0
     device = fisher.head_inputs.matrix.device
-    rises = loss_rises(error[top.indices].to(device), fisher.head_inputs, top.values.to(device))
+    rises = loss_rises(error[top.indices].to(device), fisher.head_inputs, top.values)
     return float(rises.sum()) * float(fisher.head.sum()) / covered

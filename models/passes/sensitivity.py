@@ -109,7 +109,7 @@ def _of_group(
     samples = [_Sample.of(weights[linear], fisher.get(linear.name)) for linear in linears]
     rows = torch.cat([sample.rows for sample in samples])  # [sampled rows of all, width]
     heights = [len(sample.rows) for sample in samples]
-    cost = torch.cat([sample.cost for sample in samples]).to(rows.device)
+    cost = torch.cat([sample.cost for sample in samples])
     dtype = dtypes[linears[0]]
 
     def rises(rounded: Tensor) -> list[float]:
@@ -146,19 +146,23 @@ def _of_group(
 
 
 def loss_rises(error: Tensor, gram: Gram, fisher: Tensor) -> Tensor:
-    """1/2 f_r (E H E')_rr for every row r of a weight error E [rows, in_features], float64 [rows].
+    """1/2 f_r (E H E')_rr for every row r of a weight error E [rows, in_features].
 
     Args:
         gram: of the inputs; H is its mean over tokens.
         fisher: f, [rows].
+
+    Returns:
+        float64 [rows], on the CPU.
     """
-    squares = ((error.float() @ gram.matrix.float()) * error.float()).sum(1).double()  # [rows]
-    return squares.clamp_(min=0.0) * fisher.double() / (2 * max(gram.num_tokens, 1))
+    squares = ((error.float() @ gram.matrix.float()) * error.float()).sum(1)  # [rows]
+    rises = squares.cpu().double().clamp_(min=0.0) * fisher.cpu().double()
+    return rises / (2 * max(gram.num_tokens, 1))
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Some rows of a weight, and what an error in each of them costs, scaled up to all rows."""
+    """Some rows of a weight, and what an error in each costs, scaled up to all rows, on the CPU."""
 
     rows: Tensor
     cost: Tensor
@@ -168,7 +172,7 @@ class _Sample:
         step = max(weight.shape[0] // ROWS, 1)
         rows = weight[::step].float()
         if fisher is None:
-            return cls(rows, rows.new_zeros(len(rows)))
+            return cls(rows, torch.zeros(len(rows)))
         sampled = fisher[::step]
         covered = float(sampled.sum())
         scale = float(fisher.sum()) / covered if covered > 0 else 0.0
