@@ -1,7 +1,7 @@
-"""Which files of a model's folder are carried with the model, and which are left out.
+"""Sort the files of a model folder into those copied with the model and those left out.
 
-Every file is carried unless it holds or describes weights: tokenizers, processors, chat templates,
-licences, notices, whatever a later library may look for. What is left out is listed with its size.
+Every file is copied unless it contains or describes weights: tokenizers, processors, chat
+templates, licences and files unknown to this package. Files left out are listed with their size.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ OTHER_WEIGHTS = (
     "consolidated*",
     "openvino_*",
 )
-"""Weights and data in formats that are not read, by file name."""
+"""Weights and data in unsupported formats, by file name."""
 
 COPIES = ("onnx", "openvino", "original", "coreml", "tflite", "gguf", "metal", "checkpoint-*")
-"""Folders in which repositories keep other copies of the weights and what describes those."""
+"""Folders in which repositories keep other copies of the weights and their descriptions."""
 
 _WEIGHTS = ("*.safetensors", *OTHER_WEIGHTS)
 _DESCRIBE_WEIGHTS = (
@@ -92,18 +92,18 @@ _WRITTEN_ANEW = ("config.json", "model.safetensors.index.json", "birdbone.json",
 _CARD, CARRIED_CARD = "README.md", "SOURCE_README.md"
 
 MAX_FILE_BYTES = 64 << 20
-"""The largest file, or folder of files, that is carried; tokenizers reach 35 MB."""
+"""Maximum size of a copied file or folder; tokenizers reach 35 MB."""
 
 _TOO_LARGE = f"larger than {MAX_FILE_BYTES >> 20} MiB"
 
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """What a folder holds beside the weights that are read.
+    """The files of a folder other than the weight files that are read.
 
     Attributes:
-        carried: content by name.
-        left_out: the rest.
+        carried: contents of the files that are copied with the model, by name.
+        left_out: the other files.
     """
 
     carried: dict[str, bytes] = field(default_factory=dict)
@@ -111,11 +111,11 @@ class FolderFiles:
 
 
 def folder_files(folder: Path, *, code: bool, read: Collection[str] = ()) -> FolderFiles:
-    """Sort the files of a folder into what is carried and what is left out.
+    """Sort the files of a folder into those copied with the model and those left out.
 
     Args:
-        code: carry Python files too.
-        read: names of the weight files whose tensors are read; they are in neither list.
+        code: copy Python files too.
+        read: names of the weight files that are read; they are in neither list.
     """
     paths, left_out = sorted_files(folder, code=code, read=read)
     return FolderFiles({name: path.read_bytes() for name, path in paths.items()}, left_out)
@@ -124,7 +124,7 @@ def folder_files(folder: Path, *, code: bool, read: Collection[str] = ()) -> Fol
 def sorted_files(
     folder: Path, *, code: bool, read: Collection[str] = ()
 ) -> tuple[dict[str, Path], tuple[LeftOut, ...]]:
-    """The same, with the files that are carried unread: where each is, by the name it will have."""
+    """The same without reading: the path of each copied file by its name in the result."""
     ours = (folder / "birdbone.json").is_file()
     carried: dict[str, Path] = {}
     left_out: list[LeftOut] = []
@@ -143,7 +143,7 @@ def sorted_files(
 
 
 def licence_files(folder: Path) -> dict[str, bytes]:
-    """The licences and notices of a folder, which go wherever its model goes."""
+    """The licences and notices of a folder, which are copied with every result."""
     return {
         path.name: path.read_bytes()
         for path in sorted(folder.iterdir())
@@ -157,17 +157,17 @@ def code_files(folder: Path) -> dict[str, bytes]:
 
 
 def is_licence(name: str) -> bool:
-    """Whether a carried file is a licence or a notice, by its name."""
+    """Whether a file is a licence or a notice, by its name."""
     return _matches(name.rpartition("/")[2], _LICENCES)
 
 
 def is_of_tokenizer(name: str) -> bool:
-    """Whether a carried file belongs to a tokenizer or its chat templates, by its name."""
+    """Whether a file belongs to a tokenizer or its chat templates, by its name."""
     return _matches(name.rpartition("/")[2], _TOKENIZER) or name.startswith(_TEMPLATES)
 
 
 def dangling(folder: Path) -> list[str]:
-    """Names of files that would be read, but are links to something that is not there."""
+    """Names of files to read that are broken links."""
     return [
         path.name
         for path in sorted(folder.iterdir())
@@ -178,7 +178,7 @@ def dangling(folder: Path) -> list[str]:
 
 
 def _of_subfolder(folder: Path, *, code: bool) -> tuple[dict[str, Path], list[LeftOut]]:
-    """A folder that holds weights is left out but for its licences; one without is carried."""
+    """Leave out a sub-folder with weights, except its licences; copy one without weights."""
     label, root = f"{_printable(folder.name)}/", folder.parent
     paths = {path.relative_to(root).as_posix(): path for path in _inside(folder)}
     if folder.name.startswith((".", "__")) or folder.is_symlink():
@@ -201,34 +201,34 @@ def _of_subfolder(folder: Path, *, code: bool) -> tuple[dict[str, Path], list[Le
 
 
 def _reason_against(path: Path, folder: Path, *, code: bool) -> str:
-    """Why a file is not carried; nothing where it is."""
+    """Why a file is left out; empty if it is copied."""
     name = path.name
     if not path.is_file():
-        return "a link to a file that is not there, or no file"
+        return "a broken link, or not a regular file"
     if name.startswith("."):
         return "hidden"
     if _printable(name) != name or "\\" in name:
-        return "a name that not every system can hold"
+        return "a name that some systems cannot store"
     if _leads_out(path, folder) and not _matches(name, (*_KNOWN, *_LICENCES)):
-        return "a link that leads out of the folder"
+        return "a link out of the folder"
     if _matches(name, _WEIGHTS):
         return "weights in a file that is not read"
     if _matches(name, _DESCRIBE_WEIGHTS):
-        return "describes weights as they are stored in the source"
+        return "describes weights as stored in the source"
     if path.stat().st_size > MAX_FILE_BYTES:
         return _TOO_LARGE
     if path.suffix == ".py" and not code:
-        return "Python code, which is carried only with trust_remote_code"
+        return "Python code, which is copied only with trust_remote_code"
     return ""
 
 
 def _printable(name: str) -> str:
-    """A name as it is, or in ASCII where it holds what cannot be written as text."""
+    """The name, with bytes that are not valid text escaped."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _leads_out(path: Path, folder: Path) -> bool:
-    """Whether a file is a link to elsewhere; the hub's cache, which is made of links, is not."""
+    """Whether a file is a link out of the folder. Links of the hub's cache do not count."""
     if not path.is_symlink():
         return False
     target, root = path.resolve(), folder.resolve()

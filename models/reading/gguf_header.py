@@ -1,4 +1,4 @@
-"""The header of a GGUF file, held against the file before anything is made as large as it says."""
+"""Read the header of a GGUF file, checked against the file size before memory is allocated."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .sources import Source
 
 
 def read_header(source: Source) -> GGUFReader:
-    """The fields of ``source``, a GGUF model, and the tensors of its first file; they stay on disk.
+    """The fields of a GGUF model and the tensors of its first file; tensor data stays on disk.
 
     Raises:
-        ModelError: it is damaged, or says that there are more layers than tensors.
+        ModelError: the file is damaged, or declares more layers than tensors.
     """
     return _readers(source)[0]
 
 
 def read_tensors(source: Source) -> list[ReaderTensor]:
-    """The tensors of ``source``, a GGUF model, of all its files; they stay on disk.
+    """The tensors of all files of a GGUF model; their data stays on disk.
 
     Raises:
-        ModelError: as `read_header`.
+        ModelError: see `read_header`.
     """
     return [tensor for reader in _readers(source) for tensor in reader.tensors]
 

@@ -1,4 +1,4 @@
-"""Tensors of a GGUF model that transformers leaves where they are when it reads the file."""
+"""Tensors of a GGUF model that transformers skips when it reads the file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WHY = "a tensor of the GGUF file that transformers does not read"
 
 
 def unread_tensors(source: Source, model: PreTrainedModel) -> list[LeftOut]:
-    """Heads for multi-token prediction, layers beyond the config's count and the like, with bytes.
+    """The tensors transformers skips, such as heads for multi-token prediction and extra layers.
 
     Args:
-        model: of the file's config; it may be on the meta device.
+        model: built from the file's config; may be on the meta device.
 
     Raises:
         ModelError: the file is damaged.

@@ -1,4 +1,4 @@
-"""A transformers model in memory as a `Checkpoint`, and back."""
+"""Convert between a transformers model in memory and a `Checkpoint`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from .unused import require_merged
 def as_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, source: str = ""
 ) -> Checkpoint:
-    """A transformers model in memory as a checkpoint; `Checkpoint.to_model` is the inverse.
+    """Make a checkpoint of a transformers model in memory; `Checkpoint.to_model` is the inverse.
 
-    The tensors are shared, not copied: the model must not be changed afterwards.
+    The tensors are shared, not copied: do not change the model afterwards.
 
-    Tied parameters are kept once, under the name transformers saves them by. Parameters that the
-    config says are tied but that have values of their own are both kept, and the config is
-    corrected.
+    Tied parameters are stored once, under the name transformers saves them by. Parameters that are
+    tied by the config but differ in value are both stored, and the config is corrected.
 
     Raises:
-        ModelError: adapters of PEFT that are not merged.
+        ModelError: the model has PEFT adapters that are not merged.
     """
     require_merged(model.state_dict(), type(model).__name__)
     refs: dict[str, TensorRef] = {n: InMemory(t) for n, t in model.state_dict().items()}

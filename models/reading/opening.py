@@ -1,7 +1,7 @@
-"""Opening a model as a `Checkpoint`: lazily where its files allow, else through transformers.
+"""Open a model as a `Checkpoint`, lazily if its files allow it, else through transformers.
 
-Codes of a quantised model are multiplied out to float32 unless they are asked for; its other
-tensors keep the dtype they are stored in.
+Quantised weights are dequantised to float32 unless ``dequantize`` is off. Other tensors keep their
+dtype.
 """
 
 from __future__ import annotations
@@ -67,25 +67,25 @@ def open_checkpoint(
     trust_remote_code: bool = False,
     dequantize: bool = True,
 ) -> Checkpoint:
-    """The model at ``source``; weights in safetensors stay on disk until they are asked for.
+    """Open the model at ``source``; weights in safetensors are read when they are used.
 
     Args:
-        dtype: what floating-point tensors are stored as from here on; None keeps what is there,
-            with codes of a quantised model multiplied out in float32.
-        trust_remote_code: allow Python that the model's folder brings to run.
-        dequantize: give a quantised model as the values its codes stand for. If not, they come as
-            `Quantized`, so that saving loses nothing.
+        dtype: dtype of the floating-point tensors. None keeps the stored dtypes, and float32 for
+            dequantised weights.
+        trust_remote_code: allow Python code in the model's folder to run.
+        dequantize: dequantise the weights of a quantised model. If off, they are kept as
+            `Quantized`, so that saving them is lossless.
 
     Raises:
-        ModelError: not a causal language model transformers can build, or it needs code of its
-            own and that was not allowed; quantised by a method that is not read.
+        ModelError: transformers cannot build it as a causal language model, it needs Python code
+            that was not allowed to run, or its quantisation method is not supported.
         CheckpointError: pickled, damaged or missing weights.
-        SettingError: a quantised model whose codes cannot be kept as they are.
+        SettingError: ``dequantize`` is off and the quantised weights cannot be kept.
     """
     if source.gguf and not dequantize:
         raise SettingError(
-            f"the codes of '{source.label}', a GGUF file, are multiplied out when it is read; "
-            f"leave dequantize on"
+            f"'{source.label}' is a GGUF file, whose quantised weights cannot be kept; leave "
+            f"dequantize on"
         )
     if source.gguf:
         opened = _open_gguf(source, dtype)
@@ -95,7 +95,7 @@ def open_checkpoint(
 
 
 def quantized_by(source: Source) -> str | None:
-    """Whose codes a folder holds, by its config; None for a dense folder or a GGUF file.
+    """The quantisation method of a folder, by its config; None for a dense folder or a GGUF file.
 
     Raises:
         ModelError: its config cannot be read.
@@ -107,11 +107,11 @@ def quantized_by(source: Source) -> str | None:
 
 
 def keeps_codes(source: Source) -> bool:
-    """Whether `open_checkpoint` can give what a folder holds as codes.
+    """Whether `open_checkpoint` can keep the quantised weights of a folder.
 
     Raises:
         ModelError: its config cannot be read.
-        CheckpointError: what it says of quantisation cannot.
+        CheckpointError: its quantization_config cannot be read.
     """
     if quantized_by(source) != "compressed-tensors":
         return False
@@ -119,7 +119,7 @@ def keeps_codes(source: Source) -> bool:
 
 
 def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | None:
-    """How many tokens a model on disk takes, by its config; None where that does not say.
+    """Context length of a model on disk, by its config; None if the config does not state it.
 
     Raises:
         ModelError: its config cannot be read.
@@ -176,14 +176,14 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
 def _tell_unused(unused: Mapping[str, TensorRef], model: PreTrainedModel, source: Source) -> None:
     warnings.warn(
         f"'{source.label}' holds {in_words(unused, model.state_dict())}, for which "
-        f"{type(model).__name__} has no parameters: they take no part in what it computes, and "
-        f"are saved unchanged unless keep_unused is off",
+        f"{type(model).__name__} has no parameters: they do not affect its output, and are saved "
+        f"unchanged unless keep_unused is off",
         stacklevel=2,
     )
 
 
 def _as_named(opened: Checkpoint, model: PreTrainedModel) -> Checkpoint | None:
-    """The tensors the model has, in its order, tied ones once; None where names differ."""
+    """The model's tensors in its order, tied ones once; None if the names differ."""
     ties = tied_names(model)
     names = list(model.state_dict())
     if not opened.refs.keys() >= {name for name in names if name not in ties}:
@@ -200,7 +200,7 @@ def _gguf_config(source: Source) -> PreTrainedConfig:
 
 
 def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
-    """Read a GGUF model through transformers, which multiplies codes out in float32, one by one."""
+    """Read a GGUF model through transformers, which dequantises its tensors to float32."""
     config = _gguf_config(source)
     with ExitStack() as stack:
         file = _joined(source, stack) if source.parts else source
@@ -234,7 +234,7 @@ def _tell_unread(unread: Sequence[LeftOut], source: Source) -> None:
 
 
 def _joined(source: Source, stack: ExitStack) -> Source:
-    """A GGUF model as one file, which is all that transformers reads, for as long as the stack."""
+    """A GGUF model as a single file, as transformers requires, until the stack is closed."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     try:
         join_parts(source.gguf_paths, folder / "model.gguf")
@@ -247,46 +247,46 @@ def _joined(source: Source, stack: ExitStack) -> Source:
 
 
 def _check_weights_key(config: dict[str, Any], source: Source) -> None:
-    """Take out of the config the name of its weight file, refused where that is not a usual one."""
+    """Remove the name of the weight file from the config; refuse an unusual name."""
     named = config.pop(WEIGHTS_KEY, None)
     if named not in (None, SINGLE, INDEX):
         raise ModelError(
             f"config.json of '{source.label}' names {named!r} under {WEIGHTS_KEY} as its weights; "
-            f"rename that file to {SINGLE} and take the key out"
+            f"rename that file to {SINGLE} and remove the key"
         )
 
 
 def _tell_files(source: Source) -> None:
-    """Say which weight file was chosen where there are two, and that an adapter is not read."""
+    """Warn which weight file was chosen of several, and of an adapter that is not read."""
     if chosen := chosen_weights(source.folder):
         warnings.warn(f"'{source.label}' {chosen}", stacklevel=2)
     if (source.folder / ADAPTER_CONFIG).is_file():
         warnings.warn(
             f"'{source.label}' has an adapter beside its weights that is not merged "
-            f"({ADAPTER_CONFIG}), which is not read although transformers would apply it; merge it "
-            f"with PEFT first to have it in the result",
+            f"({ADAPTER_CONFIG}). It is not read, although transformers would apply it; merge it "
+            f"with PEFT first to include it",
             stacklevel=2,
         )
 
 
 def _refuse_code(config: Mapping[str, Any], source: Source) -> None:
-    """Refuse a model that only its own code can build; transformers' own class needs no trust."""
+    """Refuse a model that needs its own Python code, unless that is allowed."""
     if "auto_map" in config and config["model_type"] not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
-            f"'{source.label}' brings Python of its own (auto_map in config.json), which is not "
-            f"run unless you say so: pass trust_remote_code=True if you trust it"
+            f"'{source.label}' needs its own Python code (auto_map in config.json), which is not "
+            f"run by default; pass trust_remote_code=True if you trust it"
         )
 
 
 def _adapter(source: Source, *, keep: bool) -> dict[str, bytes]:
-    """A correction of codes, which goes with the codes alone; a warning where it stays behind."""
+    """The low-rank correction of quantised weights; warns if it is left out."""
     found = {name: source.folder / name for name in ADAPTER_FILES}
     if not all(path.is_file() for path in found.values()):
         return {}
     if not keep:
         warnings.warn(
             f"'{source.label}' has an adapter beside its weights, which is not read; "
-            f"load(dequantize=False) keeps it with the codes it corrects",
+            f"load(dequantize=False) keeps it with the quantised weights it corrects",
             stacklevel=2,
         )
         return {}
@@ -294,6 +294,6 @@ def _adapter(source: Source, *, keep: bool) -> dict[str, bytes]:
 
 
 def _without(left_out: Iterable[LeftOut], kept: Collection[str]) -> tuple[LeftOut, ...]:
-    """What is left out but for folders of which files are kept after all."""
+    """The files left out, without those of folders that are copied."""
     folders = {f"{name.partition('/')[0]}/" for name in kept}
     return tuple(each for each in left_out if each.name not in folders)

@@ -1,4 +1,4 @@
-"""Folders somebody quantised: their tensors as the weights the codes stand for."""
+"""Read the tensors of quantised folders, as dequantised weights or as `Quantized`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..codecs.compressed_tensors import Unpacked, unpack
 
 COMPRESSED_TENSORS, BITSANDBYTES = "compressed-tensors", "bitsandbytes"
 
-# What quantisers call the parts of a weight in files: after its name, or in its module.
+# Names of the parts of a quantised weight in files: suffixes of its name, or names in its module.
 _AFTER_THE_NAME = re.compile(
     r"(_packed|_scale|_scale_inv|_shape|_zero_point|_g_idx|_global_scale|_format|\.absmax"
     r"|\.quant_map|\.nested_absmax|\.nested_quant_map|\.quant_state\..*)$"
@@ -24,7 +24,7 @@ _IN_ITS_MODULE = re.compile(
 
 
 def weight_of(name: str) -> str:
-    """The weight that a tensor of a folder is a part of, if it is named as parts are; else itself.
+    """The weight that a tensor is a part of, judged by its name; the name itself if it is no part.
 
     ``x.weight_packed``, ``x.weight.absmax`` and ``x.SCB`` are parts of ``x.weight``.
     """
@@ -37,18 +37,18 @@ def weight_of(name: str) -> str:
 def multiplied_out(
     refs: Mapping[str, TensorRef], settings: object, label: str
 ) -> dict[str, TensorRef] | None:
-    """Tensors under their names in the folder; None for a kind that only transformers reads.
+    """The dequantised tensors by their names in the folder; None if only transformers reads it.
 
     Args:
-        settings: what ``config.json`` says under ``quantization_config``.
-        label: what to call the model.
+        settings: the ``quantization_config`` of ``config.json``.
+        label: name of the model in messages.
 
     Raises:
-        ModelError: quantised by a method that is not read.
-        CheckpointError: parts of a weight that are missing or do not fit each other.
+        ModelError: the quantisation method is not supported.
+        CheckpointError: parts of a weight are missing or inconsistent.
     """
     known = settings if isinstance(settings, Mapping) else {"quant_method": settings}
-    # Releases of bitsandbytes' first years left the method out.
+    # Early releases of bitsandbytes wrote no quant_method.
     implied = BITSANDBYTES if known.get("load_in_4bit") or known.get("load_in_8bit") else "unknown"
     method = known.get("quant_method", implied)
     if method == COMPRESSED_TENSORS:
@@ -56,21 +56,21 @@ def multiplied_out(
     if method == BITSANDBYTES:
         return read_bitsandbytes(refs)
     raise ModelError(
-        f"'{label}' is already quantised ({method}), and of quantised folders only those of "
-        f"{COMPRESSED_TENSORS} and {BITSANDBYTES} are read; give the model it was made from"
+        f"'{label}' is already quantised ({method}), which is not supported; use the original "
+        f"model, or one quantised with {COMPRESSED_TENSORS} or {BITSANDBYTES}"
     )
 
 
 def with_codes(checkpoint: Checkpoint, label: str) -> Checkpoint:
-    """The same with codes instead of the values they stand for, where they were `unpack`ed.
+    """The same as `Quantized` weights instead of dequantised values.
 
     Raises:
-        SettingError: there are none.
+        SettingError: the weights cannot be kept quantised.
     """
     codes = {n: ref.codes() for n, ref in checkpoint.refs.items() if isinstance(ref, Unpacked)}
     if not codes:
         raise SettingError(
-            f"the codes of '{label}' cannot be kept as they are, only multiplied out; leave "
-            f"dequantize on: of quantised models, integer codes of {COMPRESSED_TENSORS} are kept"
+            f"the quantised weights of '{label}' cannot be kept, only dequantised; leave "
+            f"dequantize on: only integer weights of {COMPRESSED_TENSORS} can be kept"
         )
     return replace(checkpoint, refs={**checkpoint.refs, **codes})

@@ -1,8 +1,8 @@
-"""Where a model is: what the user typed, turned into a folder or a file on this machine.
+"""Resolve the name of a model to a folder or a file on this machine.
 
-Understood: a hub id, a local folder, also one that holds a single GGUF model, a ``.gguf`` file, and
-``package:NAME/FILE.gguf``, a file inside an installed package, found without importing the package.
-A GGUF model in several files may be named by any of them.
+A name is a hub id, a local folder (also one with a single GGUF model), a ``.gguf`` file, or
+``package:NAME/FILE.gguf``, a file inside an installed package, located without importing it.
+A GGUF model in several files can be named by any of them.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from ..codecs.gguf_parts import is_split, parts_of
 from .folder_files import COPIES, OTHER_WEIGHTS, dangling
 
 ADAPTER_CONFIG = "adapter_config.json"
-"""PEFT's description of an adapter, which makes a folder one."""
+"""The config file of a PEFT adapter; a folder with this file is an adapter."""
 
 WEIGHTS_KEY = "transformers_weights"
-"""The key of a config that names another file of weights than the usual ones."""
+"""The key of a config that names an unusual weight file."""
 
 _HUB_DESCRIPTION = ["config.json", "adapter_config.json", "*.py"]
 
 _SHOWN = 3  # names in a message
 
-# Other formats and copies of the same weights, which would multiply the download.
+# Other formats and copies of the same weights, which are not downloaded.
 _HUB_COPIES = [*OTHER_WEIGHTS, "*/*.safetensors", *(f"{folder}/*" for folder in COPIES)]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk.
+    """The location of a model on disk.
 
     Attributes:
-        label: what to call it in cards and logs; never a path of this machine.
-        folder: the folder that holds it, as an absolute path: it is read from other folders too.
-        gguf: the name of the GGUF file in that folder, the first where the model is in several; or
-            None for a Hugging Face folder.
-        parts: the names of all its GGUF files in order where there are several.
-        has_weights: whether its weight files are there; False where only the description of a
-            model on the hub was fetched.
+        label: its name in cards and logs; never a path of this machine.
+        folder: the absolute path of its folder.
+        gguf: the name of the GGUF file in that folder, the first if there are several; None for a
+            Hugging Face folder.
+        parts: the names of all GGUF files, in order, if there are several.
+        has_weights: whether its weight files are present; False if only the config and tokenizer
+            were downloaded.
     """
 
     label: str
@@ -62,14 +62,14 @@ class Source:
 
 
 def find_model(name: str, *, revision: str | None = None, weights: bool = True) -> Source:
-    """Find what ``name`` means; a hub id is downloaded into the hub's own cache.
+    """Resolve ``name``; a hub id is downloaded to the cache of huggingface_hub.
 
     Args:
         revision: branch, tag or commit on the hub.
-        weights: whether those are wanted of a hub id, or only the files that describe the model.
+        weights: download the weights of a hub id, not only its config and tokenizer.
 
     Raises:
-        ModelError: nothing is there, or what is there is no model.
+        ModelError: nothing is found, or it is not a model.
     """
     if name.startswith("package:"):
         return _in_package(name)
@@ -81,16 +81,16 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
     if _looks_local(name):
         raise ModelError(
             f"model '{name}' not found: there is no such file or folder; "
-            f"a model on the hub is named owner/name"
+            f"models on the hub are named owner/name"
         )
     return _from_hub(name, revision, weights=weights)
 
 
 def read_config(source: Source) -> dict[str, Any]:
-    """What a folder's ``config.json`` says.
+    """The ``config.json`` of a folder.
 
     Raises:
-        ModelError: it cannot be read, or names no kind of model.
+        ModelError: it cannot be read, or has no ``model_type``.
     """
     try:
         config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def read_config(source: Source) -> dict[str, Any]:
             f"config.json of '{source.label}' cannot be read: {reason(error)}"
         ) from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"config.json of '{source.label}' names no model_type, so it is no model")
+        raise ModelError(f"config.json of '{source.label}' has no model_type, so it is not a model")
     return config
 
 
@@ -109,11 +109,13 @@ def _looks_local(name: str) -> bool:
 
 def _gguf(path: Path, label: str) -> Source:
     if path.suffix != ".gguf":
-        raise ModelError(f"'{path.name}' is a file but no .gguf; give a folder or a .gguf file")
+        raise ModelError(f"'{path.name}' is not a .gguf file; give a folder or a .gguf file")
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise ModelError(f"'{path.name}' does not begin as a GGUF file does; fetch it again")
+        raise ModelError(
+            f"'{path.name}' is not a GGUF file: its first bytes differ; fetch it again"
+        )
     folder, names = path.parent.absolute(), parts_of(path.name)
     if len(names) == 1 or not is_split(path):
         return Source(label, folder, path.name)
@@ -122,7 +124,7 @@ def _gguf(path: Path, label: str) -> Source:
         shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
         raise ModelError(
             f"'{path.name}' is one of {len(names)} files of a GGUF model, of which {len(missing)} "
-            f"are missing beside it ({shown}); fetch them too"
+            f"are missing in its folder ({shown}); fetch them too"
         )
     whole = names[0] if label == path.name else label
     return Source(whole, folder, names[0], tuple(names))
@@ -140,8 +142,8 @@ def _folder(path: Path, label: str, *, weights: bool = True) -> Source:
         models = sorted({parts_of(name)[0]: name for name in ggufs}.values())
         if len(models) == 1:
             return _gguf(path / models[0], label)
-        mend = f"; name the file itself: {models[0]}" if models else ""
-        raise ModelError(f"folder '{path}' holds no config.json, so it is no model{mend}")
+        fix = f"; name the file itself: {models[0]}" if models else ""
+        raise ModelError(f"folder '{path}' has no config.json, so it is not a model{fix}")
     return Source(label, path.absolute(), has_weights=has_weights or weights)
 
 
@@ -150,13 +152,13 @@ def _has_weights(path: Path) -> bool:
 
 
 def _refuse_dangling(path: Path, label: str) -> None:
-    """Refuse links to files that are gone, as a cleaned cache or a copy without its blobs has."""
+    """Refuse broken links, as in a cleaned cache or a copy without its blobs."""
     gone = dangling(path)
     if gone:
         others = f" and {len(gone) - 1} other files" if len(gone) > 1 else ""
         raise ModelError(
-            f"'{label}' is incomplete: {gone[0]}{others} there are links to files that no longer "
-            f"exist, as in a download cache that was cleaned; download the model again"
+            f"'{label}' is incomplete: {gone[0]}{others} are links to files that do not exist, as "
+            f"in a download cache that was cleaned; download the model again"
         )
 
 
@@ -201,9 +203,9 @@ def _from_hub(name: str, revision: str | None, *, weights: bool) -> Source:
             ignore_patterns=_HUB_COPIES,
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        # The lines after the first advise on settings of the hub's library.
+        # The later lines of the message are about settings of huggingface_hub.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"model '{name}' is no local folder and the hub does not give it: {reason}"
+            f"model '{name}' is not a local folder and cannot be downloaded from the hub: {reason}"
         ) from error
     return _folder(Path(found), name, weights=weights)

@@ -1,4 +1,4 @@
-"""Tensors of a model in the dtypes its folder stores them in, or all in one."""
+"""Convert the tensors of a model to the dtypes stored in its folder, or to a single dtype."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .unused import quantised_parameters
 
 
 def as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
-    """The checkpoint with every floating-point tensor of the model stored in one dtype."""
+    """Convert every floating-point tensor of the checkpoint to one dtype."""
     refs = {name: _converted(ref, dtype) for name, ref in checkpoint.refs.items()}
     return replace(checkpoint, refs=refs, config={**checkpoint.config, "dtype": _name(dtype)})
 
 
 def in_stored_dtypes(found: Checkpoint, model: PreTrainedModel, opened: Checkpoint) -> Checkpoint:
-    """Weights made from codes in float32, everything else in the dtype the folder holds it in.
+    """Dequantised weights in float32, other tensors in their dtype in the folder.
 
     Args:
-        found: the model, in which all may have one dtype, wide enough for each.
-        model: of the same class, to tell which tensor of the folder is which.
-        opened: the folder's tensors as they are stored, and its config.
+        found: the loaded model, whose tensors may all have one dtype wide enough for each.
+        model: of the same class, to match tensors of the folder to parameters.
+        opened: the stored tensors and the config of the folder.
     """
     find, coded = parameter_finder(model), quantised_parameters(model, opened.refs)
     stored: dict[str, torch.dtype] = {}
@@ -42,7 +42,7 @@ def in_stored_dtypes(found: Checkpoint, model: PreTrainedModel, opened: Checkpoi
 
 
 def widest_dtype(refs: Mapping[str, TensorRef]) -> torch.dtype:
-    """A floating-point dtype of at least two bytes that holds every value of some tensors."""
+    """A floating-point dtype of at least two bytes that represents every value of the tensors."""
     found: torch.dtype | None = None
     for ref in refs.values():
         if ref.dtype.is_floating_point and ref.dtype.itemsize > 1:
@@ -55,7 +55,7 @@ def _wider(one: torch.dtype, other: torch.dtype) -> torch.dtype:
 
 
 def _most_common(refs: Mapping[str, TensorRef], coded: Collection[str]) -> torch.dtype:
-    """The dtype that most values outside of the quantised weights have."""
+    """The most common dtype of the values outside the quantised weights."""
     counts: dict[torch.dtype, int] = {torch.float32: 0}
     for name, ref in refs.items():
         if name not in coded and ref.dtype.is_floating_point:
@@ -64,7 +64,7 @@ def _most_common(refs: Mapping[str, TensorRef], coded: Collection[str]) -> torch
 
 
 def _converted(ref: TensorRef, dtype: torch.dtype) -> TensorRef:
-    """A floating-point tensor in another dtype, converted when it loads unless it is in memory."""
+    """Convert a floating-point tensor when it is loaded, or now if it is in memory."""
     if not (ref.dtype.is_floating_point and dtype.is_floating_point) or ref.dtype == dtype:
         return ref
     return InMemory(ref.load().to(dtype)) if isinstance(ref, InMemory) else Converted(ref, dtype)

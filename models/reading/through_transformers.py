@@ -1,7 +1,7 @@
-"""Loading weights that transformers renames or converts, such as experts stored one by one.
+"""Load weights that transformers renames or converts, such as experts stored one by one.
 
-transformers is shown a folder of links to the files that are read and no others: it would apply an
-adapter that lies beside them, and prefer a file that was not chosen.
+transformers loads from a temporary folder that links only the chosen files. In the original folder
+it would apply an adapter found there, or prefer another weight file.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _SHARD_BYTES = 2 << 30
 
 
 def load_renamed(source: Source, opened: Checkpoint, trust: bool) -> Checkpoint:
-    """The model of a dense folder, in the widest dtype that its tensors are stored in.
+    """The model of a dense folder, in the widest of its stored dtypes.
 
     Args:
-        opened: the tensors as the folder names them, and what is carried with them.
-        trust: allow Python that the folder brings to run.
+        opened: the tensors by their names in the folder, and the other files.
+        trust: allow Python code in the folder to run.
 
     Raises:
-        ModelError: transformers refuses the folder.
-        CheckpointError: it lacks tensors.
+        ModelError: transformers cannot load the folder.
+        CheckpointError: tensors are missing.
     """
     with _view(source, opened) as folder:
         return _loaded(source, folder, opened, trust, dtype=widest_dtype(opened.refs))
 
 
 def load_dequantised(source: Source, opened: Checkpoint, trust: bool) -> Checkpoint:
-    """The model of a folder whose codes only transformers reads, in float32.
+    """The model of a quantised folder that only transformers reads, in float32.
 
     Raises:
         ModelError, CheckpointError: as `load_renamed`.
@@ -61,7 +61,7 @@ def load_dequantised(source: Source, opened: Checkpoint, trust: bool) -> Checkpo
 
 
 def load_written_dense(source: Source, dense: Checkpoint, trust: bool) -> Checkpoint:
-    """The model of weights that were dequantised, by way of a dense folder written aside.
+    """The model of dequantised weights, loaded from a temporary dense folder.
 
     Raises:
         ModelError, CheckpointError: as `load_renamed`.
@@ -75,7 +75,7 @@ def load_written_dense(source: Source, dense: Checkpoint, trust: bool) -> Checkp
 
 @contextmanager
 def _view(source: Source, opened: Checkpoint) -> Iterator[Path]:
-    """A folder of links to the weight files that are read, with config and code."""
+    """Make a folder with links to the weight files, the config and the code."""
     config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
     for key in ("auto_map", WEIGHTS_KEY):
         if key not in opened.config:
@@ -91,7 +91,7 @@ def _view(source: Source, opened: Checkpoint) -> Iterator[Path]:
 
 
 def _with_description(aside: Path, config: Mapping[str, Any], opened: Checkpoint) -> Path:
-    """A folder that describes a model; transformers keeps code by the folder's name: one name."""
+    """Make a folder without weights; transformers caches code by folder name, so it is fixed."""
     folder = aside / "checkpoint"
     folder.mkdir()
     for name, data in opened.top_files.items():
@@ -115,9 +115,9 @@ def _loaded(
 
 
 def _whole_config(found: Checkpoint, opened: Checkpoint) -> Mapping[str, Any]:
-    """The config of the folder, corrected where it says that a head of its own is tied.
+    """The config of the folder, corrected if it ties a head that differs from the embedding.
 
-    transformers would write that of the class, which may be but the text part of the model.
+    transformers would write the config of the class, which may cover only the text part.
     """
     config = {**opened.config, "dtype": found.config["dtype"]}
     return untied_config(config) if found.config.get(TIES) is False else config
@@ -127,11 +127,11 @@ def from_pretrained(source: Source, folder: Path, **options: Any) -> Any:
     """The transformers model in a folder.
 
     Args:
-        source: what to call it, and where its files are.
+        source: the label and the location of its files.
 
     Raises:
-        ModelError: transformers refuses it.
-        CheckpointError: it lacks tensors, for which transformers would make up random values.
+        ModelError: transformers cannot load it.
+        CheckpointError: tensors are missing, which transformers would initialise at random.
     """
     try:
         with quietly():
@@ -151,7 +151,7 @@ def from_pretrained(source: Source, folder: Path, **options: Any) -> Any:
 
 
 def forget_quantization(model: Any) -> None:
-    """Let a model that was multiplied out as it was read pass for what it is, a dense one."""
+    """Remove the marks of quantisation from a model that was dequantised while loading."""
     for name in ("hf_quantizer", "is_quantized", "quantization_method"):
         if hasattr(model, name):
             delattr(model, name)

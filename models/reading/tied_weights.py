@@ -1,7 +1,7 @@
-"""Weights that a config says are tied, but that have values of their own.
+"""Tied weights, and weights that are tied by the config but differ in value.
 
-A folder may say ``tie_word_embeddings: true`` and hold an output head that differs from the
-embedding. Such a head is kept, and the config is corrected.
+A config may have ``tie_word_embeddings: true`` although the folder has an output head that differs
+from the embedding. Such a head is kept, and the config is corrected.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ..blocks.empty_model import shared_model, tied_parameters
 from ..blocks.parameter_names import parameter_finder
 
 TIES = "tie_word_embeddings"
-"""What configs call it that the output head is the embedding."""
+"""The key of a config for a tied output head."""
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:
-    """Each tied parameter of a model, and the parameter it is tied to, by the model's config."""
+    """Each tied parameter of a model with the parameter it is tied to, by the model's config."""
     found = tied_parameters(model)
     expand = getattr(model, "get_expanded_tied_weights_keys", None)
     return found if expand is None else {**expand(all_submodels=True), **found}
 
 
 def same_values(first: TensorRef, second: TensorRef) -> bool:
-    """Whether two tensors hold the same values, in whichever dtypes; reads both."""
+    """Whether two tensors have equal values, whatever their dtypes; loads both."""
     if first is second:
         return True
     if first.shape != second.shape:
@@ -43,7 +43,7 @@ def same_values(first: TensorRef, second: TensorRef) -> bool:
 
 
 def differing_ties(ties: Mapping[str, str], refs: Mapping[str, TensorRef]) -> list[str]:
-    """The tied parameters that have values of their own; reads tensors only where both exist.
+    """The tied parameters whose values differ; loads tensors only if both are stored.
 
     Args:
         ties: each tied parameter and the parameter it is tied to.
@@ -57,7 +57,7 @@ def differing_ties(ties: Mapping[str, str], refs: Mapping[str, TensorRef]) -> li
 
 
 def with_ties_settled(checkpoint: Checkpoint, ties: Mapping[str, str]) -> Checkpoint:
-    """The checkpoint with each tied tensor once; untied, by its config, where values differ.
+    """The checkpoint with each tied tensor stored once, and untied if values differ.
 
     Args:
         ties: each tied parameter and the parameter it is tied to.
@@ -76,7 +76,7 @@ def with_ties_settled(checkpoint: Checkpoint, ties: Mapping[str, str]) -> Checkp
 
 
 def with_config_settled(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, untied by its config where its tensors, named as in files, say otherwise."""
+    """The checkpoint, untied if values differ; its tensors have their names in files."""
     model = shared_model(checkpoint)
     ties = tied_names(model)
     if not ties:
@@ -87,7 +87,7 @@ def with_config_settled(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def untied(checkpoint: Checkpoint, differing: list[str]) -> Checkpoint:
-    """The checkpoint with a config that says its embedding and head are not tied.
+    """The checkpoint with a config that does not tie the embedding and the head.
 
     Raises:
         ModelError: the class ties them whatever the config says.
@@ -96,15 +96,15 @@ def untied(checkpoint: Checkpoint, differing: list[str]) -> Checkpoint:
     still = tied_names(shared_model(changed)).keys() & set(differing)
     for name in sorted(still):
         raise ModelError(
-            f"'{checkpoint.source}' holds '{name}' with values of its own, but the class of type "
-            f"'{checkpoint.config.get('model_type')}' always ties it; give a folder whose tied "
-            f"tensors are equal"
+            f"'{checkpoint.source}' holds '{name}', which differs from the tensor it is tied to; "
+            f"the class of type '{checkpoint.config.get('model_type')}' always ties it; use a "
+            f"folder whose tied tensors are equal"
         )
     return changed
 
 
 def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with the embedding and the head untied, in every part that may be the one read."""
+    """The config with embedding and head untied, in every part that transformers may read."""
     kind = str(config.get("model_type"))
     parts = CONFIG_MAPPING[kind].sub_configs if kind in CONFIG_MAPPING else {}
     nested = {

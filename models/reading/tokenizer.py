@@ -1,4 +1,4 @@
-"""The tokenizer of a model: out of its folder, its GGUF file, or a checkpoint's own files."""
+"""Load the tokenizer of a model from its folder, its GGUF file or the files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NAMED_TEMPLATE = "tokenizer.chat_template."
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer out of a checkpoint's files.
+    """The tokenizer in the files of a checkpoint.
 
     Raises:
-        ModelError: the checkpoint carries none that transformers can read.
+        ModelError: there is none that transformers can read.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name, data in checkpoint.files.items():
@@ -50,10 +50,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 
 
 def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model on disk, without its weights.
+    """The tokenizer of a model on disk; weights are not read.
 
     Raises:
-        ModelError: it has none that transformers can read.
+        ModelError: there is none that transformers can read.
     """
     if source.gguf is not None:
         return gguf_tokenizer(source)
@@ -63,10 +63,10 @@ def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
 
 
 def gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer in a GGUF file, mended where transformers reads another one out of it.
+    """The tokenizer in a GGUF file, corrected where transformers reads it wrongly.
 
     Raises:
-        ModelError: it has none that transformers can read.
+        ModelError: there is none that transformers can read.
     """
     try:
         head = read_head(*source.gguf_paths)
@@ -85,7 +85,7 @@ def gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def _as_the_file_says(
     tokenizer: PreTrainedTokenizerBase, head: Head, source: Source
 ) -> PreTrainedTokenizerBase:
-    """Mend what transformers makes of byte-level BPE: tokens it adds, text split as GPT-2 does."""
+    """Correct byte-level BPE: tokens that transformers adds, and its GPT-2 pre-tokenization."""
     with head.as_file() as short:
         fields = GGUFReader(short).fields
     _add_named_templates(tokenizer, fields)
@@ -98,8 +98,8 @@ def _as_the_file_says(
     rule = fields.get("tokenizer.ggml.pre")
     if rule is not None and not split_as(tokenizer.backend_tokenizer, str(rule.contents())):
         warnings.warn(
-            f"'{source.label}' splits text by a rule called '{rule.contents()}', which is not "
-            f"known here: transformers may make other tokens of it than the model was made with",
+            f"'{source.label}' uses the pre-tokenizer '{rule.contents()}', which is not known: "
+            f"its tokens may differ from those the model was trained with",
             stacklevel=2,
         )
     return tokenizer
@@ -108,7 +108,7 @@ def _as_the_file_says(
 def _add_named_templates(
     tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, ReaderField]
 ) -> None:
-    """Chat templates beside the default one, such as for tool use, which transformers skips."""
+    """Add the chat templates other than the default, such as for tool use."""
     named = {
         key.removeprefix(_NAMED_TEMPLATE): str(field.contents())
         for key, field in fields.items()
@@ -120,7 +120,7 @@ def _add_named_templates(
 
 
 def _without_ids_from(first: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """The same without added tokens that the model has no row for."""
+    """The tokenizer without added tokens that have no embedding."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition["added_tokens"] = [t for t in definition["added_tokens"] if t["id"] < first]
     vocab = tokenizer.get_vocab()

@@ -1,7 +1,7 @@
-"""Tensors of a folder that the transformers class of its config has no parameter for.
+"""Tensors of a folder that match no parameter of the transformers class of its config.
 
-Heads for multi-token prediction, vision towers of a model whose text part alone is built, adapters
-that were not merged, layers beyond the config's count: `from_pretrained` skips them.
+`from_pretrained` skips them: heads for multi-token prediction, vision towers of a model whose text
+part alone is built, adapters that are not merged, layers beyond the config's count.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _GROUPS_NAMED = 4
 
 
 def unused_tensors(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
-    """Of the tensors of a folder, by their names there, those that no parameter is loaded from.
+    """The tensors of a folder that match no parameter, by their names in the folder.
 
-    Codes, scales and other parts of a quantised weight are used where the weight is.
+    Integer codes, scales and other parts of a quantised weight count as that weight.
     """
     find = parameter_finder(model)
     return {
@@ -33,28 +33,28 @@ def unused_tensors(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dic
 
 
 def quantised_parameters(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """The parameters that a folder holds as codes, by the names of its tensors."""
+    """The parameters that a folder stores quantised, by the names of its tensors."""
     find = parameter_finder(model)
     return {find(weight_of(name))[0] for name in names if weight_of(name) != name}
 
 
 def require_dense(model: PreTrainedModel, refs: Mapping[str, TensorRef], label: str) -> None:
-    """Refuse parts of quantised weights in a folder whose config does not say it is quantised.
+    """Refuse parts of quantised weights in a folder without a quantization_config.
 
     Raises:
-        ModelError: there are some; their codes would be taken for values.
+        ModelError: there are some; their integer codes would be read as weights.
     """
     find = parameter_finder(model)
     for name in refs:
         if not find(name)[1] and weight_of(name) != name and find(weight_of(name))[1]:
             raise ModelError(
                 f"'{label}' holds '{name}', part of a quantised weight, but config.json has no "
-                f"quantization_config that says how to read it; give the model it was made from"
+                f"quantization_config to read it by; use the original model"
             )
 
 
 def require_merged(names: Iterable[str], label: str) -> None:
-    """Refuse tensors of layers that PEFT has wrapped, for which the class has no parameters.
+    """Refuse tensors of layers wrapped by PEFT, which match no parameter.
 
     Raises:
         ModelError: there are some.
@@ -68,16 +68,16 @@ def require_merged(names: Iterable[str], label: str) -> None:
 
 
 def without_unused(checkpoint: Checkpoint, why: str) -> Checkpoint:
-    """The checkpoint with its unused tensors listed as left out, for the reason given."""
+    """The checkpoint with its unused tensors moved to ``left_out``, with a reason."""
     gone = [LeftOut(name, ref.num_bytes, why) for name, ref in checkpoint.unused.items()]
     return replace(checkpoint, unused={}, left_out=(*checkpoint.left_out, *gone))
 
 
 def in_words(unused: Mapping[str, TensorRef], known: Iterable[str]) -> str:
-    """Count, bytes and what the tensors are called, such as "12 tensors (245,760 bytes): mtp".
+    """Describe tensors by count, bytes and name, such as "12 tensors (245,760 bytes): mtp".
 
     Args:
-        known: names of the model's parameters, which a group's name must not begin.
+        known: names of the model's parameters; a group's name is not a prefix of any.
     """
     groups = grouped(unused, known)
     named = ", ".join(list(groups)[:_GROUPS_NAMED])
@@ -88,7 +88,7 @@ def in_words(unused: Mapping[str, TensorRef], known: Iterable[str]) -> str:
 
 
 def grouped(names: Iterable[str], known: Iterable[str]) -> dict[str, int]:
-    """How many tensors there are under each shortest prefix that no parameter has.
+    """Number of tensors under each shortest prefix that no parameter has.
 
     Args:
         known: names of the model's parameters.
@@ -102,6 +102,6 @@ def grouped(names: Iterable[str], known: Iterable[str]) -> dict[str, int]:
 
 
 def _prefixes(name: str) -> list[str]:
-    """The modules a tensor lies in, outermost first, and the tensor itself."""
+    """The names of the modules that contain a tensor, outermost first, and the tensor's name."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]

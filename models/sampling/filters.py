@@ -1,4 +1,4 @@
-"""Which sampled documents are kept: no repetition, no near-duplicates, none far too (un)likely."""
+"""Filters for sampled documents: repetition, near-duplicates, outliers in likelihood."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from .generate import Sampled
 
-# A document shorter than this says nothing; the shortest n-grams repeat in any text, and a run of
-# eight tokens that stands in two documents was learned by heart.
+# Shorter documents are dropped. N-grams of 4 tokens measure repetition inside a document; an n-gram
+# of 8 tokens that occurs in two documents is taken for memorised text.
 FEWEST_TOKENS = 12
 _REPEATED_RUN = 4
 _FEWEST_DISTINCT = 0.7
@@ -19,18 +19,18 @@ _BAND = 3.0
 
 
 def distinct_fraction(tokens: Sequence[int], run: int) -> float:
-    """Different n-grams of ``run`` tokens over all of them; 1 where there are none."""
+    """Fraction of the n-grams of ``run`` tokens that are distinct; 1 if there are none."""
     grams = _grams(tokens, run)
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def is_repetitive(document: Sampled) -> bool:
-    """Whether more than three tenths of its 4-grams stand in it before."""
+    """Whether more than 30 % of its 4-grams are repeats."""
     return distinct_fraction(document.sampled, _REPEATED_RUN) < _FEWEST_DISTINCT
 
 
 def likelihood_band(documents: Sequence[Sampled]) -> tuple[float, float]:
-    """Bounds of the mean NLL, nats per token: median -/+ 3 robust standard deviations.
+    """Bounds of the mean NLL in nats per token: median ± 3 robust standard deviations.
 
     The robust standard deviation is 1.4826 times the median absolute deviation.
     """
@@ -41,13 +41,13 @@ def likelihood_band(documents: Sequence[Sampled]) -> tuple[float, float]:
 
 
 class Sieve:
-    """Keeps documents, batch by batch, that pass every filter."""
+    """Selects the documents of each batch that pass every filter."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[int, ...]] = set()
 
     def keep(self, batch: Sequence[Sampled]) -> list[Sampled]:
-        """The documents of a batch that are kept, in their order."""
+        """The documents of a batch that pass, in order."""
         whole = [each for each in batch if len(each.sampled) >= FEWEST_TOKENS]
         whole = [each for each in whole if not is_repetitive(each)]
         if not whole:
@@ -61,7 +61,7 @@ class Sieve:
             self._seen.update(_grams(each.sampled, _COPIED_RUN))
 
     def _is_new(self, document: Sampled) -> bool:
-        """Whether few of its 8-grams stand in documents that were kept; remembers them if so."""
+        """Whether at most 30 % of its 8-grams occur in kept documents; if so, adds them."""
         grams = _grams(document.sampled, _COPIED_RUN)
         copied = sum(gram in self._seen for gram in grams)
         if grams and copied > _MOST_COPIED * len(grams):

@@ -1,10 +1,10 @@
-"""Sample token by token from a causal language model: a batch at a time, with its KV cache.
+"""Batched sampling from a causal language model with its key-value cache.
 
-Tokens are drawn at temperature 1 from nearly the whole distribution: text sampled so is less
-coherent than text from a truncated one, but calibrates better (docs/text.md). A schedule may let
-the temperature fall over the first tokens (LLM-QAT 2305.17888 samples its first tokens apart;
-self-calibration 2410.17170 lowers the temperature along the document), and leave out tokens that
-are less than ``min_p`` times as likely as the likeliest.
+By default tokens are drawn at temperature 1 from nearly the whole distribution. Such text is less
+coherent than text from a truncated distribution, but calibrates better (docs/text.md). A schedule
+can lower the temperature over the first tokens (LLM-QAT 2305.17888 treats the first tokens
+separately; self-calibration 2410.17170 lowers the temperature along the document). Tokens less
+than ``min_p`` times as likely as the most likely token are never drawn.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from .starts import USER_TOKENS, Start
 
 @dataclass(frozen=True)
 class Schedule:
-    """How tokens are drawn.
+    """The sampling temperature by position, and the truncation.
 
     Attributes:
-        hot, cool: temperature of the first token, and of all after ``cooling`` tokens; between
-            them it falls linearly.
-        min_p: least probability that is drawn, relative to the likeliest token's.
+        hot, cool: temperature of the first token, and after ``cooling`` tokens; linear in between.
+        min_p: minimum probability, relative to the most likely token.
     """
 
     hot: float = 1.0
@@ -37,19 +36,19 @@ class Schedule:
     min_p: float = 1e-4
 
     def temperature(self, place: int) -> float:
-        """Of the token that is sampled at this place, the first being 0."""
+        """Temperature at a position; the first sampled token has position 0."""
         left = max(0.0, 1 - place / self.cooling) if self.cooling else 0.0
         return self.cool + (self.hot - self.cool) * left
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One document.
+    """A sampled document.
 
     Attributes:
-        tokens: from its start on, without the token that ended it.
-        num_given: tokens at its front that were not sampled.
-        nll: mean negative log-likelihood of the sampled tokens, nats per token, temperature 1.
+        tokens: all tokens, without the end token.
+        num_given: leading tokens that were not sampled.
+        nll: mean negative log-likelihood of the sampled tokens at temperature 1, in nats.
     """
 
     tokens: tuple[int, ...]
@@ -63,7 +62,7 @@ class Sampled:
 
 @dataclass
 class _Document:
-    """A document that is being sampled."""
+    """A document in progress."""
 
     start: Start
     tokens: list[int]
@@ -74,7 +73,7 @@ class _Document:
     num_drawn: int = 0
 
     def take(self, token: int, nats: float, ends: frozenset[int]) -> int | None:
-        """The token that follows, given the one that was drawn; None where the document ends."""
+        """The next token of the document, given the sampled one; None if the document ends."""
         if self.forced:
             token = self.forced.pop(0)
         elif self._ends_turn(token, ends):
@@ -110,17 +109,17 @@ def generate(
     generator: torch.Generator,
     announce: Callable[[int], None] = lambda tokens: None,
 ) -> list[Sampled]:
-    """Documents of at most ``length`` tokens from these starts, which are all of one length.
+    """Sample one document of at most ``length`` tokens for each start.
 
-    A document ends at the first token of ``ends``, which it does not hold.
+    All starts have the same length. A document ends before the first token of ``ends``.
 
     Args:
-        model: a transformers causal language model, whole on one device.
-        generator: on the CPU; with the same model, device and dtype it gives the same documents.
-        announce: is called with the number of tokens after every step.
+        model: a transformers causal language model on one device.
+        generator: on the CPU. The same seed, model, device and dtype give the same documents.
+        announce: called with the number of new tokens after every step.
 
     Raises:
-        ModelError: logits are NaN or infinite, or the model keeps no cache.
+        ModelError: logits are NaN or infinite, or the model has no key-value cache.
     """
     documents = [_Document(start, list(start.tokens)) for start in starts]
     running = documents
@@ -149,19 +148,20 @@ def generate(
 def draw(
     logits: Tensor, schedule: Schedule, place: int, generator: torch.Generator
 ) -> tuple[list[int], list[float]]:
-    """Draw a token for each row of ``logits`` ``[rows, vocab_size]``; tokens and their NLL, nats.
+    """Sample a token for each row of ``logits`` ``[rows, vocab_size]``.
 
-    Gumbel-max over the tokens that ``min_p`` leaves: no sort over the vocabulary is needed.
+    Uses the Gumbel-max trick over the tokens above ``min_p``, which needs no sort. Returns the
+    tokens and their NLL in nats.
 
     Raises:
-        ModelError: a logit is NaN, or a row has no finite one.
+        ModelError: a logit is NaN, or a row has no finite logit.
     """
     temperature = schedule.temperature(place)
     top = logits.amax(-1, keepdim=True)  # [rows, 1]
     if not bool(top.isfinite().all()):
         raise ModelError(
-            f"the model's logits are not finite (token {place + 1} of its own text), so that "
-            f"nothing can be sampled from it; calibrate on a text, such as data='pydoc'"
+            f"cannot sample text from the model: its logits are not finite at sampled token "
+            f"{place + 1}; calibrate on a text, such as data='pydoc'"
         )
     floor = top + temperature * math.log(schedule.min_p)
     rows, candidates = (logits >= floor).nonzero(as_tuple=True)
@@ -181,7 +181,7 @@ def _cache(output: Any, model: Any) -> Any:
     cache = getattr(output, "past_key_values", None)
     if not hasattr(cache, "batch_select_indices"):
         raise ModelError(
-            f"{type(model).__name__} keeps no key-value cache, without which sampling its own "
-            f"text takes too long; calibrate on a text, such as data='pydoc'"
+            f"cannot sample text from {type(model).__name__}: it returns no key-value cache, and "
+            f"sampling without one is too slow; calibrate on a text, such as data='pydoc'"
         )
     return cache

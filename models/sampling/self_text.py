@@ -1,7 +1,7 @@
-"""Documents sampled from a model itself: as many tokens as are asked for, the same for a seed.
+"""Sample a given number of tokens of text from a model, reproducibly for a seed.
 
-Such text needs no source of the user's, and holds what the model saw in training in about the
-proportions in which it would say it. What it lacks is text that surprises the model.
+Sampled text needs no data and roughly follows the model's training distribution. It contains
+little text that the model finds unlikely.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Announce = Callable[[int, int], None]
 DOCUMENT_TOKENS = 256
 BATCH_SIZE = 64
 CHAT_EVERY = 8
-"""One batch in so many is of conversations, the second first, if the model has a chat template."""
+"""Every eighth batch, from the second on, has conversations if the model has a chat template."""
 
-# Batches in a row of which the filters keep less than a tenth, before it is given up.
+# Sampling fails after this many consecutive batches of which the filters keep less than 10 %.
 _PATIENCE = 4
 _FEWEST_KEPT = 0.1
 
@@ -50,22 +50,22 @@ def sample_text(
     unfinished: Unfinished | None = None,
     announce: Announce = lambda done, total: None,
 ) -> tuple[str, ...]:
-    """Sample documents with at least ``num_tokens`` tokens in all.
+    """Sample documents with at least ``num_tokens`` tokens in total.
 
-    The whole model is held on the device, in bfloat16 where the device multiplies it fast, else in
-    float32. Documents that repeat themselves or others, or are far more or less likely than the
-    rest of their batch, are sampled again. A batch depends on the seed, its number and the
-    batches before it: a smaller sample is the beginning of a greater one.
+    The whole model is on the device, in bfloat16 if the device has fast bfloat16 products, else in
+    float32. Documents that are repetitive, near-duplicates, or far more or less likely than the
+    rest of their batch are replaced. A batch depends only on the seed, its number and the batches
+    before it, so a smaller sample is the beginning of a larger one.
 
     Args:
-        length: tokens of a document at most.
-        batch_size: documents that are sampled at a time.
-        unfinished: keeps finished batches; those it holds are not sampled again.
-        announce: called with tokens kept or under way and tokens asked for.
+        length: maximum number of tokens of a document.
+        batch_size: number of documents sampled together.
+        unfinished: stores finished batches, which are not sampled again.
+        announce: called with the tokens so far and ``num_tokens``.
 
     Raises:
-        ModelError: the model's logits are not finite, or it keeps no key-value cache.
-        DataError: nearly all that it says is repetition.
+        ModelError: the model's logits are not finite, or it has no key-value cache.
+        DataError: nearly all sampled documents fail the filters.
     """
     keeping = Keeping(unfinished)
     state = keeping.load()
@@ -84,7 +84,7 @@ def sample_text(
 
 
 class _Sampler:
-    """The model and what the documents that it samples begin and end with."""
+    """The model, with the starts and the end tokens of its documents."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _Sampler:
         self._sieve = Sieve()
 
     def remember(self, batch: Batch) -> None:
-        """Take documents that were kept before as known, so that none like them is kept."""
+        """Register documents of an earlier run, so that near-duplicates of them are dropped."""
         self._sieve.remember(batch.kept)
 
     def sample(self, number: int, announce: Callable[[int], None]) -> Batch:
@@ -126,7 +126,7 @@ class _Sampler:
 
 
 def _check_use(batches: Sequence[Batch]) -> None:
-    """Give up once the filters left out nearly all of several batches in a row.
+    """Fail once the filters dropped nearly all documents of several consecutive batches.
 
     Raises:
         DataError: they did.
@@ -137,25 +137,25 @@ def _check_use(batches: Sequence[Batch]) -> None:
     ):
         return
     raise DataError(
-        f"the model's own text is of no use: of the last {sum(each.num_sampled for each in last)} "
-        f"sampled documents {_PATIENCE} batches in a row were nearly all too short, repetitive or "
-        f"alike; calibrate on a text, such as data='pydoc'"
+        f"cannot calibrate on text sampled from the model: of the last "
+        f"{sum(each.num_sampled for each in last)} documents ({_PATIENCE} batches) nearly all were "
+        f"too short, repetitive or alike; calibrate on a text, such as data='pydoc'"
     )
 
 
 def sampling_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes that sampling holds beside the checkpoint: the model, its cache, a batch's logits."""
+    """Peak bytes of sampling: the model, the key-value cache and the logits of a batch."""
     config = text_config(checkpoint)
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * int(config.num_hidden_layers) * heads * int(size) * DOCUMENT_TOKENS
-    # A new cache is made of the last one at each step; logits are also taken in float32.
+    # Each step copies the cache (twice its size at the peak) and converts the logits to float32.
     values = checkpoint.num_parameters + BATCH_SIZE * (2 * cached + 3 * int(config.vocab_size))
     return values * sampling_dtype().itemsize
 
 
 def sampling_dtype() -> torch.dtype:
-    """bfloat16 on an accelerator and on CPUs with instructions for its products, else float32."""
+    """bfloat16 on accelerators and on CPUs with bfloat16 instructions, else float32."""
     if default_device().type != "cpu":
         return torch.bfloat16
     able = torch.cpu.get_capabilities()
@@ -164,7 +164,7 @@ def sampling_dtype() -> torch.dtype:
 
 
 class _Counter:
-    """Adds up the tokens of a batch for whoever watches."""
+    """Reports the total number of sampled tokens."""
 
     def __init__(self, done: int, total: int, announce: Announce) -> None:
         self._done, self._total, self._announce = done, total, announce

@@ -1,4 +1,4 @@
-"""What sampled documents begin with: a token of the vocabulary, or a chat template's user turn."""
+"""Starts of sampled documents: a token of the vocabulary, or the user turn of a chat template."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-# No text holds it, so that it is found again in what a chat template renders.
+# Occurs in no text, so it can be located in the rendered chat template.
 _MARK = "\ue000birdbone\ue001"
 _REFUSED = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 
-# Tokens of a user turn after which it is closed: questions are short.
+# Maximum number of tokens of a user turn.
 USER_TOKENS = 48
 
 
 @dataclass(frozen=True)
 class Start:
-    """The tokens a document begins with.
+    """The first tokens of a document.
 
     Attributes:
-        tokens: put before anything is sampled.
-        closing: tokens that end a user turn and open the answer. They follow once the model has
-            ended the turn, or after `USER_TOKENS`. Empty where the document is plain text.
-        num_given: how many of ``tokens``, from the first, the chat template put there.
+        tokens: placed before the sampled tokens.
+        closing: tokens that end the user turn and open the answer. They are inserted when the
+            model ends the turn, or after `USER_TOKENS`. Empty for plain text.
+        num_given: number of leading ``tokens`` that come from the chat template.
     """
 
     tokens: tuple[int, ...]
@@ -35,7 +35,7 @@ class Start:
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that are no text: special ones, and all others that were added as such."""
+    """Tokens that are not text: special tokens and added tokens."""
     added = tokenizer.added_tokens_decoder
     special = {token for token, about in added.items() if about.special}
     return frozenset(special | set(tokenizer.all_special_ids))
@@ -44,15 +44,15 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def beginnings(
     tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens a document may begin with: whole words, and all that are text.
+    """Tokens a document can begin with: the whole words, and all text tokens.
 
-    Words are tokens of letters alone that follow a space or are written with a capital. Where the
-    tokenizer marks no words, as for languages without spaces, there are as many as there are.
+    Words are tokens of letters only that follow a space or begin with a capital. If there are
+    none, all text tokens count as words.
     """
     control = control_tokens(tokenizer)
     size = min(vocab_size, len(tokenizer))
     texts = {token: str(tokenizer.decode([token])) for token in range(size) if token not in control}
-    # Parts of a character decode to U+FFFD: no text begins with one.
+    # Incomplete UTF-8 sequences decode to U+FFFD; no text begins with one.
     anything = tuple(
         token for token, text in texts.items() if text.strip() and "\ufffd" not in text
     )
@@ -67,9 +67,9 @@ def beginnings(
 
 
 def chat_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """What the chat template puts before a user's first message, and after it up to the answer.
+    """Tokens of the chat template before the first user message, and from there to the answer.
 
-    None where there is no template, or one that renders no single message or not as it is.
+    None if there is no template, or if it cannot render a single message verbatim.
     """
     if not tokenizer.chat_template:
         return None
@@ -90,11 +90,11 @@ def chat_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tupl
 
 @dataclass(frozen=True)
 class Starts:
-    """What documents of one model may begin with.
+    """The possible starts of documents for one model.
 
     Attributes:
         words, anything: tokens, see `beginnings`.
-        turn: what surrounds a user turn, see `chat_turn`; None leaves all documents plain text.
+        turn: tokens around a user turn, see `chat_turn`; None for plain text only.
     """
 
     words: tuple[int, ...]
@@ -103,11 +103,11 @@ class Starts:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Starts:
-        """All there are for a tokenizer, and a model with so many embeddings."""
+        """The starts for a tokenizer and a model with ``vocab_size`` embeddings."""
         return cls(*beginnings(tokenizer, vocab_size), chat_turn(tokenizer))
 
     def draw(self, count: int, *, chat: bool, generator: random.Random) -> list[Start]:
-        """Starts of one batch, all of one length: one half words, the other any token that is text.
+        """Draw the starts of a batch, all of one length: half words, half any text token.
 
         With ``chat`` they are user turns, if the model has a template.
         """

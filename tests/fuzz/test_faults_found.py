@@ -67,8 +67,8 @@ def test_an_output_that_can_have_no_such_name(sandbox: Sandbox, name: str) -> No
 
 def test_a_kind_of_model_that_is_no_word(sandbox: Sandbox, model: Path) -> None:
     reconfigured(model, model_type=["llama"], auto_map={"AutoConfig": "configuration_evil.Evil"})
-    refused(sandbox, "inspect", model, says="names no model_type")
-    assert "names no model_type" in opened(sandbox, model).stderr
+    refused(sandbox, "inspect", model, says="has no model_type")
+    assert "has no model_type" in opened(sandbox, model).stderr
 
 
 @pytest.mark.parametrize("name", ["heal", "prune", "quantize", "save: {path: out}"])

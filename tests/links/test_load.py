@@ -94,7 +94,7 @@ async def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 async def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GG?F" + bytes(100))
-    with pytest.raises(LinkError, match=r"'model\.gguf' does not begin as a GGUF file does"):
+    with pytest.raises(LinkError, match=r"'model\.gguf' is not a GGUF file"):
         await run(load(model=str(tmp_path / "model.gguf")))
 
 

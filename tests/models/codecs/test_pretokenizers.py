@@ -44,5 +44,5 @@ def test_a_rule_nobody_knows_is_warned_of(tmp_path: Path, monkeypatch: pytest.Mo
     written = GGUFWriter.add_tokenizer_pre
     monkeypatch.setattr(GGUFWriter, "add_tokenizer_pre", lambda self, pre: written(self, "newest"))
     path = write_gguf(checkpoint_with(byte_level()), tmp_path / "model.gguf").path
-    with pytest.warns(UserWarning, match=r"'model.gguf' splits text by a rule called 'newest'"):
+    with pytest.warns(UserWarning, match=r"'model.gguf' uses the pre-tokenizer 'newest'"):
         open_checkpoint(find_model(str(path)))

@@ -114,7 +114,7 @@ def test_a_broken_config_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "{}"])
 def test_a_config_without_a_model_type_is_refused(content: str, tmp_path: Path) -> None:
     (saved(tmp_path) / "config.json").write_text(content)
-    with pytest.raises(ModelError, match="names no model_type"):
+    with pytest.raises(ModelError, match="has no model_type"):
         opened(tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_a_config_without_a_model_type_is_refused(content: str, tmp_path: Path) 
 def test_a_quantised_folder_is_refused(found: object, method: str, tmp_path: Path) -> None:
     edit_config(saved(tmp_path), quantization_config=found)
     with pytest.raises(
-        ModelError, match=rf"already quantised \({method}\), and .* give the model it was"
+        ModelError, match=rf"already quantised \({method}\), which .* use the original model"
     ):
         opened(tmp_path)
 

@@ -89,14 +89,14 @@ def finch(tmp_path: Path) -> Path:
 
 
 def test_code_is_refused_unless_it_is_trusted(finch: Path) -> None:
-    expected = r"'finch' brings Python of its own \(auto_map .* pass trust_remote_code=True"
+    expected = r"'finch' needs its own Python code \(auto_map .* pass trust_remote_code=True"
     with pytest.raises(ModelError, match=expected):
         open_checkpoint(find_model(str(finch)))
 
 
 def test_refused_code_does_not_run(finch: Path) -> None:
     (finch / "finch.py").write_text("raise RuntimeError('ran')")
-    with pytest.raises(ModelError, match="brings Python of its own"):
+    with pytest.raises(ModelError, match="needs its own Python code"):
         open_checkpoint(find_model(str(finch)))
 
 

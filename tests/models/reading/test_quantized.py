@@ -299,7 +299,9 @@ async def test_nf4_made_from_a_quantised_folder_is_what_was_measured(tmp_path: P
 
 def test_codes_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     folder = written(for_bitsandbytes(tiny_checkpoint(hidden_size=64), "nf4"), tmp_path / "light")
-    with pytest.raises(SettingError, match=r"codes of 'light' cannot be kept.*leave dequantize on"):
+    with pytest.raises(
+        SettingError, match=r"quantised weights of 'light' cannot be kept.*leave dequantize on"
+    ):
         opened(folder, dequantize=False)
 
 

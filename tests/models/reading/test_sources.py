@@ -57,7 +57,7 @@ def test_a_gguf_file_is_found(tmp_path: Path) -> None:
 
 def test_a_file_with_the_wrong_magic_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"<html>")
-    with pytest.raises(ModelError, match=r"'model\.gguf' does not begin as a GGUF file .* fetch"):
+    with pytest.raises(ModelError, match=r"'model\.gguf' is not a GGUF file: .* fetch"):
         find_model(str(tmp_path / "model.gguf"))
 
 
@@ -68,7 +68,7 @@ def test_any_other_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no config\.json, so it is no model$"):
+    with pytest.raises(ModelError, match=r"has no config\.json, so it is not a model$"):
         find_model(str(tmp_path))
 
 
@@ -89,7 +89,7 @@ def test_what_can_only_be_local_is_not_asked_of_the_hub(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
-    with pytest.raises(ModelError, match=r"not found: .* a model on the hub is named owner/name"):
+    with pytest.raises(ModelError, match=r"not found: .* models on the hub are named owner/name"):
         find_model(name)
 
 
@@ -182,7 +182,9 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line(monkeypatch: pytest.Monk
         raise LocalEntryNotFoundError("no connection\nand a long story")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    expected = "^model 'owner/name' is no local folder and the hub does not give it: no connection$"
+    expected = (
+        "^model 'owner/name' is not a local folder .* downloaded from the hub: no connection$"
+    )
     with pytest.raises(ModelError, match=expected):
         find_model("owner/name")
 
@@ -225,7 +227,7 @@ def test_links_to_files_that_are_gone_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "b")
     with pytest.raises(
         ModelError,
-        match=r"incomplete: config\.json and 1 other files there are links .* download the model",
+        match=r"incomplete: config\.json and 1 other files are links .* download the model",
     ):
         find_model(str(tmp_path))
 

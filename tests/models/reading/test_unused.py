@@ -71,7 +71,7 @@ def test_they_are_named_with_count_and_bytes(tmp_path: Path) -> None:
     expected = (
         f"'m' holds 5 tensors ({EXTRA_BYTES:,} bytes): model.layers.0.self_attn.q_proj.lora_A, "
         "model.layers.3, mtp, vision_tower, for which LlamaForCausalLM has no parameters: they "
-        "take no part in what it computes, and are saved unchanged unless keep_unused is off"
+        "do not affect its output, and are saved unchanged unless keep_unused is off"
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(expected)}$"):
         opened(with_extra(saved(tmp_path / "m")))

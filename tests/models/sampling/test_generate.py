@@ -107,12 +107,12 @@ def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
 def test_logits_that_are_not_finite_are_refused(value: float) -> None:
     logits = torch.zeros(2, 4)
     logits[1, 2] = value
-    with pytest.raises(ModelError, match=r"not finite \(token 3 of its own text\).*data='pydoc'"):
+    with pytest.raises(ModelError, match=r"not finite at sampled token 3;.*data='pydoc'"):
         draw(logits, Schedule(), 2, torch.Generator())
 
 
 def test_a_model_without_a_cache_is_refused() -> None:
     model = tiny_model()
     model.forward = lambda *given, **more: type("Output", (), {"past_key_values": None})()
-    with pytest.raises(ModelError, match=r"LlamaForCausalLM keeps no key-value cache.*pydoc"):
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM: it returns no key-value cache.*pydoc"):
         _generate(model, [Start((5,))])
