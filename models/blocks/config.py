@@ -28,24 +28,24 @@ _OF_ANOTHER_KIND = "Unrecognized configuration class"
 
 
 def has_code(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint carries Python of its own, which it does only if the user said so."""
+    """Whether the checkpoint includes Python code, which only ``trust_remote_code`` allows."""
     return any(name.endswith(".py") for name in checkpoint.top_files)
 
 
 @contextmanager
 def read_config_object(checkpoint: Checkpoint, trust: bool) -> Iterator[Any]:
-    """The config as transformers' object; code the checkpoint carries lies at hand meanwhile."""
+    """The config as an object of transformers, with the checkpoint's Python code importable."""
     _require_depth_in(checkpoint.config)
     plain = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
     if not trust:
         kind = str(plain.get("model_type"))
         if kind not in CONFIG_MAPPING:
             raise ValueError("transformers does not know it")
-        # As config.json is read: infinity and NaN are written as words.
+        # As in config.json: infinity and NaN are written as words.
         yield CONFIG_MAPPING[kind].from_dict(PreTrainedConfig._decode_special_floats(plain))
         return
     with tempfile.TemporaryDirectory() as parent:
-        # transformers keeps imported code by the folder's name and content: one name, one copy.
+        # transformers caches imported code by folder name and content, so the name is fixed.
         folder = Path(parent) / "checkpoint"
         folder.mkdir()
         for name, data in checkpoint.top_files.items():
@@ -55,10 +55,10 @@ def read_config_object(checkpoint: Checkpoint, trust: bool) -> Iterator[Any]:
 
 
 def check_depth(checkpoint: Checkpoint, count_tensors: Callable[[], int]) -> None:
-    """Refuse a config that asks for more layers than its files hold tensors.
+    """Refuse a config with more layers than the checkpoint has tensors.
 
     Raises:
-        ModelError: it does, or transformers refuses it.
+        ModelError: there are more layers, or transformers cannot read the config.
     """
     try:
         with read_config_object(checkpoint, has_code(checkpoint)) as config:
@@ -68,10 +68,10 @@ def check_depth(checkpoint: Checkpoint, count_tensors: Callable[[], int]) -> Non
 
 
 def require_depth(config: Any, num_tensors: int) -> None:
-    """See that there are as many tensors as layers, before a module is made for each layer.
+    """Check that there are at least as many tensors as layers, before modules are built.
 
     Raises:
-        ValueError: there are not, and the modules could take all memory.
+        ValueError: there are fewer, so building the modules could exhaust memory.
     """
     layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if layers > num_tensors:
@@ -79,10 +79,10 @@ def require_depth(config: Any, num_tensors: int) -> None:
 
 
 def _require_depth_in(written: Mapping[str, Any]) -> None:
-    """See that a config, as it is written, asks for no more layers than a model may have.
+    """Check that the config does not have more layers than any real model.
 
     Raises:
-        ValueError: it does; transformers makes a list as long when it reads some of them.
+        ValueError: it does; transformers builds a list of that length for some models.
     """
     for part in (written, *(value for value in written.values() if isinstance(value, dict))):
         for name in _DEPTHS:
@@ -91,10 +91,10 @@ def _require_depth_in(written: Mapping[str, Any]) -> None:
 
 
 def context_length(checkpoint: Checkpoint) -> int | None:
-    """How many tokens the model's config says it takes; None where it does not say.
+    """Context length of the model, by its config; None if the config does not state it.
 
     Raises:
-        ModelError: transformers refuses the config.
+        ModelError: transformers cannot read the config.
     """
     try:
         with read_config_object(checkpoint, has_code(checkpoint)) as config:
@@ -105,7 +105,7 @@ def context_length(checkpoint: Checkpoint) -> int | None:
 
 
 def unbuildable(checkpoint: Checkpoint, error: BaseException) -> ModelError:
-    """What is raised where transformers makes no causal language model of a config."""
+    """The error for a config of which transformers builds no causal language model."""
     kind = checkpoint.config.get("model_type")
     why = reason(error)
     if why.startswith(_OF_ANOTHER_KIND):  # followed by the name of every class it knows
@@ -114,7 +114,7 @@ def unbuildable(checkpoint: Checkpoint, error: BaseException) -> ModelError:
 
 
 def _another_kind(checkpoint: Checkpoint) -> str:
-    """What to do with a model that is not a causal language model, or wraps one."""
+    """The advice for a model that is not a causal language model, or that contains one."""
     named = checkpoint.config.get("architectures") or ["none"]
     text = checkpoint.config.get("text_config")
     kind = text.get("model_type") if isinstance(text, Mapping) else None

@@ -25,7 +25,7 @@ def stored_dtype(checkpoint: Checkpoint, ref: TensorRef) -> torch.dtype:
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """What to compute in: float32 on a CPU, whose bfloat16 is slow or inexact; else as stored."""
+    """The compute dtype: float32 on CPUs, whose bfloat16 is slow or inexact; else as stored."""
     if device.type == "cpu":
         return torch.float32
     stored = getattr(torch, str(checkpoint.config.get("dtype")), None)
@@ -36,10 +36,10 @@ def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
 
 
 def judged_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """The dtype a model is judged in: float16 where it is stored so, else `compute_dtype`.
+    """The dtype of evaluation: float16 for models stored in float16, else `compute_dtype`.
 
-    float16 holds values up to 65,504; activations of a model that computes in float32 may be larger
-    and become infinite for whoever loads it as it is stored.
+    float16 represents values up to 65,504. Activations that are finite in float32 may be infinite
+    when the model is loaded in float16.
     """
     if checkpoint.config.get("dtype") == "float16":
         return torch.float16

@@ -1,4 +1,4 @@
-"""The embedding of a model and its output head, whatever the architecture calls them."""
+"""Find the input embedding and the output head of a model of any architecture."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .empty_model import shared_model
 
 
 def embedding_names(checkpoint: Checkpoint) -> list[str]:
-    """Tensors of the input embedding and, where it is not tied to it, of the output head.
+    """Names of the tensors of the input embedding and, if not tied, of the output head.
 
-    Empty where the input embedding is not a plain matrix [vocabulary, width].
+    Empty if the input embedding is not a plain matrix [vocabulary, width].
     """
     model = shared_model(checkpoint)
     names = [f"{path}.weight" for path in embedding_paths(model)]
@@ -20,16 +20,16 @@ def embedding_names(checkpoint: Checkpoint) -> list[str]:
 
 
 def is_part_of_wrapper(checkpoint: Checkpoint) -> bool:
-    """Whether the config nests the language model's config, as those of vision models do."""
+    """Whether the config contains the language model's config, as in vision models."""
     config = shared_model(checkpoint).config
     return config.get_text_config(decoder=True) is not config
 
 
 def embedding_paths(model: PreTrainedModel) -> list[str]:
-    """Paths of the input embedding and of the output head as modules; tied or not.
+    """Module paths of the input embedding and of the output head, tied or not.
 
-    Empty for subclasses of ``nn.Embedding`` such as Gemma's scaled one: quantised, transformers
-    reports its scale as a missing parameter.
+    Empty for subclasses of ``nn.Embedding`` such as Gemma's scaled one: when it is quantised,
+    transformers reports its scale as a missing parameter.
     """
     source, head = model.get_input_embeddings(), model.get_output_embeddings()
     if type(source) is not nn.Embedding:

@@ -22,11 +22,11 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
     """The transformers model of a checkpoint's config with parameters on the meta device.
 
     Args:
-        dtype: what it will compute in, which constants such as Gemma's embedding scale are rounded
-            to; None for the config's.
+        dtype: compute dtype, to which constants such as Gemma's embedding scale are rounded; None
+            for the dtype of the config.
 
     Raises:
-        ModelError: transformers does not know the architecture, or its config is refused.
+        ModelError: transformers does not know the architecture, or cannot read its config.
     """
     trust = has_code(checkpoint)
     try:
@@ -34,9 +34,9 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
             read_config_object(checkpoint, trust) as config,
             init_empty_weights(include_buffers=False),
         ):
-            # One product per expert, so that each expert's inputs can be seen apart.
+            # One product per expert, so that the inputs of each expert can be observed.
             config._experts_implementation = "eager"
-            # A loss over all routers' logits, of which a run block by block has none.
+            # The auxiliary loss needs the logits of all routers; a run of one block has only one.
             config.get_text_config(decoder=True).output_router_logits = False
             if checkpoint.refs:
                 require_depth(config, len(checkpoint.refs))
@@ -50,7 +50,7 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
 
 
 def shared_model(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The same, made once for a config, for all who only look at it: nobody may change it."""
+    """The model of `empty_model`, cached by config; callers must not change it."""
     if has_code(checkpoint):
         return empty_model(checkpoint)
     return _of_config(json.dumps(dict(checkpoint.config)))
@@ -62,30 +62,30 @@ def _of_config(config: str) -> PreTrainedModel:
 
 
 def text_config(checkpoint: Checkpoint) -> Any:
-    """The config of the language model as transformers reads it: defaults in, nesting gone."""
+    """The config of the language model, un-nested and with the defaults of transformers."""
     return shared_model(checkpoint).config.get_text_config(decoder=True)
 
 
 def tied_parameters(model: PreTrainedModel) -> dict[str, str]:
-    """Names of the parameters that are tied, each with the name of the parameter it repeats."""
+    """Names of the tied parameters, each with the name of the parameter it is tied to."""
     return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
 def tie(model: PreTrainedModel) -> None:
-    """Make tied parameters one object again after tensors were exchanged."""
+    """Tie the parameters again after tensors were replaced."""
     for target, source in tied_parameters(model).items():
         place, _, leaf = target.rpartition(".")
         model.get_submodule(place)._parameters[leaf] = model.get_parameter(source)
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
-    """The decoder stack: the module list of the text model as long as its config says.
+    """The decoder stack: the module list of the text model with the config's number of layers.
 
-    Vision and audio towers may have as many layers. They are modules with a config of their own,
-    and are not searched.
+    Vision and audio towers may have the same number of layers. They are modules with their own
+    config, and are not searched.
 
     Raises:
-        ModelError: no such list, with what was looked for.
+        ModelError: there is no such list.
     """
     count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     lists = dict(_module_lists(model))
@@ -100,7 +100,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
 
 
 def _module_lists(model: PreTrainedModel) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Every module list that belongs to the text model, outer ones first."""
+    """Every module list of the text model, outer ones first."""
     text_types = {type(model.config), type(model.config.get_text_config(decoder=True))}
     others: list[str] = []
     for path, module in model.named_modules():

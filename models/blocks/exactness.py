@@ -1,8 +1,8 @@
-"""See that a model run block by block computes exactly what it computes as a whole.
+"""Check that a model run block by block computes exactly what the whole model computes.
 
-One run of the real model on a few tokens, in which each block is given its tensors when it is
-called and is also replayed as recorded. Whatever a model does between its blocks, or passes from
-one to another, shows as a difference. One block is in memory at a time.
+The whole model runs once on a few tokens. Each block is loaded when it is called, and its output is
+compared with a replay of the recorded call. Computation between blocks that the replay misses
+shows as a difference. One block is in memory at a time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .skeleton import Skeleton
 from .transformers_errors import REFUSED, reason
 
 _TOKENS, _FIRST_TOKEN = 8, 3  # the first ids are often padding, which some models mask
-# Relative; on a CPU the difference is 0, elsewhere kernels may add in another order.
+# Relative tolerance; on a CPU the difference is 0, elsewhere the order of summation may differ.
 _TOLERANCE, _TOLERANCE_IN_HALF = 1e-4, 2e-2
 
 
 @torch.no_grad()
 def check_exactness(skeleton: Skeleton) -> None:
-    """Refuse a model that does not compute the same block by block.
+    """Refuse a model whose outputs differ when it is run block by block.
 
     Raises:
-        ModelError: it does not, or cannot be run at all.
+        ModelError: they differ, or the model cannot be run.
     """
     length = min(_TOKENS, context_length(skeleton.checkpoint) or _TOKENS)
     vocabulary = int(skeleton.model.config.get_text_config(decoder=True).vocab_size)
@@ -68,7 +68,7 @@ def _compare(skeleton: Skeleton, tokens: Tensor) -> None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors agree; NaN in both counts as agreement."""
+    """Whether two tensors are equal within the tolerance; NaN equals NaN."""
     if one.shape != other.shape:
         return False
     if torch.equal(one, other):

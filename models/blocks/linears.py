@@ -1,8 +1,8 @@
-"""The weight matrices of a block, whatever the architecture calls them.
+"""Find the weight matrices of a block of any architecture.
 
-A linear is found by what it is, not by name: an ``nn.Linear``, a GPT-2 ``Conv1D`` (stored
-transposed), or one expert's slice of a 3-D parameter. Routers are left out: they choose experts,
-carry no load, and are tiny.
+A linear is found by type, not by name: an ``nn.Linear``, a GPT-2 ``Conv1D`` (stored transposed), or
+one expert's slice of a 3-D parameter. Routers are excluded: they are tiny, and errors in them
+change which experts are used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Refusal = TypeVar("Refusal", bound=BirdboneError)
 
 @dataclass(frozen=True)
 class Linear:
-    """One weight matrix, seen as ``[out_features, in_features]`` however it is stored.
+    """One weight matrix, accessed as ``[out_features, in_features]`` however it is stored.
 
     Attributes:
         tensor: name of the checkpoint tensor that holds it.
@@ -43,20 +43,20 @@ class Linear:
 
     @property
     def name(self) -> str:
-        """What messages and tables call it, such as ``model.layers.0.mlp.up_proj``."""
+        """Its name in messages and tables, such as ``model.layers.0.mlp.up_proj``."""
         base = self.tensor.removesuffix(".weight")
         return base if self.expert is None else f"{base}[{self.expert}]"
 
     def view(self, stored: Tensor) -> Tensor:
-        """This linear's ``[out_features, in_features]`` as a view of the stored tensor."""
+        """The matrix ``[out_features, in_features]`` as a view of the stored tensor."""
         matrix = stored if self.expert is None else stored[self.expert]
         return matrix.T if self.transposed else matrix
 
 
 def expert_kind(linear: Linear) -> str | None:
-    """What the fellows of an expert have in common, such as ``…mlp.experts.*.up_proj``.
+    """The name that a linear of an expert shares with the same linear of all other experts.
 
-    None for a linear that is no expert's.
+    Such as ``…mlp.experts.*.up_proj``; None for linears outside of experts.
     """
     if linear.expert is not None:
         return linear.tensor
@@ -65,7 +65,7 @@ def expert_kind(linear: Linear) -> str | None:
 
 
 def named(linear: Linear, error: Refusal) -> Refusal:
-    """A solver's refusal with the layer's name, which the solver does not know."""
+    """Add the layer's name to the errors of a solver."""
     return type(error)(f"layer '{linear.name}': {error}")
 
 

@@ -1,8 +1,8 @@
-"""Seeing what flows into every linear of a block, without hooks on modules.
+"""Observe the inputs of every linear of a block, without hooks on modules.
 
-A torch function mode watches the matrix products a forward makes and recognises a linear by the
-memory of its weight. So one mechanism sees ``nn.Linear``, ``Conv1D`` and single experts of a 3-D
-parameter alike, and notices which linears were given the very same input.
+A torch function mode intercepts the matrix products of a forward pass and recognises a linear by
+the memory address of its weight. The same mechanism covers ``nn.Linear``, ``Conv1D`` and single
+experts of a 3-D parameter, and detects which linears receive the same input.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ See = Callable[[Linear, Tensor], None]
 
 
 class Observer(TorchFunctionMode):
-    """Calls ``see(linear, inputs)`` for each product with a weight of ``linears``.
+    """Call ``see(linear, inputs)`` for each product with a weight of ``linears``.
 
     Args:
         stored: the tensors the block computes with, by checkpoint name.
-        linears: which of them to watch.
-        see: told the inputs ``[..., in_features]`` as they are; must not change them.
+        linears: the linears to observe.
+        see: receives the inputs ``[..., in_features]`` without a copy; must not change them.
     """
 
     def __init__(self, stored: Mapping[str, Tensor], linears: Sequence[Linear], see: See) -> None:

@@ -1,7 +1,7 @@
-"""Which parameter of a model each tensor of its files is loaded into.
+"""Map the names of tensors in files to the names of a model's parameters.
 
-transformers renames tensors when it loads them and makes some parameters from several. Its own
-renaming is asked here, so that a tensor whose name is merely translated counts as loaded.
+transformers renames tensors when it loads them and merges some into one parameter. Its own renaming
+rules are used here, so that a renamed tensor counts as loaded.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 def parameter_finder(model: PreTrainedModel) -> Callable[[str], tuple[str, bool]]:
     """A function from a tensor's name in a file to its name in the model.
 
-    It returns the name as transformers translates it and whether the model has such a tensor.
-    Each of several tensors that are merged into one parameter is translated to that parameter.
+    It returns the name after the renaming of transformers, and whether the model has such a tensor.
+    Tensors that are merged into one parameter all map to that parameter.
     """
     mapping = get_model_conversion_mapping(model)
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]

@@ -1,4 +1,4 @@
-"""transformers, and what loads with it, without their progress bars."""
+"""Switch off the progress bars of transformers and the libraries it uses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from compressed_tensors.quantization.lifecycle import apply
 from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
-# Modules whose bars have no setting of their own.
+# Modules without a setting for their progress bars.
 _UNSETTABLE: tuple[Any, ...] = (modeling_gguf_pytorch_utils, model_compressor, apply)
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """No progress bars but those of middleware, as long as this lasts."""
+    """Switch off progress bars, except those of middleware, inside the context."""
     shown = transformers_logging.is_progress_bar_enabled()
     bars = [module.tqdm for module in _UNSETTABLE]
     transformers_logging.disable_progress_bar()

@@ -1,10 +1,10 @@
-"""Running a model block by block without tracing it.
+"""Run a model block by block without tracing it.
 
-The model runs once with every block's forward replaced by one that records its arguments and
-hands its hidden states on unchanged; each block is then replayed with those arguments verbatim.
-Masks, position embeddings and sliding windows are the model's own, so no architecture needs code
-of ours. What blocks pass to later ones beside hidden states is recorded too (`shared_state`). What
-follows the blocks (norm, head, soft caps) runs the same way, from given hidden states.
+The model runs once with the forward of every block replaced by one that records its arguments and
+returns its hidden states unchanged. Each block is then replayed with the recorded arguments. Masks,
+position embeddings and sliding windows come from the model itself, so no architecture needs special
+code. State that blocks pass to later blocks is recorded too (`shared_state`). The layers after the
+blocks (norm, head, soft caps) run the same way, from given hidden states.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .skeleton import Skeleton
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments a block was called with, its hidden states left out.
+    """The arguments of a call of a block, without the hidden states.
 
     Attributes:
-        args, kwargs: as the model gave them, with references in place of what blocks pass on.
-        block: place of the block.
-        passed_on: what blocks return beside hidden states that later ones are called with.
-        shares: whether any block of the model is called with a reference.
+        args, kwargs: the recorded arguments, with references in place of state of other blocks.
+        block: index of the block.
+        passed_on: outputs other than hidden states that later blocks receive.
+        shares: whether any block of the model receives a reference.
     """
 
     args: tuple[Any, ...]
@@ -44,11 +44,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on its way through the blocks.
+    """One batch between two blocks.
 
     Attributes:
         tokens: int64 ``[batch, length]``.
-        hidden: ``[batch, length, hidden_size]``, what enters the next block.
+        hidden: ``[batch, length, hidden_size]``, the input of the next block.
         calls: one per block.
     """
 
@@ -79,8 +79,8 @@ class _Recording:
     """The calls of one run in which no block computes.
 
     Args:
-        pool: tensors of earlier runs, which equal ones are exchanged for.
-        whole: go on to the head, to see that no block is called twice.
+        pool: tensors of earlier runs; equal tensors are replaced by them.
+        whole: continue to the head, to check that no block is called twice.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class _Recording:
         kept = {name: self._kept(value) for name, value in kwargs.items()}
         self._calls.append(Call(self._kept(args), kept, place))
         if not self._whole and len(self._calls) == len(self._skeleton.blocks):
-            raise _Reached  # the first batch ran to its end: there is no more to be seen
+            raise _Reached  # the first batch ran to the end and was checked
         return self._recorder.output(hidden, place)
 
     def batch(self, tokens: Tensor) -> Batch:
-        """What was recorded.
+        """The recorded calls.
 
         Raises:
-            ModelError: another number of blocks was called than there are.
-            NumericsError: NaN or infinity in what enters the first block.
+            ModelError: the number of calls differs from the number of blocks.
+            NumericsError: NaN or infinity in the input of the first block.
         """
         if self._first is None or len(self._calls) != len(self._skeleton.blocks):
             raise ModelError(not_a_stack(self._skeleton, f"calls {len(self._calls)} blocks"))
@@ -122,7 +122,7 @@ class _Recording:
         return Batch(tokens, self._first, tuple(calls))
 
     def _kept(self, value: Any) -> Any:
-        """A value with references for what blocks pass on, and one tensor for equal ones."""
+        """The value with state replaced by references, and equal tensors by one tensor."""
         if isinstance(value, tuple):
             return tuple(self._kept(each) for each in value)
         reference: Reference | None = self._recorder.reference(value)
@@ -130,7 +130,7 @@ class _Recording:
 
 
 def not_a_stack(skeleton: Skeleton, why: str) -> str:
-    """Why a model cannot be taken block by block."""
+    """The error for a model that cannot be run block by block."""
     return (
         f"{type(skeleton.model).__name__} does not simply run '{skeleton.path}' "
         f"({len(skeleton.blocks)} blocks) one after the other: it {why}; such a model cannot be "
@@ -139,11 +139,11 @@ def not_a_stack(skeleton: Skeleton, why: str) -> str:
 
 
 class _Reached(Exception):
-    """The block that was waited for was called; the run need not go on to the head."""
+    """Raised when the last block was called, to end the run before the head."""
 
 
 def _learned_layout(skeleton: Skeleton, tokens: Tensor) -> Layout:
-    """How the blocks return their output, found out once by asking the first one."""
+    """How the blocks return their output, determined once from the first block."""
     if skeleton.layout is None:
         found: list[Layout] = []
 
@@ -159,10 +159,10 @@ def _learned_layout(skeleton: Skeleton, tokens: Tensor) -> Layout:
 
 
 def require_independent(skeleton: Skeleton, batches: Sequence[Batch]) -> None:
-    """Refuse to leave out blocks of a model whose blocks pass on more than hidden states.
+    """Refuse to remove blocks of a model whose blocks share state other than hidden states.
 
     Raises:
-        ModelError: they do.
+        ModelError: they share such state.
     """
     if any(call.shares for batch in batches for call in batch.calls):
         raise ModelError(
@@ -172,13 +172,13 @@ def require_independent(skeleton: Skeleton, batches: Sequence[Batch]) -> None:
 
 
 def replay(block: Callable[..., Any], hidden: Tensor, call: Call) -> Tensor:
-    """What a block makes of hidden states ``[batch, length, hidden_size]``, same shape.
+    """The output of a block for hidden states ``[batch, length, hidden_size]``, same shape.
 
     Args:
-        block: the module, or what runs it with other parameters.
+        block: the module, or a function that runs it with other parameters.
 
     Raises:
-        ModelError: it is called with what an earlier block returns, which was not run.
+        ModelError: it needs the output of an earlier block that was not run.
     """
     if not call.shares:
         return _states(block(hidden, *call.args, **call.kwargs))
@@ -192,7 +192,7 @@ def replay(block: Callable[..., Any], hidden: Tensor, call: Call) -> Tensor:
 
 
 def with_parameters(block: nn.Module, parameters: Mapping[str, Tensor]) -> Callable[..., Any]:
-    """What runs a block with some parameters, by their names in it, exchanged."""
+    """A function that runs a block with some of its parameters replaced, by name."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         return functional_call(block, dict(parameters), args, kwargs)
@@ -207,7 +207,7 @@ def _states(output: Any) -> Tensor:
 
 @torch.no_grad()
 def logits(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
-    """Logits ``[batch, length, vocab_size]`` from what left the last block."""
+    """Logits ``[batch, length, vocab_size]`` from the output of the last block."""
 
     layout = skeleton.layout or Layout()
 
@@ -223,7 +223,7 @@ def through_blocks(
     batches: Sequence[Batch],
     announce: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Tensor]:
-    """The hidden states of every batch after the last block; ``announce`` is told each block."""
+    """The hidden states of every batch after the last block; announces every block."""
     hidden = [batch.hidden for batch in batches]
     for index, block in skeleton.each_block():
         hidden = [
@@ -239,10 +239,10 @@ _FIXES = {torch.float16: ": load(dtype='bfloat16') has the range of float32"}
 
 
 def check_finite(hidden: Sequence[Tensor], where: str) -> None:
-    """Refuse NaN and infinity in activations, naming the block they came out of.
+    """Refuse NaN and infinity in activations, naming the block that produced them.
 
     Raises:
-        NumericsError: found some.
+        NumericsError: there are some.
     """
     for states in hidden:
         if not all_finite(states):
@@ -261,7 +261,7 @@ def _run_replaced(skeleton: Skeleton, tokens: Tensor, forward: Callable[..., Any
 
 @contextmanager
 def replaced(blocks: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Blocks with another forward, called with hidden states first, for as long as this lasts."""
+    """Replace the forward of the blocks inside the context; it receives hidden states first."""
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs.pop("hidden_states")
@@ -277,7 +277,7 @@ def replaced(blocks: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterat
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same values in the same place."""
+    """Whether two tensors have the same values on the same device."""
     return one is other or (
         one.data_ptr() == other.data_ptr()
         and one.shape == other.shape

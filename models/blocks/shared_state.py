@@ -1,14 +1,13 @@
-"""What blocks pass to later blocks beside hidden states.
+"""State that blocks pass to later blocks in addition to hidden states.
 
-Some models pass on more: keys and values that later layers reuse (Gemma 3n, Gemma 4), indices of
-the tokens that a sparse attention looks at (DeepSeek V3.2 and its kin). A block either returns
-them, and the model passes them to a later block as arguments, or writes them into a container that
-several blocks are given. Both are recognised by identity while calls are recorded, and filled in
-when the blocks are replayed.
+Examples are keys and values that later layers reuse (Gemma 3n, Gemma 4) and the token indices of
+sparse attention (DeepSeek V3.2 and similar models). A block either returns them, and the model
+passes them to a later block as arguments, or writes them into a container that several blocks
+receive. Both are recognised by identity while calls are recorded, and restored during replay.
 
 The state belongs to a stream of hidden states, not to a call: the same calls are replayed with the
-hidden states of several models. It is therefore kept for the tensor of hidden states that left the
-last block, and a block that is run again on the same hidden states finds what it found before.
+hidden states of several models. It is therefore stored with the tensor of hidden states that the
+last block returned. A block that is run again on the same hidden states gets the same state.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ _CONTAINERS = (dict, list, UserDict)
 
 @dataclass(frozen=True)
 class Returned:
-    """Stands in recorded arguments for what an earlier block returned beside hidden states.
+    """Placeholder in recorded arguments for an output of an earlier block.
 
     Attributes:
-        block: place of that block.
-        path: places in its output, from the outermost.
+        block: index of that block.
+        path: indices into its output, outermost first.
     """
 
     block: int
@@ -43,11 +42,11 @@ class Returned:
 
 @dataclass(frozen=True)
 class Container:
-    """Stands in recorded arguments for a container that blocks may write to.
+    """Placeholder in recorded arguments for a container that blocks may write to.
 
     Attributes:
-        number: of the containers of a run, in the order in which blocks are called with them.
-        contents: a copy of what was in it before any block ran.
+        number: index among the containers of a run, in the order of the calls.
+        contents: a copy of its contents before any block ran.
     """
 
     number: int
@@ -63,8 +62,8 @@ class Layout:
     """How the blocks of a model return their output.
 
     Attributes:
-        kind: tuple or list, hidden states first; None where they return hidden states alone.
-        extras: what they return beside hidden states, zeros in place of tensors.
+        kind: tuple or list, hidden states first; None if they return only hidden states.
+        extras: the other outputs, with zeros in place of tensors.
     """
 
     kind: type | None = None
@@ -72,13 +71,13 @@ class Layout:
 
     @classmethod
     def of(cls, output: Any) -> Layout:
-        """The layout of what a block returned."""
+        """The layout of an output of a block."""
         if not isinstance(output, (tuple, list)):
             return cls()
         return cls(type(output), tuple(_map(torch.zeros_like, each) for each in output[1:]))
 
     def output(self, hidden: Tensor, extras: tuple[Any, ...] | None = None) -> Any:
-        """An output with these hidden states."""
+        """An output with the given hidden states."""
         if self.kind is None:
             return hidden
         return self.kind((hidden, *(self.extras if extras is None else extras)))
@@ -86,14 +85,14 @@ class Layout:
 
 @dataclass
 class Recorder:
-    """Finds the state among the arguments that the blocks of one run are called with."""
+    """Finds shared state among the arguments of the blocks in one run."""
 
     layout: Layout
     _stand_ins: dict[int, tuple[Tensor, Returned]] = field(default_factory=dict)
     _containers: dict[int, tuple[Any, Container]] = field(default_factory=dict)
 
     def output(self, hidden: Tensor, block: int) -> Any:
-        """What a block returns while calls are recorded: ``hidden``, and tensors of its own."""
+        """The output of a block while calls are recorded: ``hidden`` and new tensors."""
         extras = tuple(
             self._marked(each, Returned(block, (place,)))
             for place, each in enumerate(self.layout.extras, 1)
@@ -101,7 +100,7 @@ class Recorder:
         return self.layout.output(hidden, extras)
 
     def reference(self, value: Any) -> Reference | None:
-        """What stands for a value in recorded arguments; None for one that is no state."""
+        """The placeholder for a value in recorded arguments; None if it is not shared state."""
         if isinstance(value, Tensor):
             marked = self._stand_ins.get(id(value))
             return None if marked is None else marked[1]
@@ -113,7 +112,7 @@ class Recorder:
         return None
 
     def _marked(self, extra: Any, place: Returned) -> Any:
-        """The same with tensors that are known again."""
+        """The same layout with new tensors that can be recognised by identity."""
         if isinstance(extra, (tuple, list)):
             return type(extra)(
                 self._marked(each, Returned(place.block, (*place.path, index)))
@@ -127,7 +126,7 @@ class Recorder:
 
 
 class State:
-    """What blocks have passed on so far in one stream of hidden states."""
+    """The state that blocks have shared so far in one stream of hidden states."""
 
     def __init__(self, values: Mapping[Reference, Any]) -> None:
         self._before = values
@@ -135,10 +134,10 @@ class State:
 
     @classmethod
     def of(cls, hidden: Tensor, *, block: int) -> State:
-        """The state that goes with what enters a block.
+        """The state that belongs to the input of a block.
 
         Raises:
-            ModelError: it was lost.
+            ModelError: it is not known.
         """
         if block and hidden not in _states:
             raise ModelError(
@@ -148,15 +147,15 @@ class State:
         return cls(_states.get(hidden, {}))
 
     def fill(self, value: Any) -> Any:
-        """Recorded arguments with the state in place of references.
+        """Recorded arguments with placeholders replaced by the state.
 
         Raises:
-            ModelError: a block that should have returned some of it was left out.
+            ModelError: a block that should have returned some of it was not run.
         """
         if isinstance(value, tuple):
             return tuple(self.fill(each) for each in value)
         if isinstance(value, Container):
-            # The block writes into a copy, so that it can be run again on what it found.
+            # The block writes into a copy, so that it can be run again on the original.
             contents = self._before.get(value, value.contents)
             self._values[value] = copy.copy(contents)
             return self._values[value]
@@ -172,7 +171,7 @@ class State:
     def leave(
         self, hidden: Tensor, output: Any, block: int, passed_on: frozenset[Returned]
     ) -> None:
-        """Keep the state for what left a block."""
+        """Store the state with the output of a block."""
         for reference in passed_on:
             if reference.block == block:
                 self._values[reference] = _at(output, reference.path)
@@ -180,19 +179,19 @@ class State:
 
 
 def carry_state(source: Tensor, target: Tensor) -> Tensor:
-    """``target``, hidden states made of ``source`` by a change of dtype, with the same state."""
+    """Give ``target``, a conversion of ``source`` to another dtype, the same state."""
     if target is not source and source in _states:
         _states[target] = _states[source]
     return target
 
 
 def has_state(hidden: Tensor) -> bool:
-    """Whether blocks have passed on more than these hidden states."""
+    """Whether these hidden states have shared state."""
     return hidden in _states
 
 
 def references_in(value: Any) -> set[Reference]:
-    """Every reference in recorded arguments."""
+    """Every placeholder in recorded arguments."""
     if isinstance(value, tuple):
         return {found for each in value for found in references_in(each)}
     return {value} if isinstance(value, (Returned, Container)) else set()

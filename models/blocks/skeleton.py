@@ -1,8 +1,8 @@
-"""A transformers model whose blocks are empty until one is asked for.
+"""A transformers model whose blocks are loaded one at a time.
 
-The modules are built on the meta device, so a model of any size costs nothing until its tensors
-are put in; a pass over the blocks holds the embeddings, the head and one block, while the next
-block's tensors are read in a second thread.
+The modules are built on the meta device, so a model of any size takes no memory until its tensors
+are loaded. A pass over the blocks holds the embeddings, the head and one block, while the tensors
+of the next block are read in a second thread.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Skeleton:
     """A checkpoint as transformers modules, materialised block by block.
 
     Attributes:
-        checkpoint: whose tensors it takes.
+        checkpoint: the source of the tensors.
         model: the transformers model; parameters not in use are on the meta device.
-        path: where the blocks are, such as ``model.layers``.
+        path: module path of the blocks, such as ``model.layers``.
         blocks: the decoder blocks, in order.
-        device, dtype: where and in what blocks compute.
-        layout: how the blocks return their output; None until one was asked.
+        device, dtype: device and compute dtype of the blocks.
+        layout: how the blocks return their output; None until it was determined.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Skeleton:
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
-        """One block with its tensors in, for as long as the context lasts."""
+        """One block with its tensors loaded, inside the context."""
         try:
             yield self._materialise(index, self._read(self.block_names(index)))
         finally:
             self._release(index)
 
     def each_block(self, start: int = 0) -> Iterator[tuple[int, nn.Module]]:
-        """Every block from ``start`` on, one materialised at a time, the next one read ahead."""
+        """Every block from ``start`` on, one loaded at a time, with the next one read ahead."""
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
             ahead = reader.submit(self._read, self.block_names(start))
             for index in range(start, len(self.blocks)):
@@ -86,10 +86,10 @@ class Skeleton:
     def fill(
         self, settle: Callable[[str, nn.Module], None] = lambda path, block: None
     ) -> PreTrainedModel:
-        """The whole model with every tensor in, its own copies, ready to be trained.
+        """The whole model with copies of all tensors, ready for training.
 
-        ``settle`` is handed every block, with its path, once its tensors are in and before the
-        next one is read.
+        ``settle`` is called with every block and its path after its tensors are loaded and before
+        the next block is read.
         """
         for parameter in self.model.parameters():
             if parameter.device.type != "meta":
@@ -103,7 +103,7 @@ class Skeleton:
         return self.model
 
     def put(self, name: str, value: Tensor | TensorRef) -> None:
-        """Exchange one tensor of a materialised block."""
+        """Replace one tensor of a loaded block."""
         ref = InMemory(value) if isinstance(value, Tensor) else value
         self._fill({name: self._value(ref)})
 
@@ -155,7 +155,7 @@ class Skeleton:
             )
 
     def _check_apart(self) -> None:
-        """Refuse weights that several blocks share, each of which would be solved for once."""
+        """Refuse weights that several blocks share: each block would be solved separately."""
         inside = f"{self.path}."
         for name, source in tied_parameters(self.model).items():
             if name.startswith(inside) and source.startswith(inside):

@@ -1,6 +1,6 @@
-"""What transformers raises on a config or files it can make no model of, and how it is told.
+"""Errors that transformers raises on a config or files of which it can build no model.
 
-Every one of these becomes a `ModelError` that names the model; anything else is a fault of ours.
+Each of these becomes a `ModelError` that names the model. Any other error is a bug of birdbone.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ REFUSED = (
 
 
 def tokenizer_refused(error: BaseException) -> bool:
-    """Whether this is how tokenizers says no: a plain error, or a panic, which is not even one."""
+    """Whether tokenizers refused the files: a plain exception, or a panic of its Rust code."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line; its type where it says nothing."""
+    """The message of an error on one line; its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,8 +1,8 @@
-"""A checkpoint as an ordinary Hugging Face folder, under the tensor names plain transformers loads.
+"""Write a checkpoint as a Hugging Face folder, with the tensor names that transformers loads.
 
-transformers translates some names and shapes when it loads (experts stored one by one, renamed
-heads). Its own reverse translation is applied group by group, so that a model larger than memory
-is written block by block.
+transformers converts some names and shapes when it loads (experts stored one by one, renamed
+heads). Its own reverse conversion is applied to groups of tensors, so that a model larger than
+memory is written block by block.
 """
 
 from __future__ import annotations
@@ -51,19 +51,20 @@ def _silent(done: int, total: int) -> None:
 def write_model(
     checkpoint: Checkpoint, folder: Path, *, max_shard_bytes: int, announce: Announce = _silent
 ) -> None:
-    """Write weights, config, tokenizer and the rest into an existing, private folder.
+    """Write weights, config, tokenizer and other files into an existing, private folder.
 
-    Codes on a grid are written packed, weights meant for bitsandbytes as it stores them, the rest
-    as it is; tensors that the model has no parameters for are written bit for bit. Same checkpoint,
-    same weight files, byte for byte.
+    Quantised weights are written packed, or as bitsandbytes stores them, and other tensors
+    unchanged, including those that match no parameter. The same checkpoint gives the same weight
+    files, byte for byte.
 
     Args:
-        announce: told how many of how many groups of tensors are written; may raise to stop.
+        announce: called with the number of groups of tensors written and their total; may raise
+            to stop.
 
     Raises:
-        CheckpointError: quantised weights the format cannot hold, or of several formats.
+        CheckpointError: quantised weights of several formats, or ones the format does not support.
         ModelError: the architecture is unknown.
-        MissingExtraError: bitsandbytes is wanted and cannot be used.
+        MissingExtraError: bitsandbytes is needed and not installed.
     """
     checkpoint = _without_blocks(checkpoint)
     model = empty_model(checkpoint)
@@ -87,7 +88,7 @@ def write_model(
 
 
 def _without_blocks(checkpoint: Checkpoint) -> Checkpoint:
-    """The same with the values of ggml's blocks, which no folder of transformers holds."""
+    """The checkpoint with ggml blocks dequantised, which transformers has no format for."""
     blocks = _of_kind(checkpoint, GgmlBlocks)
     if not blocks:
         return checkpoint
@@ -102,7 +103,7 @@ def _without_blocks(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def weight_format(checkpoint: Checkpoint) -> str:
-    """What its quantised weights are saved as: ``dense``, ``packed``, ``nf4`` or ``llm.int8``."""
+    """The storage format of the quantised weights: ``dense``, ``packed``, ``nf4``, ``llm.int8``."""
     for ref in checkpoint.refs.values():
         if isinstance(ref, BitsAndBytes):
             return "nf4" if ref.kind == "nf4.single" else ref.kind
@@ -122,7 +123,7 @@ def _modules(model: PreTrainedModel, *kinds: type[nn.Module]) -> list[str]:
 def _check_quantized(
     model: PreTrainedModel, codes: Mapping[str, Quantized], handed_over: Mapping[str, BitsAndBytes]
 ) -> None:
-    """No format of several packers, and none that holds anything but linears."""
+    """Refuse several storage formats in one folder, and quantised tensors other than linears."""
     formats = {ref.kind for ref in handed_over.values()} | ({"packed"} if codes else set())
     if len(formats) > 1:
         raise CheckpointError(
@@ -139,7 +140,7 @@ def _check_quantized(
 
 
 def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> dict[str, list[str]]:
-    """Embeddings and heads that are stored as int8 rows, each with the heads tied to it."""
+    """Embeddings and heads stored as int8 rows, each with the heads tied to it."""
     names, tied = [f"{path}.weight" for path in embedding_paths(model)], tied_parameters(model)
     return {
         name: [head for head in names if tied.get(head) == name]
@@ -161,12 +162,12 @@ def _write_weights(
 
 
 def folder_outline(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config of the folder `write_model` makes and its tensors, on the meta device.
+    """The config and the tensors, on the meta device, of the folder `write_model` would write.
 
-    Of weights meant for bitsandbytes, what it is given.
+    For bitsandbytes: the dense tensors it receives.
 
     Raises:
-        CheckpointError, ModelError: as `write_model`.
+        CheckpointError, ModelError: see `write_model`.
     """
     checkpoint = _without_blocks(checkpoint)
     model = empty_model(checkpoint)
@@ -179,11 +180,11 @@ def folder_outline(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Te
 
 
 class _Outgoing(Mapping[str, Tensor]):
-    """The tensors to write, made when they are read; the last group made is kept.
+    """The tensors to write, computed when they are read; the last group is cached.
 
     Attributes:
         outline: the model's tensors on the meta device, by their names in files.
-        sizes: bytes by name, of tensors the model does not use too.
+        sizes: bytes by name, unused tensors included.
     """
 
     def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, announce: Announce) -> None:
@@ -217,7 +218,7 @@ class _Outgoing(Mapping[str, Tensor]):
         place, translated = self._place_of[name]
         if self._made[0] != place:
             self._announce(place, len(self._groups))
-            # What packing passed through lies between the tensors that are kept for the shard.
+            # Packing leaves temporary tensors in memory beside those collected for the shard.
             self._made = (-1, {})
             release_unused_memory()
             self._made = (place, self._translated(self._values(self._groups[place])))
@@ -230,7 +231,7 @@ class _Outgoing(Mapping[str, Tensor]):
         return len(self.sizes)
 
     def _group(self) -> list[list[str]]:
-        """Names that are translated together: each alone where nothing is, else block by block."""
+        """Groups of names that are converted together: single names, or the names of a block."""
         outline = self._outline(self._refs)
         whole = self._translated(outline)
         if whole is outline:
@@ -252,7 +253,7 @@ class _Outgoing(Mapping[str, Tensor]):
             )
 
     def _outline(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Shapes and dtypes only, on the meta device."""
+        """The tensors on the meta device: shapes and dtypes only."""
         outline: dict[str, Tensor] = {}
         for name in names:
             ref = self._refs[name]
@@ -278,10 +279,10 @@ class _Outgoing(Mapping[str, Tensor]):
         return values
 
     def _translated(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Under the names of the files; the very same dictionary where nothing is translated.
+        """The tensors under their names in files; the same dictionary if no name differs.
 
-        A packed folder keeps the names of the model: beside packed linears, transformers 5.23 takes
-        single experts for packed ones and loses them.
+        A packed folder keeps the names of the model: next to packed linears, transformers 5.23
+        mistakes single experts for packed ones and drops them.
         """
         if self._is_packed:
             return tensors
@@ -292,7 +293,9 @@ class _Outgoing(Mapping[str, Tensor]):
 def _write_bitsandbytes(
     checkpoint: Checkpoint, model: PreTrainedModel, folder: Path, max_bytes: int, announce: Announce
 ) -> dict[str, Any]:
-    """Write the dense sources aside, let bitsandbytes make the folder; gives its settings."""
+    """Write the dense weights to a temporary folder and convert it with bitsandbytes.
+
+    Returns the quantization settings of the result."""
     sources = {
         name: ref.source if isinstance(ref, BitsAndBytes) else ref
         for name, ref in checkpoint.refs.items()
@@ -331,7 +334,7 @@ def _as_json(config: Mapping[str, Any]) -> bytes:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files by their names in a folder, forced to the disk."""
+    """Write files by name into a folder and sync them to the disk."""
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

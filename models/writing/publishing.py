@@ -19,14 +19,14 @@ from ...checkpoints.user_paths import user_path
 from ...errors import ResourceError, SettingError
 
 PROVENANCE = "birdbone.json"
-"""The file that makes a folder ours."""
+"""The provenance file; a folder with it was written by birdbone."""
 
 RECORDS_SUFFIX = ".birdbone"
-"""Added to the name of a single GGUF file, it names the folder with the file's records."""
+"""Suffix of the folder with the records of a single GGUF file."""
 
 
 def records_of(file: Path) -> Path:
-    """The folder beside a GGUF file that holds its model card, birdbone.json and proof.json."""
+    """The folder next to a GGUF file with its model card, birdbone.json and proof.json."""
     return file.with_name(f"{file.name}{RECORDS_SUFFIX}")
 
 
@@ -64,8 +64,8 @@ def check_target(path: str | Path, force: bool = False) -> Path:
     """The absolute target, if a model may be written there.
 
     Raises:
-        SettingError: there is something that is not ours and ``force`` is off; a file; a folder
-            that holds the working or the home directory, which is never replaced.
+        SettingError: the target is a file, a folder that birdbone did not write while ``force`` is
+            off, or a folder that contains the working or the home directory.
     """
     target = user_path(path).resolve()
     if not target.exists():
@@ -86,7 +86,7 @@ def check_target(path: str | Path, force: bool = False) -> Path:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether birdbone wrote the folder: its provenance file says so."""
+    """Whether birdbone wrote the folder, judged by its provenance file."""
     try:
         found = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -95,10 +95,10 @@ def is_ours(folder: Path) -> bool:
 
 
 def check_disk(path: str | Path, num_bytes: int) -> None:
-    """See that the file system ``path`` will be on has room.
+    """Check that the file system of ``path`` has enough free space.
 
     Raises:
-        ResourceError: it has not, with what is needed and what is free.
+        ResourceError: there is too little; the message has the needed and the free bytes.
     """
     existing = user_path(path).resolve()
     while not existing.exists():
@@ -113,7 +113,7 @@ def check_disk(path: str | Path, num_bytes: int) -> None:
 
 @contextmanager
 def private_folder(target: Path, purpose: str) -> Iterator[Path]:
-    """A new folder beside the target, gone at the end unless `publish` renamed it."""
+    """A temporary folder next to the target, removed at the end unless `publish` renamed it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.with_name(f".{target.name}.{purpose}-{secrets.token_hex(4)}")
     folder.mkdir()
@@ -125,10 +125,10 @@ def private_folder(target: Path, purpose: str) -> Iterator[Path]:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Give a finished folder its name, replacing what stood there.
+    """Rename a finished folder to the target, replacing the previous one.
 
     Raises:
-        OSError: the rename failed; the old folder is back in its place.
+        OSError: the rename failed; the old folder was restored.
     """
     _open_as_usual(folder)
     _sync_folder(folder)
@@ -147,10 +147,10 @@ def publish(folder: Path, target: Path) -> None:
 
 
 def publish_file(folder: Path, target: Path) -> None:
-    """Publish the file ``target.name`` of a finished folder, and the rest as its records.
+    """Publish the file ``target.name`` of a finished folder, and the other files as its records.
 
-    The records go first, so that a file under the target's name always has records beside it. If
-    the process stops in between, a later run may replace what is there.
+    The records are published first, so that the file always has records next to it. If the process
+    stops in between, a later run may replace them.
     """
     staged = target.with_name(f".{target.name}.staged-{secrets.token_hex(4)}")
     _open_as_usual(folder)
@@ -164,10 +164,10 @@ def publish_file(folder: Path, target: Path) -> None:
 
 
 def set_aside(folder: Path, target: Path) -> Path | None:
-    """Keep a folder that was refused as ``TARGET.refused``, in place of one refused earlier.
+    """Move a refused folder to ``TARGET.refused``, replacing an earlier one.
 
     Returns:
-        Where it is; None, and the folder left as it was, where something not ours has the name.
+        The new path; None if a folder that birdbone did not write has that name.
     """
     aside = target.with_name(f"{target.name}.refused")
     if aside.is_symlink() or (aside.exists() and not is_ours(aside)):
@@ -177,16 +177,16 @@ def set_aside(folder: Path, target: Path) -> Path | None:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Every file of a folder, and of folders in it, by its name there: "adapter/x.json".
+    """Every file of a folder and its sub-folders by relative name, such as "adapter/x.json".
 
-    A link to a folder is not followed and counts as a file.
+    Links to folders are not followed and count as files.
     """
     paths = [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
     return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
 
 
 def _open_as_usual(folder: Path) -> None:
-    """Let others read what others may read here; safetensors writes for the owner alone."""
+    """Set the usual permissions; safetensors writes files that only the owner can read."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
@@ -194,7 +194,7 @@ def _open_as_usual(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the folder's own entries to the disk, where the system can."""
+    """Sync the folder's entries to the disk, if the system supports it."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,8 +1,8 @@
-"""Names under which the text part of a larger model is written, so that both classes load it.
+"""Names for the text part of a multimodal model, so that both model classes load it.
 
-Of a model that also sees or hears, transformers may build the text part alone, whose parameters
-have shorter names than its tensors in files. Written under those shorter names, a folder would load
-as a causal language model and no longer as the whole.
+transformers may build only the text part of a multimodal model, whose parameters have shorter names
+than its tensors in files. A folder with the shorter names would load as a causal language model
+and no longer as the multimodal model.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Rename = Callable[[str], str]
 def names_for_files(
     checkpoint: Checkpoint, model: PreTrainedModel, names: Iterable[str]
 ) -> dict[str, str]:
-    """What each tensor is called in files, by its name as the class of ``model`` has it.
+    """The name in files of each parameter of ``model``.
 
-    Names stay as they are unless the config is that of a larger model around it that knows all of
-    them by another.
+    Names differ only if the config is that of a multimodal model which has other names for all of
+    them.
     """
     names = list(names)
     whole = _larger_model(checkpoint, model)
@@ -44,7 +44,7 @@ def names_for_files(
 
 
 def _candidates(model: PreTrainedModel) -> list[Rename]:
-    """As it is; under the prefix that transformers takes off; under that of the whole model."""
+    """Candidates: the name itself, with the prefix transformers removes, and in the whole model."""
     changes: list[Any] = [
         each.reverse_transform()
         for each in get_model_conversion_mapping(model, add_legacy=False)
@@ -58,7 +58,7 @@ def _candidates(model: PreTrainedModel) -> list[Rename]:
 
 
 def _larger_model(checkpoint: Checkpoint, model: PreTrainedModel) -> PreTrainedModel | None:
-    """What the config describes as a whole, on the meta device; None where that is ``model``."""
+    """The multimodal model of the config, on the meta device; None if it is ``model``."""
     named = checkpoint.config.get("architectures") or [""]
     kind = getattr(transformers, str(named[0]), None)
     if has_code(checkpoint) or not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
@@ -74,5 +74,5 @@ def _larger_model(checkpoint: Checkpoint, model: PreTrainedModel) -> PreTrainedM
             if not isinstance(config, expected):
                 return None
             return kind(config)
-    except REFUSED:  # a config that the text part alone can be built from
+    except REFUSED:  # only the text part can be built from this config
         return None
