@@ -6,24 +6,22 @@ import errno
 import json
 import math
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from no_process import answer_at_once
+from gguf import GGUFWriter
 from tiny import tiny_checkpoint, tiny_windows
 from tiny_folders import for_bitsandbytes, quantized
 from tiny_gguf import gguf_checkpoint
 
 from birdbone.checkpoints import Checkpoint, shards
 from birdbone.engine import Chain, run
-from birdbone.errors import LinkError, MissingExtraError, ModelError, ProofError, SettingError
-from birdbone.formats import gguf_writer, llama_cpp
+from birdbone.errors import LinkError, MissingExtraError, ModelError, SettingError
+from birdbone.formats import llama_cpp
 from birdbone.links import load, quantize, save
 
-save_module = import_module("birdbone.links.save")
 DENSE = tiny_checkpoint(hidden_size=64)
 
 
@@ -34,12 +32,6 @@ def context(light: Checkpoint, dense: Checkpoint | None = None) -> dict[str, Any
         "dense": light if dense is None else dense,
         "heldout": tiny_windows(3, vocab=size),
     }
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No fresh process and no proof, for tests of what is written."""
-    answer_at_once(monkeypatch)
 
 
 def names(folder: Path) -> list[str]:
@@ -59,19 +51,6 @@ def made_for(form: str) -> Checkpoint:
 
 
 FORMS: Any = ("safetensors", "compressed-tensors", "bitsandbytes")
-
-
-@pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("form", FORMS)
-async def test_auto_takes_what_the_weights_are_made_for(form: Any, tmp_path: Path) -> None:
-    ctx = context(made_for(form))
-    for name, format in (("auto", "auto"), ("said", form)):
-        await run(save(path=str(tmp_path / name), format=format, compare=False), ctx)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("auto", "said")]
-    assert weights[0] == weights[1]
-    config = json.loads((tmp_path / "auto" / "config.json").read_text())
-    method = config.get("quantization_config", {}).get("quant_method", "safetensors")
-    assert method == form
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -143,21 +122,6 @@ async def test_blocks_of_ggml_are_written_as_they_are(tmp_path: Path) -> None:
     assert torch.equal(again.tensors[name], out["checkpoint"].tensors[name])
 
 
-async def test_a_file_that_does_not_compute_what_it_stores_is_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs_llama_cpp()
-    checkpoint = gguf_checkpoint("llama")
-    name = "model.layers.0.mlp.down_proj.weight"
-    other = checkpoint.evolve({name: checkpoint.tensors[name] * 3})
-    monkeypatch.setattr(save_module, "stored_values", lambda *args, **kwargs: other)
-    bound = save(path=str(tmp_path / "light"), format="gguf", compare=False)
-    with pytest.raises(LinkError, match=r"has perplexity .* in a fresh process") as caught:
-        await run(bound, context(checkpoint))
-    assert isinstance(caught.value.__cause__, ProofError)
-    assert names(tmp_path) == ["light.refused"]
-
-
 def test_formats_and_types_nobody_knows_are_refused_at_once() -> None:
     with pytest.raises(SettingError, match=r"save\(format='onnx'\).*'safetensors'.*'gguf'"):
         save(path="x", format="onnx")  # type: ignore[arg-type]
@@ -213,11 +177,11 @@ async def test_a_disk_that_fills_midway_leaves_what_was_there(
         path.write_bytes(b"half a file")
         raise full
 
-    def write_half(writer: Any, entries: Any, announce: Any) -> None:
+    def write_half(writer: Any, tensor: Any, *_: Any, **__: Any) -> None:
         raise full
 
     monkeypatch.setattr(shards, "save_file", save_half)
-    monkeypatch.setattr(gguf_writer, "_write", write_half)
+    monkeypatch.setattr(GGUFWriter, "write_tensor_data", write_half)
     with pytest.raises(LinkError, match="No space left on device"):
         await run(save(path=str(target), format=format), context(gguf_checkpoint("llama")))
     assert names(tmp_path) == ["light"]

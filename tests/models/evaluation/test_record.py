@@ -54,6 +54,21 @@ def test_it_stays_small() -> None:
     assert len(record.model_dump_json()) < 30_000
 
 
+@pytest.mark.parametrize(("asked", "shape"), [(512, (3, 16)), (20, (1, 16)), (5, (1, 5))])
+def test_it_holds_no_more_text_than_asked(asked: int, shape: tuple[int, int]) -> None:
+    heldout = tiny_windows(3)
+    found = probe_windows(tiny_checkpoint(), heldout, asked)
+    assert torch.equal(found.tokens, heldout.tokens[: shape[0], : shape[1]])
+    assert found.text == heldout.text
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_none_of_the_text_is_kept_where_none_may_be(asked: int) -> None:
+    found = probe_windows(tiny_checkpoint(), tiny_windows(3), asked)
+    assert found.text == "ids drawn at random"
+    assert found.tokens[0, :16].tolist() not in tiny_windows(3).tokens.tolist()
+
+
 def test_drawn_ids_are_the_same_each_time_and_in_the_vocabulary() -> None:
     first, second = (probe_windows(tiny_checkpoint(), None, 512).tokens for _ in range(2))
     assert torch.equal(first, second)
