@@ -63,7 +63,7 @@ def test_a_file_with_the_wrong_magic_is_refused(tmp_path: Path) -> None:
 
 def test_any_other_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"'model\.bin' is a file but no \.gguf"):
+    with pytest.raises(ModelError, match=r"'model\.bin' is not a \.gguf file"):
         find_model(str(tmp_path / "model.bin"))
 
 
@@ -80,7 +80,7 @@ def test_a_folder_of_one_gguf_file_is_that_file(tmp_path: Path) -> None:
 def test_a_folder_of_gguf_files_names_one(tmp_path: Path) -> None:
     for name in ("some.gguf", "some-other.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"no model; name the file itself: some-other\.gguf"):
+    with pytest.raises(ModelError, match=r"not a model; name the file itself: some-other\.gguf"):
         find_model(str(tmp_path))
 
 
@@ -190,12 +190,12 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line(monkeypatch: pytest.Monk
 
 
 def test_offline_a_model_that_was_never_fetched_is_refused() -> None:
-    with pytest.raises(ModelError, match="'owner/never-fetched' is no local folder and the hub"):
+    with pytest.raises(ModelError, match="'owner/never-fetched' is not a local folder and cannot be"):
         find_model("owner/never-fetched")
 
 
 def test_a_hub_id_of_bad_form_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"'owner/na\*me' is no local folder and the hub"):
+    with pytest.raises(ModelError, match=r"'owner/na\*me' is not a local folder and cannot be"):
         find_model("owner/na*me")
 
 
