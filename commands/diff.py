@@ -11,7 +11,7 @@ from .options import AsJson, answer
 _MODEL = "A step of a run, written RUN:STEP, or a model: a folder, .gguf file or hub id."
 
 
-def diff(
+def diff_command(
     first: Annotated[str, typer.Argument(metavar="A", help=_MODEL)],
     second: Annotated[str, typer.Argument(metavar="B", help=_MODEL)],
     every: Annotated[

@@ -49,7 +49,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no t
 RunFolderPath = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help=_RUN, show_default=False)
 ]
-Settings = Annotated[
+SetOptions = Annotated[
     list[str] | None, typer.Option("--set", metavar="LINK.SETTING=VALUE", help=_SET)
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]

@@ -19,7 +19,7 @@ _MODEL = "A folder that birdbone saved, or a .gguf file."
 _TRUST = "Allow Python code in the folder to run."
 
 
-def prove(
+def prove_command(
     folder: Annotated[Path, typer.Argument(metavar="MODEL", help=_MODEL)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,

@@ -21,7 +21,7 @@ from .options import (
     PresetName,
     Quiet,
     RunFolderPath,
-    Settings,
+    SetOptions,
     Threads,
     Wandb,
     one_or_more,
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from ..engine import Chain
 
 
-def quantize(
+def quantize_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
     out: Out,
     preset: PresetName = "balanced",
     bits: Bits = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
-    assignments: Settings = None,
+    assignments: SetOptions = None,
     force: Force = False,
     run_folder: RunFolderPath = None,
     dry_run: DryRun = False,

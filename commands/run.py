@@ -24,7 +24,7 @@ from .options import (
     OptionalOut,
     Quiet,
     RunFolderPath,
-    Settings,
+    SetOptions,
     Threads,
     Wandb,
     one_or_more,
@@ -39,13 +39,13 @@ _TARGET = "Fraction of the parameters to keep, for chains with waves."
 _STOP_LOSS = "Maximum relative rise in perplexity over the dense model, for chains with waves."
 
 
-def run(
+def run_command(
     chain: Annotated[str | None, typer.Argument(metavar="CHAIN", help=_CHAIN)] = None,
     model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     out: OptionalOut = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
-    assignments: Settings = None,
+    assignments: SetOptions = None,
     recipe: Annotated[Path | None, typer.Option(help="A chain written in YAML.")] = None,
     imports: Annotated[
         list[str] | None, typer.Option("--import", metavar="MODULE", help=_IMPORT)

@@ -22,7 +22,7 @@ from .keeping import Outcome, Place, Store, Unfinished, unfinished
 from .naming import chain_settings, chains_of, spelled_settings
 from .settings import Settings, changed
 from .synchronous import run_sync
-from .watching import Progress, announce, in_thread
+from .watching import ProgressEvent, announce, in_thread
 from .wiring import check_order, every_link
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "LinkFactory",
     "Outcome",
     "Place",
-    "Progress",
+    "ProgressEvent",
     "Settings",
     "Store",
     "Unfinished",

@@ -26,7 +26,7 @@ from .settings import S, Settings, documented, from_parameters, signature_of, va
 
 P = ParamSpec("P")
 
-Check = Callable[[Any, S], None]
+SettingsCheck = Callable[[Any, S], None]
 Foretell = Callable[[C, S], Forecast]
 Reads = Callable[[S], Any]
 Intact = Callable[[Any, Mapping[str, Any]], bool]
@@ -72,7 +72,7 @@ class LinkFactory(Generic[P, S, C]):
         for key in self.adds - self.needs:
             providers.setdefault(key, []).append(self.name)
 
-    def check(self, hook: Check[S]) -> Check[S]:
+    def check(self, hook: SettingsCheck[S]) -> SettingsCheck[S]:
         """Decorator: refuse early what cannot work.
 
         ``hook(ctx, settings)`` raises if what the context holds so far shows that the link will

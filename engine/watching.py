@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Progress:
+class ProgressEvent:
     """Progress of a link: ``done`` of ``total`` (None if unknown) items called ``label``."""
 
     label: str
@@ -104,7 +104,7 @@ def announce(label: str, done: int, total: int | None = None) -> None:
         raise Cancelled(f"stopped at {label} {done}")
     for observer in observers.get():
         try:
-            observer.call("progress", running.get(), Progress(label, done, total))
+            observer.call("progress", running.get(), ProgressEvent(label, done, total))
         except Exception as error:  # noqa: BLE001 - see Observer.notify
             observer.drop("progress", error)
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from ..errors import MissingExtraError, ModelError, ProofError
-from ..models.evaluation.fresh_process import Announce, Probe
+from ..models.blocks.announcing import Announce
+from ..models.evaluation.fresh_process import Probe
 from ..models.evaluation.proof import Check, Proof, check_score, read_papers
 from ..models.evaluation.record import Record
 from ..models.reading.gguf_header import read_header

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from ..errors import MissingExtraError
+from ..models.blocks.announcing import Announce
 from ..models.codecs.gguf_parts import parts_of
-from ..models.evaluation.fresh_process import Announce, Measurement, Probe, run_alone
+from ..models.evaluation.fresh_process import Measurement, Probe, run_alone
 
 _PROGRAM = Path(__file__).with_name("measure_gguf.py")
 

@@ -35,7 +35,7 @@ def main(request_path: str) -> None:
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     try:
         _check_alone()
-        result = measure(request)
+        result = measure_file(request)
         _check_alone()
     except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
         result = {"error": f"{type(error).__name__}: {error}"}
@@ -47,7 +47,7 @@ def _check_alone() -> None:
         raise RuntimeError("birdbone is loaded here, so this process proves nothing")
 
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
+def measure_file(request: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one file: bytes, speed, peak memory and, given tokens, perplexity."""
     tokens: list[list[int]] = request["tokens"] or []
     elsewhere: list[list[int]] = request["elsewhere"] or []

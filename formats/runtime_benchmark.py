@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ..errors import SettingError
-from ..models.evaluation.fresh_process import Announce, Measurement, Probe, measure_folders
+from ..models.blocks.announcing import Announce
+from ..models.evaluation.fresh_process import Measurement, Probe, measure_folders
 from ..models.reading.sources import Source
 from .llama_cpp import measure_gguf, require_llama_cpp
 

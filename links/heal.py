@@ -18,7 +18,7 @@ from ..models.codecs.peft_adapter import require_peft
 from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
-from .healing.settings import HealSettings, chosen, warn_of_unused
+from .healing.settings import HealSettings, chosen, warn_of_ignored
 from .healing.train import by_blocks, on_text
 
 
@@ -32,7 +32,7 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     otherwise the input model is returned unchanged and the history records it (kept: no). Settings
     that are not given have the default of the method, in brackets.
     """
-    warn_of_unused(settings)
+    warn_of_ignored(settings)
     how = chosen(settings)
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
     heldout = num_heldout(windows, settings.heldout_share)

@@ -21,7 +21,7 @@ from .quantizing.low_rank import Correcting, check_rank
 from .quantizing.settings import (
     BITSANDBYTES,
     CALIBRATED,
-    Method,
+    QuantizeMethod,
     QuantizeSettings,
     packs_codes,
     resolved,
@@ -150,7 +150,7 @@ def _check_embedding_bits(settings: QuantizeSettings) -> None:
         )
 
 
-def _check_shape(linear: Linear, grid: Grid | None, method: Method) -> None:
+def _check_shape(linear: Linear, grid: Grid | None, method: QuantizeMethod) -> None:
     try:
         if grid is not None:
             grid.group_width(linear.shape[1])

@@ -30,13 +30,13 @@ _OUTLIER = 5.0  # times the linear's mean score, as OWL (2310.05175) counts outl
 
 _COPIES = 5  # of a weight in float32: it, its scores, those before it, and what they pass through
 
-Method = Literal["magnitude", "wanda", "sparsegpt", "taylor"]
+ScoreMethod = Literal["magnitude", "wanda", "sparsegpt", "taylor"]
 
 
 class ScoreSettings(Settings):
     """The settings of score."""
 
-    method: Method = "wanda"
+    method: ScoreMethod = "wanda"
     """magnitude, |w|; wanda, |w| times the norm of its input (2306.11695); sparsegpt, the OBS
     saliency w^2 / U_jj^2 (2301.00774), from a profile with full moments; taylor, the first-order
     change of the loss |w dL/dw| (1906.10771), from gradients."""
@@ -120,7 +120,7 @@ def _weight_scores(
         announce("scoring blocks", index + 1, len(blocks))
 
 
-def _saliency(weight: Tensor, linear: Linear, profile: Profile, method: Method) -> Tensor:
+def _saliency(weight: Tensor, linear: Linear, profile: Profile, method: ScoreMethod) -> Tensor:
     seen = profile.linears.get(linear.name)
     if seen is None:
         raise SettingError(
@@ -176,7 +176,7 @@ def _forecast(ctx: Profiled, settings: ScoreSettings) -> Forecast:
     )
 
 
-def _memory_bytes(ctx: Profiled, method: Method) -> int:
+def _memory_bytes(ctx: Profiled, method: ScoreMethod) -> int:
     """The largest weight and its scores; for taylor all weights and scores, and one window."""
     checkpoint = ctx["checkpoint"]
     shapes = [each.shape for each in all_linears(checkpoint)]

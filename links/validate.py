@@ -15,7 +15,7 @@ from ..errors import GateError
 from ..models.planning.effort import num_blocks
 from ..models.planning.memory import judging_bytes
 from .validating.judge import judge
-from .validating.metrics import metrics, outlined
+from .validating.metrics import metrics, outlined_verdict
 
 
 class ValidateSettings(Settings):
@@ -75,7 +75,7 @@ def _forecast(ctx: Validatable, settings: ValidateSettings) -> Forecast:
     num_windows = sum(windows.num_windows for windows in texts.values())
     models = 1 if "reference" in ctx else 2
     return Forecast(
-        adds=outlined(light, texts),
+        adds=outlined_verdict(light, texts),
         block_passes=models * num_windows * num_blocks(light),
         head_passes=2 * num_windows + 2 * settings.batch_size,
         memory_bytes=judging_bytes(light, texts.values(), settings.batch_size),

@@ -15,7 +15,7 @@ from ..contexts.placement import counted_device, placed_by
 from ..engine import Link
 from ..engine.naming import name_of
 from ..errors import ResourceError, SettingError
-from .open_links import Notes, OpenLinks, of_run
+from .open_links import OpenLinks, RunNotes, of_run
 from .timing import to_stderr
 
 _KINDS = {
@@ -75,7 +75,7 @@ class GpuMemory:
         self.reserve_bytes = reserve_bytes
         self._write = write if write is not None else to_stderr
 
-    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
+    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: RunNotes) -> None:
         """Refuse a link that will not fit; otherwise start measuring its memory."""
         gauges = of_run(self, mwctx, _Gauges)
         with placed_by(ctx):
@@ -87,12 +87,12 @@ class GpuMemory:
                 outer.read()  # the new meter resets the process-wide peak
             gauges.links.open(link, _Gauge())
 
-    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
+    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Write the link's peak memory."""
         self._close(link, mwctx, "")
 
     async def failed(
-        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
+        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: RunNotes
     ) -> None:
         """Write the peak memory of the failed link: running out of it is a common reason."""
         self._close(link, mwctx, " (failed)")
@@ -115,7 +115,7 @@ class GpuMemory:
                 "use this memory, or lower reserve_bytes"
             )
 
-    def _close(self, link: Any, mwctx: Notes, outcome: str) -> None:
+    def _close(self, link: Any, mwctx: RunNotes, outcome: str) -> None:
         links = of_run(self, mwctx, _Gauges).links
         gauge = links.close(link)
         if gauge is None:

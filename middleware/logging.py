@@ -12,10 +12,10 @@ from typing import Any, Literal, TextIO, cast
 
 import structlog
 
-from ..engine import Progress as Event
+from ..engine import ProgressEvent
 from ..engine.naming import name_of
 from ..errors import SettingError, did_you_mean
-from .open_links import Notes, OpenLinks, newest_step, of_run, settings_of
+from .open_links import OpenLinks, RunNotes, newest_step, of_run, settings_of
 from .redaction import error_text, redacted
 
 Renderer = Literal["console", "json"]
@@ -76,14 +76,14 @@ class Logging:
         self._colors = (stream if stream is not None else sys.stderr).isatty()
         self._level = _LEVELS[level]
 
-    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
+    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: RunNotes) -> None:
         """Log the start of a link with its settings."""
         self._logger(mwctx).info(
             "link.started", link=name_of(link), settings=redacted(settings_of(link))
         )
         of_run(self, mwctx, _Run).links.open(link, time.perf_counter())
 
-    def progress(self, link: Any, event: Event, mwctx: Notes) -> None:
+    def progress(self, link: Any, event: ProgressEvent, mwctx: RunNotes) -> None:
         """Log the progress of the link, at level debug."""
         self._logger(mwctx).debug(
             "link.progress",
@@ -93,7 +93,7 @@ class Logging:
             total=event.total,
         )
 
-    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
+    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Log the link's wall time and metrics."""
         step = newest_step(link, ctx, result)
         metrics = {"metrics": dict(step.metrics)} if step is not None and step.metrics else {}
@@ -102,7 +102,7 @@ class Logging:
         )
 
     async def failed(
-        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
+        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: RunNotes
     ) -> None:
         """Log the error of the link."""
         self._logger(mwctx).error(
@@ -110,7 +110,7 @@ class Logging:
         )
 
     async def ended(
-        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
+        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: RunNotes
     ) -> None:
         """Log the outcome of the run."""
         seconds = round(time.perf_counter() - of_run(self, mwctx, _Run).start, 3)
@@ -119,11 +119,11 @@ class Logging:
             "run.ended", chain=name_of(chain), outcome=outcome, seconds=seconds
         )
 
-    def _seconds(self, link: Any, mwctx: Notes) -> dict[str, float]:
+    def _seconds(self, link: Any, mwctx: RunNotes) -> dict[str, float]:
         start = of_run(self, mwctx, _Run).links.close(link)
         return {} if start is None else {"seconds": round(time.perf_counter() - start, 3)}
 
-    def _logger(self, mwctx: Notes) -> structlog.typing.FilteringBoundLogger:
+    def _logger(self, mwctx: RunNotes) -> structlog.typing.FilteringBoundLogger:
         stream = self._stream if self._stream is not None else sys.stderr
         # Every part is given explicitly, so that structlog's global configuration is not used.
         logger = structlog.wrap_logger(

@@ -15,7 +15,7 @@ from ..contexts.steps import Step
 from ..engine import spelled_settings
 from ..engine.naming import name_of
 
-Notes = MutableMapping[str, Any]
+RunNotes = MutableMapping[str, Any]
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -44,7 +44,7 @@ class OpenLinks(Generic[T]):
         return None
 
 
-def of_run(owner: object, notes: Notes, make: Callable[[], S]) -> S:
+def of_run(owner: object, notes: RunNotes, make: Callable[[], S]) -> S:
     """Return the state ``owner`` keeps for this run, created with ``make`` on first use.
 
     Every middleware object has its own state.

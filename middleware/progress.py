@@ -11,10 +11,10 @@ from typing import Any, TextIO
 import rich.progress
 from rich.console import Console
 
-from ..engine import Progress as Event
+from ..engine import ProgressEvent
 from ..engine.naming import name_of
 from ..errors import SettingError
-from .open_links import Notes, of_run
+from .open_links import RunNotes, of_run
 
 _Bars = dict[tuple[int, str], rich.progress.TaskID]
 
@@ -52,10 +52,10 @@ class Progress:
             transient=True,
         )
 
-    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
+    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: RunNotes) -> None:
         """Nothing to show until the link announces something."""
 
-    def progress(self, link: Any, event: Event, mwctx: Notes) -> None:
+    def progress(self, link: Any, event: ProgressEvent, mwctx: RunNotes) -> None:
         """Move the link's bar, or write a line if one is due."""
         if not self._draws():
             self._write_line(link, event)
@@ -73,18 +73,18 @@ class Progress:
                 bars[key], completed=event.done, total=event.total, refresh=complete
             )
 
-    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
+    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Remove the bars of the link."""
         self._clear(mwctx, id(link))
 
     async def failed(
-        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
+        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: RunNotes
     ) -> None:
         """Remove the bars of the failed link."""
         self._clear(mwctx, id(link))
 
     async def ended(
-        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
+        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: RunNotes
     ) -> None:
         """Remove the bars that are left."""
         self._clear(mwctx, None)
@@ -97,7 +97,7 @@ class Progress:
         # The console's file: while bars are drawn, rich replaces sys.stderr.
         return console.file.isatty()
 
-    def _write_line(self, link: Any, event: Event) -> None:
+    def _write_line(self, link: Any, event: ProgressEvent) -> None:
         with self._lock:
             now = time.monotonic()
             if now < self._next_line:
@@ -107,7 +107,7 @@ class Progress:
             self._screen.console.file.write(f"{name_of(link)}: {event.label}, {event.done}{of}\n")
             self._screen.console.file.flush()
 
-    def _clear(self, mwctx: Notes, link_id: int | None) -> None:
+    def _clear(self, mwctx: RunNotes, link_id: int | None) -> None:
         bars = of_run(self, mwctx, _Bars)
         with self._lock:
             for key in [key for key in bars if link_id in (None, key[0])]:

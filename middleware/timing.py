@@ -10,7 +10,7 @@ from typing import Any
 
 from ..contexts.steps import Step
 from ..engine.naming import name_of
-from .open_links import Notes, OpenLinks, of_run
+from .open_links import OpenLinks, RunNotes, of_run
 
 
 @dataclass
@@ -39,33 +39,35 @@ class Timing:
     def __init__(self, *, write: Callable[[str], None] | None = None) -> None:
         self._write = write if write is not None else to_stderr
 
-    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
+    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: RunNotes) -> None:
         """Start the link's clock."""
         of_run(self, mwctx, _Clock).links.open(link, time.perf_counter())
 
-    async def replayed(self, link: Any, ctx: Mapping[str, Any], step: Step, mwctx: Notes) -> None:
+    async def replayed(
+        self, link: Any, ctx: Mapping[str, Any], step: Step, mwctx: RunNotes
+    ) -> None:
         """Record that the link's outcome was read from a run folder, to be stated in its line."""
         of_run(self, mwctx, _Clock).replayed[id(link)] = step.cost.seconds
 
-    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
+    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Write how long the link took, and for a replayed link how long it originally took."""
         ran = of_run(self, mwctx, _Clock).replayed.pop(id(link), None)
         self._close(link, mwctx, "" if ran is None else f" (replayed; it ran {ran:.2f} s)")
 
     async def failed(
-        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
+        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: RunNotes
     ) -> None:
         """Write how long the link ran before it failed."""
         self._close(link, mwctx, " (failed)")
 
     async def ended(
-        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
+        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: RunNotes
     ) -> None:
         """Write the total of the run."""
         seconds = time.perf_counter() - of_run(self, mwctx, _Clock).start
         self._write(f"{name_of(chain)}: {seconds:.2f} s in all{' (failed)' if error else ''}")
 
-    def _close(self, link: Any, mwctx: Notes, outcome: str) -> None:
+    def _close(self, link: Any, mwctx: RunNotes, outcome: str) -> None:
         links = of_run(self, mwctx, _Clock).links
         start = links.close(link)
         if start is not None:

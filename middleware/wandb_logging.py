@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..engine.naming import name_of
 from ..errors import MissingExtraError, ResourceError, SettingError, did_you_mean
-from .open_links import Notes, OpenLinks, newest_step, of_run, settings_of
+from .open_links import OpenLinks, RunNotes, newest_step, of_run, settings_of
 from .redaction import HIDDEN, error_text, redacted
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class WandbLogging:
         self._directory = directory
         self._config = redacted(config or {})
 
-    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: Notes) -> None:
+    async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: RunNotes) -> None:
         """Open the W&B run if this is its first link, and add the link's settings to the config."""
         record, run = await self._opened(mwctx)
         settings = redacted(settings_of(link))
@@ -91,7 +91,7 @@ class WandbLogging:
             run.config[name] = settings
         record.links.open(link, time.perf_counter())
 
-    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: Notes) -> None:
+    async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Log the link's cost and metrics, and the figures of what it saved."""
         record, run = await self._opened(mwctx)
         figures = _measured(link, ctx, result, record.links.close(link))
@@ -105,7 +105,7 @@ class WandbLogging:
             _log_figures(run, getattr(saved, "figures", {}))
 
     async def failed(
-        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: Notes
+        self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: RunNotes
     ) -> None:
         """Add the link's error to the summary; a route of the chain may still handle it."""
         if of_run(self, mwctx, _Record).refused:
@@ -115,7 +115,7 @@ class WandbLogging:
         run.summary[f"{name_of(link)}/error"] = error_text(error)
 
     async def ended(
-        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: Notes
+        self, chain: Any, ctx: Mapping[str, Any], error: BaseException | None, mwctx: RunNotes
     ) -> None:
         """Close the W&B run; a failed one with exit code 1 and the error's text."""
         record = of_run(self, mwctx, _Record)
@@ -127,7 +127,7 @@ class WandbLogging:
             record.run.summary["error"] = error_text(error)
         await asyncio.to_thread(record.run.finish, exit_code=0 if error is None else 1)
 
-    async def _opened(self, mwctx: Notes) -> tuple[_Record, wandb.Run]:
+    async def _opened(self, mwctx: RunNotes) -> tuple[_Record, wandb.Run]:
         record = of_run(self, mwctx, _Record)
         run = record.run
         if run is None:

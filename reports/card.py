@@ -15,11 +15,9 @@ from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
 from .candidates import candidate_rows, candidates_markdown
 from .card_snippets import usage_sections
 from .provenance import without_paths
-from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, is_on_a_grid, opened_by
+from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, Figures, is_on_a_grid, opened_by
 from .source_contents import as_in_gguf, contents_markdown
 from .waves import wave_rows, waves_markdown
-
-Figures = Mapping[str, Mapping[str, float]]
 
 _ROWS = (
     ("weight_bytes", "weight files, bytes", "{:,.0f}"),

@@ -22,7 +22,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-State = Literal["ok", "missing", "wrong"]
+Status = Literal["ok", "missing", "wrong"]
 
 _DEVICES = f"{__name__.rsplit('.', 2)[0]}.checkpoints.devices"
 _PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -34,7 +34,7 @@ _NOT_FOR_USERS = ("all", "dev", "docs")
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """The result of one check.
 
     Attributes:
@@ -45,7 +45,7 @@ class Check:
     """
 
     name: str
-    state: State
+    state: Status
     found: str
     fix: str = ""
     needed: bool = True
@@ -60,7 +60,7 @@ class Check:
         return asdict(self)
 
 
-def examine() -> list[Check]:
+def examine() -> list[Finding]:
     """Run every check. Takes some seconds, because libraries are imported and tried."""
     return [
         _python(),
@@ -77,9 +77,9 @@ def examine() -> list[Check]:
     ]
 
 
-def _python() -> Check:
+def _python() -> Finding:
     """The version of Python; one that is too old cannot run this file."""
-    return Check("python", "ok", ".".join(map(str, sys.version_info[:3])))
+    return Finding("python", "ok", ".".join(map(str, sys.version_info[:3])))
 
 
 def requirements() -> list[str]:
@@ -113,19 +113,19 @@ def _project() -> Mapping[str, Any]:
     return project
 
 
-def _versions() -> Iterator[Check]:
+def _versions() -> Iterator[Finding]:
     for requirement in requirements():
         yield _version(requirement)
 
 
-def _extras() -> Iterator[Check]:
+def _extras() -> Iterator[Finding]:
     """A check for each distribution of each extra; none of them is needed."""
     for extra, listed in extras().items():
         for requirement in listed:
             yield _version(requirement, extra=extra)
 
 
-def _version(text: str, *, extra: str | None = None) -> Check:
+def _version(text: str, *, extra: str | None = None) -> Finding:
     """Whether a required distribution is installed in a version that fits."""
     from packaging.requirements import Requirement
 
@@ -137,25 +137,25 @@ def _version(text: str, *, extra: str | None = None) -> Check:
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return Check(name, "missing", "not installed", fix, needed)
+        return Finding(name, "missing", "not installed", fix, needed)
     if requirement.specifier.contains(version, prereleases=True):
-        return Check(name, "ok", version, needed=needed)
-    return Check(name, "wrong", f"{version}, not {requirement.specifier}", fix, needed)
+        return Finding(name, "ok", version, needed=needed)
+    return Finding(name, "wrong", f"{version}, not {requirement.specifier}", fix, needed)
 
 
-def _imported(module: str, look: Callable[[Any], str], *, needed: bool = True) -> Check:
+def _imported(module: str, look: Callable[[Any], str], *, needed: bool = True) -> Finding:
     """Whether a module imports and ``look`` finds that it works."""
     name = f"{module} works"
     try:
-        return Check(name, "ok", look(import_module(module)), needed=needed)
+        return Finding(name, "ok", look(import_module(module)), needed=needed)
     except ModuleNotFoundError as error:
-        return Check(name, "missing", _first_line(error), f"pip install {module}", needed)
+        return Finding(name, "missing", _first_line(error), f"pip install {module}", needed)
     except _BROKEN as error:
         fix = f"pip install --force-reinstall {module}"
-        return Check(name, "wrong", _first_line(error), fix, needed)
+        return Finding(name, "wrong", _first_line(error), fix, needed)
 
 
-def _bitsandbytes() -> Iterator[Check]:
+def _bitsandbytes() -> Iterator[Finding]:
     """Whether bitsandbytes works, if it is installed; it logs a line about kernels it can spare."""
     try:
         metadata.version("bitsandbytes")
@@ -182,23 +182,23 @@ def _torch_build(torch: Any) -> str:
     return f"{torch.__version__}, built for {build}, {torch.get_num_threads()} threads"
 
 
-def _devices() -> Iterator[Check]:
+def _devices() -> Iterator[Finding]:
     """Every device that ``--device`` accepts."""
     try:
         torch, devices = import_module("torch"), import_module(_DEVICES)
         names = devices.device_names()
-        yield Check("cpu", "ok", f"{torch.get_num_threads()} threads", needed=False)
+        yield Finding("cpu", "ok", f"{torch.get_num_threads()} threads", needed=False)
         for name in names[1:]:
             device = torch.device(name)
             found = devices.describe_device(device)
             if devices.counts_bytes(device):
                 free, total = devices.free_and_total_bytes(device)
                 found += f", {_gigabytes(free)} of {_gigabytes(total)} free"
-            yield Check(name, "ok", found, needed=False)
+            yield Finding(name, "ok", found, needed=False)
         if len(names) == 1:
-            yield Check("accelerator", "ok", "none; the CPU is used", needed=False)
+            yield Finding("accelerator", "ok", "none; the CPU is used", needed=False)
     except _BROKEN as error:
-        yield Check("accelerator", "wrong", _first_line(error), "check the driver", needed=False)
+        yield Finding("accelerator", "wrong", _first_line(error), "check the driver", needed=False)
 
 
 def _quantize_four_bits(bitsandbytes: Any) -> str:
@@ -212,43 +212,43 @@ def _quantize_four_bits(bitsandbytes: Any) -> str:
     return "4-bit weights on the CPU are read back"
 
 
-def _memory() -> Check:
+def _memory() -> Finding:
     try:
         free = int(import_module("psutil").virtual_memory().available)
     except _BROKEN as error:
-        return Check("memory", "wrong", _first_line(error), "pip install psutil", needed=False)
+        return Finding("memory", "wrong", _first_line(error), "pip install psutil", needed=False)
     return _room("memory", free, "close other programs")
 
 
-def _disk() -> Check:
+def _disk() -> Finding:
     return _room("disk", shutil.disk_usage(Path.cwd()).free, "free some space, or use another disk")
 
 
-def _room(name: str, free: int, fix: str) -> Check:
+def _room(name: str, free: int, fix: str) -> Finding:
     found = f"{_gigabytes(free)} free"
     if free >= _FREE_BYTES:
-        return Check(name, "ok", found, needed=False)
-    return Check(name, "wrong", found, fix, needed=False)
+        return Finding(name, "ok", found, needed=False)
+    return Finding(name, "wrong", found, fix, needed=False)
 
 
-def _hub_cache() -> Check:
+def _hub_cache() -> Finding:
     """Whether models can be downloaded into the cache of the Hugging Face hub."""
     name = "hub cache"
     try:
         folder = Path(import_module("huggingface_hub.constants").HF_HUB_CACHE)
         existing = next(each for each in (folder, *folder.parents) if each.exists())
         with tempfile.TemporaryFile(dir=existing):
-            return Check(name, "ok", f"{folder}, writable", needed=False)
+            return Finding(name, "ok", f"{folder}, writable", needed=False)
     except _BROKEN as error:
         fix = "set HF_HOME to a writable folder"
-        return Check(name, "wrong", _first_line(error), fix, needed=False)
+        return Finding(name, "wrong", _first_line(error), fix, needed=False)
 
 
 def _gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
-def doctor_report(checks: Iterable[Check]) -> RenderableType:
+def doctor_report(checks: Iterable[Finding]) -> RenderableType:
     """A line for each check, with the fix where there is a fault."""
     table = Table.grid(padding=(0, 2))
     for check in checks:

@@ -20,7 +20,7 @@ from .units import in_bytes, in_time
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LinkComparison:
     """The expected and the measured cost of one link.
 
     Attributes:
@@ -142,7 +142,7 @@ def in_short(found: Preflight) -> str:
     )
 
 
-def outcomes(found: Preflight, result: Mapping[str, Any]) -> list[Outcome]:
+def outcomes(found: Preflight, result: Mapping[str, Any]) -> list[LinkComparison]:
     """The expected and the measured cost of every link that was estimated and ran."""
     names = dict.fromkeys(each.link for each in found.links)
     ran = [step for step in result.get("history", ()) if step.within is None]
@@ -166,10 +166,10 @@ def _left(saved: Path) -> int:
     return saved.stat().st_size + _left(records_of(saved))
 
 
-def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int) -> Outcome:
+def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int) -> LinkComparison:
     told = list(expected)
     disk = sum(each.disk_bytes for each in told)
-    return Outcome(
+    return LinkComparison(
         link=ran[0].link,
         expected_seconds=_sum(each.seconds for each in told),
         seconds=sum(step.cost.seconds for step in ran),
@@ -180,7 +180,7 @@ def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int)
     )
 
 
-def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
+def outcomes_report(rows: Sequence[LinkComparison]) -> RenderableType:
     """Estimates, measurements and their ratio."""
     table = Table("link")
     for column in ("time", "measured", "ratio", "peak", "measured", "off"):
@@ -210,13 +210,13 @@ def outcomes_report(rows: Sequence[Outcome]) -> RenderableType:
     return Group(*parts)
 
 
-def _highest(rows: Sequence[Outcome]) -> tuple[str, str, str]:
+def _highest(rows: Sequence[LinkComparison]) -> tuple[str, str, str]:
     told = max(each.expected_peak_bytes for each in rows)
     was = max(each.peak_bytes for each in rows)
     return in_bytes(told), in_bytes(was), _share(told, was)
 
 
-def outcomes_document(rows: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+def outcomes_document(rows: Sequence[LinkComparison]) -> list[Mapping[str, Any]]:
     """The same as types that JSON can represent."""
     return [asdict(each) for each in rows]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import all_finite, require_finite, working_dtype
+from .checks import is_finite, require_finite, working_dtype
 from .damping import escalate, mean_live_diagonal
 from .gram import Gram
 
@@ -95,7 +95,7 @@ def _upper_factor(hessian: Tensor, *, shift: float) -> Tensor | None:
     if int(info) != 0:
         return None
     upper = _inverse(lower.flip(0, 1))  # U = (PLP)^-1
-    return upper if all_finite(upper) else None
+    return upper if is_finite(upper) else None
 
 
 def _inverse(upper: Tensor) -> Tensor:

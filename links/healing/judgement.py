@@ -13,7 +13,7 @@ from typing import Any
 from ...checkpoints import Checkpoint
 from ...contexts.flow import Healable
 from ...engine import announce
-from ...models.evaluation.scoring import LossChange, Standing, standings
+from ...models.evaluation.scoring import LossChange, TextScore, text_scores
 from ...texts import Windows
 
 _PREFIXES = {"healing": "", "elsewhere": "elsewhere_"}
@@ -50,7 +50,7 @@ def judge_healing(
         models: before and after.
         kl_weight: fraction of KL in the loss, as in training.
     """
-    found = standings(dense, models, list(texts.values()), announce=announce)
+    found = text_scores(dense, models, list(texts.values()), announce=announce)
     changes: dict[str, LossChange] = {}
     metrics: dict[str, Any] = {}
     for name, (before, after) in zip(texts, found, strict=True):
@@ -64,7 +64,7 @@ def judge_healing(
     return HealingOutcome(kept, {"kept": kept, "reason": _reason(better, worse), **metrics})
 
 
-def _figures(change: LossChange, pair: Sequence[Standing]) -> dict[str, float]:
+def _figures(change: LossChange, pair: Sequence[TextScore]) -> dict[str, float]:
     before, after = pair
     return {
         "loss_before": change.before,

@@ -11,16 +11,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ...engine import Settings
-from ...models.training.blockwise import Target
+from ...models.training.blockwise import HealingTarget
 
-Method = Literal["blocks", "lora", "qlora", "full"]
+HealMethod = Literal["blocks", "lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16"]
 
 
 class HealSettings(Settings):
     """The settings of heal; None stands for the default of the method, given in brackets."""
 
-    method: Method = "blocks"
+    method: HealMethod = "blocks"
     """blocks trains each block separately to reproduce the original block's outputs (2402.12419);
     full trains all weights to reproduce the original model's logits; lora trains low-rank adapters
     to do so, masked as in PERP (2312.15230) and merged at the end; qlora trains them on a base held
@@ -51,7 +51,7 @@ class HealSettings(Settings):
     """Recompute the activations of blocks in the backward pass instead of keeping them, for lora,
     qlora and full [lora False, qlora True, full False]."""
 
-    target: Target | None = None
+    target: HealingTarget | None = None
     """For blocks: the outputs of the original model at that depth (dense), which also corrects the
     error of earlier blocks, or those of the original block on the same inputs (block) [dense]."""
 
@@ -83,13 +83,13 @@ class Chosen:
     micro_batch_size: int = 1
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
-    target: Target = "dense"
+    target: HealingTarget = "dense"
     kl_weight: float = 1.0
     rank: int = 16
     alpha: float = 32.0
 
 
-DEFAULTS: Mapping[Method, Chosen] = MappingProxyType(
+DEFAULTS: Mapping[HealMethod, Chosen] = MappingProxyType(
     {
         "blocks": Chosen(learning_rate=2e-3),
         "lora": Chosen(learning_rate=1e-3),
@@ -101,7 +101,7 @@ DEFAULTS: Mapping[Method, Chosen] = MappingProxyType(
 
 _EVERY = ("epochs", "learning_rate", "batch_size", "precision")
 _WHOLE = (*_EVERY, "micro_batch_size", "gradient_checkpointing", "kl_weight")
-USED: Mapping[Method, tuple[str, ...]] = MappingProxyType(
+USED: Mapping[HealMethod, tuple[str, ...]] = MappingProxyType(
     {
         "blocks": (*_EVERY, "target"),
         "lora": (*_WHOLE, "rank", "alpha"),
@@ -121,7 +121,7 @@ def chosen(settings: HealSettings) -> Chosen:
     )
 
 
-def warn_of_unused(settings: HealSettings) -> None:
+def warn_of_ignored(settings: HealSettings) -> None:
     """Warn of settings that were given and that the method does not use."""
     known = {name for used in USED.values() for name in used}
     for name in sorted(known - set(USED[settings.method])):

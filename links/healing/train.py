@@ -15,7 +15,7 @@ from ...models.blocks.skeleton import Skeleton
 from ...models.training.blockwise import BlockHealing, heal_blocks
 from ...models.training.optimiser import Healed, computed_in
 from .methods import autocast_dtype
-from .settings import Chosen, Method
+from .settings import Chosen, HealMethod
 
 
 def by_blocks(ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
@@ -40,7 +40,7 @@ def by_blocks(ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
     )
 
 
-def on_text(method: Method, ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
+def on_text(method: HealMethod, ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
     """Train the whole model on the healing windows: all of its weights, or adapters."""
     # Imported here: accelerate and PEFT take seconds to import, and blocks need neither.
     from ...models.training.adapters import Adapting, heal_adapted

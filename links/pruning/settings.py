@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ...engine import Settings
 
-Method = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
+PruneMethod = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
 UnitPattern = Literal["neurons", "groups", "experts", "layers"]
 
 SPARSITY = 0.5
@@ -28,7 +28,7 @@ class PruneSettings(Settings):
     their absence causes; layers, whole blocks, ranked by the KL divergence their absence causes,
     with the block before a gap refitted."""
 
-    method: Method = "admm"
+    method: PruneMethod = "admm"
     """For masks: admm (2401.02938), mask and values together in a few iterations; alps
     (2406.07831), the same run to convergence, slower; sparsegpt (2301.00774); wanda (2306.11695);
     magnitude; scores, the per-weight scores of score(per_weight=True)."""

@@ -23,7 +23,7 @@ from ...solvers.results import PrunedWeight
 from ...solvers.table import PREPARE, PRUNERS
 from ...solvers.target import target_shift
 from .plans import Planning
-from .settings import Method
+from .settings import PruneMethod
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Thinning(Planning):
         plans: the record of each linear, filled as linears are done.
     """
 
-    method: Method
+    method: PruneMethod
     pattern: Pattern
     shares: Mapping[str, float]
     scores: Scores

@@ -8,7 +8,7 @@ from ...checkpoints import Checkpoint
 from ...contexts.flow import Partial
 from ...engine import changed
 from ...errors import ModelError, SettingError
-from ...models.units.config_keys import Kind
+from ...models.units.config_keys import UnitKind
 from ...models.units.narrowing import Resizing, resizing, units_of
 from ...models.units.remove_layers import require_alike
 from .masks import require_floats
@@ -21,7 +21,7 @@ _FEWEST_STEPS = 8
 _OF_MASKS = ("method", "allocation", "polish", "regrow")
 
 
-def wanted_size(checkpoint: Checkpoint, kind: Kind, settings: PruneSettings) -> Resizing:
+def wanted_size(checkpoint: Checkpoint, kind: UnitKind, settings: PruneSettings) -> Resizing:
     """The change of size that the settings ask for.
 
     Raises:
@@ -43,7 +43,7 @@ def wanted_size(checkpoint: Checkpoint, kind: Kind, settings: PruneSettings) -> 
         ) from error
 
 
-def _can_be(checkpoint: Checkpoint, kind: Kind, after: int) -> bool:
+def _can_be(checkpoint: Checkpoint, kind: UnitKind, after: int) -> bool:
     try:
         resizing(checkpoint, kind, after)
     except ModelError:

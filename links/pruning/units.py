@@ -12,9 +12,9 @@ from ...contexts.flow import Pruned, Scored
 from ...contexts.plan import LinearPlan, Plan
 from ...engine import announce, in_thread, unfinished
 from ...models.blocks.skeleton import Skeleton
-from ...models.passes.resuming import Resuming, Standing
+from ...models.passes.resuming import PassState, Resuming
 from ...models.units.choose_layers import LayerChoice, choose_layers
-from ...models.units.config_keys import Kind
+from ...models.units.config_keys import UnitKind
 from ...models.units.narrowing import narrowing
 from ...models.units.remove_experts import ExpertChoice, choose_experts, keep_experts
 from ...models.units.remove_layers import keep_layers
@@ -46,7 +46,7 @@ def unit_matching(settings: PruneSettings) -> float:
     return _MATCHING if settings.matching is None else settings.matching
 
 
-def _narrow(ctx: Scored, settings: PruneSettings, kind: Kind) -> Pruned:
+def _narrow(ctx: Scored, settings: PruneSettings, kind: UnitKind) -> Pruned:
     checkpoint = ctx["checkpoint"]
     size = wanted_size(checkpoint, kind, settings)
     change = narrowing(checkpoint, kind, size.after)
@@ -81,7 +81,7 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
     stopped = resuming.load(skeleton.device)
 
     def tried(done: int, total: int) -> None:
-        resuming.save(Standing(0, [], None, {}))
+        resuming.save(PassState(0, [], None, {}))
         announce("ranking blocks", done, total)
 
     kept = choose_layers(skeleton, choice_windows(windows), keep, tried, choice)

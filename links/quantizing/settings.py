@@ -13,7 +13,7 @@ from ...errors import SettingError
 from ...solvers.gptq import Order
 from ...solvers.grid_search import ScaleRule
 
-Method = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
+QuantizeMethod = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
 GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
 
 CALIBRATED = ("gptq", "signround")
@@ -68,7 +68,7 @@ class QuantizeSettings(Settings):
     """int, as set above; or a format of ggml (q4_0, q5_0, q8_0, q4_k), which fixes all of these.
     Layers whose width is not a multiple of the 256 of q4_k use q5_0, as in llama.cpp."""
 
-    method: Method = "auto"
+    method: QuantizeMethod = "auto"
     """gptq (2210.17323), which needs calibration windows; signround (2309.05516), which starts from
     gptq and tunes the rounding of a block by gradients, much slower; rtn, round to nearest; nf4 and
     llm.int8 of bitsandbytes, which fix bits and group size (nf4 also quantises its scales to 8

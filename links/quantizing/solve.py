@@ -139,7 +139,9 @@ class Rounding:
         how = Rounded(codes.relative_error or 0.0, codes.escalations, gram.num_borrowed)
         names = [linear.name for linear in linears]
         self.rounded.update({name: replace(how, corrected_error=left.get(name)) for name in names})
-        return dict(zip(linears, split(codes, linears, packable=self.packable), strict=True))
+        return dict(
+            zip(linears, split_experts(codes, linears, packable=self.packable), strict=True)
+        )
 
     def _left(
         self,
@@ -213,7 +215,9 @@ def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
     )
 
 
-def split(codes: QuantizedWeight, linears: Sequence[Linear], *, packable: bool) -> list[Solution]:
+def split_experts(
+    codes: QuantizedWeight, linears: Sequence[Linear], *, packable: bool
+) -> list[Solution]:
     """The solution of each layer of a stack, in its order.
 
     On a grid of ggml's they are its blocks, but for experts: those are a part of a tensor.

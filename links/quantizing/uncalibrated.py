@@ -18,7 +18,7 @@ from ...solvers.grid_search import ScaleRule
 from ...solvers.round_to_nearest import quantize_round_to_nearest
 from .grids import Grids
 from .settings import BITSANDBYTES
-from .solve import mask_of, scale_dtype, split
+from .solve import mask_of, scale_dtype, split_experts
 
 
 def one_by_one(
@@ -56,7 +56,7 @@ def _nearest(
         )
     except SolverError as error:
         raise named(linear, error) from error
-    return split(codes, [linear], packable=packable)[0]
+    return split_experts(codes, [linear], packable=packable)[0]
 
 
 def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Tensor | TensorRef:

@@ -42,7 +42,7 @@ def metrics(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def outlined(checkpoint: Checkpoint, texts: Mapping[str, Windows]) -> dict[str, Any]:
+def outlined_verdict(checkpoint: Checkpoint, texts: Mapping[str, Windows]) -> dict[str, Any]:
     """What validate adds to a context, by shapes alone."""
     width = int(text_config(checkpoint).hidden_size)
     hidden = {

@@ -29,7 +29,7 @@ _INPUT_AND_WEIGHT = {
 See = Callable[[Linear, Tensor], None]
 
 
-class Observer(TorchFunctionMode):
+class ProductObserver(TorchFunctionMode):
     """Call ``see(linear, inputs)`` for each product with a weight of ``linears``.
 
     Args:

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from ...checkpoints import all_finite
 from ...errors import ModelError, NumericsError
-from .shared_state import Layout, Recorder, Reference, Returned, State, references_in
+from .shared_state import Layout, Placeholder, Recorder, Returned, State, placeholders_in
 from .skeleton import Skeleton
 
 
@@ -115,7 +115,7 @@ class _Recording:
             raise ModelError(not_a_stack(self._skeleton, f"calls {len(self._calls)} blocks"))
         check_finite([self._first], "what comes before the blocks")
         values = [v for call in self._calls for v in (call.args, *call.kwargs.values())]
-        references = {found for value in values for found in references_in(value)}
+        references = {found for value in values for found in placeholders_in(value)}
         passed_on = frozenset(each for each in references if isinstance(each, Returned))
         shares = bool(references)
         calls = [replace(call, passed_on=passed_on, shares=shares) for call in self._calls]
@@ -125,7 +125,7 @@ class _Recording:
         """The value with state replaced by references, and equal tensors by one tensor."""
         if isinstance(value, tuple):
             return tuple(self._kept(each) for each in value)
-        reference: Reference | None = self._recorder.reference(value)
+        reference: Placeholder | None = self._recorder.reference(value)
         return _shared(value, self._pool) if reference is None else reference
 
 

@@ -53,7 +53,7 @@ class Container:
     contents: Any = field(compare=False)
 
 
-Reference = Returned | Container
+Placeholder = Returned | Container
 _states: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
@@ -99,7 +99,7 @@ class Recorder:
         )
         return self.layout.output(hidden, extras)
 
-    def reference(self, value: Any) -> Reference | None:
+    def reference(self, value: Any) -> Placeholder | None:
         """The placeholder for a value in recorded arguments; None if it is not shared state."""
         if isinstance(value, Tensor):
             marked = self._stand_ins.get(id(value))
@@ -128,7 +128,7 @@ class Recorder:
 class State:
     """The state that blocks have shared so far in one stream of hidden states."""
 
-    def __init__(self, values: Mapping[Reference, Any]) -> None:
+    def __init__(self, values: Mapping[Placeholder, Any]) -> None:
         self._before = values
         self._values = dict(values)
 
@@ -190,10 +190,10 @@ def has_state(hidden: Tensor) -> bool:
     return hidden in _states
 
 
-def references_in(value: Any) -> set[Reference]:
+def placeholders_in(value: Any) -> set[Placeholder]:
     """Every placeholder in recorded arguments."""
     if isinstance(value, tuple):
-        return {found for each in value for found in references_in(each)}
+        return {found for each in value for found in placeholders_in(each)}
     return {value} if isinstance(value, (Returned, Container)) else set()
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from ...errors import ProofError
+from ..blocks.announcing import Announce
 
 _RESCORE = Path(__file__).with_name("measure_folder.py")
 # No network access, and no tokenizer threads.
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-Announce = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)

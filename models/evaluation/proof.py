@@ -15,9 +15,10 @@ from typing import Any
 
 from ...checkpoints.durable import file_hash
 from ...errors import CheckpointError, ProofError
+from ..blocks.announcing import Announce
 from ..blocks.device import default_device
 from ..writing.publishing import PROVENANCE, files_of
-from .fresh_process import Announce, run_alone
+from .fresh_process import run_alone
 from .record import RECORD, Record, logits_off, mean_nll, read_record
 
 _REREAD = Path(__file__).with_name("run_folder.py")

@@ -35,7 +35,7 @@ _TOP = 8
 _DIGITS = 6  # significant digits of float32
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
-Row = Annotated[list[FiniteFloat], Field(max_length=4096)]
+Floats = Annotated[list[FiniteFloat], Field(max_length=4096)]
 
 
 class Window(BaseModel):
@@ -52,10 +52,10 @@ class Window(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokens: Annotated[list[Token], Field(min_length=2, max_length=4096)]
-    nll: Row
+    nll: Floats
     places: Annotated[list[Token], Field(min_length=1, max_length=256)]
     ids: list[Annotated[list[Token], Field(min_length=1, max_length=256)]]
-    logits: list[Row]
+    logits: list[Floats]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Window:

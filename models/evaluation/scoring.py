@@ -14,7 +14,7 @@ over and over. A sound small model does so at times too, so it is judged over se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,10 @@ from torch import Tensor
 
 from ...checkpoints import Checkpoint
 from ...texts import Windows
+from ..blocks.announcing import Announce
 from ..blocks.device import default_device, judged_dtype
 from ..blocks.replay import capture, check_finite, logits, through_blocks
 from ..blocks.skeleton import Skeleton
-
-Announce = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def skeleton_pair(dense: Checkpoint, light: Checkpoint) -> tuple[Skeleton, Skele
 
 
 @dataclass(frozen=True)
-class Standing:
+class TextScore:
     """How far a model is from the dense one on one text, in nats per predicted token.
 
     Attributes:
@@ -206,9 +205,9 @@ class Standing:
         return kl_weight * self.kl + (1 - kl_weight) * self.nll
 
 
-def standings(
+def text_scores(
     dense: Checkpoint, models: Sequence[Checkpoint], texts: Sequence[Windows], *, announce: Announce
-) -> list[list[Standing]]:
+) -> list[list[TextScore]]:
     """Each model as it is stored on each text, by text and then by model; the dense one runs once.
 
     Each model makes one pass over its blocks for all texts.
@@ -219,7 +218,7 @@ def standings(
         return skeleton, last_hiddens(skeleton, texts, batch_size=1, label=label, announce=announce)
 
     first, wanted = run(dense, "dense blocks")
-    found: list[list[Standing]] = [[] for _ in texts]
+    found: list[list[TextScore]] = [[] for _ in texts]
     for place, model in enumerate(models, 1):
         second, reached = (first, wanted)
         if model.id != dense.id:
@@ -228,7 +227,7 @@ def standings(
             result = compare(
                 (first, wanted[text]), (second, reached[text]), windows, announce=announce
             )
-            found[text].append(Standing(result.kl, result.light_nll))
+            found[text].append(TextScore(result.kl, result.light_nll))
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError, SolverError
 from ..blocks.linears import Linear, expert_kind, named
-from ..blocks.observing import Observer, stored_tensors
+from ..blocks.observing import ProductObserver, stored_tensors
 from ..blocks.replay import Call, check_finite, replay
 
 
@@ -153,9 +153,9 @@ def sum_inputs(
     stored = stored_tensors(block, prefix)
     for index, (states, call) in enumerate(zip(hidden, calls, strict=True)):
         if given is not None:
-            with Observer(stored, linears, _Keeping(grouping.given, states[..., 0].numel())):
+            with ProductObserver(stored, linears, _Keeping(grouping.given, states[..., 0].numel())):
                 given[index] = replay(block, given[index], call)
-        with Observer(stored, linears, grouping.see):
+        with ProductObserver(stored, linears, grouping.see):
             outputs.append(replay(block, states, call))
         grouping.forget_inputs()
     check_finite(outputs, prefix.removesuffix("."))

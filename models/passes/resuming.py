@@ -26,7 +26,7 @@ _SHARE = 1 / 30  # largest fraction of a pass's time spent on saving
 _BESIDE = "beside."
 
 
-class Notes(Protocol):
+class BlockRecords(Protocol):
     """Records that grow block by block beside the tensors."""
 
     def facts(self) -> Any:
@@ -37,7 +37,7 @@ class Notes(Protocol):
 
 
 @dataclass(frozen=True)
-class Standing:
+class PassState:
     """The progress of a pass.
 
     Attributes:
@@ -63,13 +63,13 @@ class Resuming:
     """
 
     def __init__(
-        self, place: Unfinished, *notes: Notes, beside: dict[str, Tensor] | None = None
+        self, place: ProgressStore, *notes: BlockRecords, beside: dict[str, Tensor] | None = None
     ) -> None:
         self._keeping = Keeping(place, share=_SHARE, pause_seconds=_PAUSE_SECONDS)
         self._notes = notes
         self._beside = {} if beside is None else beside
 
-    def load(self, device: torch.device) -> Standing | None:
+    def load(self, device: torch.device) -> PassState | None:
         """The progress of a stopped pass, on ``device``; None to start from the beginning."""
         found = self._keeping.load()
         if found is None:
@@ -79,14 +79,14 @@ class Resuming:
             notes.recall(noted)
         self._beside.update(_below(_BESIDE, tensors))
         given = facts["given"]
-        return Standing(
+        return PassState(
             facts["index"],
             [tensors[f"hidden.{n}"].to(device) for n in range(facts["batches"])],
             [tensors[f"given.{n}"].to(device) for n in range(facts["batches"])] if given else None,
             {name: _restored(name, entry, tensors) for name, entry in facts["rewritten"]},
         )
 
-    def save(self, standing: Standing) -> None:
+    def save(self, standing: PassState) -> None:
         """Save the progress, if the last save is long enough ago.
 
         Where blocks pass on more than hidden states nothing is saved, and the pass starts again.
@@ -95,7 +95,7 @@ class Resuming:
             return
         self._keeping.save(lambda: self._told(standing))
 
-    def _told(self, standing: Standing) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _told(self, standing: PassState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"hidden.{n}": states for n, states in enumerate(standing.hidden)}
         tensors |= {f"given.{n}": states for n, states in enumerate(standing.given or ())}
         tensors |= {_BESIDE + name: tensor for name, tensor in self._beside.items()}
@@ -129,7 +129,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 _TRAINING_SHARE = 0.05
 
 
-class Unfinished(Protocol):
+class ProgressStore(Protocol):
     """Storage for work in progress that outlives the process."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -153,7 +153,7 @@ class Keeping:
 
     def __init__(
         self,
-        place: Unfinished | None = None,
+        place: ProgressStore | None = None,
         *,
         share: float | None = None,
         pause_seconds: float = 0.0,

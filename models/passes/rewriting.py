@@ -24,7 +24,7 @@ from ..blocks.replay import Call, capture, replay
 from ..blocks.skeleton import Skeleton
 from .experts import Fellows
 from .inputs import Group, sum_inputs
-from .resuming import Resuming, Standing
+from .resuming import PassState, Resuming
 
 Solution = Tensor | Quantized | GgmlBlocks
 Solve = Callable[[Sequence[tuple[Linear, Tensor]], Gram], Mapping[Linear, Solution]]
@@ -92,7 +92,7 @@ def rewrite_blocks(
     skeleton = Skeleton(checkpoint)
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
-    begin = Standing(0, hidden, list(hidden) if paired else None, {})
+    begin = PassState(0, hidden, list(hidden) if paired else None, {})
     begin = (resuming and resuming.load(skeleton.device)) or begin
     hidden, rewritten = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
@@ -116,7 +116,7 @@ def rewrite_blocks(
                 hidden_out = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         hidden = hidden_out
         if resuming is not None and index < last:
-            resuming.save(Standing(index + 1, hidden, given, rewritten))
+            resuming.save(PassState(index + 1, hidden, given, rewritten))
         announce(index + 1, len(skeleton.blocks))
     return rewritten
 

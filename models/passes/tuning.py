@@ -11,7 +11,7 @@ never worse on them than the solver's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,13 +21,13 @@ from torch import Tensor
 from ...checkpoints import Quantized
 from ...errors import DataError, SettingError
 from ...solvers.learned_rounding import LearnedRounding
+from ..blocks.announcing import AnnounceCount
 from ..blocks.linears import Linear
 from ..blocks.replay import replay, with_parameters
 from .losses import check_loss, relative_errors
 from .rewriting import Solved
 
-Announce = Callable[[int, int], None]
-Target = Literal["given", "block"]
+TuningTarget = Literal["given", "block"]
 
 # Evaluations on the held-out windows; each costs about as much as two iterations.
 _NUM_CHECKS = 8
@@ -56,7 +56,7 @@ class Tuning:
     batch_size: int = 4
     learning_rate: float | None = None
     seed: int = 0
-    target: Target = "given"
+    target: TuningTarget = "given"
     heldout_share: float = 1 / 8
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class Tuned:
     changed_share: float
 
 
-def tune_block(solved: Solved, tuning: Tuning, *, announce: Announce) -> Tuned:
+def tune_block(solved: Solved, tuning: Tuning, *, announce: AnnounceCount) -> Tuned:
     """Tune all quantised linears of a block.
 
     The block itself is not changed. ``announce`` receives every iteration and may raise to stop.
@@ -154,7 +154,9 @@ def tune_block(solved: Solved, tuning: Tuning, *, announce: Announce) -> Tuned:
 class _Block:
     """A block whose quantised weights are being learned, and its target output per batch."""
 
-    def __init__(self, solved: Solved, start: Mapping[Linear, Quantized], target: Target) -> None:
+    def __init__(
+        self, solved: Solved, start: Mapping[Linear, Quantized], target: TuningTarget
+    ) -> None:
         self._block, self._start = solved.block, start
         self._names = {linear: linear.tensor.removeprefix(solved.prefix) for linear in start}
         self._batches = list(
@@ -222,7 +224,7 @@ def _rounding(solved: Solved, linear: Linear, start: Quantized) -> LearnedRoundi
     )
 
 
-def _targets(solved: Solved, target: Target) -> Sequence[Tensor]:
+def _targets(solved: Solved, target: TuningTarget) -> Sequence[Tensor]:
     if target == "block":
         return solved.block_outputs
     if solved.given_outputs is None:

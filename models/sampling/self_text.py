@@ -16,17 +16,16 @@ from transformers import PreTrainedTokenizerBase
 
 from ...checkpoints import Checkpoint
 from ...errors import DataError
+from ..blocks.announcing import AnnounceCount
 from ..blocks.config import context_length
 from ..blocks.device import default_device
 from ..blocks.empty_model import text_config
 from ..blocks.skeleton import Skeleton
-from ..passes.resuming import Keeping, Unfinished
+from ..passes.resuming import Keeping, ProgressStore
 from .filters import Sieve
 from .generate import Schedule, generate
 from .sampled_batches import Batch, as_state, first_batches, read_state
 from .starts import Starts, control_tokens
-
-Announce = Callable[[int, int], None]
 
 DOCUMENT_TOKENS = 256
 BATCH_SIZE = 64
@@ -47,8 +46,8 @@ def sample_text(
     length: int = DOCUMENT_TOKENS,
     batch_size: int = BATCH_SIZE,
     schedule: Schedule | None = None,
-    unfinished: Unfinished | None = None,
-    announce: Announce = lambda done, total: None,
+    unfinished: ProgressStore | None = None,
+    announce: AnnounceCount = lambda done, total: None,
 ) -> tuple[str, ...]:
     """Sample documents with at least ``num_tokens`` tokens in total.
 
@@ -166,7 +165,7 @@ def sampling_dtype() -> torch.dtype:
 class _Counter:
     """Reports the total number of sampled tokens."""
 
-    def __init__(self, done: int, total: int, announce: Announce) -> None:
+    def __init__(self, done: int, total: int, announce: AnnounceCount) -> None:
         self._done, self._total, self._announce = done, total, announce
 
     def __call__(self, tokens: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..blocks.skeleton import Skeleton
 from ..codecs.bitsandbytes import fits_nf4, linear_4bit
-from ..passes.resuming import Unfinished
+from ..passes.resuming import ProgressStore
 from .distillation import Lesson
 from .masked_lora import adapters, attach
 from .optimiser import Healed
@@ -44,7 +44,7 @@ def heal_adapted(
     adapting: Adapting,
     training: Training,
     *,
-    unfinished: Unfinished | None = None,
+    unfinished: ProgressStore | None = None,
     announce: Callable[[int, int], None] = lambda done, total: None,
 ) -> Healed:
     """Train adapters on the linears named in ``modules`` and merge them into the stored weights.

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from ...checkpoints import Checkpoint, Coded
 from ...errors import SettingError
+from ..blocks.announcing import AnnounceCount
 from ..blocks.replay import Batch, Call, capture, check_finite, replay
 from ..blocks.shared_state import carry_state
 from ..blocks.skeleton import Skeleton
 from ..passes.losses import check_loss, relative_errors
-from ..passes.resuming import Keeping, Unfinished
+from ..passes.resuming import Keeping, ProgressStore
 from .optimiser import Healed, Survivors, computed_in, cosine
 
-Announce = Callable[[int, int], None]
-Target = Literal["dense", "block"]
+HealingTarget = Literal["dense", "block"]
 
 _MAX_GRADIENT_NORM = 1.0
 _FALL = 4.0  # divides a learning rate that did not lower the held-out loss
@@ -63,7 +63,7 @@ class BlockHealing:
     epochs: int
     batch_size: int
     heldout: int
-    target: Target
+    target: HealingTarget
     patience: int = 2
     autocast: torch.dtype | None = None
     seed: int = 0
@@ -76,8 +76,8 @@ def heal_blocks(
     how: BlockHealing,
     *,
     kept_layers: Sequence[int] | None = None,
-    unfinished: Unfinished | None = None,
-    announce: Announce = lambda done, total: None,
+    unfinished: ProgressStore | None = None,
+    announce: AnnounceCount = lambda done, total: None,
 ) -> Healed:
     """Heal all blocks in turn.
 
@@ -99,7 +99,7 @@ def heal_blocks(
     hidden = [batch.hidden for batch in batches]
     progress = _Progress(Keeping(unfinished))
     for index, block in light.each_block():
-        # Target: dense hidden states after the dense blocks this block stands for.
+        # HealingTarget: dense hidden states after the dense blocks this block stands for.
         wanted = given.after(spans[index], hidden)
         calls = [batch.calls[index] for batch in batches]
         if index >= progress.num_blocks:

@@ -5,15 +5,14 @@ KL(dense || light) of the next token at temperature 1, mixed with the NLL of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..blocks.announcing import AnnounceCount
 from ..blocks.replay import capture, logits, through_blocks
 from ..blocks.skeleton import Skeleton
-
-Announce = Callable[[int, int], None]
 
 
 class Teacher:
@@ -24,7 +23,7 @@ class Teacher:
     """
 
     def __init__(
-        self, dense: Skeleton, tokens: Tensor, *, batch_size: int, announce: Announce
+        self, dense: Skeleton, tokens: Tensor, *, batch_size: int, announce: AnnounceCount
     ) -> None:
         self._dense, self._tokens = dense, tokens
         batches = capture(dense, torch.split(tokens, batch_size))

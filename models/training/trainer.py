@@ -7,7 +7,7 @@ held-out loss after every epoch selects the iterate; the start is one of the can
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import SettingError
+from ..blocks.announcing import AnnounceCount
 from ..passes.losses import check_loss
-from ..passes.resuming import Keeping, Unfinished
+from ..passes.resuming import Keeping, ProgressStore
 from .distillation import Lesson
 from .optimiser import Survivors, computed_in, cosine
-
-Announce = Callable[[int, int], None]
 
 _MAX_GRADIENT_NORM = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -84,8 +83,8 @@ def train(
     training: Training,
     *,
     keep_zeros: bool,
-    unfinished: Unfinished | None = None,
-    announce: Announce = lambda done, total: None,
+    unfinished: ProgressStore | None = None,
+    announce: AnnounceCount = lambda done, total: None,
 ) -> Trained:
     """Train some parameters of a model in place and restore the best iterate.
 

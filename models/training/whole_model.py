@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...checkpoints import Checkpoint
 from ..blocks.skeleton import Skeleton
-from ..passes.resuming import Unfinished
+from ..passes.resuming import ProgressStore
 from .blockwise import trainable
 from .distillation import Lesson
 from .optimiser import Healed
@@ -24,7 +24,7 @@ def heal_all(
     lesson: Lesson,
     training: Training,
     *,
-    unfinished: Unfinished | None = None,
+    unfinished: ProgressStore | None = None,
     announce: Callable[[int, int], None] = lambda done, total: None,
 ) -> Healed:
     """Train all floating-point tensors of a model, embeddings and head included; fills ``light``.

@@ -14,14 +14,14 @@ from transformers import CONFIG_MAPPING
 
 from ...checkpoints import Checkpoint
 
-Kind = Literal["neurons", "groups", "experts"]
+UnitKind = Literal["neurons", "groups", "experts"]
 
 # In the order they are tried; the first that shrinks a tensor of every block is used.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _NEURONS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
-def counts(kind: Kind, config: Any) -> Iterator[tuple[str, int]]:
+def counts(kind: UnitKind, config: Any) -> Iterator[tuple[str, int]]:
     """Keys of the text config that may set the number of units of a kind, with their values."""
     hidden = int(config.hidden_size)
     if kind == "neurons":
@@ -40,7 +40,7 @@ def counts(kind: Kind, config: Any) -> Iterator[tuple[str, int]]:
         yield "num_key_value_heads", int(getattr(config, "num_key_value_heads", None) or heads)
 
 
-def settings(kind: Kind, key: str, config: Any, count: int) -> dict[str, int]:
+def settings(kind: UnitKind, key: str, config: Any, count: int) -> dict[str, int]:
     """The keys of the text config, with values, that set the number of units to ``count``.
 
     A key/value group keeps its number of query heads and their width. Many configs derive the width
@@ -58,7 +58,7 @@ def settings(kind: Kind, key: str, config: Any, count: int) -> dict[str, int]:
     }
 
 
-def fewest(kind: Kind, config: Any) -> int:
+def fewest(kind: UnitKind, config: Any) -> int:
     """Smallest number of units of a block; for experts, the number each token is routed to."""
     return int(getattr(config, "num_experts_per_tok", None) or 1) if kind == "experts" else 1
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...errors import ModelError
 from ..blocks.linears import Linear, find_linears
-from ..blocks.observing import Observer
+from ..blocks.observing import ProductObserver
 from ..blocks.replay import Call, capture, replay, with_parameters
 from ..blocks.skeleton import Skeleton
 from .narrowing import Narrowing, Part, narrowing, units_of
@@ -161,7 +161,7 @@ class _Probe:
     def _run(self, parameters: Mapping[str, Tensor]) -> tuple[dict[Linear, Tensor], Tensor]:
         """The inputs of each output linear, and the block's output."""
         seen: dict[Linear, Tensor] = {}
-        with Observer(parameters, self._outputs, seen.__setitem__):
+        with ProductObserver(parameters, self._outputs, seen.__setitem__):
             states = replay(with_parameters(self._block, parameters), self._hidden, self._call)
         return seen, states
 

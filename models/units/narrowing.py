@@ -17,7 +17,7 @@ from ...checkpoints import Checkpoint
 from ...errors import ModelError
 from ..blocks.empty_model import find_blocks, shared_model
 from ..blocks.linears import Linear, find_linears
-from .config_keys import Kind, counts, fewest, settings, with_settings
+from .config_keys import UnitKind, counts, fewest, settings, with_settings
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Resizing:
         parts: the tensors that shrink.
     """
 
-    kind: Kind
+    kind: UnitKind
     before: int
     after: int
     config: Mapping[str, Any]
@@ -63,7 +63,7 @@ class Narrowing(Resizing):
     output: Part
 
 
-def units_of(checkpoint: Checkpoint, kind: Kind) -> int:
+def units_of(checkpoint: Checkpoint, kind: UnitKind) -> int:
     """Number of neurons, key/value groups or experts of every block.
 
     Raises:
@@ -72,7 +72,7 @@ def units_of(checkpoint: Checkpoint, kind: Kind) -> int:
     return _sized(checkpoint, kind)[1]
 
 
-def resizing(checkpoint: Checkpoint, kind: Kind, after: int) -> Resizing:
+def resizing(checkpoint: Checkpoint, kind: UnitKind, after: int) -> Resizing:
     """The change of this model to ``after`` units of a kind in every block.
 
     Raises:
@@ -88,7 +88,7 @@ def resizing(checkpoint: Checkpoint, kind: Kind, after: int) -> Resizing:
     return Resizing(kind, before, after, config, parts)
 
 
-def narrowing(checkpoint: Checkpoint, kind: Kind, after: int) -> Narrowing:
+def narrowing(checkpoint: Checkpoint, kind: UnitKind, after: int) -> Narrowing:
     """The same for units whose outputs are the inputs of one linear, or of their expert's linear.
 
     Raises:
@@ -99,7 +99,7 @@ def narrowing(checkpoint: Checkpoint, kind: Kind, after: int) -> Narrowing:
     return Narrowing(kind, found.before, after, found.config, found.parts, output)
 
 
-def _sized(checkpoint: Checkpoint, kind: Kind) -> tuple[str, int, PreTrainedModel]:
+def _sized(checkpoint: Checkpoint, kind: UnitKind) -> tuple[str, int, PreTrainedModel]:
     """The key that sets the number of units, the number, and the empty model at that size."""
     model = shared_model(checkpoint)
     text = model.config.get_text_config(decoder=True)
@@ -124,7 +124,7 @@ def _rebuilt(checkpoint: Checkpoint, config: Mapping[str, Any]) -> PreTrainedMod
 
 
 def _shrunk(
-    large: PreTrainedModel, small: PreTrainedModel, kind: Kind, before: int, after: int
+    large: PreTrainedModel, small: PreTrainedModel, kind: UnitKind, before: int, after: int
 ) -> tuple[Part, ...]:
     """The parts of a block that differ, if all blocks differ in the same way and by whole units."""
     if before == after:
@@ -143,7 +143,7 @@ def _shrunk(
     return found[0]
 
 
-def _unheeded(model: PreTrainedModel, kind: Kind) -> str:
+def _unheeded(model: PreTrainedModel, kind: UnitKind) -> str:
     if kind == "groups":
         return (
             f"{type(model).__name__} derives the width of a head from hidden_size / "
@@ -152,7 +152,9 @@ def _unheeded(model: PreTrainedModel, kind: Kind) -> str:
     return f"it changes no tensor of {type(model).__name__}'s blocks"
 
 
-def _check_outside(large: PreTrainedModel, small: PreTrainedModel, path: str, kind: Kind) -> None:
+def _check_outside(
+    large: PreTrainedModel, small: PreTrainedModel, path: str, kind: UnitKind
+) -> None:
     other = dict(small.named_parameters())
     for name, parameter in large.named_parameters():
         outside = not name.startswith(f"{path}.")
@@ -161,7 +163,7 @@ def _check_outside(large: PreTrainedModel, small: PreTrainedModel, path: str, ki
 
 
 def _differing(
-    wide: nn.Module, slim: nn.Module, before: int, after: int, kind: Kind
+    wide: nn.Module, slim: nn.Module, before: int, after: int, kind: UnitKind
 ) -> tuple[Part, ...]:
     parts = []
     narrow = dict(slim.named_parameters())
@@ -175,7 +177,7 @@ def _differing(
     return tuple(parts)
 
 
-def _output(model: PreTrainedModel, parts: tuple[Part, ...], kind: Kind, before: int) -> Part:
+def _output(model: PreTrainedModel, parts: tuple[Part, ...], kind: UnitKind, before: int) -> Part:
     """The part whose input features are the units' outputs: one linear, or one per expert."""
     block = find_blocks(model)[1][0]
     inputs = {linear.tensor: _input_axis(linear) for linear in find_linears(block, "")}

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ...checkpoints import Checkpoint
 from ...errors import ModelError
 from ..blocks.linears import Linear, find_linears
-from ..blocks.observing import Observer, stored_tensors
+from ..blocks.observing import ProductObserver, stored_tensors
 from ..blocks.replay import Call, capture, check_finite, replay, with_parameters
 from ..blocks.skeleton import Skeleton
-from ..passes.resuming import Resuming, Standing
+from ..passes.resuming import PassState, Resuming
 from .narrowing import Part, Resizing
 
 
@@ -61,7 +61,7 @@ def choose_experts(
     """
     choice = ExpertChoice() if choice is None else choice
     batch = capture(skeleton, [tokens])[0]
-    begin = Standing(0, [batch.hidden], None, {})
+    begin = PassState(0, [batch.hidden], None, {})
     begin = (resuming and resuming.load(skeleton.device)) or begin
     (hidden,) = begin.hidden
     last = len(skeleton.blocks) - 1
@@ -70,7 +70,7 @@ def choose_experts(
         check_finite([hidden], f"{skeleton.path}.{index}")
         choice.kept.append(loads.topk(change.after).indices.sort().values.tolist())
         if resuming is not None and index < last:
-            resuming.save(Standing(index + 1, [hidden], None, {}))
+            resuming.save(PassState(index + 1, [hidden], None, {}))
         announce(index + 1, len(skeleton.blocks))
     return [torch.tensor(each) for each in choice.kept]
 
@@ -98,7 +98,7 @@ def _loads(block: nn.Module, hidden: Tensor, call: Call, change: Resizing) -> tu
         if inputs.numel() and linear.expert is not None:
             used.add(linear.expert)
 
-    with Observer(stored, experts, see):
+    with ProductObserver(stored, experts, see):
         output = replay(block, hidden, call)
     silent = {part.tensor: stored[part.tensor].clone() for part in _of_experts(experts, change)}
     loads = torch.zeros(change.before, dtype=torch.float64)

@@ -21,7 +21,7 @@ from ..blocks.empty_model import find_blocks, shared_model
 from ..blocks.linears import Linear, find_linears
 from ..blocks.replay import Batch, capture, check_finite, replay, require_independent
 from ..blocks.skeleton import Skeleton
-from ..passes.resuming import Standing
+from ..passes.resuming import PassState
 from .config_keys import layer_settings, with_settings
 from .layout import plain_output
 from .remove_units import require_same
@@ -58,8 +58,8 @@ def keep_layers(
     *,
     batch_size: int,
     announce: Callable[[int, int], None],
-    begin: Standing | None = None,
-    save: Callable[[Standing], None] = lambda standing: None,
+    begin: PassState | None = None,
+    save: Callable[[PassState], None] = lambda standing: None,
 ) -> Checkpoint:
     """The model of the blocks ``kept``, ascending, with refitted output linears.
 
@@ -117,11 +117,11 @@ class _Span:
         self.hidden: Sequence[Tensor] = list(self.given)
         self.bridged: dict[str, Tensor | TensorRef] = {}
 
-    def standing(self) -> Standing:
+    def standing(self) -> PassState:
         """The progress of both models."""
-        return Standing(self.next, self.hidden, self.given, self.bridged)
+        return PassState(self.next, self.hidden, self.given, self.bridged)
 
-    def take_up(self, standing: Standing, kept: Sequence[int]) -> None:
+    def take_up(self, standing: PassState, kept: Sequence[int]) -> None:
         """Resume from saved progress."""
         self.next, self.hidden, self.bridged = (
             standing.index,

@@ -22,7 +22,7 @@ from ..blocks.replay import Batch, Call, capture, check_finite, replay, through_
 from ..blocks.skeleton import Skeleton
 from ..passes.experts import Fellows
 from ..passes.inputs import sum_inputs
-from ..passes.resuming import Resuming, Standing
+from ..passes.resuming import PassState, Resuming
 from .layout import Units, measure_units, plain_output
 from .narrowing import Narrowing, Part
 from .residuals import Fed, MissingSum, lacking, run_watched
@@ -72,7 +72,7 @@ def hollow_blocks(
     units = measure_units(skeleton, change)
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
-    begin = Standing(0, hidden, list(hidden) if matched else None, {})
+    begin = PassState(0, hidden, list(hidden) if matched else None, {})
     begin = (resuming and resuming.load(skeleton.device)) or begin
     hidden, cut = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
@@ -90,7 +90,7 @@ def hollow_blocks(
             hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         check_finite(hidden, prefix.removesuffix("."))
         if resuming is not None and index < last:
-            resuming.save(Standing(index + 1, hidden, given, cut))
+            resuming.save(PassState(index + 1, hidden, given, cut))
         announce(index + 1, len(skeleton.blocks))
     smaller = checkpoint.evolve(cut, config=change.config)
     require_same(smaller, batches[0], hidden[0])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...solvers.checks import working_dtype
 from ...solvers.gram import Gram, GramAccumulator
 from ..blocks.linears import Linear
-from ..blocks.observing import Observer, stored_tensors
+from ..blocks.observing import ProductObserver, stored_tensors
 from ..blocks.replay import Call, replay
 from ..passes.experts import Fellows
 from ..passes.inputs import Group
@@ -95,6 +95,6 @@ def run_watched(
 ) -> tuple[Tensor, Tensor]:
     """The inputs of a linear that receives every token, and the block's output."""
     seen: dict[Linear, Tensor] = {}
-    with Observer(stored_tensors(block, prefix), [linear], seen.__setitem__):
+    with ProductObserver(stored_tensors(block, prefix), [linear], seen.__setitem__):
         output = replay(block, hidden, call)
     return seen[linear], output

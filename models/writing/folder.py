@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from ...checkpoints import (
 from ...checkpoints.allocator import release_unused_memory
 from ...checkpoints.shards import append_to_folder, sync
 from ...errors import CheckpointError, ModelError
+from ..blocks.announcing import AnnounceCount
 from ..blocks.config import has_code
 from ..blocks.embeddings import embedding_paths
 from ..blocks.empty_model import empty_model, find_blocks, tied_parameters
@@ -40,8 +41,7 @@ from ..codecs.bitsandbytes import quantize_folder
 from ..codecs.compressed_tensors import packed, packed_outline, per_row, quantization_config
 from .wrapper_names import names_for_files
 
-Announce = Callable[[int, int], None]
-Kind = TypeVar("Kind", bound=TensorRef)
+Ref = TypeVar("Ref", bound=TensorRef)
 
 
 def _silent(done: int, total: int) -> None:
@@ -49,7 +49,7 @@ def _silent(done: int, total: int) -> None:
 
 
 def write_model(
-    checkpoint: Checkpoint, folder: Path, *, max_shard_bytes: int, announce: Announce = _silent
+    checkpoint: Checkpoint, folder: Path, *, max_shard_bytes: int, announce: AnnounceCount = _silent
 ) -> None:
     """Write weights, config, tokenizer and other files into an existing, private folder.
 
@@ -112,7 +112,7 @@ def weight_format(checkpoint: Checkpoint) -> str:
     return "dense"
 
 
-def _of_kind(checkpoint: Checkpoint, kind: type[Kind]) -> dict[str, Kind]:
+def _of_kind(checkpoint: Checkpoint, kind: type[Ref]) -> dict[str, Ref]:
     return {name: ref for name, ref in checkpoint.refs.items() if isinstance(ref, kind)}
 
 
@@ -153,7 +153,11 @@ def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> d
 
 
 def _write_weights(
-    checkpoint: Checkpoint, model: PreTrainedModel, folder: Path, max_bytes: int, announce: Announce
+    checkpoint: Checkpoint,
+    model: PreTrainedModel,
+    folder: Path,
+    max_bytes: int,
+    announce: AnnounceCount,
 ) -> None:
     outgoing = _Outgoing(checkpoint, model, announce)
     write_folder(
@@ -187,7 +191,9 @@ class _Outgoing(Mapping[str, Tensor]):
         sizes: bytes by name, unused tensors included.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, announce: Announce) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, model: PreTrainedModel, announce: AnnounceCount
+    ) -> None:
         self._refs, self._model, self._announce = checkpoint.refs, model, announce
         self._is_packed = weight_format(checkpoint) == "packed"
         self._rows = _stored_per_row(model, _of_kind(checkpoint, Quantized))
@@ -291,7 +297,11 @@ class _Outgoing(Mapping[str, Tensor]):
 
 
 def _write_bitsandbytes(
-    checkpoint: Checkpoint, model: PreTrainedModel, folder: Path, max_bytes: int, announce: Announce
+    checkpoint: Checkpoint,
+    model: PreTrainedModel,
+    folder: Path,
+    max_bytes: int,
+    announce: AnnounceCount,
 ) -> dict[str, Any]:
     """Write the dense weights to a temporary folder and convert it with bitsandbytes.
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from birdbone.engine import Chain, Progress, announce, link, run
+from birdbone.engine import Chain, ProgressEvent, announce, link, run
 from birdbone.errors import ChainError, GateError, LinkError, ResourceError, SettingError
 
 
@@ -85,7 +85,7 @@ class Diary:
         self.errors.append(error)
         self.note("failed", each)
 
-    def progress(self, each: Any, event: Progress, mwctx: Any) -> None:
+    def progress(self, each: Any, event: ProgressEvent, mwctx: Any) -> None:
         self.note(f"progress {event.label}", each)
 
     async def ended(self, chain: Any, ctx: Any, error: BaseException | None, mwctx: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from birdbone.engine import Chain, Progress, announce, in_thread, run
+from birdbone.engine import Chain, ProgressEvent, announce, in_thread, run
 from birdbone.errors import Cancelled, GateError, LinkError
 
 PATIENCE = 20  # seconds; reached only where a test would otherwise hang
@@ -205,9 +205,9 @@ async def test_a_cancelled_run_does_not_stop_its_neighbour() -> None:
 async def test_announce_in_a_thread_reaches_the_watchers_of_outer_chains() -> None:
     class Watches:
         def __init__(self) -> None:
-            self.seen: list[tuple[str, Progress]] = []
+            self.seen: list[tuple[str, ProgressEvent]] = []
 
-        def progress(self, each: Any, event: Progress, mwctx: Any) -> None:
+        def progress(self, each: Any, event: ProgressEvent, mwctx: Any) -> None:
             self.seen.append((each.__name__, event))
 
     def two_blocks() -> None:
@@ -224,13 +224,13 @@ async def test_announce_in_a_thread_reaches_the_watchers_of_outer_chains() -> No
     whole = Chain(chain)
     whole.use(outer)
     await run(whole)
-    assert outer.seen == [("heavy", Progress("block", done, 2)) for done in (1, 2)]
+    assert outer.seen == [("heavy", ProgressEvent("block", done, 2)) for done in (1, 2)]
     assert inner.seen == outer.seen
 
 
 async def test_a_watcher_that_breaks_in_progress_does_not_stop_the_thread() -> None:
     class Breaks:
-        def progress(self, each: Any, event: Progress, mwctx: Any) -> None:
+        def progress(self, each: Any, event: ProgressEvent, mwctx: Any) -> None:
             raise OSError("no terminal")
 
     async def heavy(ctx: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from birdbone.links.heal import heal
 from birdbone.links.healing import judgement
 from birdbone.links.healing import train as healers
 from birdbone.links.healing.settings import DEFAULTS, USED
-from birdbone.models.evaluation.scoring import standings
+from birdbone.models.evaluation.scoring import text_scores
 from birdbone.models.reading.opening import as_checkpoint
 from birdbone.texts import Windows
 
@@ -107,7 +107,7 @@ async def test_the_figures_are_of_the_windows_kept_out_and_of_what_is_stored(met
     ctx = await run(_heal(method, heldout_share=0.3), _context(light, dense))
     metrics = ctx["history"][-1].metrics
     judged = Windows(tiny_windows(12).tokens[-4:], "judged")
-    ((before, after),) = standings(
+    ((before, after),) = text_scores(
         dense, [light, ctx["checkpoint"]], [judged], announce=lambda label, done, total: None
     )
     kl = [float(each.kl.mean()) for each in (before, after)]
@@ -142,7 +142,7 @@ async def test_text_from_elsewhere_decides_too(monkeypatch: pytest.MonkeyPatch) 
     context = {**_context(light, dense), "elsewhere": elsewhere}
     ctx = await run(_heal("blocks"), context)
     metrics = ctx["history"][-1].metrics
-    ((before, after),) = standings(
+    ((before, after),) = text_scores(
         dense, [light, ctx["checkpoint"]], [elsewhere], announce=lambda label, done, total: None
     )
     assert metrics["kept"] is True
@@ -150,10 +150,10 @@ async def test_text_from_elsewhere_decides_too(monkeypatch: pytest.MonkeyPatch) 
     assert metrics["elsewhere_loss_after"] == float(after.kl.mean())
 
     def worse_elsewhere(*args: Any, **more: Any) -> Any:
-        healing, (first, second) = standings(*args, **more)
+        healing, (first, second) = text_scores(*args, **more)
         return [healing, [second, first]]
 
-    monkeypatch.setattr(judgement, "standings", worse_elsewhere)
+    monkeypatch.setattr(judgement, "text_scores", worse_elsewhere)
     again = await run(_heal("blocks"), context)
     metrics = again["history"][-1].metrics
     assert metrics["loss_after"] < metrics["loss_before"]
@@ -170,9 +170,9 @@ async def test_blocks_that_come_nearer_while_the_model_goes_astray_are_not_kept(
     light = _pruned(dense)
     monkeypatch.setattr(
         judgement,
-        "standings",
+        "text_scores",
         lambda dense, models, texts, announce: [
-            found[::-1] for found in standings(dense, models, texts, announce=announce)
+            found[::-1] for found in text_scores(dense, models, texts, announce=announce)
         ],
     )
     ctx = await run(_heal("blocks"), _context(light, dense))

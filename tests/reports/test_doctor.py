@@ -11,10 +11,10 @@ from pretend_device import NAME, pretended
 from rich.console import Console
 
 from birdbone.reports import doctor
-from birdbone.reports.doctor import Check, doctor_report, examine, extras, requirements
+from birdbone.reports.doctor import Finding, doctor_report, examine, extras, requirements
 
 
-def by_name(checks: list[Check]) -> dict[str, Check]:
+def by_name(checks: list[Finding]) -> dict[str, Finding]:
     return {check.name: check for check in checks}
 
 
@@ -138,7 +138,7 @@ def test_a_cache_that_cannot_be_written_is_said_with_its_fix(
 
 
 def test_little_room_is_wrong() -> None:
-    assert doctor._room("disk", 1 << 30, "free some") == Check(
+    assert doctor._room("disk", 1 << 30, "free some") == Finding(
         "disk", "wrong", "1.1 GB free", "free some", needed=False
     )
     assert doctor._room("disk", 3 << 30, "free some").state == "ok"
@@ -148,7 +148,7 @@ def test_the_report_has_a_line_for_each_check_and_the_fix() -> None:
     console = Console(width=80)
     with console.capture() as captured:
         console.print(
-            doctor_report([Check("a", "ok", "fine"), Check("b", "missing", "gone", "get b")])
+            doctor_report([Finding("a", "ok", "fine"), Finding("b", "missing", "gone", "get b")])
         )
     lines = [" ".join(line.split()) for line in captured.get().splitlines()]
     assert lines == ["ok a fine", "missing b gone; get b"]

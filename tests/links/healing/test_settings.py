@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from birdbone.links.heal import heal
-from birdbone.links.healing.settings import DEFAULTS, USED, HealSettings, chosen, warn_of_unused
+from birdbone.links.healing.settings import DEFAULTS, USED, HealSettings, chosen, warn_of_ignored
 
 
 def test_given_settings_replace_the_defaults_of_the_method() -> None:
@@ -29,7 +29,7 @@ def test_given_settings_replace_the_defaults_of_the_method() -> None:
 )
 def test_a_setting_the_method_does_not_use_is_named(settings: Any, message: str) -> None:
     with pytest.warns(UserWarning, match="is not used") as heard:
-        warn_of_unused(heal(**settings).settings)
+        warn_of_ignored(heal(**settings).settings)
     assert [str(each.message) for each in heard] == [message]
 
 
@@ -37,5 +37,5 @@ def test_a_setting_the_method_does_not_use_is_named(settings: Any, message: str)
 def test_settings_it_uses_pass_in_silence(method: Any) -> None:
     with warnings.catch_warnings(record=True) as heard:
         given = {name: getattr(DEFAULTS[method], name) for name in USED[method]}
-        warn_of_unused(HealSettings(method=method, **given))
+        warn_of_ignored(HealSettings(method=method, **given))
     assert heard == []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from birdbone.models.blocks.linears import Linear, find_linears
-from birdbone.models.blocks.observing import Observer, stored_tensors
+from birdbone.models.blocks.observing import ProductObserver, stored_tensors
 from birdbone.models.blocks.replay import Batch, capture, replay
 from birdbone.models.blocks.skeleton import Skeleton
 
@@ -40,7 +40,9 @@ class Watched:
 
     @torch.no_grad()
     def _run(self, block: nn.Module, batch: Batch) -> Tensor:
-        with Observer(self.stored, self.linears, lambda each, x: self.seen[each.name].append(x)):
+        with ProductObserver(
+            self.stored, self.linears, lambda each, x: self.seen[each.name].append(x)
+        ):
             return replay(block, batch.hidden, batch.calls[0])
 
 
@@ -128,7 +130,7 @@ def random(*shape: int) -> Tensor:
 
 def seen_by(act: Any, weight: Tensor, linear: Linear) -> list[Tensor]:
     seen: list[Tensor] = []
-    with Observer({linear.tensor: weight}, [linear], lambda _, inputs: seen.append(inputs)):
+    with ProductObserver({linear.tensor: weight}, [linear], lambda _, inputs: seen.append(inputs)):
         act()
     return seen
 

@@ -3,7 +3,7 @@ import torch
 from tiny import tiny_checkpoint, tiny_windows
 
 from birdbone.models.blocks.skeleton import Skeleton
-from birdbone.models.evaluation.scoring import LossChange, Standing, standings
+from birdbone.models.evaluation.scoring import LossChange, TextScore, text_scores
 
 
 def test_each_model_stands_where_plain_logits_put_it() -> None:
@@ -18,7 +18,7 @@ def test_each_model_stands_where_plain_logits_put_it() -> None:
     told = [-each.gather(-1, windows.tokens[:, 1:, None]).mean() for each in (first, second)]
     divergence = (first.exp() * (first - second)).sum(-1).mean()
     heard = set()
-    (_, elsewhere), (same, found) = standings(
+    (_, elsewhere), (same, found) = text_scores(
         dense,
         [dense, other],
         [other_text, windows],
@@ -35,7 +35,7 @@ def test_each_model_stands_where_plain_logits_put_it() -> None:
 
 def test_the_loss_is_the_mix_of_both() -> None:
     kl, nll = torch.tensor([[2.0]]), torch.tensor([[6.0]])
-    assert Standing(kl, nll).loss(0.25) == 5.0
+    assert TextScore(kl, nll).loss(0.25) == 5.0
 
 
 def change(*differences: float) -> LossChange:

@@ -18,7 +18,7 @@ from birdbone.errors import LinkError
 from birdbone.journal import RunFolder
 from birdbone.links import profile, prune, quantize, score
 from birdbone.models.passes import resuming
-from birdbone.models.passes.resuming import Resuming, Standing
+from birdbone.models.passes.resuming import PassState, Resuming
 
 PASSES = {
     "admm": prune(sparsity=0.5),
@@ -126,7 +126,7 @@ async def test_what_was_kept_seldom_is_not_older_than_it_says(
     asked = iter(range(100))
     save = Resuming.save
 
-    def seldom(self: Resuming, standing: Standing) -> None:
+    def seldom(self: Resuming, standing: PassState) -> None:
         if next(asked) in (0, 3):  # after the first of three rounds, and behind the first block
             save(self, standing)
 
@@ -176,11 +176,11 @@ class Kept:
         self.held, self.saves = (dict(tensors), dict(facts)), self.saves + 1
 
 
-def standing(index: int = 1) -> Standing:
+def standing(index: int = 1) -> PassState:
     codes = torch.ones(2, 4, dtype=torch.int8)
     quantized = Quantized(codes, torch.ones(2, 1), bits=4, zero_points=torch.zeros(2, 1).char())
     rewritten = {"a.weight": torch.ones(2), "a.w": quantized, "a": InMemory(torch.zeros(1))}
-    return Standing(index, [torch.ones(1), torch.zeros(1)], None, rewritten)
+    return PassState(index, [torch.ones(1), torch.zeros(1)], None, rewritten)
 
 
 def test_every_kind_of_tensor_comes_back_in_its_order() -> None:
