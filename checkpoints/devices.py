@@ -68,7 +68,7 @@ def counts_bytes(device: torch.device) -> bool:
     return device.type != "cpu" and hasattr(_module(device), "max_memory_allocated")
 
 
-def held_bytes(device: torch.device) -> int:
+def allocated_bytes(device: torch.device) -> int:
     """Bytes that tensors take on a device that `counts_bytes`."""
     return int(_module(device).memory_allocated(index_of(device)))
 

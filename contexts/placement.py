@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..checkpoints.devices import (
+    allocated_bytes,
     counts_bytes,
-    held_bytes,
     index_of,
     is_out_of_memory,
     release_unused,
@@ -41,7 +41,7 @@ def counted_device() -> str | None:
 def held_on_device() -> int:
     """Bytes that tensors take on the device that computes; 0 for the CPU."""
     device = current_device()
-    return held_bytes(device) if counts_bytes(device) else 0
+    return allocated_bytes(device) if counts_bytes(device) else 0
 
 
 def free_unused() -> None:

@@ -20,11 +20,11 @@ from ..models.writing.publishing import check_disk, private_folder, publish, pub
 from ..reports.provenance import stands, without_paths
 from .saving.forecast import save_forecast
 from .saving.formats import check_settings, chosen_form
-from .saving.judging import judge, probe_for, record_of, require_proven
+from .saving.judging import judge_saved, probe_for, record_of, require_proven
 from .saving.records import conditions, describe, keep_refused
 from .saving.settings import SaveSettings
 from .saving.target import asked_format, check_output, is_file_name
-from .saving.writing import needed_bytes, write_as, write_folder
+from .saving.writing import needed_bytes, write_as, write_as_folder
 
 __all__ = ["save"]
 
@@ -52,9 +52,9 @@ async def save(ctx: Savable, settings: SaveSettings) -> Written:
         await write_as(form, checkpoint, folder, target, settings)
         beside = stack.enter_context(private_folder(target, "dense")) if settings.compare else None
         if beside is not None:
-            await write_folder(dense, beside, settings)
+            await write_as_folder(dense, beside, settings)
         try:
-            judged = await judge(ctx, form, folder, target, beside, probe, settings)
+            judged = await judge_saved(ctx, form, folder, target, beside, probe, settings)
             record = await record_of(judged, ctx.get("heldout"), settings.proof_tokens)
             on = conditions(judged.found, probe, texts)
             await in_thread(describe, ctx, form, folder, target.name, judged.found, on, record)

@@ -11,7 +11,6 @@ from ...contexts.flow import Savable
 from ...engine import announce, in_thread
 from ...errors import ProofError
 from ...formats.gguf_proof import prove_gguf
-from ...formats.gguf_rounding import stored_values
 from ...models.blocks.config import has_code
 from ...models.blocks.device import default_device, judged_dtype
 from ...models.evaluation.fresh_process import Measurement, Probe, measure_folders
@@ -51,7 +50,7 @@ def probe_for(checkpoint: Checkpoint, texts: Mapping[str, Windows]) -> Probe:
     )
 
 
-async def judge(
+async def judge_saved(
     ctx: Savable,
     form: str,
     folder: Path,
@@ -73,6 +72,8 @@ async def judge(
     """
     checkpoint, asked = ctx["checkpoint"], settings.tolerance
     if form == "gguf":
+        from ...formats.gguf_rounding import stored_values
+
         bound = score_tolerance(checkpoint, settings.kind, asked)
         stored = await in_thread(stored_values, checkpoint, kind=settings.kind)
         file = folder / file_name(target)

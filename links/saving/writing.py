@@ -28,10 +28,10 @@ async def write_as(
     if form == "gguf":
         await write_file(checkpoint, folder / file_name(target), settings.kind)
     else:
-        await write_folder(checkpoint, folder, settings)
+        await write_as_folder(checkpoint, folder, settings)
 
 
-async def write_folder(checkpoint: Checkpoint, folder: Path, settings: SaveSettings) -> None:
+async def write_as_folder(checkpoint: Checkpoint, folder: Path, settings: SaveSettings) -> None:
     """Write a Hugging Face folder and announce every tensor."""
 
     def announce_tensors(done: int, total: int) -> None:

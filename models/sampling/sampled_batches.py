@@ -13,7 +13,7 @@ from .generate import Sampled
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampledBatch:
     """One batch.
 
     Attributes:
@@ -29,9 +29,9 @@ class Batch:
         return sum(len(each.tokens) for each in self.kept)
 
 
-def first_batches(batches: Sequence[Batch], num_tokens: int) -> list[Batch]:
+def first_batches(batches: Sequence[SampledBatch], num_tokens: int) -> list[SampledBatch]:
     """Return the first batches that hold so many tokens together; all if there are fewer."""
-    found: list[Batch] = []
+    found: list[SampledBatch] = []
     for each in batches:
         if sum(batch.num_tokens for batch in found) >= num_tokens:
             break
@@ -39,7 +39,7 @@ def first_batches(batches: Sequence[Batch], num_tokens: int) -> list[Batch]:
     return found
 
 
-def as_state(batches: Sequence[Batch]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def as_state(batches: Sequence[SampledBatch]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return batches as tensors and facts that `read_state` reads."""
     documents = [document for each in batches for document in each.kept]
     tensors = {
@@ -51,7 +51,7 @@ def as_state(batches: Sequence[Batch]) -> tuple[dict[str, Tensor], dict[str, Any
     return {name: value.to(torch.int64) for name, value in tensors.items()}, facts
 
 
-def read_state(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Batch]:
+def read_state(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[SampledBatch]:
     """Return the batches of a state; the likelihood of their documents is not kept (NaN)."""
     parts = tensors["sampled"].split(tensors["lengths"].tolist())
     documents = iter(
@@ -59,6 +59,6 @@ def read_state(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[
         for part, given in zip(parts, tensors["given"].tolist(), strict=True)
     )
     return [
-        Batch(tuple(next(documents) for _ in range(kept)), sampled)
+        SampledBatch(tuple(next(documents) for _ in range(kept)), sampled)
         for kept, sampled in facts["batches"]
     ]

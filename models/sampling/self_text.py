@@ -24,7 +24,7 @@ from ..blocks.skeleton import Skeleton
 from ..passes.resuming import Keeping, ProgressStore
 from .filters import Sieve
 from .generate import Schedule, generate
-from .sampled_batches import Batch, as_state, first_batches, read_state
+from .sampled_batches import SampledBatch, as_state, first_batches, read_state
 from .starts import Starts, control_tokens
 
 DOCUMENT_TOKENS = 256
@@ -101,11 +101,11 @@ class _Sampler:
         self._seed, self._batch_size, self._schedule = seed, batch_size, schedule
         self._sieve = Sieve()
 
-    def remember(self, batch: Batch) -> None:
+    def remember(self, batch: SampledBatch) -> None:
         """Register documents of an earlier run, so that near-duplicates of them are dropped."""
         self._sieve.remember(batch.kept)
 
-    def sample(self, number: int, announce: Callable[[int], None]) -> Batch:
+    def sample(self, number: int, announce: Callable[[int], None]) -> SampledBatch:
         """Sample the batch with this number, counted from 0."""
         key = int.from_bytes(sha256(f"{self._seed} {number}".encode()).digest()[:7])
         documents = generate(
@@ -121,10 +121,10 @@ class _Sampler:
             generator=torch.Generator().manual_seed(key),
             announce=announce,
         )
-        return Batch(tuple(self._sieve.keep(documents)), len(documents))
+        return SampledBatch(tuple(self._sieve.keep(documents)), len(documents))
 
 
-def _check_use(batches: Sequence[Batch]) -> None:
+def _check_use(batches: Sequence[SampledBatch]) -> None:
     """Fail once the filters dropped nearly all documents of several consecutive batches.
 
     Raises:
@@ -173,7 +173,7 @@ class _Counter:
         self._announce(min(self._done, self._total), self._total)
 
 
-def _count(batches: Sequence[Batch]) -> int:
+def _count(batches: Sequence[SampledBatch]) -> int:
     return sum(each.num_tokens for each in batches)
 
 

@@ -10,13 +10,13 @@ from pretend_device import NAME, pretended
 
 from birdbone.checkpoints.devices import (
     CPU,
+    allocated_bytes,
     best_device,
     counts_bytes,
     describe_device,
     device_names,
     finish_work,
     free_and_total_bytes,
-    held_bytes,
     is_out_of_memory,
     named_device,
     peak_bytes,
@@ -65,10 +65,10 @@ def test_its_memory_is_counted() -> None:
         assert counts_bytes(device)
         assert free_and_total_bytes(device) == (1000, 1000)
         some = torch.zeros(100, device=device)
-        assert held_bytes(device) == peak_bytes(device) == 400
+        assert allocated_bytes(device) == peak_bytes(device) == 400
         assert free_and_total_bytes(device) == (600, 1000)
         del some
-        assert (held_bytes(device), peak_bytes(device)) == (0, 400)
+        assert (allocated_bytes(device), peak_bytes(device)) == (0, 400)
         reset_peak(device)
         assert peak_bytes(device) == 0
         with pytest.raises(torch.OutOfMemoryError) as caught:

@@ -1,9 +1,14 @@
 from birdbone.models.sampling.generate import Sampled
-from birdbone.models.sampling.sampled_batches import Batch, as_state, first_batches, read_state
+from birdbone.models.sampling.sampled_batches import (
+    SampledBatch,
+    as_state,
+    first_batches,
+    read_state,
+)
 
 
-def _batch(*documents: tuple[int, ...]) -> Batch:
-    return Batch(tuple(Sampled(tokens, 1, 2.0) for tokens in documents), 4)
+def _batch(*documents: tuple[int, ...]) -> SampledBatch:
+    return SampledBatch(tuple(Sampled(tokens, 1, 2.0) for tokens in documents), 4)
 
 
 def test_batches_come_back_from_their_state() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from birdbone.checkpoints import Checkpoint
 from birdbone.errors import DataError, ModelError
 from birdbone.models.reading.opening import as_checkpoint
-from birdbone.models.sampling.sampled_batches import Batch, read_state
+from birdbone.models.sampling.sampled_batches import SampledBatch, read_state
 from birdbone.models.sampling.self_text import sample_text
 from birdbone.models.sampling.starts import Starts
 
@@ -34,7 +34,7 @@ class Kept:
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         self.state = dict(tensors), json.loads(json.dumps(facts))
 
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[SampledBatch]:
         assert self.state is not None
         return read_state(*self.state)
 
