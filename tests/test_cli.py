@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from no_process import prove_at_once
 from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner, Result
 
@@ -281,7 +280,7 @@ def test_a_fault_of_ours_keeps_its_traceback(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(import_module("birdbone.links.validate"), "judge", broken)
+    monkeypatch.setattr("birdbone.links.validating.judge.skeleton_pair", broken)
     path = recipe(tmp_path, FAST)
     result = birdbone("run", "--recipe", path, "--model", model, "--data", words, "--quiet")
     assert result.exit_code == 1
@@ -295,7 +294,7 @@ def test_what_the_file_system_refuses_needs_no_traceback(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device", "light")
 
-    monkeypatch.setattr(import_module("birdbone.links.validate"), "judge", full)
+    monkeypatch.setattr("birdbone.links.validating.judge.skeleton_pair", full)
     path = recipe(tmp_path, FAST)
     result = birdbone("run", "--recipe", path, "--model", model, "--data", words, "--quiet")
     assert result.exit_code == 1
@@ -342,9 +341,8 @@ links:
 
 
 def test_waves_end_at_the_target_given_and_are_told_and_drawn(
-    tmp_path: Path, model: Path, words: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, words: Path
 ) -> None:
-    prove_at_once(monkeypatch)
     out = tmp_path / "out"
     args = ["--recipe", recipe(tmp_path, WAVES), "--model", model, "--data", words, "--out", out]
     kept = tmp_path / "run"

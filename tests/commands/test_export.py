@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from no_process import answer_at_once
 from typer.testing import CliRunner, Result
 
 from birdbone.checkpoints import Checkpoint, Quantized
@@ -19,12 +18,6 @@ UP = "model.layers.1.mlp.up_proj.weight"
 WORDS = "the bone is thin where no load is carried and thick where it is "
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No fresh process, for tests of the values that are written."""
-    answer_at_once(monkeypatch)
-
-
 def export(model: Path, out: Path, *args: object) -> Result:
     options = ["--out", str(out), "--quiet", "--windows", "0", *map(str, args)]
     return CliRunner().invoke(app, ["export", str(model), *options])
@@ -34,7 +27,6 @@ def opened(folder: Path, *, dequantize: bool = True) -> Checkpoint:
     return open_checkpoint(find_model(str(folder)), dequantize=dequantize)
 
 
-@pytest.mark.usefixtures("at_once")
 def test_codes_stay_as_they_are_where_no_type_is_given(folders: Path, tmp_path: Path) -> None:
     found = export(folders / "packed", tmp_path / "again", "--format", "compressed-tensors")
     assert found.exit_code == 0, found.output
@@ -60,18 +52,15 @@ def test_a_dense_folder_is_rounded_to_the_type_asked_for(
     assert 0 < float(error) < 0.01
 
 
-@pytest.mark.usefixtures("at_once")
 def test_codes_become_the_values_they_stand_for(folders: Path, tmp_path: Path) -> None:
-    found = export(folders / "packed", tmp_path / "dense", "--format", "safetensors")
-    assert found.exit_code == 0, found.output
-    values = opened(folders / "packed")
-    again = opened(tmp_path / "dense")
-    assert again.id == values.id
     half = export(
         folders / "packed", tmp_path / "half", "--format", "safetensors", "--type", "bfloat16"
     )
     assert half.exit_code == 0, half.output
-    assert torch.equal(opened(tmp_path / "half").tensors[UP], values.tensors[UP].bfloat16())
+    values, found = opened(folders / "packed"), opened(tmp_path / "half")
+    assert found.tensors.keys() == values.tensors.keys()
+    for name, value in values.tensors.items():
+        assert torch.equal(found.tensors[name], value.bfloat16()), name
 
 
 def test_gguf_is_scored_on_text_too(checkpoint: Checkpoint, folders: Path, tmp_path: Path) -> None:

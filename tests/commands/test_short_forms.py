@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-from no_process import prove_at_once
 from typer.testing import CliRunner, Result
 
 from birdbone.cli import app
@@ -23,10 +21,7 @@ def sets(*more: str) -> list[str]:
     return [word for each in (*FEW, *more) for word in ("--set", each)]
 
 
-def test_quantize_makes_a_folder_with_its_preset(
-    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prove_at_once(monkeypatch)
+def test_quantize_makes_a_folder_with_its_preset(folders: Path, tmp_path: Path) -> None:
     options = ("--out", tmp_path / "light", "--preset", "fast", "--bits", 8, "--json")
     grid = "quantize.group_size=auto"
     found = run("quantize", folders / "dense", *options, *sets(grid, "validate.max_rise=9"))
