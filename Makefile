@@ -1,4 +1,4 @@
-# The verbs of the project; CI says the same words. `make` alone prints them.
+# The commands of the project; CI runs the same ones. `make` alone prints them.
 
 PYTHON ?= python3
 MARKED ?= not slow
@@ -14,7 +14,7 @@ QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false 
 
 .PHONY: help setup demo test fuzz check bench docs clean FORCE
 
-help: ## print these verbs
+help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: .venv/linked ## make .venv with the tested set and the package, editable
@@ -58,18 +58,18 @@ check: setup ## formatting, lint, types, direction of imports
 	$(BIN)/mypy -p birdbone
 	$(BIN)/lint-imports
 
-bench: setup ## every solver on drawn layers; benchmarks/peers.py says how to run whole models
+bench: setup ## every solver on random layers; benchmarks/peers.py describes whole models
 	$(BIN)/python benchmarks/solvers.py
 
 .venv/docs: docs-requirements.txt .venv/linked
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r docs-requirements.txt
 	@touch $@
 
-docs: .venv/docs ## write the reference pages from the links themselves, build the site in build/site
+docs: .venv/docs ## write the reference pages from the code, build the site in build/site
 	$(BIN)/python -m birdbone.commands.reference docs/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-clean: ## remove everything the other verbs made
+clean: ## remove everything the other commands made
 	rm -rf .venv build birdbone.egg-info light light.gguf light.gguf.birdbone runs wandb .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

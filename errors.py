@@ -1,7 +1,7 @@
 """Every error bird-bone raises on purpose, in one tree.
 
-A message names the thing, the value found and the mend. The command line prints it without a
-traceback; anything outside this tree is a fault of ours and keeps its traceback.
+A message names the thing, the value found and the fix. The command line prints it without a
+traceback. Any other exception is a bug of birdbone and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class SettingError(BirdboneError, ValueError):
 
 
 class ChainError(BirdboneError):
-    """Links are wired so that one would not find what it needs, or a link broke the contract."""
+    """A link would lack a context key that it needs, or a link broke the contract."""
 
 
 class DataError(BirdboneError):
@@ -51,7 +51,7 @@ class ResourceError(BirdboneError):
 
 
 class RunFolderError(BirdboneError):
-    """A run folder is in use, is none, cannot be written, or is given what it cannot keep."""
+    """A run folder is in use, invalid or not writable, or a value cannot be stored in it."""
 
 
 class GateError(BirdboneError):
@@ -98,7 +98,7 @@ def _reason(cause: BaseException) -> str:
 
 
 def did_you_mean(found: str, choices: Iterable[str]) -> str:
-    """The mend for a name nobody knows: the nearest right one, or all of them when none is near."""
+    """The hint for an unknown name: the most similar known name, or all of them."""
     names = sorted(choices)
     near = get_close_matches(found, names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names) or 'none'}"

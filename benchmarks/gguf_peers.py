@@ -1,13 +1,13 @@
-"""GGUF files from our solver beside llama.cpp's own quantiser: same size, judged by llama.cpp.
+"""Compare GGUF files with llama.cpp's quantiser at the same size, evaluated by llama.cpp.
 
 python benchmarks/gguf_peers.py --model MODEL --calibration TEXT --judge TEXT --llama BIN --work DIR
 
-BIN is a folder with llama-quantize, llama-imatrix and llama-perplexity in it. Theirs is made
-without and with an importance matrix, which is summed over the very tokens that ours is solved on:
-the first --windows windows of 512 of the calibration text. The types of theirs are overridden to be
-those of ours, tensor by tensor, where their usual mixture gives a few tensors more; that mixture is
-shown too. "gap closed" is the share of their rise over F16 that is gone. What is made is kept in
-DIR, and the same command goes on after the last file that is there.
+BIN is a folder with llama-quantize, llama-imatrix and llama-perplexity. The peer's files are made
+without and with an importance matrix, computed on the same tokens: the first --windows windows of
+512 tokens of the calibration text. The tensor types of the peer are overridden to be equal to ours;
+its default mixture, which gives a few tensors more bits, is shown too. "gap closed" is the fraction
+of the peer's rise over F16 that is avoided. Files are stored in DIR, and the same command resumes
+after the last one.
 """
 
 from __future__ import annotations

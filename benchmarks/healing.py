@@ -1,16 +1,15 @@
-"""What healing gives back: models pruned by masks or in whole units, healed, judged on other text.
+"""Measure healing: prune by masks or whole units, heal, evaluate on another text.
 
 python benchmarks/healing.py --model MODEL --data TEXT --heldout TEXT --work DIR
     [--asked "50 %" "2:4"] [--heal 'NAME={"method": "blocks", "epochs": 2}'] [--json FILE]
 
-Every pruned model is made once and kept in DIR, and so is every figure: the same command goes on
-after the last one. Text is divided by `calibrate` as for any user: windows to prune on and to heal
-on from the one text, windows to judge by from the other. "gap closed" is the share of the first
-pruned model's rise of perplexity over dense that is gone (of masks that is SparseGPT's, of neurons
-that of the same neurons gone and nothing refitted); "KL closed" the same of the mean KL to dense.
-"CPU" is seconds of all threads, "of solve" how many times what SparseGPT's solve took, and "of
-pass" how many times its whole pass over the blocks. "kept: no" is where heal's own gate found no
-gain and handed on the model as it came.
+Pruned models and figures are stored in DIR, and the same command resumes after the last one. The
+text is split by `calibrate` as for users: windows for pruning and healing from one text, windows
+for evaluation from the other. "gap closed" is the fraction of the first pruned model's rise in
+perplexity that healing removes. The first model is SparseGPT's for masks, and removal without
+refitting for neurons. "KL closed" is the same for the mean KL to the dense model. "CPU" is seconds
+of all threads, "of solve" the ratio to SparseGPT's solve, "of pass" the ratio to its whole pass.
+"kept: no" means that the gate of heal found no gain and returned its input unchanged.
 """
 
 from __future__ import annotations

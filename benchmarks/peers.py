@@ -1,15 +1,15 @@
-"""Whole models: our solvers beside llm-compressor's, on the same tokens, judged by the same text.
+"""Compare whole models with llm-compressor: same calibration tokens, same evaluation text.
 
 python benchmarks/peers.py --model MODEL --calibration TEXT --judge TEXT --peer PYTHON --work DIR
 
-PYTHON is that of an environment of its own with llm-compressor and torch in it. Every
-run is a process by itself, one after the other, theirs and ours taking turns, so that a noisy
-machine is noisy for both; what a run found is kept in DIR/results.json, and the same command goes
-on after the last one kept. Perplexity is over non-overlapping windows of the judging text, the same
-for every seed; the seed chooses the calibration windows. "gap closed" is the share of the peer's
-rise over dense that is gone; CPU and solve are seconds of all threads, solve alone being what turns
-sums of inputs into weights. --drift N first trains all weights for N steps on the calibration text,
-which takes a model that was quantised once off its grid.
+PYTHON is the interpreter of a separate environment with llm-compressor and torch. Each run is a
+separate process. The two sides take turns, so that other load on the machine affects both. Results
+are stored in DIR/results.json, and the same command resumes after the last stored run. Perplexity
+is computed on non-overlapping windows of the evaluation text, the same for every seed; the seed
+chooses the calibration windows. "gap closed" is the fraction of the peer's rise over the dense
+model that is avoided. CPU and solve times are seconds of all threads; solve excludes the
+forward passes. --drift N first trains all weights for N steps on the calibration text, which moves
+a model that was quantised before off its grid.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", required=True, type=Path, help="folder for runs and results")
     parser.add_argument("--asked", nargs="+", choices=tuple(ASKED), default=list(ASKED))
     parser.add_argument(
-        "--variant", action="append", default=[], help="another row of ours: NAME={settings}"
+        "--variant", action="append", default=[], help="another variant of ours: NAME={settings}"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--windows", type=int, default=64)

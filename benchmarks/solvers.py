@@ -1,18 +1,18 @@
-"""Every solver on single layers: output error on inputs it has not seen, and CPU seconds.
+"""Compare the solvers on single layers: output error on unseen inputs, and CPU seconds.
 
 python benchmarks/solvers.py [--shapes 576x576 576x1536] [--tokens 8192]
 python benchmarks/solvers.py --model MODEL --data TEXT --heldout TEXT [--blocks 4 15]
 python benchmarks/solvers.py --asked "50 %" --methods sparsegpt admm
 
-Without a model, weights and inputs are drawn: inputs are correlated Gaussians whose channels
-differ in scale by a log-normal factor, as a model's do. With one, each linear of the blocks named
-is solved on windows of 512 tokens of the one text, 64 unless said, and judged on half as many of
-the other, both fed by the model as it is; each of three seeds chooses other windows. Errors are
-||X(W - V)'||^2 / ||XW'||^2 on tokens not solved on, and ratios geometric means over layers to the
-first row of a table, with their spread over the seeds; "below" is the share of layers and seeds
-with less error than that row's. A column for each shape gives the ratio there and CPU seconds a
-layer. Methods take turns on each layer, so that a noisy machine is noisy for all. The same goes to
-a JSON file, layer by layer.
+Without a model, weights and inputs are random: inputs are correlated Gaussians whose channel scales
+are log-normal, as in real models. With a model, each linear of the given blocks is solved on
+windows of 512 tokens of one text (64 by default) and evaluated on half as many of the other, with
+inputs from the original model; each of three seeds chooses other windows. Errors are
+||X(W - V)'||^2 / ||XW'||^2 on the evaluation tokens. Ratios are geometric means over layers,
+relative to the first row of a table, with their spread over the seeds. "below" is the fraction of
+layers and seeds with less error than that row. The column of a shape has the ratio and CPU seconds
+per layer. Methods take turns on each layer, so that other load affects all. The results of each
+layer are also written to a JSON file.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Layer:
 
 
 def solvers(asked: argparse.Namespace) -> dict[str, dict[str, Solve]]:
-    """Each table of methods by what it is asked for; the first of each is what others beat."""
+    """Tables of methods by pattern or sparsity; ratios are relative to the first of each."""
     tables = {label: every_solver()[label] for label in asked.asked}
     if asked.methods is None:
         return tables

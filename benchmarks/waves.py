@@ -1,12 +1,12 @@
-"""Waves beside one shot: the same size and healing, thinned and healed in steps or at once.
+"""Compare waves with one shot at the same size and the same amount of healing.
 
 python benchmarks/waves.py --model MODEL --data TEXT --heldout TEXT --work DIR [--target 0.86]
     [--step 0.1] [--waves 3] [--epochs 1] [--pattern neurons] [--json FILE]
 
-Waves that each heal; waves that only thin, healed at their end for as many epochs as those had
-together; and one wave that takes all at once and heals as long. No wave is reverted. All work on
-the same windows of the one text and are judged on the same windows of the other. Each side keeps a
-run folder in DIR: the same command goes on after a stop. "CPU" is seconds of all threads.
+Three variants: waves that each heal; waves without healing, followed by healing for the same total
+number of epochs; and a single wave with that healing. No wave is reverted. All variants use the
+same windows of one text and are evaluated on the same windows of the other. Each keeps a run folder
+in DIR, so that the same command resumes after a stop. "CPU" is seconds of all threads.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="text to prune and to heal on")
     parser.add_argument("--heldout", required=True, help="text to judge by")
     parser.add_argument("--work", required=True, type=Path, help="folder for the two run folders")
-    parser.add_argument("--target", type=float, default=0.86, help="share of parameters to remain")
+    parser.add_argument("--target", type=float, default=0.86, help="fraction of parameters to keep")
     parser.add_argument("--step", type=float, default=0.1)
     parser.add_argument("--waves", type=int, default=3, help="how many it takes at this step")
     parser.add_argument("--epochs", type=int, default=1, help="of healing, a wave")

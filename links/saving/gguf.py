@@ -1,4 +1,4 @@
-"""save's GGUF file: written, read by llama.cpp in a fresh process, and held against memory."""
+"""Save a GGUF file: write it, score it with llama.cpp and compare it with the model in memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ...contexts.flow import Savable
 from ...contexts.verdict import PREFIXES
 from ...engine import announce, in_thread
 from ...formats.ggml_types import FLOAT_KINDS, GgmlKind
-from ...formats.gguf_tensors import file_kind
-from ...formats.gguf_writer import write_gguf
 from ...formats.llama_cpp import measure_gguf
 from ...models.blocks.empty_model import text_config
 from ...models.codecs.peft_adapter import has_adapter
@@ -37,7 +35,9 @@ def file_name(target: Path) -> str:
 async def write_file(checkpoint: Checkpoint, path: Path, kind: GgmlKind | None) -> None:
     """Write the model as a GGUF file, with its licences in the same folder."""
 
-    def told(done: int, total: int) -> None:
+    from ...formats.gguf_writer import write_gguf
+
+    def announce_tensors(done: int, total: int) -> None:
         announce("tensors written", done, total)
 
     if has_adapter(checkpoint):
@@ -53,13 +53,15 @@ async def write_file(checkpoint: Checkpoint, path: Path, kind: GgmlKind | None) 
             f"safetensors too to keep them",
             stacklevel=2,
         )
-    await in_thread(write_gguf, checkpoint, path, kind=kind, announce=told)
+    await in_thread(write_gguf, checkpoint, path, kind=kind, announce=announce_tensors)
     licences = {name: data for name, data in checkpoint.files.items() if is_licence(name)}
     await in_thread(write_files, path.parent, licences)
 
 
 def score_tolerance(checkpoint: Checkpoint, kind: GgmlKind | None, asked: float | None) -> float:
-    """How far the mean nats that llama.cpp gives may be from those in memory, relative."""
+    """Maximum relative difference of llama.cpp's mean NLL from the one in memory."""
+    from ...formats.gguf_tensors import file_kind
+
     plain = file_kind(checkpoint, kind) in FLOAT_KINDS
     return asked or (_NLL_OFF_PLAIN if plain else _NLL_OFF)
 
@@ -73,14 +75,14 @@ async def judge_file(
     *,
     tolerance: float,
 ) -> Measurement:
-    """What llama.cpp makes of the file and, where given, transformers of the dense folder.
+    """Measure the file with llama.cpp and, if given, the dense folder with transformers.
 
-    Memory is `stored`, the values the file stores, not the model that was given: how much rounding
-    to a type costs is a figure, what llama.cpp computes with them is the proof.
+    The scores are compared with `stored`, the values in the file, instead of the model in memory:
+    the cost of rounding to a type is measured, and the proof covers what llama.cpp computes.
 
     Raises:
-        ProofError: llama.cpp cannot run it, or does not score as those values do.
-        GateError: as `check_accepted` says.
+        ProofError: llama.cpp cannot run it, or its scores differ from those of ``stored``.
+        GateError: see `check_accepted`.
     """
     vocabulary = int(text_config(stored).vocab_size)
     found = await measure_gguf(path, probe, vocabulary, announce)

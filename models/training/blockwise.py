@@ -99,7 +99,7 @@ def heal_blocks(
     hidden = [batch.hidden for batch in batches]
     progress = _Progress(Keeping(unfinished))
     for index, block in light.each_block():
-        # HealingTarget: dense hidden states after the dense blocks this block stands for.
+        # Target: dense hidden states after the dense blocks that this block replaces.
         wanted = given.after(spans[index], hidden)
         calls = [batch.calls[index] for batch in batches]
         if index >= progress.num_blocks:
@@ -125,7 +125,7 @@ def trainable(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
 
 
 def _spans(num_dense: int, num_light: int, kept: Sequence[int] | None) -> list[range]:
-    """The dense blocks each light block stands for: its own, and those removed after it."""
+    """The dense blocks each light block replaces: its original, and those removed after it."""
     starts = list(range(num_dense)) if kept is None else list(kept)
     if len(starts) != num_light:
         found = "" if kept is None else f", and the pruning plan keeps {len(starts)}"
