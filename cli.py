@@ -11,31 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .commands.bench import bench
-from .commands.chains import chains
-from .commands.compress import compress
-from .commands.diff import diff_command
-from .commands.doctor import doctor
-from .commands.export import export
-from .commands.fit import fit
-from .commands.gc import gc
-from .commands.inspect import inspect
-from .commands.links import links
-from .commands.log import log
-from .commands.plot import plot
-from .commands.prove import prove_command
-from .commands.quantize import quantize_command
-from .commands.revert import revert
-from .commands.run import run_command
-from .commands.sensitivity import sensitivity
+from .commands.panels import add_commands
 from .errors import BirdboneError, LinkError
-
-_PANELS = {
-    "Make a model": (quantize_command, fit, compress, run_command, export),
-    "Look at models": (inspect, sensitivity, bench, prove_command, diff_command, plot),
-    "Look at runs": (log, revert, gc),
-    "Reference": (chains, links, doctor),
-}
 
 
 class _Commands(TyperGroup):
@@ -87,8 +64,4 @@ def _top(
         typer.echo(ctx.get_help())
 
 
-for _panel, _commands in _PANELS.items():
-    for _each in _commands:
-        # Functions named like a link or another function have a suffix.
-        _name = _each.__name__.removesuffix("_command")
-        app.command(_name, rich_help_panel=_panel)(_each)
+add_commands(app)

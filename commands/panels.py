@@ -1,0 +1,44 @@
+"""All commands, by the panel of ``birdbone --help`` that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import typer
+
+from .bench import bench
+from .chains import chains
+from .compress import compress
+from .diff import diff_command
+from .doctor import doctor
+from .export import export
+from .fit import fit
+from .gc import gc
+from .inspect import inspect
+from .links import links
+from .log import log
+from .plot import plot
+from .prove import prove_command
+from .quantize import quantize_command
+from .revert import revert
+from .run import run_command
+from .sensitivity import sensitivity
+
+PANELS: Mapping[str, tuple[Callable[..., Any], ...]] = MappingProxyType(
+    {
+        "Make a model": (quantize_command, fit, compress, run_command, export),
+        "Look at models": (inspect, sensitivity, bench, prove_command, diff_command, plot),
+        "Look at runs": (log, revert, gc),
+        "Reference": (chains, links, doctor),
+    }
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register every command; functions named like a link or another function have a suffix."""
+    for panel, functions in PANELS.items():
+        for function in functions:
+            name = function.__name__.removesuffix("_command")
+            app.command(name, rich_help_panel=panel)(function)
