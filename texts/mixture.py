@@ -30,7 +30,7 @@ def mixture_name(sources: Sequence[Weighted]) -> str:
     """Name several texts for reports, as `chat.jsonl (2) + wiki`; with weights if they differ."""
     plain = len({each.weight for each in sources}) == 1
     names = (
-        each.corpus.name if plain else f"{each.corpus.name} ({each.weight:g})" for each in sources
+        each.corpus.name if plain else f"{each.corpus.name} ({each.weight:.3g})" for each in sources
     )
     return " + ".join(names)
 
@@ -129,7 +129,7 @@ def _warn_of_shortage(
         if count < asked:
             warnings.warn(
                 f"text '{each.corpus.name}', {text}: only {count} of the {asked} windows that its "
-                f"weight {each.weight:g} asks for; the other sources fill up the rest as far "
+                f"weight {each.weight:.3g} asks for; the other sources fill up the rest as far "
                 f"as they can",
                 stacklevel=4,
             )
