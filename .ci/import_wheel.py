@@ -1,4 +1,4 @@
-"""Import every module of the installed wheel, and see that nothing else travelled in it."""
+"""Import every module of the installed wheel, and check that it contains nothing else."""
 
 import importlib
 from importlib.metadata import files, requires
@@ -16,7 +16,7 @@ modules = sorted(
 )
 strangers = [name for name in modules if name.split(".")[0] != "birdbone"]
 strangers += [name for name in modules if name.split(".")[1:2] in (["tests"], ["benchmarks"])]
-assert not strangers, f"the wheel carries {strangers}; mend the packages list in pyproject.toml"
+assert not strangers, f"the wheel contains {strangers}; correct the packages list in pyproject.toml"
 needed = [Requirement(text) for text in requires("birdbone") or ()]
 optional = {each.name for each in needed if each.marker and "extra" in str(each.marker)}
 left = []
@@ -27,5 +27,5 @@ for name in modules:
         if error.name not in optional:
             raise
         left.append(name)
-        print(f"{name} left out: it needs {error.name}, which only an extra of birdbone brings")
+        print(f"{name} skipped: it needs {error.name}, which is installed by an extra of birdbone")
 print(f"{len(modules) - len(left)} modules of {birdbone.__file__} imported")

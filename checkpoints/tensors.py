@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .ggml_sizes import block_size
+from .gguf_package import require_gguf
 
 DTYPES = {
     "F64": torch.float64,
@@ -237,7 +237,7 @@ class GgmlBlocks(TensorRef):
     """
 
     def __init__(self, blocks: Tensor, *, kind: str, transposed: bool = False) -> None:
-        values, size = _block_size(kind)
+        values, size = block_size(kind)
         if blocks.dtype != torch.uint8 or blocks.ndim != 2 or blocks.shape[1] % size:
             raise CheckpointError(
                 f"blocks {blocks.dtype} {tuple(blocks.shape)} are not rows of {kind}; give uint8 "
@@ -248,8 +248,14 @@ class GgmlBlocks(TensorRef):
         self.dtype, self.shape = torch.float32, shape[::-1] if transposed else shape
 
     def load(self) -> Tensor:
-        """Return the values that llama.cpp computes from the blocks, float32."""
-        values = dequantize(self.blocks.cpu().numpy(), GGMLQuantizationType[self.kind.upper()])
+        """Return the values that llama.cpp computes from the blocks, float32.
+
+        Raises:
+            MissingExtraError: the package gguf is not installed.
+        """
+        gguf = require_gguf()
+        kind = gguf.GGMLQuantizationType[self.kind.upper()]
+        values = gguf.quants.dequantize(self.blocks.cpu().numpy(), kind)
         weight = torch.from_numpy(values)
         return weight.T if self.transposed else weight
 
@@ -266,17 +272,6 @@ class GgmlBlocks(TensorRef):
     def parts(self) -> Mapping[str, Tensor]:
         """The tensors it consists of, by name."""
         return {"blocks": self.blocks}
-
-
-def _block_size(kind: str) -> tuple[int, int]:
-    """Return the number of values and of bytes in a block."""
-    try:
-        values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
-    except KeyError:
-        raise CheckpointError(
-            f"ggml type '{kind}' is not known; give a type such as q4_0"
-        ) from None
-    return values, size
 
 
 BitsAndBytesKind = Literal["nf4", "nf4.single", "llm.int8"]

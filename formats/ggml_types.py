@@ -12,29 +12,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from ..checkpoints.ggml_sizes import block_size
+from ..checkpoints.gguf_package import require_gguf
 
 GgmlKind = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q6_k"]
 
 GGML_KINDS: tuple[GgmlKind, ...] = get_args(GgmlKind)
 
-FILE_TYPES: Mapping[GgmlKind, LlamaFileType] = MappingProxyType(
+FILE_TYPES: Mapping[GgmlKind, str] = MappingProxyType(
     {
-        "f32": LlamaFileType.ALL_F32,
-        "f16": LlamaFileType.MOSTLY_F16,
-        "bf16": LlamaFileType.MOSTLY_BF16,
-        "q8_0": LlamaFileType.MOSTLY_Q8_0,
-        "q4_0": LlamaFileType.MOSTLY_Q4_0,
-        "q4_1": LlamaFileType.MOSTLY_Q4_1,
-        "q5_0": LlamaFileType.MOSTLY_Q5_0,
-        "q5_1": LlamaFileType.MOSTLY_Q5_1,
-        "q4_k": LlamaFileType.MOSTLY_Q4_K_S,
-        "q6_k": LlamaFileType.MOSTLY_Q6_K,
+        "f32": "ALL_F32",
+        "f16": "MOSTLY_F16",
+        "bf16": "MOSTLY_BF16",
+        "q8_0": "MOSTLY_Q8_0",
+        "q4_0": "MOSTLY_Q4_0",
+        "q4_1": "MOSTLY_Q4_1",
+        "q5_0": "MOSTLY_Q5_0",
+        "q5_1": "MOSTLY_Q5_1",
+        "q4_k": "MOSTLY_Q4_K_S",
+        "q6_k": "MOSTLY_Q6_K",
     }
 )
-"""The file type in the header, by the type of the file's linear layers."""
+"""The name of the file type in the header, by the type of the file's linear layers."""
 
 FLOAT_KINDS: tuple[GgmlKind, ...] = ("f32", "f16", "bf16")
 """Types that store plain values, so that quantised weights are dequantised to be stored."""
@@ -43,14 +44,19 @@ _FALLBACKS: Mapping[GgmlKind, GgmlKind] = MappingProxyType({"q4_k": "q5_0", "q6_
 _UNQUANTIZED = ("position_embd.weight", "rope_freqs.weight")
 
 
-def ggml_type(kind: GgmlKind) -> GGMLQuantizationType:
-    """Return gguf's constant for a type."""
-    return GGMLQuantizationType[kind.upper()]
+def ggml_type(kind: GgmlKind) -> Any:
+    """Return the constant of the gguf package for a type."""
+    return require_gguf().GGMLQuantizationType[kind.upper()]
+
+
+def file_type(kind: GgmlKind) -> int:
+    """Return the number in the header of a file of that type."""
+    return int(require_gguf().LlamaFileType[FILE_TYPES[kind]])
 
 
 def tensor_bytes(kind: GgmlKind, shape: tuple[int, ...]) -> int:
     """Return the bytes of a tensor of that shape."""
-    values, size = GGML_QUANT_SIZES[ggml_type(kind)]
+    values, size = block_size(kind)
     return math.prod(shape) // values * size
 
 
@@ -77,7 +83,7 @@ def kind_for_tensor(
 def kind_for_width(kind: GgmlKind, width: int) -> GgmlKind:
     """Return ``kind``, or its fallback if its blocks do not divide a row of ``width`` values."""
     for candidate in (kind, _FALLBACKS.get(kind, kind)):
-        if width % GGML_QUANT_SIZES[ggml_type(candidate)][0] == 0:
+        if width % block_size(candidate)[0] == 0:
             return candidate
     return "f16"
 

@@ -28,6 +28,7 @@ from ..models.writing.publishing import check_disk
 from .ggml_types import (
     FILE_TYPES,
     GgmlKind,
+    file_type,
     ggml_type,
 )
 from .gguf_architectures import Architecture, architecture_of
@@ -168,7 +169,7 @@ def _describe(
     writer.add_type("model")
     _describe_name(writer, checkpoint)
     architecture.describe(writer, model.config)
-    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_file_type(file_type(kind))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     describe_tokenizer(writer, checkpoint, int(model.config.vocab_size))
 

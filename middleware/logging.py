@@ -8,15 +8,17 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TextIO, cast
-
-import structlog
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from ..engine import ProgressEvent
 from ..engine.naming import name_of
-from ..errors import SettingError, did_you_mean
+from ..errors import MissingExtraError, SettingError, did_you_mean
 from .open_links import OpenLinks, RunNotes, newest_step, of_run, settings_of
 from .redaction import error_text, redacted
+
+if TYPE_CHECKING:
+    import structlog
 
 Renderer = Literal["console", "json"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -55,6 +57,7 @@ class Logging:
 
     Raises:
         SettingError: unknown renderer or level.
+        MissingExtraError: structlog is not installed.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Logging:
             if value not in known:
                 hint = did_you_mean(str(value), known)
                 raise SettingError(f"Logging has no {name} {value!r}; {hint}")
+        _structlog()  # fails here, not in the middle of a run
         self._renderer = renderer
         self._stream = stream
         self._colors = (stream if stream is not None else sys.stderr).isatty()
@@ -125,6 +129,7 @@ class Logging:
 
     def _logger(self, mwctx: RunNotes) -> structlog.typing.FilteringBoundLogger:
         stream = self._stream if self._stream is not None else sys.stderr
+        structlog = _structlog()
         # Every part is given explicitly, so that structlog's global configuration is not used.
         logger = structlog.wrap_logger(
             structlog.PrintLogger(stream),
@@ -138,9 +143,20 @@ class Logging:
             cache_logger_on_first_use=False,
         )
         bound = logger.bind(run=of_run(self, mwctx, _Run).id)
-        return cast(structlog.typing.FilteringBoundLogger, bound)
+        return cast("structlog.typing.FilteringBoundLogger", bound)
 
     def _rendering(self) -> structlog.typing.Processor:
         if self._renderer == "json":
-            return structlog.processors.JSONRenderer()
-        return structlog.dev.ConsoleRenderer(colors=self._colors)
+            found = _structlog().processors.JSONRenderer()
+        else:
+            found = _structlog().dev.ConsoleRenderer(colors=self._colors)
+        return cast("structlog.typing.Processor", found)
+
+
+def _structlog() -> Any:
+    try:
+        return import_module("structlog")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "Logging needs the package structlog; pip install 'birdbone[structlog]'"
+        ) from error

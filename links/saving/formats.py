@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from ...checkpoints import BitsAndBytes, Checkpoint, Quantized
+from ...checkpoints.gguf_package import require_gguf
 from ...errors import SettingError
 from ...formats.ggml_blocks import exact_kind
 from ...formats.ggml_types import FLOAT_KINDS, GgmlKind
-from ...formats.gguf_architectures import architecture_of
-from ...formats.gguf_tensors import file_kind
 from ...formats.llama_cpp import require_llama_cpp
 from ...models.blocks.empty_model import empty_model
 from ...models.blocks.linears import all_linears
@@ -52,12 +51,15 @@ def check_settings(checkpoint: Checkpoint | None, format: Format, kind: GgmlKind
     Raises:
         SettingError: settings that do not go together, or an architecture that does not fit.
         ModelError: an architecture GGUF has not.
-        MissingExtraError: llama.cpp, which proves GGUF files, is not installed.
+        MissingExtraError: gguf, or llama.cpp, which proves GGUF files, is not installed.
     """
     if kind is not None and format != "gguf":
         raise SettingError(f"save(kind='{kind}') is ggml's and of format 'gguf' alone; set both")
     if format == "gguf":
         require_llama_cpp()
+        require_gguf()
+        from ...formats.gguf_architectures import architecture_of
+
         if checkpoint is not None:
             architecture_of(empty_model(checkpoint).config)
     elif format in ("compressed-tensors", "bitsandbytes") and checkpoint is not None:
@@ -77,6 +79,9 @@ def _made_for(
 
 
 def _check_gguf(checkpoint: Checkpoint, made_for: Format, kind: GgmlKind | None) -> None:
+    require_gguf()
+    from ...formats.gguf_tensors import file_kind
+
     if file_kind(checkpoint, kind) in FLOAT_KINDS:
         return
     for name, ref in checkpoint.refs.items():

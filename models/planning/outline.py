@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 
 from ...checkpoints import (
@@ -26,6 +25,7 @@ from ...checkpoints import (
     TensorRef,
     open_folder,
 )
+from ...checkpoints.ggml_sizes import block_size
 from ...checkpoints.shards import shard_paths
 from ...errors import ModelError
 from ..blocks.config import check_depth
@@ -210,7 +210,7 @@ def outlined_blocks(shape: tuple[int, int], kind: str, *, transposed: bool) -> G
     Args:
         shape: ``[out_features, in_features]``.
     """
-    values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    values, size = block_size(kind)
     blocks = torch.empty(shape[0], shape[1] // values * size, dtype=torch.uint8, device="meta")
     return GgmlBlocks(blocks, kind=kind, transposed=transposed)
 

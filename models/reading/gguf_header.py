@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from gguf import GGUFReader, ReaderTensor
+from typing import TYPE_CHECKING
 
+from ...checkpoints.gguf_package import require_gguf
 from ...errors import ModelError
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.gguf_head import read_head
 from .sources import Source
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader, ReaderTensor
 
 
 def read_header(source: Source) -> GGUFReader:
@@ -15,6 +19,7 @@ def read_header(source: Source) -> GGUFReader:
 
     Raises:
         ModelError: the file is damaged, or declares more layers than tensors.
+        MissingExtraError: the package gguf is not installed.
     """
     return _readers(source)[0]
 
@@ -29,9 +34,10 @@ def read_tensors(source: Source) -> list[ReaderTensor]:
 
 
 def _readers(source: Source) -> list[GGUFReader]:
+    gguf = require_gguf()
     try:
         read_head(*source.gguf_paths)
-        return [GGUFReader(path) for path in source.gguf_paths]
+        return [gguf.GGUFReader(path) for path in source.gguf_paths]
     except REFUSED as error:
         raise ModelError(
             f"'{source.label}' cannot be opened as GGUF: {reason(error)}; fetch it again"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.gguf_package import require_gguf
 from ...checkpoints.shards import INDEX, SINGLE
 from ...checkpoints.user_paths import user_path
 from ...errors import ModelError, did_you_mean
@@ -116,6 +117,7 @@ def _gguf(path: Path, label: str) -> Source:
         raise ModelError(
             f"'{path.name}' is not a GGUF file: its first bytes differ; fetch it again"
         )
+    require_gguf()
     folder, names = path.parent.absolute(), parts_of(path.name)
     if len(names) == 1 or not is_split(path):
         return Source(label, folder, path.name)

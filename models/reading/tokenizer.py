@@ -7,12 +7,13 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gguf import GGUFReader, ReaderField
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ...checkpoints import Checkpoint
+from ...checkpoints.gguf_package import require_gguf
 from ...errors import ModelError
 from ..blocks.progress_bars import quietly
 from ..blocks.transformers_errors import reason, tokenizer_refused
@@ -20,6 +21,9 @@ from ..codecs.gguf_head import Head, read_head
 from ..codecs.pretokenizers import split_as
 from .folder_files import folder_files
 from .sources import Source, read_config
+
+if TYPE_CHECKING:
+    from gguf import ReaderField
 
 _NAMED_TEMPLATE = "tokenizer.chat_template."
 
@@ -87,7 +91,7 @@ def _as_the_file_says(
 ) -> PreTrainedTokenizerBase:
     """Correct byte-level BPE: tokens that transformers adds, and its GPT-2 pre-tokenization."""
     with head.as_file() as short:
-        fields = GGUFReader(short).fields
+        fields = require_gguf().GGUFReader(short).fields
     _add_named_templates(tokenizer, fields)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or fields["tokenizer.ggml.model"].contents() != "gpt2":

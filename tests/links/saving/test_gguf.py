@@ -38,4 +38,6 @@ async def test_a_file_that_does_not_compute_what_it_stores_is_refused(tmp_path: 
     other = checkpoint.evolve({name: checkpoint.tensors[name] * 3})
     assert not torch.equal(other.tensors[name], checkpoint.tensors[name])
     with pytest.raises(ProofError, match=r"has perplexity .* in a fresh process"):
-        await judge_file(ctx, other, path, None, probe, tolerance=1e-2)
+        await judge_file(
+            ctx, other, path, None, probe, tolerance=score_tolerance(checkpoint, "f32", None)
+        )

@@ -190,7 +190,9 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line(monkeypatch: pytest.Monk
 
 
 def test_offline_a_model_that_was_never_fetched_is_refused() -> None:
-    with pytest.raises(ModelError, match="'owner/never-fetched' is not a local folder and cannot be"):
+    with pytest.raises(
+        ModelError, match="'owner/never-fetched' is not a local folder and cannot be"
+    ):
         find_model("owner/never-fetched")
 
 
