@@ -25,7 +25,7 @@ _ORDER = (
 _RANK = {DTYPES[name]: (rank, name) for rank, name in enumerate(_ORDER)}
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """Dtype and shape of a tensor in a file."""
 
     dtype: torch.dtype
@@ -38,7 +38,7 @@ class Stored(NamedTuple):
 
 
 def safetensors_bytes(
-    tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str] | None = None
 ) -> int:
     """Bytes of a file that holds the tensors.
 

@@ -20,7 +20,7 @@ from .options import (
     PresetName,
     Quiet,
     RunFolderPath,
-    Settings,
+    SetOptions,
     Threads,
     Wandb,
     one_or_more,
@@ -38,7 +38,7 @@ _RUNTIME = (
 )
 
 
-def fit(
+def fit_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
     out: Out,
     preset: PresetName = "balanced",
@@ -48,7 +48,7 @@ def fit(
     runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
-    assignments: Settings = None,
+    assignments: SetOptions = None,
     force: Force = False,
     run_folder: RunFolderPath = None,
     dry_run: DryRun = False,

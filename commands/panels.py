@@ -14,7 +14,7 @@ from .compress import compress
 from .diff import diff_command
 from .doctor import doctor
 from .export import export
-from .fit import fit
+from .fit import fit_command
 from .gc import gc
 from .inspect import inspect
 from .links import links
@@ -24,12 +24,12 @@ from .prove import prove_command
 from .quantize import quantize_command
 from .revert import revert
 from .run import run_command
-from .sensitivity import sensitivity
+from .sensitivity import sensitivity_command
 
 PANELS: Mapping[str, tuple[Callable[..., Any], ...]] = MappingProxyType(
     {
-        "Make a model": (quantize_command, fit, compress, run_command, export),
-        "Look at models": (inspect, sensitivity, bench, prove_command, diff_command, plot),
+        "Make a model": (quantize_command, fit_command, compress, run_command, export),
+        "Look at models": (inspect, sensitivity_command, bench, prove_command, diff_command, plot),
         "Look at runs": (log, revert, gc),
         "Reference": (chains, links, doctor),
     }

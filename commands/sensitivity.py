@@ -19,7 +19,7 @@ _BITS = "Bits at which linears are ranked."
 _WINDOWS = "Number of windows of text to measure on."
 
 
-def sensitivity(
+def sensitivity_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
     data: Data = None,
     windows: Annotated[int, typer.Option(min=1, help=_WINDOWS)] = 16,

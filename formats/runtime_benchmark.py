@@ -17,7 +17,7 @@ from ..models.evaluation.fresh_process import Measurement, Probe, measure_folder
 from ..models.reading.sources import Source
 from .llama_cpp import measure_gguf, require_llama_cpp
 
-Runtime = Literal["transformers", "llama.cpp"]
+BenchmarkRuntime = Literal["transformers", "llama.cpp"]
 
 _REPEATED = ("prefill_tokens_per_second", "decode_tokens_per_second", "peak_bytes")
 
@@ -44,7 +44,7 @@ class BenchmarkedModel:
     vocabulary: int
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> BenchmarkRuntime:
         """The runtime of this model's files."""
         return "transformers" if self.source.gguf is None else "llama.cpp"
 
@@ -64,7 +64,7 @@ class BenchmarkResult:
     """
 
     model: str
-    runtime: Runtime
+    runtime: BenchmarkRuntime
     figures: Mapping[str, float]
     environment: Mapping[str, str]
 

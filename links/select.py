@@ -10,7 +10,7 @@ from ..contexts.flow import Selectable, Selected
 from ..contexts.forecast import Forecast
 from ..engine import Settings, announce, link
 from ..errors import GateError
-from .allocating.body import Body
+from .allocating.body import SelectBody
 from .allocating.forecast import select_forecast
 from .allocating.trial import Trial, try_candidate
 
@@ -18,7 +18,7 @@ from .allocating.trial import Trial, try_candidate
 class SelectSettings(Settings):
     """The settings of select."""
 
-    body: Body
+    body: SelectBody
     """The chain that builds and judges one candidate, with quantize and validate at least."""
 
 

@@ -13,7 +13,7 @@ from ..engine import Settings, in_thread, link
 from ..errors import SettingError
 from ..models.blocks.linears import all_linears
 from ..solvers.grid import Grid
-from .allocating.estimates import measure
+from .allocating.estimates import measure_sensitivity
 from .allocating.forecast import sensitivity_forecast
 
 _REPORTED_BITS = 4  # the bits, or those nearest to it, that the metrics compare linears at
@@ -44,7 +44,7 @@ async def sensitivity(ctx: Calibrated, settings: SensitivitySettings) -> Sensiti
     pass over all calibration windows. It ranks linears and grids; it does not predict perplexity.
     """
     found = await in_thread(
-        measure,
+        measure_sensitivity,
         ctx["checkpoint"],
         ctx["calibration"],
         _grids(settings),

@@ -23,7 +23,7 @@ _OUTSIDE = {
 }
 
 
-def check_body(body: Chain) -> Chain:
+def check_select_body(body: Chain) -> Chain:
     """Refuse a chain that select cannot run.
 
     Raises:
@@ -47,4 +47,4 @@ def check_body(body: Chain) -> Chain:
     return body
 
 
-Body = Annotated[Chain, AfterValidator(check_body), WithJsonSchema({"type": "chain"})]
+SelectBody = Annotated[Chain, AfterValidator(check_select_body), WithJsonSchema({"type": "chain"})]

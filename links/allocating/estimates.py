@@ -31,7 +31,7 @@ from ..quantizing.embeddings import EMBEDDING_BITS
 _HEAD_ROWS = 2048
 
 
-def measure(
+def measure_sensitivity(
     checkpoint: Checkpoint,
     windows: Windows,
     grids: Sequence[Grid],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import BitsAndBytes, Checkpoint, Quantized
-from ...checkpoints.safetensors_size import Stored, safetensors_bytes
+from ...checkpoints.safetensors_size import StoredTensor, safetensors_bytes
 from ...checkpoints.shards import METADATA, plan_shards
 from ...errors import SettingError
 from ..codecs.compressed_tensors import packed_outline, per_row
@@ -37,14 +37,14 @@ def stored_bytes(checkpoint: Checkpoint, *, max_shard_bytes: int = MAX_SHARD_BYT
     _, outline = folder_outline(checkpoint)
     tensors = {name: _stored(tensor) for name, tensor in outline.items()}
     unused = checkpoint.unused.items()
-    tensors.update({name: Stored(ref.dtype, tuple(ref.shape)) for name, ref in unused})
+    tensors.update({name: StoredTensor(ref.dtype, tuple(ref.shape)) for name, ref in unused})
     sizes = {name: each.num_bytes for name, each in tensors.items()}
     shards = plan_shards(sizes, max_shard_bytes)
     return sum(safetensors_bytes({n: tensors[n] for n in names}, METADATA) for names in shards)
 
 
-def _stored(tensor: Tensor) -> Stored:
-    return Stored(tensor.dtype, tuple(tensor.shape))
+def _stored(tensor: Tensor) -> StoredTensor:
+    return StoredTensor(tensor.dtype, tuple(tensor.shape))
 
 
 def linear_bytes(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from birdbone.checkpoints.safetensors_size import Stored, safetensors_bytes
+from birdbone.checkpoints.safetensors_size import StoredTensor, safetensors_bytes
 from birdbone.checkpoints.tensors import DTYPES
 from birdbone.errors import CheckpointError
 
@@ -32,11 +32,11 @@ def _tensors() -> dict[str, torch.Tensor]:
 def test_every_dtype(metadata: dict[str, str] | None, skip: int, tmp_path: Path) -> None:
     tensors = dict(list(_tensors().items())[skip:])
     save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
-    outline = {name: Stored(each.dtype, tuple(each.shape)) for name, each in tensors.items()}
+    outline = {name: StoredTensor(each.dtype, tuple(each.shape)) for name, each in tensors.items()}
     size = (tmp_path / "x.safetensors").stat().st_size
     assert safetensors_bytes(outline, metadata) == size
 
 
 def test_dtype_that_cannot_be_saved() -> None:
     with pytest.raises(CheckpointError, match="tensor 'a' has dtype"):
-        safetensors_bytes({"a": Stored(torch.complex64, (1,))})
+        safetensors_bytes({"a": StoredTensor(torch.complex64, (1,))})
