@@ -60,14 +60,13 @@ def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
         kind, *extras = typing.get_args(hints[name])
         info = next(each for each in extras if isinstance(each, ArgumentInfo | OptionInfo))
         required = parameter.default is inspect.Parameter.empty
-        is_argument = isinstance(info, ArgumentInfo)
-        if is_argument:
+        if isinstance(info, ArgumentInfo):
             shown = info.metavar or f"{name.upper()}{'...' if _is_list(kind) else ''}"
             names = shown if required else f"[{shown}]"
         else:
             names = _option(name, info, kind)
         default = "required" if required else _default(parameter.default)
-        yield Parameter(names, default, info.help or "", is_argument)
+        yield Parameter(names, default, info.help or "", isinstance(info, ArgumentInfo))
 
 
 def _option(name: str, info: OptionInfo, kind: Any) -> str:

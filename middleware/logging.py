@@ -129,16 +129,16 @@ class Logging:
 
     def _logger(self, mwctx: RunNotes) -> structlog.typing.FilteringBoundLogger:
         stream = self._stream if self._stream is not None else sys.stderr
-        structlog = _structlog()
+        package = _structlog()
         # Every part is given explicitly, so that structlog's global configuration is not used.
-        logger = structlog.wrap_logger(
-            structlog.PrintLogger(stream),
+        logger = package.wrap_logger(
+            package.PrintLogger(stream),
             processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                package.processors.add_log_level,
+                package.processors.TimeStamper(fmt="iso", utc=True),
                 self._rendering(),
             ],
-            wrapper_class=structlog.make_filtering_bound_logger(self._level),
+            wrapper_class=package.make_filtering_bound_logger(self._level),
             context_class=dict,
             cache_logger_on_first_use=False,
         )
