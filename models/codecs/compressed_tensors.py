@@ -3,7 +3,7 @@
 Two of its formats hold integer codes that this package keeps as they are: ``pack-quantized`` and
 ``int-quantized``. Both are read lazily, a layer at a time. A weight's value is
 ``(code - zero_point) * scale`` in float32, which no code of up to 8 bits rounds by more than that
-one product.
+one product. Its formats of small floats are read lazily too, by `float8` and `float4`.
 
 Codes on a grid as compressed-tensors stores them, format ``pack-quantized``.
 
@@ -33,9 +33,14 @@ from torch import Tensor
 from ...checkpoints import Quantized, TensorRef
 from ...errors import CheckpointError
 from ..blocks.transformers_errors import reason
+from .float4 import Float4
+from .float8 import Float8, is_float8
 
 _PACKED, _PLAIN, _MIXED = "pack-quantized", "int-quantized", "mixed-precision"
-_PART_NAMES = ("packed", "scale", "shape", "zero_point", "g_idx")
+_FLOAT8 = ("float-quantized", "naive-quantized", "mxfp8-quantized")
+_FLOAT4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
+_ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale")
+_PART_NAMES = ("packed", "scale", "shape", "zero_point", "g_idx", "global_scale")
 
 
 class Unpacked(TensorRef):
@@ -140,23 +145,28 @@ class Unpacked(TensorRef):
 def unpack(
     refs: Mapping[str, TensorRef], settings: Mapping[str, Any]
 ) -> dict[str, TensorRef] | None:
-    """A folder's tensors with its codes as `Unpacked` weights; None for formats not read here.
+    """A folder's tensors with its codes as dequantised weights; None for formats not read here.
+
+    Integer codes become `Unpacked`, others `Float8` or `Float4`.
 
     Args:
         refs: the tensors as the folder names them.
         settings: what ``config.json`` says under ``quantization_config``.
 
     Raises:
-        CheckpointError: settings that are none, parts missing or not fitting.
+        CheckpointError: settings that are none, parts missing or not fitting, rotated weights.
     """
-    if not has_integer_codes(settings):
+    config = _parsed(settings)
+    schemes = _schemes(config)
+    if not all(_is_read(scheme, config) for scheme in schemes):
         return None
-    schemes = _schemes(_parsed(settings))
+    _refuse_transforms(settings)
     scaled = [name.removesuffix("_scale") for name in refs if name.endswith(".weight_scale")]
     tied = {base for base in scaled if _repeats_scales(refs, base, scaled)}
     bases = [base for base in scaled if base not in tied]
     parts = {base: _parts(refs, base) for base in bases}
     taken = {f"{base}_{part}" for base in scaled for part in _PART_NAMES}
+    taken |= {f"{base.removesuffix('weight')}{part}" for base in scaled for part in _ACTIVATIONS}
     found = {name: ref for name, ref in refs.items() if name not in taken and name not in parts}
     for base in bases:
         if "g_idx" in parts[base]:
@@ -164,11 +174,38 @@ def unpack(
                 f"'{base}' has its columns in an order of their own (g_idx), which is not read; "
                 f"give the model it was made from"
             )
-        args = _args(
-            base.removesuffix(".weight"), [(each.targets, each.weights) for each in schemes]
-        )
-        found[base] = Unpacked(base, parts[base], args)
+        scheme = _scheme_of(base.removesuffix(".weight"), schemes)
+        found[base] = _weight(base, parts[base], scheme, scheme.format or config.format)
     return found
+
+
+def _weight(
+    name: str, parts: Mapping[str, TensorRef], scheme: QuantizationScheme, format: str | None
+) -> TensorRef:
+    args = scheme.weights
+    if _is_integer(args, format):
+        return Unpacked(name, parts, args)
+    if not args.symmetric:
+        raise CheckpointError(
+            f"'{name}' is stored in floats with zero points, which is not read; give the model it "
+            f"was made from"
+        )
+    if format in _FLOAT4:
+        return Float4(name, parts)
+    if "codes" not in parts or not is_float8(parts["codes"]):
+        raise CheckpointError(f"'{name}' has a scale but no float8 codes; fetch the folder again")
+    block = tuple(args.block_structure) if args.block_structure else None
+    return Float8(name, parts["codes"], parts["scale"], block)
+
+
+def _refuse_transforms(settings: Mapping[str, Any]) -> None:
+    """Refuse weights that are multiplied by rotations the plain class knows nothing of."""
+    transforms = settings.get("transform_config")
+    if isinstance(transforms, Mapping) and transforms.get("config_groups"):
+        raise CheckpointError(
+            "the weights are rotated (transform_config in config.json), which is not read; give "
+            "the model they were made from"
+        )
 
 
 def _repeats_scales(refs: Mapping[str, TensorRef], base: str, scaled: Sequence[str]) -> bool:
@@ -183,7 +220,7 @@ def _repeats_scales(refs: Mapping[str, TensorRef], base: str, scaled: Sequence[s
 
 
 def has_integer_codes(settings: Mapping[str, Any]) -> bool:
-    """Whether codes are of the two formats read here, by what ``config.json`` says of them.
+    """Whether all codes are of the two integer formats, by what ``config.json`` says of them.
 
     Raises:
         CheckpointError: settings that are none.
@@ -218,25 +255,34 @@ def _is_integer(args: QuantizationArgs, format: str | None) -> bool:
     return format in (_PACKED, _PLAIN) and args.type == "int" and 1 <= args.num_bits <= 8
 
 
+def _is_read(scheme: QuantizationScheme, config: QuantizationConfig) -> bool:
+    args, format = scheme.weights, scheme.format or config.format
+    bits = 8 if format in _FLOAT8 else 4 if format in _FLOAT4 else None
+    return _is_integer(args, format) or (args.type == "float" and args.num_bits == bits)
+
+
 def _parts(refs: Mapping[str, TensorRef], base: str) -> dict[str, TensorRef]:
     found = {part: refs[f"{base}_{part}"] for part in _PART_NAMES if f"{base}_{part}" in refs}
     if "packed" not in found:
-        if base not in refs or refs[base].dtype != torch.int8 or len(refs[base].shape) != 2:
+        held = refs.get(base)
+        if (
+            held is None
+            or len(held.shape) != 2
+            or not (held.dtype == torch.int8 or is_float8(held))
+        ):
             raise CheckpointError(f"'{base}' has a scale but no codes; fetch the folder again")
         found["codes"] = refs[base]
     return found
 
 
-def _args(
-    module: str, schemes: Sequence[tuple[Sequence[str], QuantizationArgs]]
-) -> QuantizationArgs:
+def _scheme_of(module: str, schemes: Sequence[QuantizationScheme]) -> QuantizationScheme:
     """The scheme of one layer: one that names it, before one for every layer of its class."""
-    for targets, args in schemes:
-        if any(match_name(module, target) for target in targets):
-            return args
-    for targets, args in schemes:
-        if "Linear" in targets:
-            return args
+    for scheme in schemes:
+        if any(match_name(module, target) for target in scheme.targets):
+            return scheme
+    for scheme in schemes:
+        if "Linear" in scheme.targets:
+            return scheme
     raise CheckpointError(
         f"'{module}' holds codes, but no group in quantization_config names it; "
         f"fetch the folder again"

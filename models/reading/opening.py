@@ -38,6 +38,7 @@ from ..codecs.compressed_tensors import has_integer_codes
 from ..codecs.gguf_head import gguf_config
 from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
+from .converted import converted
 from .folder_files import code_files, folder_files, licence_files
 from .gguf_unread import unread_tensors
 from .in_memory import as_checkpoint
@@ -166,7 +167,11 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         extra = unused_tensors(model, values)
         used = replace(opened, refs={n: ref for n, ref in values.items() if n not in extra})
         through = load_written_dense if quantization else load_renamed
-        found = _as_named(used, model) or through(source, used, trust_remote_code)
+        found = (
+            _as_named(used, model)
+            or _as_converted(used, model)
+            or through(source, used, trust_remote_code)
+        )
     found = in_stored_dtypes(found, model, opened)
     if quantization and not dequantize:
         found = with_codes(found, source.label)
@@ -190,6 +195,11 @@ def _as_named(opened: Checkpoint, model: PreTrainedModel) -> Checkpoint | None:
         return None
     found = {name: opened.refs[name] for name in names if name in opened.refs}
     return with_ties_settled(replace(opened, refs=found), ties)
+
+
+def _as_converted(opened: Checkpoint, model: PreTrainedModel) -> Checkpoint | None:
+    """The same of tensors that transformers renames or merges; None where it makes too few."""
+    return _as_named(replace(opened, refs=converted(model, opened.refs)), model)
 
 
 def _gguf_config(source: Source) -> PreTrainedConfig:

@@ -10,8 +10,13 @@ from ...checkpoints import Checkpoint, TensorRef
 from ...errors import ModelError, SettingError
 from ..codecs.bitsandbytes import read_bitsandbytes
 from ..codecs.compressed_tensors import Unpacked, unpack
+from ..codecs.float4 import Float4
+from ..codecs.float8 import Float8, read_float8
+from ..codecs.mxfp4 import read_mxfp4
 
 COMPRESSED_TENSORS, BITSANDBYTES = "compressed-tensors", "bitsandbytes"
+_FLOAT8, _MXFP4 = ("fp8", "fbgemm_fp8"), "mxfp4"
+_READ = (COMPRESSED_TENSORS, BITSANDBYTES, *_FLOAT8, _MXFP4)
 
 # Names of the parts of a quantised weight in files: suffixes of its name, or names in its module.
 _AFTER_THE_NAME = re.compile(
@@ -19,19 +24,23 @@ _AFTER_THE_NAME = re.compile(
     r"|\.quant_map|\.nested_absmax|\.nested_quant_map|\.quant_state\..*)$"
 )
 _IN_ITS_MODULE = re.compile(
-    r"\.(SCB|qweight|qzeros|scales|g_idx|(input|output)_(scale|zero_point|global_scale))$"
+    r"\.(SCB|qweight|qzeros|scales?|g_idx|qscale_(weight|act)|activation_scale|input_scale_ub"
+    r"|(input|output)_(scale|zero_point|global_scale))$"
 )
+# Of experts that are kept in one tensor, such as "experts.gate_up_proj".
+_OF_EXPERTS = re.compile(r"(?<=_proj)_(blocks|scales|scale_inv|scale|activation_scale)$")
 
 
 def weight_of(name: str) -> str:
     """The weight that a tensor is a part of, judged by its name; the name itself if it is no part.
 
-    ``x.weight_packed``, ``x.weight.absmax`` and ``x.SCB`` are parts of ``x.weight``.
+    ``x.weight_packed``, ``x.weight.absmax`` and ``x.SCB`` are parts of ``x.weight``,
+    ``x.gate_up_proj_blocks`` is one of ``x.gate_up_proj``.
     """
     base, is_part = _AFTER_THE_NAME.subn("", name)
     if is_part and base.endswith(".weight"):
         return base
-    return _IN_ITS_MODULE.sub(".weight", name)
+    return _IN_ITS_MODULE.sub(".weight", _OF_EXPERTS.sub("", name))
 
 
 def multiplied_out(
@@ -55,9 +64,13 @@ def multiplied_out(
         return unpack(refs, known)
     if method == BITSANDBYTES:
         return read_bitsandbytes(refs)
+    if method in _FLOAT8:
+        return read_float8(refs, known)
+    if method == _MXFP4:
+        return read_mxfp4(refs)
     raise ModelError(
         f"'{label}' is already quantised ({method}), which is not supported; use the original "
-        f"model, or one quantised with {COMPRESSED_TENSORS} or {BITSANDBYTES}"
+        f"model, or one quantised with {', '.join(_READ[:-1])} or {_READ[-1]}"
     )
 
 
@@ -68,7 +81,7 @@ def with_codes(checkpoint: Checkpoint, label: str) -> Checkpoint:
         SettingError: the weights cannot be kept quantised.
     """
     codes = {n: ref.codes() for n, ref in checkpoint.refs.items() if isinstance(ref, Unpacked)}
-    if not codes:
+    if not codes or any(isinstance(ref, Float8 | Float4) for ref in checkpoint.refs.values()):
         raise SettingError(
             f"the quantised weights of '{label}' cannot be kept, only dequantised; leave "
             f"dequantize on: only integer weights of {COMPRESSED_TENSORS} can be kept"

@@ -35,7 +35,8 @@ def unused_tensors(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dic
 def quantised_parameters(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
     """The parameters that a folder stores quantised, by the names of its tensors."""
     find = parameter_finder(model)
-    return {find(weight_of(name))[0] for name in names if weight_of(name) != name}
+    parts = [name for name in names if weight_of(name) != name and not find(name)[1]]
+    return {find(weight_of(name))[0] for name in parts}
 
 
 def require_dense(model: PreTrainedModel, refs: Mapping[str, TensorRef], label: str) -> None:

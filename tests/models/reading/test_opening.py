@@ -18,7 +18,7 @@ from birdbone.models.reading.opening import as_checkpoint, open_checkpoint
 from birdbone.models.reading.sources import find_model
 from birdbone.models.reading.tokenizer import load_tokenizer
 
-CONVERTED = {"gpt_neox", "mixtral"}
+CONVERTED = {"mixtral"}
 """Architectures whose tensors transformers renames or stacks as it loads them."""
 
 
@@ -51,8 +51,8 @@ def edit_weights(folder: Path, **changes: torch.Tensor | None) -> None:
 def test_a_saved_folder_opens_as_the_model_in_memory(arch: str, tmp_path: Path) -> None:
     found = opened(saved(tmp_path, arch))
     assert found.id == tiny_checkpoint(arch).id
-    kind = InMemory if arch in CONVERTED else InShard
-    assert {type(ref) for ref in found.refs.values()} == {kind}
+    kinds = {type(ref) for ref in found.refs.values()}
+    assert kinds == {InShard} if arch not in CONVERTED else InMemory not in kinds
     assert found.source == tmp_path.name
 
 
@@ -148,7 +148,7 @@ def test_the_dtype_is_kept_unless_another_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_converted_model_takes_another_dtype_too(tmp_path: Path) -> None:
     half = opened(saved(tmp_path, "mixtral"), dtype=torch.bfloat16)
-    assert {type(ref) for ref in half.refs.values()} == {InMemory}
+    assert not any(isinstance(ref, InMemory) for ref in half.refs.values())
     assert {ref.dtype for ref in half.refs.values()} == {torch.bfloat16}
 
 
