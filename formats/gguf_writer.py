@@ -24,6 +24,7 @@ from ..checkpoints.durable import rename_synced
 from ..checkpoints.user_paths import user_path
 from ..errors import SettingError
 from ..models.blocks.empty_model import empty_model
+from ..models.reading.source_card import base_models, source_metadata
 from ..models.writing.publishing import check_disk
 from .ggml_types import (
     FILE_TYPES,
@@ -47,6 +48,11 @@ TensorProgress = Callable[[int, int], None]
 MARK = "birdbone.version"
 """The metadata key of files written by birdbone, near the start so that it is found quickly."""
 
+_CARD_KEYS = (
+    *("license", "license_name", "license_link", "tags", "language"),
+    *("model_name", "model_author", "model_creator", "model_organization", "model_version"),
+    *("model_url", "model_repo_url"),
+)
 _HEAD_BYTES = 256  # where MARK is looked for
 _SPARE_BYTES = 64 << 20  # tokenizer and names
 
@@ -175,10 +181,14 @@ def _describe(
 
 
 def _describe_name(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
-    """Write the name and size label, derived by gguf's own rules from the model's name."""
+    """Write name, size label, licence and origin, by gguf's own rules from the source's card."""
     called = PurePosixPath(checkpoint.source).name or str(checkpoint.config["model_type"])
+    said = source_metadata(checkpoint)
+    card: dict[str, object] = {key: said[key] for key in _CARD_KEYS if key in said}
+    if bases := base_models(checkpoint):
+        card["base_model"] = bases
     found = gguf.Metadata.apply_metadata_heuristic(
-        gguf.Metadata(), None, None, Path(called), checkpoint.num_parameters
+        gguf.Metadata(), card, None, Path(called), checkpoint.num_parameters
     )
     if found.size_label is None:
         found.size_label = gguf.size_label(checkpoint.num_parameters, 0, 0, 0)

@@ -11,6 +11,7 @@ from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from ..models.codecs.peft_adapter import has_adapter
 from ..models.reading.folder_files import CARRIED_CARD
+from ..models.reading.source_card import base_models, source_metadata
 from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
 from .candidates import candidate_rows, candidates_markdown
 from .card_snippets import usage_sections
@@ -70,12 +71,24 @@ def model_card(
 
 
 def _metadata(checkpoint: Checkpoint) -> str:
-    source = checkpoint.source
+    said = source_metadata(checkpoint)
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    lines += _licence_of(checkpoint.files.get(CARRIED_CARD, b""))
-    if source.count("/") == 1 and not source.endswith(".gguf"):
-        lines.append(f"base_model: {json.dumps(source)}")
-    return "\n".join(["---", *lines, "tags:", "- bird-bone", "---"])
+    stated = _licence_of(checkpoint.files.get(CARRIED_CARD, b""))
+    lines += stated or ([f"license: {said['license']}"] if "license" in said else [])
+    bases = base_models(checkpoint)
+    if bases:
+        lines.append(f"base_model: {json.dumps(bases[0] if len(bases) == 1 else bases)}")
+    if "language" in said:
+        lines.append(f"language: {json.dumps(said['language'])}")
+    return "\n".join(["---", *lines, "tags:", *_tags(said.get("tags", [])), "---"])
+
+
+def _tags(of_source: str | list[str]) -> list[str]:
+    named = [of_source] if isinstance(of_source, str) else of_source
+    others = [
+        json.dumps(each) for each in dict.fromkeys(named) if each not in ("bird-bone", "gguf")
+    ]
+    return [f"- {each}" for each in ("bird-bone", *others)]
 
 
 def _licence_of(card: bytes) -> list[str]:

@@ -39,7 +39,9 @@ from ..codecs.gguf_head import gguf_config
 from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
 from .converted import converted
-from .folder_files import code_files, folder_files, licence_files
+from .folder_files import CARRIED_CARD, code_files, folder_files, licence_files
+from .gguf_card import card_of_header
+from .gguf_header import read_header
 from .gguf_unread import unread_tensors
 from .in_memory import as_checkpoint
 from .quantized import multiplied_out, with_codes
@@ -228,7 +230,12 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
     unread = unread_tensors(source, model)
     if unread:
         _tell_unread(unread, source)
-    files = {**found.files, **licence_files(source.folder)}
+    card = card_of_header(read_header(source).fields, source.label)
+    files = {
+        **found.files,
+        **licence_files(source.folder),
+        **({CARRIED_CARD: card} if card else {}),
+    }
     return replace(found, files=files, left_out=tuple(unread))
 
 
