@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,8 @@ class _Conversion:
         converter = deepcopy(self.converter)
         for pattern, name, ref in self.sources:
             # A callable, so that transformers takes the tensor when the conversion runs.
-            converter.add_tensor(self.target, name, pattern, partial(read, ref, dtype))
+            later: Any = partial(read, ref, dtype)
+            converter.add_tensor(self.target, name, pattern, later)
         try:
             made = converter.convert(self.target, model=self.model, config=self.model.config)
         except REFUSED as error:
@@ -102,9 +104,11 @@ def converted(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dict[str
         target, pattern = rename_source_key(name, renamings, converters, prefix, known)
         if target not in known and name in known:
             target, pattern = rename_source_key(name, [], [], prefix, known)
-        if target in known and pattern is None:
+        if target not in known:
+            continue
+        if pattern is None:
             found[target] = refs[name]
-        elif target in known:
+        else:
             made = conversions.setdefault(target, _Conversion(target, by_pattern[pattern], model))
             made.sources.append((pattern, name, refs[name]))
     for conversion in conversions.values():
