@@ -169,7 +169,7 @@ def test_a_folder_is_read_one_tensor_at_a_time(kind: str, tmp_path: Path) -> Non
 
 
 def test_float_codes_cannot_be_kept(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="cannot be kept as they are"):
+    with pytest.raises(SettingError, match="cannot be kept, only dequantised"):
         opened(folder_of("nvfp4", tmp_path / "theirs"), dequantize=False)
 
 

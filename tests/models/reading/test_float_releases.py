@@ -226,5 +226,5 @@ def test_what_is_not_read_is_refused_by_name(method: str, tmp_path: Path) -> Non
 
 def test_float_codes_cannot_be_kept(tmp_path: Path) -> None:
     folder = save_float8(tmp_path / "float8", tiny_model("llama"))
-    with pytest.raises(SettingError, match="cannot be kept as they are"):
+    with pytest.raises(SettingError, match="cannot be kept, only dequantised"):
         opened(folder, dequantize=False)
