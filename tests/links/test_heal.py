@@ -10,7 +10,7 @@ from tiny_folders import quantized
 
 from birdbone.checkpoints import Checkpoint, Quantized, diff
 from birdbone.contexts.plan import Plan
-from birdbone.engine import Chain, Progress, run
+from birdbone.engine import Chain, ProgressEvent, run
 from birdbone.errors import LinkError, MissingExtraError, NumericsError, SettingError
 from birdbone.journal.folder import RunFolder
 from birdbone.links import quantize
@@ -257,9 +257,9 @@ async def _broken_off(
 async def test_without_kl_the_dense_model_is_not_taught_from(method: str) -> None:
     class Labels:
         def __init__(self) -> None:
-            self.heard: list[Progress] = []
+            self.heard: list[ProgressEvent] = []
 
-        def progress(self, link: Any, progress: Progress, notes: Any) -> None:
+        def progress(self, link: Any, progress: ProgressEvent, notes: Any) -> None:
             self.heard.append(progress)
 
     heard = {}

@@ -13,7 +13,7 @@ from tiny_contexts import calibrated, digests, scored
 from torch import Tensor
 
 from birdbone.checkpoints import InMemory, Quantized
-from birdbone.engine import Chain, Progress, run
+from birdbone.engine import Chain, ProgressEvent, run
 from birdbone.errors import LinkError
 from birdbone.journal import RunFolder
 from birdbone.links import profile, prune, quantize, score
@@ -48,7 +48,7 @@ class StopAfter:
 
     async def before(self, link: Any, ctx: Any, mwctx: Any) -> None: ...
 
-    def progress(self, link: Any, event: Progress, mwctx: Any) -> None:
+    def progress(self, link: Any, event: ProgressEvent, mwctx: Any) -> None:
         if not event.label.endswith(self.label):
             return
         self.seen.append(event.done)

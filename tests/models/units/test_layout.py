@@ -12,10 +12,10 @@ from birdbone.errors import ModelError
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.reading.opening import as_checkpoint
 from birdbone.models.units.layout import Units, measure_units
-from birdbone.models.units.narrowing import Kind, narrowing, units_of
+from birdbone.models.units.narrowing import UnitKind, narrowing, units_of
 
 
-def measured(arch: str, kind: Kind) -> Units:
+def measured(arch: str, kind: UnitKind) -> Units:
     """The units of a tiny model."""
     checkpoint = tiny_checkpoint(arch)
     change = narrowing(checkpoint, kind, units_of(checkpoint, kind) // 2)
@@ -23,7 +23,7 @@ def measured(arch: str, kind: Kind) -> Units:
 
 
 NUMBERS = torch.arange(64)
-LAYOUTS: dict[tuple[str, Kind, str], Tensor] = {
+LAYOUTS: dict[tuple[str, UnitKind, str], Tensor] = {
     ("llama", "neurons", "mlp.gate_proj.weight"): NUMBERS,
     ("opt", "neurons", "fc1.bias"): NUMBERS,
     ("gpt2", "neurons", "mlp.c_fc.weight"): torch.arange(128),
@@ -42,7 +42,7 @@ LAYOUTS: dict[tuple[str, Kind, str], Tensor] = {
 
 @pytest.mark.parametrize(("arch", "kind", "tensor"), LAYOUTS)
 def test_fused_and_interleaved_rows_are_found_as_they_are(
-    arch: str, kind: Kind, tensor: str
+    arch: str, kind: UnitKind, tensor: str
 ) -> None:
     found = measured(arch, kind).members[tensor]
     assert torch.equal(found, LAYOUTS[arch, kind, tensor])
