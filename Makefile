@@ -12,7 +12,7 @@ SOURCES := $(sort $(wildcard *.py $(addsuffix /*.py,$(PACKAGES))) py.typed)
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
-.PHONY: help setup demo test fuzz check bench docs clean FORCE
+.PHONY: help setup demo test oldest fuzz check bench docs clean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,22 @@ demo: .venv/demo ## compress a small model, from start to finish, into light/ an
 test: setup ## run the tests, two files at a time; MARKED=slow runs the slow ones, WORKERS=4 four at a time
 	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)' -n $(WORKERS) --dist loadfile
 
+# What depends on the versions of libraries most: reading, writing, codecs, settings, commands.
+OLDEST := tests/checkpoints tests/models/codecs tests/models/writing/test_folder.py tests/engine/test_settings.py \
+	tests/links/test_load.py tests/links/saving/test_gguf.py tests/models/training/test_masked_lora.py \
+	tests/middleware/test_logging.py tests/commands/test_reference.py tests/commands/test_command_pages.py \
+	tests/reports/test_doctor.py
+
+.venv-oldest/installed: requirements-oldest.txt pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --config-settings editable_mode=strict -e .
+	@touch $@
+
+oldest: .venv-oldest/installed ## run part of the tests with the oldest supported libraries, in .venv-oldest
+	$(QUIET) .venv-oldest/bin/python -m pytest -q -m '$(MARKED)' $(OLDEST)
+
 fuzz: setup ## more than 10 000 hostile inputs, other ones each time
 	$(QUIET) $(BIN)/pytest -q tests/fuzz --hypothesis-profile=hostile --timeout=3000
 
@@ -70,7 +86,7 @@ docs: .venv/docs ## write the reference pages from the code, build the site in b
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove everything the other commands made
-	rm -rf .venv build birdbone.egg-info light light.gguf light.gguf.birdbone runs wandb .hypothesis .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-oldest build birdbone.egg-info light light.gguf light.gguf.birdbone runs wandb .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -4,6 +4,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.version import Version
+
 ROOT = Path(__file__).parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NOT_PACKAGED = {"tests", "benchmarks", "examples", "docs", "build"}
@@ -48,10 +51,33 @@ def test_every_runtime_dependency_is_pinned_in_the_tested_set() -> None:
     }
     extras = SETTINGS["project"]["optional-dependencies"]
     dependencies = SETTINGS["project"]["dependencies"]
-    for extra in ("bitsandbytes", "peft", "wandb"):  # the tests use them
+    for extra in ("bitsandbytes", "gguf", "peft", "structlog", "wandb"):  # the tests use them
         dependencies = [*dependencies, *extras[extra]]
     named = (dependency.split(">=")[0] for dependency in dependencies)
     assert {name.lower().replace("_", "-") for name in named} <= pinned
+
+
+def pins(name: str) -> dict[str, Version]:
+    """The exact versions in a requirements file."""
+    lines = (ROOT / name).read_text().splitlines()
+    found = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name: Version(version) for name, version in found}
+
+
+def test_lower_bounds_are_no_higher_than_the_oldest_tested_versions() -> None:
+    tested, oldest = pins("requirements.txt"), pins("requirements-oldest.txt")
+    assert tested.keys() == oldest.keys()
+    assert all(oldest[name] <= tested[name] for name in tested)
+    assert oldest["torch"] == tested["torch"]  # the one build that both sets install
+    project = SETTINGS["project"]
+    listed = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        listed += extra
+    for requirement in map(Requirement, listed):
+        name = requirement.name.lower().replace("_", "-")
+        if name in oldest:
+            for version in (oldest[name], tested[name]):
+                assert requirement.specifier.contains(version), (str(requirement), version)
 
 
 def test_the_type_marker_travels() -> None:
