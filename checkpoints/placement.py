@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from .devices import named_device
+
+Activations = Literal["auto", "host", "device"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,20 @@ class Placement:
 
     Attributes:
         device: a name such as ``cuda:1``; ``auto`` for the accelerator, or the CPU without one.
+        activations: where hidden states rest between blocks: on the ``device``, in the memory of
+            the ``host``, or where there is room (``auto``).
     """
 
     device: str = "auto"
+    activations: Activations = "auto"
 
 
 _current: ContextVar[Placement] = ContextVar("placement", default=Placement())  # noqa: B039
+
+
+def current_placement() -> Placement:
+    """The placement in force."""
+    return _current.get()
 
 
 def current_device() -> torch.device:
@@ -36,7 +47,7 @@ def current_device() -> torch.device:
     Raises:
         SettingError: this machine has no device of the name that was chosen.
     """
-    return named_device(_current.get().device)
+    return named_device(current_placement().device)
 
 
 @contextmanager

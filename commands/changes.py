@@ -21,6 +21,7 @@ _SETTINGS = {
     "runtime": "allocate.runtimes",
     "keep-unused": "load.keep_unused",
     "device": "load.device",
+    "activations": "load.activations",
 }
 
 

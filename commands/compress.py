@@ -10,6 +10,7 @@ from .changes import configured
 from .execution import Execution, execute
 from .options import (
     MODEL,
+    ActivationsPlace,
     AsJson,
     Bits,
     Data,
@@ -52,6 +53,7 @@ def compress(
     wandb: Wandb = None,
     threads: Threads = None,
     device: Device = None,
+    activations: ActivationsPlace = None,
 ) -> None:
     """Prune neurons, train to recover, and quantize a model.
 
@@ -71,6 +73,7 @@ def compress(
             "bits": bits,
             "elsewhere": one_or_more(elsewhere),
             "device": device,
+            "activations": activations,
         }
         return configured(chain, assignments or [], options, force=force)
 

@@ -26,10 +26,15 @@ _FORCE = "Replace the output even if birdbone did not write it."
 _RUN = "Keep finished links in this folder, and resume from what it holds."
 _DRY = "Print the expected time, memory and disk of each link, and run nothing."
 _DEVICE = "Device to compute on, such as cpu, cuda or cuda:1; by default the accelerator if any."
+_ACTIVATIONS = "Where hidden states rest between blocks, on an accelerator; auto by room."
 _UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
 _PRESET = "How much time to spend for how good a result."
 _SET = "Change a setting of a link; repeatable."
 
+ActivationsPlace = Annotated[
+    Literal["auto", "host", "device"] | None,
+    typer.Option("--activations", help=_ACTIVATIONS, show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Bits = Annotated[int | None, typer.Option(help="Bits per weight, for chains that quantize.")]
 Data = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)]

@@ -10,6 +10,7 @@ from .changes import configured
 from .execution import Execution, execute
 from .options import (
     MODEL,
+    ActivationsPlace,
     AsJson,
     Bits,
     Data,
@@ -47,6 +48,7 @@ def quantize_command(
     wandb: Wandb = None,
     threads: Threads = None,
     device: Device = None,
+    activations: ActivationsPlace = None,
 ) -> None:
     """Quantize a model to 4 bits, or --bits, with calibration; every weight is kept.
 
@@ -59,7 +61,12 @@ def quantize_command(
         from ..chains.presets import preset_chain
 
         chain = preset_chain("quantize-only", preset, model=model, out=out, data=one_or_more(data))
-        options = {"bits": bits, "elsewhere": one_or_more(elsewhere), "device": device}
+        options = {
+            "bits": bits,
+            "elsewhere": one_or_more(elsewhere),
+            "device": device,
+            "activations": activations,
+        }
         return configured(chain, assignments or [], options, force=force)
 
     execute(assemble, Execution(run_folder, dry_run, as_json, quiet, None, wandb, threads))

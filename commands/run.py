@@ -12,6 +12,7 @@ from .changes import configured
 from .execution import Execution, execute
 from .options import (
     MODEL,
+    ActivationsPlace,
     AsJson,
     Bits,
     Data,
@@ -63,6 +64,7 @@ def run_command(
     wandb: Wandb = None,
     threads: Threads = None,
     device: Device = None,
+    activations: ActivationsPlace = None,
 ) -> None:
     """Run a chain on a model, and print what it saved and what it cost."""
     shortcuts = {
@@ -72,6 +74,7 @@ def run_command(
         "elsewhere": one_or_more(elsewhere),
         "keep-unused": keep_unused,
         "device": device,
+        "activations": activations,
     }
 
     def assemble() -> Chain:

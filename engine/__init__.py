@@ -18,6 +18,7 @@ the rescuer is observed like any link.
 from .bound import Link
 from .chain import Chain, run
 from .factories import LinkFactory, link
+from .halving import BatchSize, Halved
 from .keeping import Outcome, Place, Store, Unfinished, unfinished
 from .naming import chain_settings, chains_of, spelled_settings
 from .settings import Settings, changed
@@ -26,7 +27,9 @@ from .watching import ProgressEvent, announce, in_thread
 from .wiring import check_order, every_link
 
 __all__ = [
+    "BatchSize",
     "Chain",
+    "Halved",
     "Link",
     "LinkFactory",
     "Outcome",

@@ -12,6 +12,7 @@ from ..contexts.cost import Meter
 from ..contexts.placement import placed_by
 from ..contexts.steps import Step
 from ..errors import ChainError, LinkError
+from .halving import run_halving
 from .keeping import Outcome, Place, current_place, current_store
 from .naming import chains_of, name_of, provided_by, spelled_settings
 from .watching import in_thread, observers
@@ -48,11 +49,11 @@ async def _outcome(step: Link[Any], ctx: Mapping[str, Any], place: Place | None)
     """Run a link's function on a copy of the context; with a place, its outcome is kept."""
     meter, token = Meter(), current_place.set(place)
     try:
-        result = await step.factory.run(dict(ctx), step.settings)
+        result, used = await run_halving(step, ctx)
     finally:
         current_place.reset(token)
     added = dict(as_context(step, result))
-    metrics = added.pop("metrics", {})
+    metrics = {**added.pop("metrics", {}), **used}
     for key in sorted(step.adds - added.keys()):
         raise ChainError(f"{step.__name__} declares that it adds '{key}' but did not return it")
     checkpoint = added.get("checkpoint", ctx.get("checkpoint"))

@@ -11,7 +11,7 @@ import torch
 from ..checkpoints import Checkpoint, all_finite
 from ..checkpoints.devices import named_device
 from ..checkpoints.durable import file_hash
-from ..checkpoints.placement import Placement, placed
+from ..checkpoints.placement import Activations, Placement, placed
 from ..checkpoints.shards import INDEX
 from ..contexts.flow import Empty, Loaded, Partial
 from ..contexts.forecast import Forecast
@@ -61,6 +61,11 @@ class LoadSettings(Settings):
     """The device that this and all later links compute on: cpu, or an accelerator such as cuda,
     cuda:1, xpu or mps. auto is the accelerator that torch.accelerator finds, else the CPU."""
 
+    activations: Activations = "auto"
+    """Where the hidden states of the calibration windows rest between blocks: on the device, or in
+    the machine's memory (host), from where they are moved batch by batch. auto is the device unless
+    they would take more than a quarter of its free memory."""
+
     keep_unused: bool = True
     """Carry tensors for which the transformers class has no parameters, such as heads for
     multi-token prediction, into the result unchanged. If off, they are left out and listed; the
@@ -68,7 +73,7 @@ class LoadSettings(Settings):
 
     def placement(self) -> Placement | None:
         """Where to compute; None if every setting is auto."""
-        chosen = Placement(device=self.device)
+        chosen = Placement(device=self.device, activations=self.activations)
         return None if chosen == Placement() else chosen
 
     @property

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ..checkpoints import Checkpoint
 from ..contexts.flow import Calibrated, Profiling
 from ..contexts.forecast import Forecast
 from ..contexts.profile import BlockProfile, LinearProfile, Profile
-from ..engine import Settings, announce, in_thread, link
+from ..engine import BatchSize, Settings, announce, in_thread, link
 from ..models.blocks.linears import Linear, all_linears, expert_kind, find_linears
 from ..models.blocks.replay import capture
 from ..models.blocks.skeleton import Skeleton
@@ -36,8 +35,8 @@ class ProfileSettings(Settings):
     """diagonal keeps the mean square of each input channel; full keeps the whole second moment,
     in_features^2 float32 values per distinct input, which score(method="sparsegpt") needs."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    """Windows per forward pass."""
+    batch_size: BatchSize = 4
+    """Windows per forward pass; halved where the device has no memory left."""
 
 
 @link(ProfileSettings)

@@ -10,7 +10,7 @@ from pydantic import Field
 from ..contexts.flow import Validatable, Validated
 from ..contexts.forecast import Forecast
 from ..contexts.verdict import judged_texts
-from ..engine import Settings, in_thread, link
+from ..engine import BatchSize, Settings, in_thread, link
 from ..errors import GateError
 from ..models.planning.effort import num_blocks
 from ..models.planning.memory import judging_bytes
@@ -27,8 +27,8 @@ class ValidateSettings(Settings):
     cannot tell them apart; with a single window there is no standard error, and the rise itself
     must not exceed the limit."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    """Windows per forward pass."""
+    batch_size: BatchSize = 4
+    """Windows per forward pass; halved where the device has no memory left."""
 
 
 @link(ValidateSettings)

@@ -2,8 +2,8 @@
 
 Tensors on it compute on the CPU. An operation that mixes devices raises, as on CUDA; bytes on the
 device, their peak and all transfers are counted; a limit makes it run out of memory. It is built on
-torch's Python backend for PrivateUse1 and registered once per process; outside of `pretended` it
-reports that it is not available, and the CPU is used as ever.
+torch's Python backend for PrivateUse1, registered when this module is imported; outside of
+`pretended` it reports that it is not available, and the CPU is used as ever.
 
 Not modelled: autocast (it changes nothing), streams, several devices, and memory that a kernel
 takes for itself.
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils import backend_registration as registration
 
 NAME = "pretend"
+_torch_tensor = torch.tensor
 
 # Operations whose indices (second argument) may be on the CPU, as on CUDA.
 _HOST_INDICES = {"aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_"}
@@ -125,6 +126,12 @@ class PretendTensor(Tensor):
         assert isinstance(value, PretendTensor)
         Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
         self.raw, self._hold = value.raw, value._hold
+
+    def __getitem__(self, index: Any) -> Tensor:
+        # torch makes a tensor of a list of places itself, which ends as in _tensor below.
+        parts = index if isinstance(index, tuple) else (index,)
+        places = tuple(_torch_tensor(each) if isinstance(each, list) else each for each in parts)
+        return super().__getitem__(places)
 
     def tolist(self) -> Any:
         ledger.moved_back += self.raw.numel() * self.raw.element_size()
@@ -246,10 +253,6 @@ class _Hook(registration._DummyPrivateUse1Hook):
         return ledger.available
 
 
-_library: Any = None
-_torch_tensor = torch.tensor
-
-
 def _tensor(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
     """torch.tensor, whose own way to a device in Python ends in an internal error of torch."""
     if device is None or torch.device(device).type != NAME:
@@ -257,21 +260,16 @@ def _tensor(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
     return _torch_tensor(*args, device="cpu", **kwargs).to(device)
 
 
-def _register() -> None:
-    global _library
-    if _library is None:
-        registration._setup_privateuseone_for_python_backend(
-            NAME, backend_module=_Module(), hook=_Hook()
-        )
-        _library = torch.library.Library("_", "IMPL")
-        _library.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
-        _library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+# Here, since autograd counts the devices once, when the first backward pass of a process begins.
+registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module(), hook=_Hook())
+_library = torch.library.Library("_", "IMPL")
+_library.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
+_library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 
 
 @contextmanager
 def pretended(limit: int | None = None) -> Iterator[Ledger]:
     """A machine with the pretend accelerator for as long as the context lasts."""
-    _register()
     ledger.available, ledger.limit, torch.tensor = True, limit, _tensor
     ledger.reset()
     try:

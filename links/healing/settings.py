@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ...engine import Settings
+from ...engine import Halved, Settings
 from ...models.training.blockwise import HealingTarget
 
 HealMethod = Literal["blocks", "lora", "qlora", "full"]
@@ -39,7 +39,7 @@ class HealSettings(Settings):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Windows per step [1]."""
 
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    micro_batch_size: Annotated[Annotated[int, Field(ge=1)] | None, Halved()] = None
     """Windows per forward pass for lora, qlora and full; a step accumulates gradients over several
     [1]."""
 

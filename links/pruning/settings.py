@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeGuard, get_args
 
 from pydantic import Field
 
-from ...engine import Settings
+from ...engine import BatchSize, Settings
 
 PruneMethod = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
 UnitPattern = Literal["neurons", "groups", "experts", "layers"]
@@ -61,8 +61,8 @@ class PruneSettings(Settings):
     """For smaller models: the number of units left is a multiple of this. By default 64 for
     neurons, less in narrow models, and 1 for other units."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    """Windows per forward pass."""
+    batch_size: BatchSize = 4
+    """Windows per forward pass; halved where the device has no memory left."""
 
 
 def takes_units(pattern: str) -> TypeGuard[UnitPattern]:

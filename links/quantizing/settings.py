@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from ...engine import Settings
+from ...engine import BatchSize, Settings
 from ...errors import SettingError
 from ...solvers.gptq import Order
 from ...solvers.grid_search import ScaleRule
@@ -109,8 +109,8 @@ class QuantizeSettings(Settings):
     seed: int = 0
     """Seed of the order in which signround uses the windows."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    """Windows per forward pass."""
+    batch_size: BatchSize = 4
+    """Windows per forward pass; halved where the device has no memory left."""
 
 
 def resolved(settings: QuantizeSettings, *, calibrated: bool) -> QuantizeSettings:

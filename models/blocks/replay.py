@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...checkpoints import all_finite
+from ...checkpoints.devices import CPU
 from ...errors import ModelError, NumericsError
+from .activations import moved, resting_device
 from .shared_state import Layout, Placeholder, Recorder, Returned, State, placeholders_in
 from .skeleton import Skeleton
 
@@ -33,6 +35,7 @@ class Call:
         block: index of the block.
         passed_on: outputs other than hidden states that later blocks receive.
         shares: whether any block of the model receives a reference.
+        device: the device the block runs on.
     """
 
     args: tuple[Any, ...]
@@ -40,6 +43,7 @@ class Call:
     block: int = 0
     passed_on: frozenset[Returned] = frozenset()
     shares: bool = False
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Batch:
 
     Attributes:
         tokens: int64 ``[batch, length]``.
-        hidden: ``[batch, length, hidden_size]``, the input of the next block.
+        hidden: ``[batch, length, hidden_size]``, the input of the next block; on the host or the
+            device (`activations`).
         calls: one per block.
     """
 
@@ -63,6 +68,7 @@ def capture(skeleton: Skeleton, batches: Sequence[Tensor]) -> list[Batch]:
 
     Equal tensors among the arguments of different batches (masks, rotary tables) are kept once.
     """
+    skeleton.rest = resting_device(skeleton.device, _state_bytes(skeleton, batches))
     pool: list[Tensor] = []
     captured: list[Batch] = []
     layout = _learned_layout(skeleton, batches[0][:1]) if batches else Layout()
@@ -73,6 +79,12 @@ def capture(skeleton: Skeleton, batches: Sequence[Tensor]) -> list[Batch]:
             _run_replaced(skeleton, here, recording.forward)
         captured.append(recording.batch(here))
     return captured
+
+
+def _state_bytes(skeleton: Skeleton, batches: Sequence[Tensor]) -> int:
+    """Bytes of all hidden states before and after a block."""
+    width = int(skeleton.model.config.get_text_config(decoder=True).hidden_size)
+    return 2 * sum(tokens.numel() for tokens in batches) * width * skeleton.dtype.itemsize
 
 
 class _Recording:
@@ -118,8 +130,11 @@ class _Recording:
         references = {found for value in values for found in placeholders_in(value)}
         passed_on = frozenset(each for each in references if isinstance(each, Returned))
         shares = bool(references)
-        calls = [replace(call, passed_on=passed_on, shares=shares) for call in self._calls]
-        return Batch(tokens, self._first, tuple(calls))
+        where = self._first.device
+        calls = tuple(
+            replace(call, passed_on=passed_on, shares=shares, device=where) for call in self._calls
+        )
+        return Batch(tokens, moved(self._first, self._skeleton.rest), calls)
 
     def _kept(self, value: Any) -> Any:
         """The value with state replaced by references, and equal tensors by one tensor."""
@@ -171,15 +186,22 @@ def require_independent(skeleton: Skeleton, batches: Sequence[Batch]) -> None:
         )
 
 
-def replay(block: Callable[..., Any], hidden: Tensor, call: Call) -> Tensor:
+def replay(block: Callable[..., Any], hidden: Tensor, call: Call, *, stay: bool = False) -> Tensor:
     """The output of a block for hidden states ``[batch, length, hidden_size]``, same shape.
 
     Args:
         block: the module, or a function that runs it with other parameters.
+        stay: leave the output on the device that computed it; by default it goes to the device of
+            ``hidden``.
 
     Raises:
         ModelError: it needs the output of an earlier block that was not run.
     """
+    states = _replayed(block, moved(hidden, call.device), call)
+    return states if stay else moved(states, hidden.device)
+
+
+def _replayed(block: Callable[..., Any], hidden: Tensor, call: Call) -> Tensor:
     if not call.shares:
         return _states(block(hidden, *call.args, **call.kwargs))
     state = State.of(hidden, block=call.block)
@@ -210,6 +232,7 @@ def logits(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
     """Logits ``[batch, length, vocab_size]`` from the output of the last block."""
 
     layout = skeleton.layout or Layout()
+    hidden = hidden.to(skeleton.device)
 
     def passed(_: Tensor, *args: Any, **kwargs: Any) -> Any:
         return layout.output(hidden)

@@ -32,6 +32,7 @@ class Skeleton:
         path: module path of the blocks, such as ``model.layers``.
         blocks: the decoder blocks, in order.
         device, dtype: device and compute dtype of the blocks.
+        rest: device of the hidden states between blocks (`activations`); set by `capture`.
         layout: how the blocks return their output; None until it was determined.
     """
 
@@ -44,7 +45,7 @@ class Skeleton:
     ) -> None:
         self.checkpoint = checkpoint
         self.layout: Layout | None = None
-        self.device = device or default_device()
+        self.device = self.rest = device or default_device()
         self.dtype = dtype or compute_dtype(checkpoint, self.device)
         self.model = empty_model(checkpoint, dtype=self.dtype)
         self.path, self.blocks = find_blocks(self.model)

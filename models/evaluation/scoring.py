@@ -73,13 +73,13 @@ def last_hiddens(
     label: str,
     announce: Announce,
 ) -> list[Tensor]:
-    """The same for each of several texts, in one pass over the blocks."""
+    """The same for each of several texts, in one pass over the blocks; on the CPU."""
     parts = [windows.tokens.split(batch_size) for windows in texts]
     batches = capture(skeleton, [tokens for part in parts for tokens in part])
     states = iter(
         through_blocks(skeleton, batches, lambda done, total: announce(label, done, total))
     )
-    return [torch.cat([next(states) for _ in part]) for part in parts]
+    return [torch.cat([next(states).cpu() for _ in part]) for part in parts]
 
 
 @torch.no_grad()

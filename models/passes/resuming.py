@@ -69,12 +69,19 @@ class Resuming:
         self._notes = notes
         self._beside = {} if beside is None else beside
 
-    def load(self, device: torch.device) -> PassState | None:
-        """The progress of a stopped pass, on ``device``; None to start from the beginning."""
+    def load(self, device: torch.device, batches: int | None = None) -> PassState | None:
+        """The progress of a stopped pass, on ``device``; None to start from the beginning.
+
+        Args:
+            batches: number of batches of the pass. Progress in another number of batches, from
+                before the batch size was halved, is not used.
+        """
         found = self._keeping.load()
         if found is None:
             return None
         tensors, facts = found
+        if batches is not None and facts["batches"] != batches:
+            return None
         for notes, noted in zip(self._notes, facts["notes"], strict=True):
             notes.recall(noted)
         self._beside.update(_below(_BESIDE, tensors))

@@ -93,7 +93,7 @@ def rewrite_blocks(
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
     begin = PassState(0, hidden, list(hidden) if paired else None, {})
-    begin = (resuming and resuming.load(skeleton.device)) or begin
+    begin = (resuming and resuming.load(skeleton.rest, len(batches))) or begin
     hidden, rewritten = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
     last = len(skeleton.blocks) - 1

@@ -209,7 +209,8 @@ class _Block:
         hidden, call, target = self._batches[index]
         exchanged = {self._names[linear]: weight for linear, weight in weights.items()}
         run = with_parameters(self._block, exchanged)
-        return relative_errors(replay(run, hidden, call), target)
+        output = replay(run, hidden, call, stay=True)
+        return relative_errors(output, target.to(output.device))
 
 
 def _rounding(solved: Solved, linear: Linear, start: Quantized) -> LearnedRounding:

@@ -9,6 +9,7 @@ import torch
 from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ...checkpoints.shards import plan_shards
 from ...texts import Windows
+from ..blocks.activations import resting_device
 from ..blocks.device import compute_dtype, default_device, judged_dtype
 from ..blocks.empty_model import empty_model, find_blocks, shared_model, text_config
 from ..blocks.linears import Linear, find_linears
@@ -33,13 +34,15 @@ def pass_bytes(
     """Peak bytes of a pass over the blocks beyond the checkpoint.
 
     Counted: embeddings, head and norms in the compute dtype; hidden states of all windows before
-    and after a block; and the larger of two terms. One is the logits of one batch. The other is two
-    blocks, the widest activations of one batch and, with ``grams``, one float32 Gram matrix per
-    linear (an upper bound: linears on one input share one) and the factorisation of the largest. A
-    ``paired`` pass adds the hidden states of a second model, one batch's inputs of every linear,
-    and as many Gram matrices again.
+    and after a block, unless they rest in the machine's memory (`blocks.activations`); and the
+    larger of two terms. One is the logits of one batch. The other is two blocks, the activations of
+    one batch (four of the widest, and the input of every linear) and, with ``grams``, one float32
+    Gram matrix per linear (an upper bound: linears on one input share one) and the factorisation of
+    the largest. A ``paired`` pass adds the hidden states of a second model, one batch's inputs of
+    every linear, and as many Gram matrices again.
     """
-    width = compute_dtype(checkpoint, default_device()).itemsize
+    device = default_device()
+    width = compute_dtype(checkpoint, device).itemsize
     model = shared_model(checkpoint)
     config = model.config.get_text_config(decoder=True)
     path, blocks = find_blocks(model)
@@ -49,13 +52,15 @@ def pass_bytes(
     outside = checkpoint.num_parameters - in_blocks
     weights = 2 * in_blocks // len(blocks) * width
     hidden = 2 * windows.num_tokens * int(config.hidden_size) * width
+    if resting_device(device, hidden) != device:
+        hidden = 0
     widest = max(max(linear.shape) for linear in linears)
     tokens = min(batch_size, windows.num_windows) * windows.length
-    activations = 4 * widest * tokens * width
+    kept = tokens * sum(linear.shape[1] for linear in linears) * width
+    activations = 4 * widest * tokens * width + kept
     summed = _gram_bytes(linears) if grams else 0
     inside_blocks = weights + activations + summed
     if paired:
-        kept = tokens * sum(linear.shape[1] for linear in linears) * width
         inside_blocks += hidden + kept + summed
     logits = int(config.vocab_size) * tokens * width
     return outside * width + hidden + max(logits, inside_blocks)

@@ -150,7 +150,7 @@ def _through(
     """The output of a block for every batch."""
     found = []
     for states, call in zip(hidden, calls, strict=True):
-        with computed_in(how.autocast, states.device):
+        with computed_in(how.autocast, call.device):
             left = replay(block, states, call)
             found.append(carry_state(left, left.to(states.dtype)))
     return found
@@ -315,7 +315,8 @@ class _Pupil:
 
     def _errors(self, example: tuple[Tensor, Call, Tensor]) -> Tensor:
         hidden, call, wanted = example
-        return relative_errors(replay(self._block, hidden, call), wanted)
+        output = replay(self._block, hidden, call, stay=True)
+        return relative_errors(output, wanted.to(output.device))
 
     def _stored(self) -> dict[str, Tensor]:
         """The parameters rounded to the dtypes they are stored in; the block then uses these."""

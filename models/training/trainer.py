@@ -132,7 +132,8 @@ class _Course:
             self._parameters, lr=training.learning_rate, weight_decay=0.0, fused=True
         )
         self._accelerator = _accelerator(self._parameters[0].device)
-        self._model = self._accelerator.prepare_model(model)
+        # accelerate would move the model to a device of its own choice.
+        self._model = self._accelerator.prepare_model(model, device_placement=False)
         numbers = torch.arange(len(lesson.tokens))[-training.heldout :]
         self._judged = numbers.split(training.micro_batch_size)
         self._best, self._kept = math.inf, list[Tensor]()

@@ -62,7 +62,7 @@ def choose_experts(
     choice = ExpertChoice() if choice is None else choice
     batch = capture(skeleton, [tokens])[0]
     begin = PassState(0, [batch.hidden], None, {})
-    begin = (resuming and resuming.load(skeleton.device)) or begin
+    begin = (resuming and resuming.load(skeleton.rest, 1)) or begin
     (hidden,) = begin.hidden
     last = len(skeleton.blocks) - 1
     for index, block in skeleton.each_block(begin.index):

@@ -73,7 +73,7 @@ def hollow_blocks(
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
     begin = PassState(0, hidden, list(hidden) if matched else None, {})
-    begin = (resuming and resuming.load(skeleton.device)) or begin
+    begin = (resuming and resuming.load(skeleton.rest, len(batches))) or begin
     hidden, cut = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
     behind = None if correct is None or change.kind == "neurons" else plain_output(skeleton)

@@ -51,7 +51,7 @@ class MissingSum:
         self._total.add(inputs)
         rows, cols = self._linear.shape
         self._missing.addmm_(
-            apart.reshape(-1, rows).to(self._missing.dtype).T,
+            apart.reshape(-1, rows).to(self._missing.device, self._missing.dtype).T,
             inputs.reshape(-1, cols).to(self._missing.dtype),
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from no_process import prove_at_once
-from pretend_device import pretended
+from pretend_device import NAME, pretended
 from typer.testing import CliRunner, Result
 
 from birdbone.cli import app
@@ -54,3 +54,24 @@ def test_what_a_command_computes_on_is_recorded(
     loaded, *_ = json.loads(found.stdout)["steps"]
     assert loaded["settings"]["device"] == "cpu"
     assert "no accelerator here" in found.stderr
+
+
+def test_a_device_that_is_too_small_is_refused_before_work(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "light"
+    with pretended(limit=100_000):
+        found = run("quantize", folders / "dense", "--out", out, "--set", "calibrate.length=64")
+    assert found.exit_code == 1
+    words = " ".join(found.output.split())
+    assert f"GB of memory on {NAME}:0, 0.00 GB can be had" in words
+    assert not out.exists()
+
+
+def test_activations_are_a_setting_of_load(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "light"
+    options = ("--out", out, "--activations", "host", "--dry-run", "--json")
+    with pretended() as ledger:
+        found = run("quantize", folders / "dense", *options, "--set", "calibrate.length=64")
+        assert ledger.operations > 0  # a block was timed there
+    assert found.exit_code == 0, found.output
+    loaded, *_ = json.loads(found.stdout)["links"]
+    assert loaded["settings"]["activations"] == "host"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pretend_device import pretended
 from tiny import tiny_checkpoint
 from tiny_contexts import calibrated, digests, scored
 from torch import Tensor
@@ -81,6 +82,28 @@ async def test_a_stopped_pass_ends_in_the_same_bytes(kind: str, tmp_path: Path) 
     assert resumed.get("plan") == whole.get("plan")
     assert resumed["history"][-1].metrics == whole["history"][-1].metrics
     assert not list((tmp_path / "unfinished").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["admm", "gptq", "signround", "groups"])
+async def test_on_an_accelerator_too(kind: str, tmp_path: Path) -> None:
+    with pretended() as ledger:
+        await test_a_stopped_pass_ends_in_the_same_bytes(kind, tmp_path)
+        assert ledger.operations > 0
+        assert ledger.allocated == 0
+
+
+async def test_progress_in_other_batches_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Such as from before the batch size was halved for lack of memory."""
+    place, ctx = Kept(), await scored("llama")
+    Resuming(place).save(standing())
+    assert Resuming(place).load(torch.device("cpu"), len(standing().hidden)) is not None
+    assert Resuming(place).load(torch.device("cpu"), len(standing().hidden) + 1) is None
+    one, two = prune(sparsity=0.5, batch_size=1), prune(sparsity=0.5, batch_size=2)
+    whole = await run(two, ctx)
+    await stopped(one, ctx, tmp_path, 1)
+    with RunFolder(tmp_path) as store:
+        after = await run(two, ctx, store=store)
+    assert after["checkpoint"].id == whole["checkpoint"].id
 
 
 async def test_experts_are_kept_as_they_stand(tmp_path: Path) -> None:
