@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from no_process import prove_at_once
 from pretend_device import NAME, pretended
 from typer.testing import CliRunner, Result
 
@@ -39,10 +38,7 @@ def test_a_device_that_is_not_there_is_refused_in_one_sentence(
     assert not (tmp_path / "light").exists()
 
 
-def test_what_a_command_computes_on_is_recorded(
-    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prove_at_once(monkeypatch)
+def test_what_a_command_computes_on_is_recorded(folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "light"
     with pretended() as ledger:
         found = run(
