@@ -42,7 +42,8 @@ def test_hidden_states_of_all_windows_count_but_activations_of_one_batch_only() 
     short, long = (pass_bytes(checkpoint, tiny_windows(n, 16), 4, grams=False) for n in (4, 8))
     assert long - short == 2 * 4 * 16 * 32 * 4
     one, four = (pass_bytes(checkpoint, WINDOWS, size, grams=False) for size in (1, 4))
-    assert four - one == 3 * 16 * 4 * 64 * 4
+    # Per token four of the widest activations, and the input of every linear.
+    assert four - one == 3 * 16 * (4 * 64 + 6 * 32 + 64) * 4
     assert pass_bytes(checkpoint, WINDOWS, 100, grams=False) == four
 
 
