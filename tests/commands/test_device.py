@@ -63,14 +63,3 @@ def test_a_device_that_is_too_small_is_refused_before_work(folders: Path, tmp_pa
     words = " ".join(found.output.split())
     assert f"GB of memory on {NAME}:0, 0.00 GB can be had" in words
     assert not out.exists()
-
-
-def test_activations_are_a_setting_of_load(folders: Path, tmp_path: Path) -> None:
-    out = tmp_path / "light"
-    options = ("--out", out, "--activations", "host", "--dry-run", "--json")
-    with pretended() as ledger:
-        found = run("quantize", folders / "dense", *options, *SETS)
-        assert ledger.operations > 0  # a block was timed there
-    assert found.exit_code == 0, found.output
-    loaded, *_ = json.loads(found.stdout)["links"]
-    assert loaded["settings"]["activations"] == "host"
