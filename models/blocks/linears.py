@@ -8,8 +8,10 @@ change which experts are used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from inspect import getsource, isfunction
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -32,7 +34,8 @@ class Linear:
         shape: (out_features, in_features).
         transposed: stored as ``[in_features, out_features]``.
         expert: index along the first axis of a 3-D tensor, or None.
-        plain: an ``nn.Linear``, which packed formats can hold.
+        plain: an ``nn.Linear`` that is only called, which packed formats can hold. One whose
+            ``weight`` the model's code reads, as Mamba does, has none once it is packed.
     """
 
     tensor: str
@@ -81,8 +84,9 @@ def all_linears(checkpoint: Checkpoint) -> list[Linear]:
 
 def find_linears(block: nn.Module, prefix: str) -> list[Linear]:
     """Every linear of a block; ``prefix`` is the block's path in the model, with its last dot."""
+    read = _read_in(block)
     return [
-        linear
+        replace(linear, plain=linear.plain and path not in read)
         for path, module in block.named_modules()
         for linear in _of_module(module, f"{prefix}{path}.", _parent(block, path))
     ]
@@ -92,10 +96,46 @@ def _parent(block: nn.Module, path: str) -> nn.Module:
     return block.get_submodule(path.rpartition(".")[0])
 
 
+def _read_in(block: nn.Module) -> set[str]:
+    """Paths of the modules whose ``weight`` is read by code of a module they lie in."""
+    return {
+        f"{path}.{inner}".removeprefix(".")
+        for path, module in block.named_modules()
+        for inner in _weights_read_by(type(module))
+    }
+
+
+def _weights_read_by(kind: type[nn.Module]) -> set[str]:
+    """The ``self.….weight`` that methods of a class read of modules which none of them calls."""
+    methods = {
+        name: value
+        for each in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)])
+        for name, value in vars(each).items()
+        if isfunction(value) and "init" not in name
+    }
+    read, called = set[str](), set[str]()
+    for method in methods.values():
+        read |= _paths(method, r"\.weight\b")
+        called |= _paths(method, r"\(")
+    return read - called
+
+
+@cache
+def _paths(method: Callable[..., object], following: str) -> frozenset[str]:
+    """Every ``self.PATH`` in a method's code that a pattern follows."""
+    try:
+        source = getsource(method)
+    except (OSError, TypeError):  # code without a file
+        return frozenset()
+    return frozenset(re.findall(rf"\bself\.(\w+(?:\.\w+)*){following}", source))
+
+
 def _of_module(module: nn.Module, prefix: str, parent: nn.Module) -> Iterator[Linear]:
     if isinstance(module, nn.Linear):
         if not _is_router(module, parent):
-            yield Linear(f"{prefix}weight", (module.out_features, module.in_features))
+            # A forward of its own, such as Falcon's, reads the weight that a packed one lacks.
+            usual = type(module).forward is nn.Linear.forward
+            yield Linear(f"{prefix}weight", (module.out_features, module.in_features), plain=usual)
     elif isinstance(module, Conv1D):
         yield Linear(f"{prefix}weight", (module.nf, module.nx), transposed=True, plain=False)
     elif not isinstance(module, _ConvNd):  # whose 3-D weights are kernels, not experts

@@ -31,6 +31,10 @@ def tokenizer_refused(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
+_LONGEST = 400  # characters; some errors of transformers list every parameter
+
+
 def reason(error: BaseException) -> str:
-    """The message of an error on one line; its type if it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The error message on one line, shortened if it is very long; the error's type if empty."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"

@@ -78,6 +78,50 @@ def test_routers_and_gates_beside_a_list_of_experts_are_left_out() -> None:
     assert names == [*(f"block.experts.{place}" for place in range(4)), "block.shared"]
 
 
+class Mixer(nn.Module):
+    """As Mamba has it: one linear is called, of the others only the weight is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called, self.read, self.inner = nn.Linear(8, 8), nn.Linear(8, 8), nn.Sequential()
+        self.inner.low = nn.Linear(8, 8)
+        self.called.weight.data.zero_()
+
+    def init_weights(self) -> None:
+        self.called.weight.data.normal_()
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if values.ndim == 1:  # as Bloom does for tensor parallelism
+            return values @ self.called.weight
+        return self.called(values) @ self.read.weight @ self.inner.low.weight
+
+
+class Wrapped(Mixer):
+    """Inherits what it reads."""
+
+
+@pytest.mark.parametrize("make", [Mixer, Wrapped])
+def test_a_linear_whose_weight_is_read_does_not_fit_a_packed_format(make: type[Mixer]) -> None:
+    found = {each.name: each.plain for each in find_linears(nn.Sequential(make()), "block.")}
+    assert found == {
+        "block.0.called": True,
+        "block.0.read": False,
+        "block.0.inner.low": False,
+    }
+
+
+class OwnLinear(nn.Linear):
+    """As Falcon has it."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values @ self.weight.T
+
+
+def test_a_linear_with_a_forward_of_its_own_does_not_fit_either() -> None:
+    (found,) = find_linears(nn.Sequential(OwnLinear(8, 4)), "block.")
+    assert not found.plain
+
+
 def test_kernels_of_a_convolution_are_no_experts() -> None:
     assert find_linears(nn.Sequential(nn.Conv1d(8, 8, 4, groups=8)), "block.") == []
 
