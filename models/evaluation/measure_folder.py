@@ -187,13 +187,13 @@ def _per_second(
 
 
 def _timed(model: nn.Module, prompt: Tensor, request: dict[str, Any]) -> tuple[float, float]:
-    start = _now(request["device"])
-    output = model(prompt, use_cache=True)
+    start, text = _now(request["device"]), prompt
+    output = _begun(model, prompt)
     middle = _now(request["device"])
     for _ in range(request["decode_tokens"]):
         _check_finite(output.logits)
-        token = output.logits[:, -1:].argmax(-1)
-        output = model(token, past_key_values=output.past_key_values, use_cache=True)
+        text = torch.cat((text, output.logits[:, -1:].argmax(-1)), dim=1)
+        output = _continued(model, output, text)
     return middle - start, _now(request["device"]) - middle
 
 
@@ -204,13 +204,34 @@ def _decoded(model: nn.Module, tokens: Tensor, request: dict[str, Any]) -> list[
     """
     room = _prompt(model, tokens, request).shape[1]
     prompts = tokens[:_PROMPTS, : min(room, _PROMPT_TOKENS)].to(request["device"])
-    output = model(prompts, use_cache=True)
-    said = []
+    output, text = _begun(model, prompts), prompts
     for _ in range(request["decode_tokens"]):
-        said.append(output.logits[:, -1:].argmax(-1))
-        output = model(said[-1], past_key_values=output.past_key_values, use_cache=True)
-    rows: list[list[int]] = torch.cat(said, dim=1).tolist()
+        text = torch.cat((text, output.logits[:, -1:].argmax(-1)), dim=1)
+        output = _continued(model, output, text)
+    rows: list[list[int]] = text[:, prompts.shape[1] :].tolist()
     return rows
+
+
+def _begun(model: nn.Module, prompt: Tensor) -> Any:
+    """As in `run_folder`: the output for a prompt, with a cache where the model can make one."""
+    try:
+        return model(prompt, use_cache=True)
+    except Exception:  # noqa: BLE001 - raised again below if the cache is not the reason
+        return model(prompt, use_cache=False)
+
+
+def _continued(model: nn.Module, output: Any, text: Tensor) -> Any:
+    """As in `run_folder`: the output after the last token, from the cache or from the whole text.
+
+    Without a usable cache, decoding computes the whole text for every token, and its speed says so.
+    """
+    cache = getattr(output, "past_key_values", None)
+    if cache is not None:
+        try:
+            return model(text[:, -1:], past_key_values=cache, use_cache=True)
+        except Exception:  # noqa: BLE001 - raised again below if the cache is not the reason
+            cache = None
+    return model(text, use_cache=False)
 
 
 def _check_finite(logits: Tensor) -> None:

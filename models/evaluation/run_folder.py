@@ -102,14 +102,38 @@ def _prompt(model: Any, tokenizer: Any, request: dict[str, Any]) -> Tensor:
 def _decode(model: nn.Module, prompt: Tensor, count: int) -> list[int]:
     """The tokens ranked first, one after the other."""
     decoded: list[int] = []
-    output = model(prompt, use_cache=True)
+    output, text = _begun(model, prompt), prompt
     for _ in range(count):
         if not torch.isfinite(output.logits[:, -1]).all():
             raise ValueError("its logits are NaN or infinite")
         token = output.logits[:, -1:].argmax(-1)
         decoded.append(int(token))
-        output = model(token, past_key_values=output.past_key_values, use_cache=True)
+        text = torch.cat((text, token), dim=1)
+        output = _continued(model, output, text)
     return decoded
+
+
+def _begun(model: nn.Module, prompt: Tensor) -> Any:
+    """The output for a prompt, with a cache where the model can make one."""
+    try:
+        return model(prompt, use_cache=True)
+    except Exception:  # noqa: BLE001 - raised again below if the cache is not the reason
+        return model(prompt, use_cache=False)
+
+
+def _continued(model: nn.Module, output: Any, text: Tensor) -> Any:
+    """The output after the last token of a text: from the cache of the rest, or from all of it.
+
+    State-space models name their cache otherwise, and some caches cannot be continued by a plain
+    call.
+    """
+    cache = getattr(output, "past_key_values", None)
+    if cache is not None:
+        try:
+            return model(text[:, -1:], past_key_values=cache, use_cache=True)
+        except Exception:  # noqa: BLE001 - raised again below if the cache is not the reason
+            cache = None
+    return model(text, use_cache=False)
 
 
 def _window(

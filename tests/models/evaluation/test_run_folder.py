@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +61,30 @@ def test_without_a_record_it_goes_on_from_a_fixed_text(folder: Path, tmp_path: P
     found = reread.read(request_for(bare, windows=[]))
     assert found["text"] is None
     assert found["prompt"] == list(range(16))
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["no cache", "a cache that fails"])
+def test_a_model_whose_cache_cannot_be_continued_decodes_from_the_whole_text(fails: bool) -> None:
+    """As Mamba, whose output names its cache otherwise, and CPM-Ant, which wants the whole text."""
+
+    class Model(torch.nn.Module):
+        def forward(self, text: torch.Tensor, **options: Any) -> SimpleNamespace:
+            if options.get("past_key_values") is not None:
+                raise RuntimeError("the sizes do not match")
+            logits = torch.zeros(*text.shape, 10)
+            logits[:, -1, text.sum() % 10] = 1.0  # depends on every token
+            return SimpleNamespace(logits=logits, past_key_values="cache" if fails else None)
+
+    assert reread._decode(Model(), torch.tensor([[1, 2]]), 4) == [3, 6, 2, 4]
+
+
+def test_an_error_that_is_not_the_cache_s_is_raised() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, text: torch.Tensor, **options: Any) -> None:
+            raise RuntimeError("no such model")
+
+    with pytest.raises(RuntimeError, match="no such model"):
+        reread._decode(Model(), torch.tensor([[1, 2]]), 4)
 
 
 def test_pickled_weights_are_not_opened(folder: Path, tmp_path: Path) -> None:
