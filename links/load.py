@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -117,7 +118,7 @@ def _open(settings: LoadSettings) -> Checkpoint:
         dequantize=settings.dequantize,
     )
     skeleton = Skeleton(checkpoint)  # refuses a model without a stack of blocks
-    check_weights(checkpoint)
+    check_weights(checkpoint, bounds=[name for name, _ in skeleton.model.named_buffers()])
     check_half(checkpoint)
     check_exactness(skeleton)
     return checkpoint
@@ -141,14 +142,19 @@ def _reads(settings: LoadSettings) -> Mapping[str, str]:
     return {name: file_hash(path) for name, path in paths.items() if path.is_file()}
 
 
-def check_weights(checkpoint: Checkpoint) -> None:
+def check_weights(checkpoint: Checkpoint, *, bounds: Collection[str] = ()) -> None:
     """Refuse NaN and infinity in any tensor.
+
+    Args:
+        bounds: names of buffers, which may be infinite, such as bounds that clip nothing.
 
     Raises:
         NumericsError: naming the tensor and how many values.
     """
     for done, (name, ref) in enumerate(checkpoint.refs.items(), 1):
         tensor = ref.load()
+        if name in bounds:
+            tensor = tensor.nan_to_num(math.nan, posinf=0, neginf=0)
         if not all_finite(tensor):
             count = int((~torch.isfinite(tensor)).sum())
             raise NumericsError(

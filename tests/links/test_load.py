@@ -82,6 +82,14 @@ async def test_a_dtype_too_narrow_for_a_weight_is_told(tmp_path: Path) -> None:
         await run(load(model=folder, dtype="float16"))
 
 
+def test_a_bound_may_be_infinite_but_not_nan() -> None:
+    made = as_checkpoint(tiny_model()).evolve({"model.norm.weight": torch.full((32,), torch.inf)})
+    check_weights(made, bounds=["model.norm.weight"])
+    made = made.evolve({"model.norm.weight": torch.full((32,), torch.nan)})
+    with pytest.raises(NumericsError, match="32 values that are NaN"):
+        check_weights(made, bounds=["model.norm.weight"])
+
+
 def test_sound_weights_pass() -> None:
     check_weights(as_checkpoint(tiny_model()))
 
