@@ -18,6 +18,7 @@ _SETTINGS = {
     "bytes": "allocate.bytes",
     "ratio": "allocate.ratio",
     "average-bits": "allocate.bits",
+    "rise": "allocate.rise",
     "runtime": "allocate.runtimes",
     "keep-unused": "load.keep_unused",
     "device": "load.device",

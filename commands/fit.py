@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _BYTES = "Budget: size of the weight files, such as 80MB or 1.5GB."
 _RATIO = "Budget: fraction of the weight files of the model; 0.3 if no budget is given."
 _BITS = "Budget: bits per parameter of everything that is stored."
+_RISE = "In place of a budget: the largest rise of perplexity on the worse text, such as 0.05."
 _RUNTIME = (
     "Use only what this runtime was seen to load: transformers (default), vllm or llama.cpp; "
     "repeatable."
@@ -45,6 +46,7 @@ def fit_command(
     size: Annotated[str | None, typer.Option("--bytes", metavar="SIZE", help=_BYTES)] = None,
     ratio: Annotated[float | None, typer.Option(help=_RATIO)] = None,
     bits: Annotated[float | None, typer.Option(help=_BITS)] = None,
+    rise: Annotated[float | None, typer.Option(help=_RISE)] = None,
     runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
@@ -76,6 +78,7 @@ def fit_command(
             "bytes": size,
             "ratio": ratio,
             "average-bits": bits,
+            "rise": rise,
             "runtime": tuple(runtime) if runtime else None,
             "elsewhere": one_or_more(elsewhere),
             "device": device,

@@ -49,9 +49,11 @@ class Allocation:
     Attributes:
         budget_bytes: what the weight files may take.
         candidates: ways to store the model within the budget, the allocated ones first, each kind
-            by ascending loss.
+            by ascending loss; for a largest rise, by ascending size.
         place: the candidate that quantize applies.
         exact: whether the knapsack was solved exactly.
+        max_rise: look for the smallest candidate whose worse rise of perplexity is at most this;
+            None to keep the best of all.
 
     Raises:
         SettingError: there is no candidate at ``place``.
@@ -61,6 +63,7 @@ class Allocation:
     candidates: tuple[Candidate, ...]
     place: int = 0
     exact: bool = True
+    max_rise: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.place < len(self.candidates):

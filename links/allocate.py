@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -13,7 +14,7 @@ from ..engine import Settings, in_thread, link
 from ..errors import SettingError
 from ..models.planning.stored_bytes import stored_bytes
 from .allocating.budget import budget_bytes, check_one_budget, read_bytes
-from .allocating.candidates import Choices, allocate_candidates
+from .allocating.candidates import Choices, allocate_candidates, ladder_candidates
 from .allocating.runtimes import Limits, Runtime
 
 NumBytes = Annotated[
@@ -33,6 +34,13 @@ class AllocateSettings(Settings):
 
     bits: Annotated[float, Field(gt=0)] | None = None
     """Budget: bits per parameter of everything that is stored, embeddings and scales included."""
+
+    rise: Annotated[float, Field(gt=0)] | None = None
+    """In place of a budget: the largest rise of perplexity on the worse text. The candidates are
+    ``steps`` sizes from the smallest to the original, and select finds the smallest that holds."""
+
+    steps: Annotated[int, Field(ge=2)] = 15
+    """Number of sizes for ``rise``; select tries about the logarithm to base 2 of it."""
 
     allowed_bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] | None = None
     """Bits per weight to choose from; by default all that sensitivity estimated."""
@@ -84,13 +92,7 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
 
 def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
     checkpoint = ctx["checkpoint"]
-    budget = budget_bytes(
-        checkpoint,
-        stored_bytes(checkpoint),
-        num_bytes=settings.bytes,
-        ratio=settings.ratio,
-        bits=settings.bits,
-    )
+    original_bytes = stored_bytes(checkpoint)
     choices = Choices(
         checkpoint,
         ctx["sensitivity"],
@@ -98,6 +100,16 @@ def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
         settings.allowed_bits,
         settings.group_sizes,
         settings.embedding_bits,
+    )
+    if settings.rise is not None:
+        ladder = ladder_candidates(choices, original_bytes, steps=settings.steps)
+        return replace(ladder, max_rise=settings.rise)
+    budget = budget_bytes(
+        checkpoint,
+        original_bytes,
+        num_bytes=settings.bytes,
+        ratio=settings.ratio,
+        bits=settings.bits,
     )
     return allocate_candidates(
         choices, budget, variants=settings.variants, uniform=settings.uniform
@@ -107,11 +119,13 @@ def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
 @allocate.check
 def _check(ctx: Partial, settings: AllocateSettings) -> None:
     """Budgets that contradict each other, or that are not below the original."""
-    check_one_budget(bytes=settings.bytes, ratio=settings.ratio, bits=settings.bits)
+    check_one_budget(
+        bytes=settings.bytes, ratio=settings.ratio, bits=settings.bits, rise=settings.rise
+    )
     if not settings.runtimes:
         raise SettingError("allocate(runtimes=()) names no runtime; name at least one")
     checkpoint = ctx.get("checkpoint")
-    if checkpoint is not None:
+    if checkpoint is not None and settings.rise is None:
         budget_bytes(
             checkpoint,
             stored_bytes(checkpoint),

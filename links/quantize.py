@@ -12,7 +12,7 @@ from ..models.blocks.linears import Linear, all_linears, named
 from ..models.codecs.bitsandbytes import check_nf4_shape, nf4_values
 from ..models.passes.tuning import Tuning
 from ..solvers.grid import Grid
-from .quantizing.allocated import allocated, check_undecided
+from .quantizing.allocated import allocated, check_undecided, require_settled
 from .quantizing.calibrated import round_by_text
 from .quantizing.embeddings import chosen_embeddings, round_embeddings
 from .quantizing.forecast import quantize_forecast
@@ -51,6 +51,7 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     """
     checkpoint = ctx["checkpoint"]
     asked = settings
+    require_settled(ctx.get("allocation"))
     settings = allocated(settings, checkpoint, ctx.get("allocation"))
     settings = resolved(settings, calibrated="calibration" in ctx)
     warn_of_unused(asked, settings.method)

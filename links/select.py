@@ -1,18 +1,17 @@
-"""select: build every candidate of an allocation, judge each on both texts, keep the best."""
+"""select: build candidates of an allocation, judge each on both texts, keep the best."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from ..contexts.flow import Selectable, Selected
 from ..contexts.forecast import Forecast
-from ..engine import Settings, announce, link
-from ..errors import GateError
+from ..engine import Settings, link
 from .allocating.body import SelectBody
 from .allocating.forecast import select_forecast
-from .allocating.trial import Trial, try_candidate
+from .allocating.search import SearchResult, search
 
 
 class SelectSettings(Settings):
@@ -24,47 +23,30 @@ class SelectSettings(Settings):
 
 @link(SelectSettings)
 async def select(ctx: Selectable, settings: SelectSettings) -> Selected:
-    """Build and judge every candidate, and keep the one whose worse rise is smallest.
+    """Build and judge candidates, and keep one.
 
-    Uniform settings of the same budget are among the candidates, so that the result is no worse
-    than these on the texts that judge. The history records every candidate, kept or not, with its
-    predicted bytes and its figures on both texts.
+    Under a budget every candidate is tried, and the one whose worse rise is smallest is kept.
+    Uniform settings of the same budget are among them, so that the result is no worse than these
+    on the texts that judge. For a largest rise, the smallest candidate whose worse rise is no
+    larger is found by bisection. The history records every candidate that was tried, kept or not,
+    with its predicted bytes and its figures on both texts.
 
     Raises:
-        GateError: no candidate passes the validate of the body.
+        GateError: no candidate passes the validate of the body, or none is good enough.
     """
-    candidates = ctx["allocation"].candidates
-    tried: list[Trial] = []
-    best: Trial | None = None
-    start: dict[str, Any] = dict(ctx)
-    for place in range(len(candidates)):
-        announce("candidates", place, len(candidates))
-        trial = await try_candidate(start, settings.body, place)
-        if trial.context is None:
-            tried.append(trial)
-            continue
-        start["reference"] = trial.context["reference"]
-        if best is None or trial.rise < best.rise:
-            best = trial
-        # Only the best one's model stays in memory.
-        tried = [each if each is best else replace(each, context=None) for each in (*tried, trial)]
-    if best is None:
-        raise GateError(
-            f"none of {len(tried)} candidates passes; the last one, "
-            f"'{tried[-1].candidate.name}': {tried[-1].record.metrics['reason']}"
-        )
-    return _result(ctx, best, tried)
+    return _result(ctx, await search(ctx, settings.body))
 
 
-def _result(ctx: Selectable, best: Trial, tried: Sequence[Trial]) -> Selected:
-    """The keys of the best candidate, and the records of all and of the links of the best."""
+def _result(ctx: Selectable, found: SearchResult) -> Selected:
+    """The keys of the candidate that was kept, the records of all, and of the links of that one."""
+    best = found.best
     context = cast("Mapping[str, Any]", best.context)
-    inner = [*best.steps, *(each.settled(best) for each in tried)]
-    history = (*ctx.get("history", ()), *(replace(each, within="select") for each in inner))
+    inner = (replace(each, within="select") for each in (*best.steps, *found.records))
+    history = (*ctx.get("history", ()), *inner)
     added = {key: value for key, value in context.items() if ctx.get(key) is not value}
     promised = {key: context[key] for key in ("checkpoint", "verdict", "reference", "allocation")}
     metrics = {
-        "candidates": len(tried),
+        "candidates": len(found.records),
         "kept": best.candidate.name,
         "predicted_bytes": best.candidate.num_bytes,
         "rise": context["verdict"].rise,

@@ -143,6 +143,33 @@ def allocate_candidates(
     return Allocation(budget, tuple(found), exact=exact)
 
 
+def ladder_candidates(choices: Choices, original_bytes: int, *, steps: int) -> Allocation:
+    """Allocated candidates of sizes from the smallest to just below the original.
+
+    Neighbours differ by one factor.
+    """
+    choices.require_any()
+    smallest = _smallest(choices)
+    if smallest.num_bytes >= original_bytes:
+        raise SettingError(
+            f"no grid makes '{choices.checkpoint.source}' smaller than its {original_bytes:,} bytes"
+        )
+    factor = (original_bytes / smallest.num_bytes) ** (1 / steps)
+    found: list[Candidate] = []
+    exact = True
+    for step in range(steps):
+        budget = int(smallest.num_bytes * factor**step)
+        if choices.limits.mixed:
+            made = next(_allocated(choices, budget, smallest), None)
+        else:
+            made = next(((each, True) for each in _uniform(choices, budget, smallest, 1)), None)
+        if made is not None and not _known(made[0], found):
+            name = f"{made[0].name}, {budget / 1e6:.4g} MB"
+            found.append(replace(made[0], name=name))
+            exact = exact and made[1]
+    return Allocation(original_bytes, tuple(found), exact=exact)
+
+
 def outlined_candidate(checkpoint: Checkpoint, candidate: Candidate) -> Checkpoint:
     """The model as the candidate stores it, without values."""
     made: dict[str, TensorRef] = {}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...checkpoints import Checkpoint
+from ...contexts.allocation import Allocation
 from ...contexts.flow import Calibrated, Selectable
 from ...contexts.forecast import Forecast
 from ...contexts.sensitivity import EmbeddingSensitivity, LinearSensitivity, Sensitivity
@@ -88,22 +89,35 @@ def select_forecast(ctx: Selectable, body: Chain) -> Forecast:
     allocation = ctx["allocation"]
     whole, peak, kept = Forecast(), 0, 0
     start: dict[str, Any] = dict(ctx)
-    for place in range(len(allocation.candidates)):
+    places = _tried(allocation)
+    for place in places:
         told, highest = _through({**start, "allocation": replace(allocation, place=place)}, body)
         peak = max(peak, highest + kept - context_bytes(ctx))
-        if place == 0:
+        if place == places[0]:
             first, kept = told, max(0, context_bytes(ctx, told.adds) - context_bytes(ctx))
         if "reference" in told.adds:
             start["reference"] = told.adds["reference"]
         whole = whole.then(told)
-    count = len(allocation.candidates)
+    count = len(places)
     note = f"{count} {'candidate is' if count == 1 else 'candidates are'} built and judged"
     return replace(
         whole,
-        adds={**first.adds, "allocation": allocation},
+        adds={**first.adds, "allocation": replace(allocation, place=places[0])},
+        guessed=whole.guessed or allocation.max_rise is not None,
         notes=(note, *whole.notes),
         memory_bytes=max(0, peak),
     )
+
+
+def _tried(allocation: Allocation) -> list[int]:
+    """Places of the candidates that are expected to be tried; bisection goes down each time."""
+    if allocation.max_rise is None:
+        return list(range(len(allocation.candidates)))
+    places, high = [], len(allocation.candidates) - 1
+    while high >= 0:
+        places.append(high // 2)
+        high = high // 2 - 1
+    return places
 
 
 def _through(ctx: dict[str, Any], body: Chain) -> tuple[Forecast, int]:

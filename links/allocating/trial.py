@@ -10,7 +10,7 @@ from typing import Any
 from ...contexts.allocation import Allocation, Candidate
 from ...contexts.cost import Meter
 from ...contexts.steps import Step
-from ...contexts.verdict import Verdict
+from ...contexts.verdict import Reference, Verdict
 from ...engine import Chain
 from ...errors import GateError, LinkError, NumericsError, SolverError
 from ..validating.metrics import metrics
@@ -26,26 +26,26 @@ class Trial:
     Attributes:
         candidate: what was tried.
         rise: the larger rise of perplexity on the texts; infinite if it failed or is NaN.
+        failure: why it could not be judged; None if it was.
         context: the context after it; None if it failed or is not needed any more.
+        reference: outputs of the original model, computed once for all; None if it failed.
         steps: records of the links that built it.
         record: record of the trial as a whole.
     """
 
     candidate: Candidate
     rise: float
+    failure: str | None
     context: Mapping[str, Any] | None
+    reference: Reference | None
     steps: tuple[Step, ...]
     record: Step
 
-    def settled(self, best: Trial) -> Step:
+    def settled(self, *, kept: bool, reason: str) -> Step:
         """The record, with whether it is the candidate that was kept, and why."""
-        kept, reason = self is best, self.record.metrics["reason"]
-        if kept:
-            reason = "smallest rise on the worse text"
-        elif not reason:
-            reason = f"rises more than '{best.candidate.name}'"
-        changed = {**self.record.metrics, "kept": kept, "reason": reason}
-        return replace(self.record, metrics=changed)
+        why = reason if self.failure is None else self.failure
+        metrics = {**self.record.metrics, "kept": kept, "reason": why}
+        return replace(self.record, metrics=metrics)
 
 
 async def try_candidate(ctx: Mapping[str, Any], body: Chain, place: int) -> Trial:
@@ -55,7 +55,7 @@ async def try_candidate(ctx: Mapping[str, Any], body: Chain, place: int) -> Tria
         LinkError: a link failed for a reason that concerns all candidates.
     """
     meter = Meter()
-    allocation: Allocation = replace(ctx["allocation"], place=place)
+    allocation: Allocation = replace(ctx["allocation"], place=place, max_rise=None)
     candidate = allocation.current
     found: dict[str, Any] = {
         "candidate": candidate.name,
@@ -64,21 +64,19 @@ async def try_candidate(ctx: Mapping[str, Any], body: Chain, place: int) -> Tria
         "estimated_loss": candidate.loss,
         "embedding_bits": candidate.embedding_bits,
         "grids": _counted(candidate),
-        "kept": False,
-        "reason": "",
     }
     try:
         context = await body.run({**ctx, "allocation": allocation})
     except LinkError as error:
         if not isinstance(error.__cause__, _FAILURES):
             raise
-        failed = Step("candidate", {}, meter.stop(), {**found, "reason": str(error)}, None)
-        return Trial(candidate, math.inf, None, (), failed)
+        failed = Step("candidate", {}, meter.stop(), found, None)
+        return Trial(candidate, math.inf, str(error), None, None, (), failed)
     verdict: Verdict = context["verdict"]
     record = Step("candidate", {}, meter.stop(), {**found, **metrics(verdict)}, verdict.checkpoint)
     steps = tuple(context["history"][len(ctx.get("history", ())) :])
     rise = math.inf if math.isnan(verdict.rise) else verdict.rise
-    return Trial(candidate, rise, context, steps, record)
+    return Trial(candidate, rise, None, context, context["reference"], steps, record)
 
 
 def _counted(candidate: Candidate) -> dict[str, int]:

@@ -45,6 +45,19 @@ def allocated(
     )
 
 
+def require_settled(allocation: Allocation | None) -> None:
+    """Refuse candidates among which measurements have to decide.
+
+    Raises:
+        SettingError: the allocation is one for a largest rise.
+    """
+    if allocation is not None and allocation.max_rise is not None:
+        raise SettingError(
+            f"allocate(rise={allocation.max_rise}) leaves the size to select, which measures the "
+            f"rise; put quantize into the body of select, or give allocate a budget"
+        )
+
+
 def check_undecided(settings: QuantizeSettings) -> None:
     """Refuse settings that contradict an allocation.
 

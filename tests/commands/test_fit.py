@@ -55,6 +55,7 @@ def test_fit(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("options", "message"),
     [
         (("--bytes", "40kB", "--bits", "3"), "states 2 budgets; give one of them"),
+        (("--bytes", "40kB", "--rise", "0.05"), "states 2 budgets; give one of them"),
         (("--bytes", "1kB"), "1,000 bytes is below the smallest size of"),
         (("--bytes", "1TB"), "give a smaller budget"),
         (("--bytes", "small"), "is not a size; write one such as 80MB"),
@@ -73,6 +74,21 @@ def test_refused_before_work(
     assert message in " ".join(found.output.split())
     assert not (tmp_path / "light").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_rise(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prove_at_once(monkeypatch)
+    options = ("--out", tmp_path / "light", "--rise", 0.5, "--json", "--data", folders / "text.txt")
+    grids = sets("sensitivity.group_sizes=[16, null]", "quantize.method=rtn", "allocate.steps=4")
+    found = run("fit", folders / "dense", *options, *grids)
+    assert found.exit_code == 0, found.output
+    steps = json.loads(found.stdout)["steps"]
+    tried = [each["metrics"] for each in steps if each["link"] == "candidate"]
+    kept = next(each for each in tried if each["kept"])
+    assert 1 <= len(tried) <= 3
+    assert kept["worse_rise"] <= 0.5
+    good = [each["predicted_bytes"] for each in tried if each["worse_rise"] <= 0.5]
+    assert kept["predicted_bytes"] == min(good)
 
 
 def test_gguf_is_refused(folders: Path, tmp_path: Path) -> None:

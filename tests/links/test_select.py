@@ -101,6 +101,52 @@ async def test_failed_candidates_are_passed_over() -> None:
     assert isinstance(e.value.__cause__, GateError)
 
 
+def _ladder(rises: dict[int, float], max_rise: float) -> tuple[dict[str, Any], Chain]:
+    """Candidates of 2, 3, ... bits, and a body that makes up their rises."""
+
+    async def judged(ctx: dict[str, Any]) -> dict[str, Any]:
+        bits = int(ctx["allocation"].current.name.split()[0])
+        verdict = ctx["verdict"]
+        worse = replace(verdict.heldout, rise=rises[bits])
+        return {**ctx, "verdict": replace(verdict, heldout=worse, elsewhere=None)}
+
+    ctx = _context(*rises)
+    ladder = replace(ctx["allocation"], max_rise=max_rise)
+    body = Chain(quantize(group_size="auto", method="rtn"), validate(), judged)
+    return {**ctx, "allocation": ladder}, body
+
+
+@pytest.mark.parametrize(
+    ("max_rise", "tried"),
+    [(0.05, [5, 3, 4]), (0.25, [5, 3, 2]), (0.5, [5, 3, 2]), (0.002, [5, 7, 8])],
+)
+async def test_smallest_within_a_rise(max_rise: float, tried: list[int]) -> None:
+    """Bisection over seven sizes tries three."""
+    rises = {2: 0.4, 3: 0.2, 4: 0.1, 5: 0.04, 6: 0.02, 7: 0.01, 8: 0.001}
+    kept = min(bits for bits, rise in rises.items() if rise <= max_rise)
+    ctx, body = _ladder(rises, max_rise)
+    found = await run(select(body=body), ctx)
+    assert found["allocation"].current.name == f"{kept} bits"
+    assert found["allocation"].max_rise is None
+    records = _records(found)
+    assert [each["candidate"] for each in records if each["kept"]] == [f"{kept} bits"]
+    assert [each["candidate"] for each in records] == [f"{bits} bits" for bits in tried]
+    for each in records:
+        bits = int(each["candidate"].split()[0])
+        if each["kept"]:
+            assert "smallest that rises by at most" in each["reason"]
+        elif rises[bits] <= max_rise:
+            assert each["reason"] == "holds, but is larger"
+        else:
+            assert "rises by >" in each["reason"]
+
+
+async def test_no_size_is_good_enough() -> None:
+    ctx, body = _ladder({2: 0.4, 3: 0.2, 4: 0.1}, 0.01)
+    with pytest.raises(LinkError, match=r"the smallest rise is 10\.00%, of '4 bits'"):
+        await run(select(body=body), ctx)
+
+
 async def test_other_failures_end_the_run() -> None:
     ctx = _context(4)
     unknown = replace(ctx["allocation"].current, grids={"model.nowhere": LinearGrid(4, 16)})

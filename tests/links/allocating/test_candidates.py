@@ -15,6 +15,7 @@ from birdbone.errors import SettingError
 from birdbone.links.allocating.candidates import (
     Choices,
     allocate_candidates,
+    ladder_candidates,
     outlined_candidate,
 )
 from birdbone.links.allocating.forecast import outlined_sensitivity
@@ -113,6 +114,19 @@ def test_at_least_three_bits() -> None:
     plain, wide = found.candidates
     assert min(grid.bits for grid in plain.grids.values()) == 2
     assert min(grid.bits for grid in wide.grids.values()) == 3
+
+
+def test_ladder() -> None:
+    """Sizes from the smallest to below the original, each larger and estimated to cost less."""
+    original = stored_bytes(tiny_checkpoint("llama_tied"))
+    found = ladder_candidates(_choices(), original, steps=8).candidates
+    sizes = [each.num_bytes for each in found]
+    losses = [each.loss for each in found]
+    assert len(found) == 8
+    assert sizes == sorted(sizes)
+    assert losses == sorted(losses, reverse=True)
+    assert sizes[-1] < original
+    assert len({each.name for each in found}) == 8
 
 
 def test_vllm_is_uniform() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,3 +62,10 @@ async def test_other_formats(settings: dict[str, Any]) -> None:
 async def test_unknown_layer() -> None:
     with pytest.raises(LinkError, match=r"has a grid for layer 'model.layers.9.*after the links"):
         await run(quantize(), _context({"model.layers.9.mlp.up_proj": LinearGrid(4, 16)}))
+
+
+async def test_rise_needs_select() -> None:
+    ctx = _context({_UP: LinearGrid(3, 16)})
+    ladder = replace(ctx["allocation"], max_rise=0.05)
+    with pytest.raises(LinkError, match=r"allocate\(rise=0.05\) leaves the size to select"):
+        await run(quantize(group_size="auto"), {**ctx, "allocation": ladder})
