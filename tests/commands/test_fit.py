@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from no_process import prove_at_once
 from typer.testing import CliRunner, Result
 
 from birdbone.cli import app
@@ -23,9 +22,8 @@ def sets(*more: str) -> list[str]:
     return [word for each in (*FEW, *more) for word in ("--set", each)]
 
 
-def test_fit(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit(folders: Path, tmp_path: Path) -> None:
     """The folder has the predicted size, and its record every candidate."""
-    prove_at_once(monkeypatch)
     options = ("--out", tmp_path / "light", "--ratio", 0.4, "--json", "--run", tmp_path / "run")
     grids = sets("sensitivity.group_sizes=[16, 32, null]", "quantize.matching=0")
     text = ("--data", folders / "text.txt")
@@ -76,8 +74,7 @@ def test_refused_before_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_rise(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prove_at_once(monkeypatch)
+def test_rise(folders: Path, tmp_path: Path) -> None:
     options = ("--out", tmp_path / "light", "--rise", 0.5, "--json", "--data", folders / "text.txt")
     grids = sets("sensitivity.group_sizes=[16, null]", "quantize.method=rtn", "allocate.steps=4")
     found = run("fit", folders / "dense", *options, *grids)
