@@ -34,12 +34,26 @@ def main(request_path: str) -> None:
     """Run the measurement described in a request file and write its results."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     try:
+        _limit_memory(request.get("memory_limit"))
         _check_alone()
         result = measure_file(request)
         _check_alone()
     except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
         result = {"error": f"{type(error).__name__}: {error}"}
     Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _limit_memory(allowed: int | None) -> None:
+    """Take no more memory than allowed beyond what is in use by now, where Linux enforces it."""
+    if allowed is None or not _STATUS.exists():
+        return
+    lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = used + allowed
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
 def _check_alone() -> None:

@@ -84,10 +84,25 @@ def _require_depth_in(written: Mapping[str, Any]) -> None:
     Raises:
         ValueError: it does; transformers builds a list of that length for some models.
     """
+    for layers in _depths(written):
+        if layers > _MOST_LAYERS:
+            raise ValueError(f"it asks for {layers} layers, more than any model has")
+
+
+def impossible_depth(written: Mapping[str, Any], num_tensors: int) -> str | None:
+    """What is wrong with a config that asks for more layers than there are tensors, or None."""
+    layers = max(_depths(written), default=0)
+    if layers <= num_tensors:
+        return None
+    return f"config.json asks for {layers} layers of a model of {num_tensors} tensors"
+
+
+def _depths(written: Mapping[str, Any]) -> Iterator[int]:
+    """Every number of layers in a config as it is written, and in the configs of its parts."""
     for part in (written, *(value for value in written.values() if isinstance(value, dict))):
         for name in _DEPTHS:
-            if isinstance(layers := part.get(name), int) and layers > _MOST_LAYERS:
-                raise ValueError(f"it asks for {layers} layers, more than any model has")
+            if isinstance(layers := part.get(name), int):
+                yield layers
 
 
 def context_length(checkpoint: Checkpoint) -> int | None:

@@ -21,11 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ProofError
+from ...checkpoints import open_folder
+from ...errors import CheckpointError, ProofError
 from ..blocks.announcing import Announce
+from ..blocks.config import impossible_depth
+from .memory_limit import MemoryLimit, memory_limit
 
 _RESCORE = Path(__file__).with_name("measure_folder.py")
 # No network access, and no tokenizer threads.
+_KILLED = (-9, -6, -11, 134, 137, 139)  # by a signal, of which memory that ran out is one reason
+_OTHER_SHAPES = "ignore_mismatched_sizes"
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -123,11 +128,18 @@ async def run_alone(
 
     Raises:
         ProofError: the script failed; the message is its error, with ``opener`` as the runtime.
+        SettingError: the memory limit that the environment sets is no number.
     """
+    limit = memory_limit(request)
+    _check_depth(Path(request["folder"]), opener)
     with tempfile.TemporaryDirectory() as aside:
         result = Path(aside) / "result.json"
         asked = Path(aside) / "request.json"
-        asked.write_text(json.dumps({**request, "result": str(result)}), encoding="utf-8")
+        allowed = None if limit is None else limit.num_bytes
+        asked.write_text(
+            json.dumps({**request, "result": str(result), "memory_limit": allowed}),
+            encoding="utf-8",
+        )
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -145,7 +157,7 @@ async def run_alone(
                 with suppress(ProcessLookupError):  # it ended by itself in between
                     process.kill()
                 await process.wait()
-        return _read_result(result, str(request["folder"]), process.returncode, opener)
+        return _read_result(result, str(request["folder"]), process.returncode, opener, limit)
 
 
 async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> None:
@@ -158,14 +170,33 @@ async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> No
     await process.wait()
 
 
-def _read_result(path: Path, folder: str, code: int | None, opener: str) -> dict[str, Any]:
+def _read_result(
+    path: Path, folder: str, code: int | None, opener: str, limit: MemoryLimit | None
+) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         result = {"error": f"the process ended with exit status {code} and no result"}
-        if code == -9:
+        if code in _KILLED:
             result["error"] += "; it was killed, possibly because memory ran out"
+            if limit is not None:
+                result["error"] += f": it may take {limit}"
     if "error" in result:
         reason = result["error"].replace(folder, "the folder")
+        if _OTHER_SHAPES in reason:  # followed by a reference to a table that nobody sees
+            reason = "its files hold tensors of other shapes than its config asks for"
+        if limit is not None:
+            reason = limit.explain(reason)
         raise ProofError(f"{opener} cannot open and run the saved model: {reason}")
     return result
+
+
+def _check_depth(folder: Path, opener: str) -> None:
+    """Refuse a config with more layers than the folder has tensors: making them takes hours."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        num_tensors = len(open_folder(folder))
+    except (OSError, ValueError, RecursionError, CheckpointError):
+        return  # the process says what is wrong
+    if isinstance(config, dict) and (fault := impossible_depth(config, num_tensors)):
+        raise ProofError(f"{opener} cannot open and run the saved model: {fault}")

@@ -43,6 +43,7 @@ def main(request_path: str) -> None:
     """Measure what the request asks for and leave the figures where it says."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     try:
+        _limit_memory(request.get("memory_limit"))
         _check_alone()
         _silence()
         result = measure(request)
@@ -57,6 +58,19 @@ def _silence() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def _limit_memory(allowed: int | None) -> None:
+    """Take no more memory than allowed beyond what is in use by now, where Linux enforces it."""
+    if allowed is None or not _STATUS.exists():
+        return
+    lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = used + allowed
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
 def _check_alone() -> None:

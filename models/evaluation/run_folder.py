@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import sys
 import warnings
 from pathlib import Path
@@ -22,12 +23,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 _PROMPT = "The bones of a bird are"
 _PROMPT_TOKENS = 16
+_STATUS = Path("/proc/self/status")
 
 
 def main(request_path: str) -> None:
     """Answer the request and write the result to the file it names."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     try:
+        _limit_memory(request.get("memory_limit"))
         _check_alone()
         _silence()
         result = read(request)
@@ -42,6 +45,19 @@ def _silence() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def _limit_memory(allowed: int | None) -> None:
+    """Take no more memory than allowed beyond what is in use by now, where Linux enforces it."""
+    if allowed is None or not _STATUS.exists():
+        return
+    lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    wanted = used + allowed
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
 def _check_alone() -> None:
