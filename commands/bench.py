@@ -55,6 +55,7 @@ def bench(
     """
     from ..checkpoints.placement import on_device
     from ..formats.runtime_benchmark import run_benchmark
+    from ..models.writing.output_path import check_writable_file
     from ..reports.bench import contest_document, contest_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
 
@@ -63,6 +64,8 @@ def bench(
             say("birdbone", f"run {done + 1} of {total}")
 
     with warnings_as_notes(), quiet_libraries(), on_device(device):
+        if out is not None:
+            check_writable_file(out)
         text = _Text(
             one_or_more(data) or "pydoc",
             one_or_more(heldout_data),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contexts.verdict import PREFIXES
 from ..errors import DataError, MissingExtraError, SettingError
+from ..models.writing.output_path import check_writable_file
 from .both_texts import SHORT_NAMES
 from .waves import WaveRow
 
@@ -38,10 +39,12 @@ def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = Non
     Raises:
         DataError: fewer than two waves were evaluated.
         MissingExtraError: matplotlib is not installed.
-        SettingError: the file name does not end in .png or .svg.
+        SettingError: the file name does not end in .png or .svg, or the file cannot be written.
+        ResourceError: the disk or the quota is full.
     """
     if path.suffix.lower() not in _SUFFIXES:
         raise SettingError(f"'{path}' does not end in .png or .svg; give a file name that does")
+    check_writable_file(path)
     judged = [row for row in rows if row.judged]
     if len(judged) < 2:
         raise DataError(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ...checkpoints.user_paths import user_path
 from ...errors import ResourceError, SettingError
+from .output_path import check_writable, staging_folder, unwritable
 
 PROVENANCE = "birdbone.json"
 """The provenance file; a folder with it was written by birdbone."""
@@ -42,7 +43,8 @@ def check_file_target(path: str | Path, force: bool = False) -> Path:
 
     Raises:
         SettingError: ``path`` is a folder, or a file or records folder that birdbone did not write
-            is in the way and ``force`` is off.
+            is in the way and ``force`` is off; or nothing can be written there.
+        ResourceError: the disk or the quota is full.
     """
     target = user_path(path).resolve()
     records = records_of(target)
@@ -57,6 +59,7 @@ def check_file_target(path: str | Path, force: bool = False) -> Path:
             f"output '{taken[0].name}' exists and was not made by birdbone; "
             f"give another name, or force=True (--force) to replace it"
         )
+    check_writable(target, path)
     return target
 
 
@@ -65,15 +68,22 @@ def check_target(path: str | Path, force: bool = False) -> Path:
 
     Raises:
         SettingError: the target is a file, a folder that birdbone did not write while ``force`` is
-            off, or a folder that contains the working or the home directory.
+            off, or a folder that contains the working or the home directory; or
+            nothing can be written there.
+        ResourceError: the disk or the quota is full.
     """
     target = user_path(path).resolve()
-    if not target.exists():
-        return target
+    if target.exists():
+        _check_replaceable(target, path, force)
+    check_writable(target, path)
+    return target
+
+
+def _check_replaceable(target: Path, path: str | Path, force: bool) -> None:
     if not target.is_dir():
         raise SettingError(f"output '{path}' is a file; give a folder")
     if not any(target.iterdir()):
-        return target
+        return
     for held in (Path.cwd(), Path.home()):
         if held.resolve().is_relative_to(target):
             raise SettingError(f"output '{path}' holds {held}; give a folder of its own")
@@ -82,7 +92,6 @@ def check_target(path: str | Path, force: bool = False) -> Path:
             f"output folder '{path}' exists and was not made by birdbone; "
             f"give another, or force=True (--force) to replace it"
         )
-    return target
 
 
 def is_ours(folder: Path) -> bool:
@@ -113,10 +122,17 @@ def check_disk(path: str | Path, num_bytes: int) -> None:
 
 @contextmanager
 def private_folder(target: Path, purpose: str) -> Iterator[Path]:
-    """A temporary folder next to the target, removed at the end unless `publish` renamed it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.with_name(f".{target.name}.{purpose}-{secrets.token_hex(4)}")
-    folder.mkdir()
+    """A temporary folder next to the target, removed at the end unless `publish` renamed it.
+
+    Raises:
+        SettingError, ResourceError: it cannot be made, as `check_writable` says.
+    """
+    folder = staging_folder(target, purpose)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        raise unwritable(target, error) from error
     try:
         yield folder
     finally:
