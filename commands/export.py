@@ -53,6 +53,7 @@ def export(
     GGUF file if one of its types can hold them.
     """
     from ..chains.exporting import export_chain
+    from ..chains.preflight.look import check_ahead
     from ..middleware import GpuMemory, Progress, Timing
     from ..reports.result import result_document, result_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
@@ -77,6 +78,7 @@ def export(
             keep_unused=keep_unused,
             device=device or "auto",
         )
+        check_ahead(chain)
         for each in () if quiet else (Progress(), Timing(), GpuMemory()):
             chain.use(each)
         try:

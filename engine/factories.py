@@ -28,6 +28,7 @@ P = ParamSpec("P")
 
 SettingsCheck = Callable[[Any, S], None]
 Foretell = Callable[[C, S], Forecast]
+Trial = Callable[[C, S], None]
 Reads = Callable[[S], Any]
 Intact = Callable[[Any, Mapping[str, Any]], bool]
 Follows = Callable[[S, Sequence[Any]], None]
@@ -99,6 +100,15 @@ class LinkFactory(Generic[P, S, C]):
                 return Forecast(moved_bytes=ctx["checkpoint"].num_bytes, notes=("one copy",))
         """
         self.hooks.forecast = hook
+        return hook
+
+    def trial(self, hook: Trial[C, S]) -> Trial[C, S]:
+        """Decorator: try before a run what would otherwise fail at its end.
+
+        ``hook(ctx, settings)`` is called once before a run, on the same outline as ``forecast``,
+        and raises if the link would fail on it. It may take a second, where ``check`` may not.
+        """
+        self.hooks.trial = hook
         return hook
 
     def reads(self, hook: Reads[S]) -> Reads[S]:

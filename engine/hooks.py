@@ -4,6 +4,7 @@
 |---|---|---|
 | ``check`` | ``(ctx, settings) -> None`` | at the start of a run, and again after each new key |
 | ``forecast`` | ``(ctx, settings) -> Forecast`` | before a run; before the link under GpuMemory |
+| ``trial`` | ``(ctx, settings) -> None`` | once before a run, on the outline that is forecast |
 | ``reads`` | ``(settings) -> Any`` | when a run folder looks for a stored result |
 | ``intact`` | ``(ctx, added) -> bool`` | before a stored result is reused |
 | ``follows`` | ``(settings, earlier) -> None`` | when a chain is composed |
@@ -30,6 +31,8 @@ class Hooks(Generic[C, S]):
     Attributes:
         check: raises if the link cannot work, judged by the keys the context has so far.
         forecast: what the link would add, its memory, disk and time.
+        trial: raises if the link would fail on the outline of its context, which holds shapes and
+            no values.
         reads: plain values that change when something outside the context that the link reads
             does, such as the files of a model; None if that cannot be determined.
         intact: whether what the link left outside the context, such as a folder, is unchanged.
@@ -38,6 +41,7 @@ class Hooks(Generic[C, S]):
 
     check: Callable[[Any, S], None] | None = None
     forecast: Callable[[C, S], Forecast] | None = None
+    trial: Callable[[C, S], None] | None = None
     reads: Callable[[S], Any] | None = None
     intact: Callable[[Any, Mapping[str, Any]], bool] | None = None
     follows: Callable[[S, Sequence[Any]], None] | None = None

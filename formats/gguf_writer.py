@@ -23,7 +23,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.durable import rename_synced
 from ..checkpoints.user_paths import user_path
 from ..errors import SettingError
-from ..models.blocks.empty_model import empty_model
+from ..models.blocks.empty_model import empty_model, shared_model
 from ..models.reading.source_card import base_models, source_metadata
 from ..models.writing.publishing import check_disk
 from .ggml_types import (
@@ -139,6 +139,22 @@ def write_gguf(
         {each: kinds.count(each) for each in sorted(set(kinds))},
         {entry.name: entry.kind for entry in entries if entry.is_fallback},
     )
+
+
+def try_gguf(checkpoint: Checkpoint, kind: GgmlKind = "f16") -> None:
+    """Prepare the file of a checkpoint, which needs no values, and write nothing.
+
+    Raises:
+        ModelError: the architecture, one of its settings or tensors, or the tokenizer is not
+            supported by GGUF or llama.cpp.
+    """
+    model = shared_model(checkpoint)
+    architecture, _ = architecture_of(model.config)
+    tensor_entries(checkpoint, model, architecture, kind)
+    writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
+    architecture.describe(writer, model.config)
+    if checkpoint.files:  # the outline of a GGUF file has none
+        describe_tokenizer(writer, checkpoint, int(model.config.vocab_size))
 
 
 def check_file(path: str | Path, force: bool = False) -> Path:

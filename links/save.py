@@ -24,6 +24,7 @@ from .saving.judging import judge_saved, probe_for, record_of, require_proven
 from .saving.records import conditions, describe, keep_refused
 from .saving.settings import SaveSettings
 from .saving.target import asked_format, check_output, is_file_name
+from .saving.trial import save_trial
 from .saving.writing import needed_bytes, write_as, write_as_folder
 
 __all__ = ["save"]
@@ -84,3 +85,4 @@ def _intact(ctx: Mapping[str, Any], added: Mapping[str, Any]) -> bool:
 
 
 save.forecast(save_forecast)
+save.trial(save_trial)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     """
     chain.check_given(dict(ctx or {}))
     start, started = time.perf_counter(), time.time() - psutil.Process().create_time()
-    walk = _walk(chain, dict(ctx or {}))
+    walk = _walk(chain, dict(ctx or {}), tries=True)
     with placed_by(walk.outline):
         base, free = _resident_bytes(), free_bytes()  # now that the imports of links are loaded
         cautions = [*walk.cautions, *_memory(chain, walk, dict(ctx or {}), base, free)]
@@ -103,8 +104,24 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     return Preflight(links, speed, base + free, seconds, walk.blind_from, tuple(cautions), texts)
 
 
-def _walk(chain: Chain, ctx: Mapping[str, Any]) -> _Walk:
-    """Every link on the outline that the one before leaves, up to one without a forecast."""
+def check_ahead(chain: Chain) -> None:
+    """Refuse what `preflight` would, without timing anything; memory is not judged.
+
+    Raises:
+        LinkError: a link refuses its settings, its input or what it would save.
+        ResourceError: the disk is too small.
+    """
+    walk = _walk(chain, {}, tries=True)
+    for caution in _disk(tuple(_expected(each, 0, None) for each in walk.seen)):
+        warnings.warn(caution, stacklevel=2)
+
+
+def _walk(chain: Chain, ctx: Mapping[str, Any], *, tries: bool = False) -> _Walk:
+    """Every link on the outline that the one before leaves, up to one without a forecast.
+
+    Args:
+        tries: also call the trials of links, which take longer.
+    """
     seen: list[_Seen] = []
     guessed = False
     for each in single_links(chain):
@@ -113,6 +130,8 @@ def _walk(chain: Chain, ctx: Mapping[str, Any]) -> _Walk:
             return _Walk(tuple(seen), ctx, name, ())
         try:
             seen.append(_look(each, ctx, guessed))
+            if tries and each.factory.hooks.trial is not None:
+                each.factory.hooks.trial(ctx, each.settings)
         except Exception as error:  # a faulty forecast of a custom link must not stop a run
             if isinstance(error, BirdboneError) and not guessed:
                 raise LinkError(each.__name__, spelled_settings(each), error) from error

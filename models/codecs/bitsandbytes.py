@@ -153,16 +153,22 @@ def quantize_folder(
             dense,
             dtype=dtype,
             device_map="cpu",
-            quantization_config=_config(kind, skipped, dtype),
+            quantization_config=loading_config(kind, skipped, dtype),
             trust_remote_code=trust_remote_code,
             local_files_only=True,
         )
         model.save_pretrained(folder, max_shard_size=max_shard_bytes)
 
 
-def _config(
+def loading_config(
     kind: BitsAndBytesKind, skipped: Sequence[str], dtype: torch.dtype
 ) -> BitsAndBytesConfig:
+    """The settings with which transformers quantises a dense folder while it loads it.
+
+    Args:
+        skipped: paths of the linears that are not quantised.
+        dtype: compute dtype of 4-bit weights.
+    """
     if kind == "llm.int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(skipped))
     return BitsAndBytesConfig(

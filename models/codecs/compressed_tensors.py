@@ -335,6 +335,12 @@ def per_row(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor
     return {name: ref.codes.contiguous(), **scales}
 
 
+def per_row_outline(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor]:
+    """The same names, shapes and dtypes as `per_row`, on the meta device."""
+    scales = {f"{each}_scale": ref.scales.to("meta") for each in (name, *heads)}
+    return {name: ref.codes.to("meta"), **scales}
+
+
 def quantization_config(
     quantized: Mapping[str, Quantized], linears: Iterable[str], embeddings: Sequence[str] = ()
 ) -> dict[str, Any]:

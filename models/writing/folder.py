@@ -36,9 +36,15 @@ from ...errors import CheckpointError, ModelError
 from ..blocks.announcing import AnnounceCount
 from ..blocks.config import has_code
 from ..blocks.embeddings import embedding_paths
-from ..blocks.empty_model import empty_model, find_blocks, tied_parameters
+from ..blocks.empty_model import empty_model, find_blocks, shared_model, tied_parameters
 from ..codecs.bitsandbytes import quantize_folder
-from ..codecs.compressed_tensors import packed, packed_outline, per_row, quantization_config
+from ..codecs.compressed_tensors import (
+    packed,
+    packed_outline,
+    per_row,
+    per_row_outline,
+    quantization_config,
+)
 from .wrapper_names import names_for_files
 
 Ref = TypeVar("Ref", bound=TensorRef)
@@ -79,11 +85,7 @@ def write_model(
     else:
         _write_weights(checkpoint, model, folder, max_shard_bytes, announce)
     if codes:
-        stored = _stored_per_row(model, codes).items()
-        rows = [each for name, heads in stored for each in (name, *heads)]
-        config["quantization_config"] = quantization_config(
-            codes, _modules(model, nn.Linear), [name.removesuffix(".weight") for name in rows]
-        )
+        config["quantization_config"] = _codes_config(model, codes)
     write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
 
 
@@ -152,6 +154,15 @@ def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> d
     }
 
 
+def _codes_config(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> dict[str, Any]:
+    """The quantisation settings of a folder with integer codes, 8-bit embeddings included."""
+    stored = _stored_per_row(model, codes).items()
+    rows = [each for name, heads in stored for each in (name, *heads)]
+    return quantization_config(
+        codes, _modules(model, nn.Linear), [name.removesuffix(".weight") for name in rows]
+    )
+
+
 def _write_weights(
     checkpoint: Checkpoint,
     model: PreTrainedModel,
@@ -174,12 +185,12 @@ def folder_outline(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Te
         CheckpointError, ModelError: see `write_model`.
     """
     checkpoint = _without_blocks(checkpoint)
-    model = empty_model(checkpoint)
+    model = shared_model(checkpoint)
     config = dict(checkpoint.config)
     codes, handed_over = _of_kind(checkpoint, Quantized), _of_kind(checkpoint, BitsAndBytes)
     _check_quantized(model, codes, handed_over)
     if codes:
-        config["quantization_config"] = quantization_config(codes, _modules(model, nn.Linear))
+        config["quantization_config"] = _codes_config(model, codes)
     return config, _Outgoing(checkpoint, model, _silent).outline
 
 
@@ -264,8 +275,7 @@ class _Outgoing(Mapping[str, Tensor]):
         for name in names:
             ref = self._refs[name]
             if isinstance(ref, Quantized) and name in self._rows:
-                made = per_row(name, ref, self._rows[name])
-                outline.update({part: tensor.to("meta") for part, tensor in made.items()})
+                outline.update(per_row_outline(name, ref, self._rows[name]))
             elif isinstance(ref, Quantized):
                 outline.update(packed_outline(name, ref))
             else:
@@ -321,7 +331,7 @@ def _write_bitsandbytes(
             Path(aside),
             folder,
             kind=next(iter(_of_kind(checkpoint, BitsAndBytes).values())).kind,
-            skipped=_left_alone(checkpoint, model),
+            skipped=left_dense(checkpoint, model),
             dtype=getattr(torch, str(checkpoint.config.get("dtype")), torch.float32),
             max_shard_bytes=max_bytes,
             trust_remote_code=has_code(checkpoint),
@@ -334,7 +344,8 @@ def _write_bitsandbytes(
     return settings
 
 
-def _left_alone(checkpoint: Checkpoint, model: PreTrainedModel) -> Sequence[str]:
+def left_dense(checkpoint: Checkpoint, model: PreTrainedModel) -> Sequence[str]:
+    """Paths of the linears that are not meant for bitsandbytes."""
     covered = {name.removesuffix(".weight") for name in _of_kind(checkpoint, BitsAndBytes)}
     return [path for path in _modules(model, nn.Linear, Conv1D) if path not in covered]
 
