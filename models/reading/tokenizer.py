@@ -43,6 +43,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         trust = any(name.endswith(".py") for name in checkpoint.files)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+            tokenizer("a")  # settings of a wrong type, such as a list of lengths, fail only in use
         except BaseException as error:
             if not tokenizer_refused(error):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from tiny_folders import quantized, written
 from tiny_gguf import gguf_checkpoint
 
 from birdbone.checkpoints.manifest import decode_manifest, encode_manifest
+from birdbone.errors import ModelError
 from birdbone.formats.gguf_writer import write_gguf
 from birdbone.journal import Journal
+from birdbone.models.reading.tokenizer import load_tokenizer
 
 EVERY_STEP = "links: [load, calibrate: {length: 8, windows: 2, healing_windows: 1}, profile, score]"
 
@@ -230,3 +233,12 @@ def test_a_kept_record_whose_fields_are_of_other_kinds(
     assert ending.exit_code == 0
     assert "score runs again" in ending.stderr
     assert path.exists()
+
+
+def test_tokenizer_settings_that_fail_only_in_use() -> None:
+    checkpoint = tiny_checkpoint()
+    name = "tokenizer_config.json"
+    settings = {**json.loads(checkpoint.files[name]), "model_max_length": [[]]}
+    files = {**checkpoint.files, name: json.dumps(settings).encode()}
+    with pytest.raises(ModelError, match=r"no tokenizer that can be read .*not supported between"):
+        load_tokenizer(replace(checkpoint, files=files))
