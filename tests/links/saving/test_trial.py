@@ -75,5 +75,7 @@ def test_a_chain_is_refused_before_any_work(tmp_path: Path) -> None:
         quantize(method="rtn", group_size=None),
         save(path=str(tmp_path / "out"), compare=False),
     )
-    with pytest.raises(LinkError, match=r"link 'save' failed: .*Llama4ForCausalLM.*leave quantize out"):
+    with pytest.raises(
+        LinkError, match=r"link 'save' failed: .*Llama4ForCausalLM.*leave quantize out"
+    ):
         preflight(chain)
