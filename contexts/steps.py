@@ -19,7 +19,7 @@ class Step:
         settings: all settings it ran with, defaults included.
         cost: wall time and peak memory.
         metrics: what the link measured, by name: numbers, text, flags, or lists of numbers for
-            repeated measurements.
+            repeated measurements, or numbers by layer.
         checkpoint: id of the model after the link; None if there was no model yet.
         within: name of the link that ran this one as part of itself, and whose cost includes its
             cost; None for a link of the chain itself.

@@ -100,7 +100,9 @@ class Logging:
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Log the link's wall time and metrics."""
         step = newest_step(link, ctx, result)
-        metrics = {"metrics": dict(step.metrics)} if step is not None and step.metrics else {}
+        figures = {} if step is None else step.metrics
+        plain = {key: value for key, value in figures.items() if not isinstance(value, Mapping)}
+        metrics = {"metrics": plain} if plain else {}
         self._logger(mwctx).info(
             "link.finished", link=name_of(link), **self._seconds(link, mwctx), **metrics
         )

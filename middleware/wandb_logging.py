@@ -213,7 +213,11 @@ def _measured(
     step = newest_step(link, ctx, result)
     if step is None:
         return {} if start is None else {"seconds": time.perf_counter() - start}
-    metrics = {key: value for key, value in step.metrics.items() if value is not None}
+    metrics = {
+        key: value
+        for key, value in step.metrics.items()
+        if value is not None and not isinstance(value, Mapping)  # one figure per layer
+    }
     return {**metrics, "seconds": step.cost.seconds, "peak_bytes": step.cost.peak_bytes}
 
 

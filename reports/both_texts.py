@@ -10,9 +10,9 @@ _FIGURES = (
     ("perplexity", "perplexity", "{:,.3f}"),
     ("rise", "rise over dense", "{:.1%}"),
     ("mean_kl", "KL to dense, nats/token", "{:.4f}"),
-    ("kl_99", "KL of the worst 1 % of tokens, at least", "{:.3f}"),
-    ("kl_999", "KL of the worst 0.1 %, at least", "{:.3f}"),
-    ("rms_dp", "RMS change of the next token's probability", "{:.1%}"),
+    ("kl_99", "KL, 99th percentile", "{:.3f}"),
+    ("kl_999", "KL, 99.9th percentile", "{:.3f}"),
+    ("rms_dp", "next token's probability, RMS change", "{:.1%}"),
     ("agreement", "top-1 agreement", "{:.1%}"),
 )
 SHORT_NAMES: Mapping[str, str] = {"heldout": "held-out text", "elsewhere": "elsewhere"}

@@ -18,6 +18,7 @@ from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
 from ..models.writing.publishing import PROVENANCE, path_of
 from .both_texts import text_remarks
+from .layer_records import layer_records
 from .source_contents import as_in_gguf, contents_record
 
 _LIBRARIES = (
@@ -61,6 +62,7 @@ def provenance(
         "dense": dense.id,
         **contents_record(as_in_gguf(checkpoint) if in_gguf else checkpoint),
         "steps": [without_paths(step.as_dict()) for step in history],
+        "layers": layer_records(checkpoint, history),
         "texts": without_paths(texts),
         "figures": {name: dict(found) for name, found in figures.items()},
         "remarks": text_remarks(figures),

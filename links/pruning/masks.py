@@ -8,6 +8,7 @@ from typing import Any
 
 from ...checkpoints import Checkpoint, Coded
 from ...contexts.flow import Partial, Pruned, Scored
+from ...contexts.layer_errors import error_metrics
 from ...contexts.plan import LinearPlan, Plan
 from ...contexts.scores import Scores
 from ...engine import announce, in_thread, unfinished
@@ -101,9 +102,7 @@ def _summary(
     errors = {name: plan.relative_error for name, plan in plans.items()}
     return {
         "linear_sparsity": removed / sum(sizes.values()),
-        "mean_relative_error": sum(errors.values()) / len(errors),
-        "worst_layer": max(errors, key=errors.__getitem__),
-        "worst_relative_error": max(errors.values()),
+        **error_metrics(errors),
         "experts_topped_up": sum(plan.borrowed_tokens > 0 for plan in plans.values()),
         "dampings_raised": sum((plan.damping or 0.0) > damping for plan in plans.values()),
         "zeros_before": sum(plan.zeros_before for plan in plans.values()),

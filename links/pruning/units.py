@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...checkpoints import Checkpoint
 from ...contexts.flow import Pruned, Scored
+from ...contexts.layer_errors import error_metrics
 from ...contexts.plan import LinearPlan, Plan
 from ...engine import announce, in_thread, unfinished
 from ...models.blocks.skeleton import Skeleton
@@ -157,11 +158,4 @@ def _pruned(checkpoint: Checkpoint, smaller: Checkpoint, plan: Plan) -> Pruned:
 
 def _errors(plans: Mapping[str, LinearPlan]) -> dict[str, Any]:
     """Relative output errors of the refitted linears."""
-    if not plans:
-        return {}
-    errors = {name: plan.relative_error for name, plan in plans.items()}
-    return {
-        "mean_relative_error": sum(errors.values()) / len(errors),
-        "worst_layer": max(errors, key=errors.__getitem__),
-        "worst_relative_error": max(errors.values()),
-    }
+    return error_metrics({name: plan.relative_error for name, plan in plans.items()})

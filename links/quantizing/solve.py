@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import Checkpoint, GgmlBlocks, Quantized
+from ...contexts.layer_errors import error_metrics
 from ...engine import announce
 from ...errors import SolverError
 from ...formats.ggml_blocks import kind_of_grid, pack
@@ -86,13 +87,13 @@ class Rounding:
         """Restore the records of an interrupted pass."""
         self.rounded.update({name: Rounded(**each) for name, each in facts.items()})
 
-    def metrics(self) -> Mapping[str, float]:
-        """The mean error, and counts of unusual cases."""
+    def metrics(self) -> Mapping[str, Any]:
+        """The errors, their mean and the worst, and counts of unusual cases."""
         every = self.rounded.values()
         left = [each.corrected_error for each in every if each.corrected_error is not None]
         return {
             **({"mean_corrected_error": sum(left) / len(left)} if left else {}),
-            "mean_relative_error": sum(each.relative_error for each in every) / len(every),
+            **error_metrics({name: each.relative_error for name, each in self.rounded.items()}),
             "experts_topped_up": sum(each.borrowed_tokens > 0 for each in every),
             "dampings_raised": sum(each.escalations > 0 for each in every),
         }

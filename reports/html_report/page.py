@@ -1,0 +1,68 @@
+"""The page of a report: one HTML file with everything in it, which opens without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from . import sections
+from .records import ModelRecord
+
+_CSS = """
+:root { color-scheme: light dark; --back: #fff; --text: #1c2126; --soft: #f2f4f6; --line: #d5dade; }
+@media (prefers-color-scheme: dark) {
+  :root { --back: #14181c; --text: #e3e7ea; --soft: #1f252b; --line: #39424a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--back);
+  color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin-top: 1.4rem; }
+h1, h2, h3 { overflow-wrap: anywhere; } td:last-child { overflow-wrap: anywhere; }
+figure { margin: 1rem 0; overflow-x: auto; }
+svg { width: 100%; height: auto; min-width: 34rem; max-width: 46rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; min-width: 20rem; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem 0.3rem 0; text-align: left;
+  vertical-align: top; }
+.numbers td:nth-child(n + 2), .numbers th:nth-child(n + 2) { text-align: right;
+  font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+.text td { width: 33%; white-space: pre-wrap; }
+mark { background: #e8a33d55; color: inherit; }
+.remark { background: var(--soft); border-left: 3px solid #e8a33d; padding: 0.5rem 0.8rem; }
+nav a { margin-right: 0.9rem; color: inherit; }
+"""
+
+_SECTIONS: tuple[tuple[str, Callable[[ModelRecord], str]], ...] = (
+    ("Cost", sections.headline),
+    ("Layers", sections.layers),
+    ("Healing", sections.healing),
+    ("Generated text", sections.samples),
+    ("Links", sections.links),
+    ("Provenance", sections.provenance),
+)
+
+
+def report_page(models: Sequence[ModelRecord]) -> str:
+    """The report of one or several models as a self-contained HTML document."""
+    title = ", ".join(model.name for model in models)
+    parts = [f"<h1>{escape(title)}</h1>"]
+    if len(models) > 1:
+        links = "".join(f'<a href="#m{i}">{escape(m.name)}</a>' for i, m in enumerate(models))
+        parts.append(f"<nav>{links}</nav>")
+    overview = sections.size_and_quality(models)
+    if overview:
+        parts.append(f"<h2>Size and quality</h2>{overview}")
+    for place, model in enumerate(models):
+        if len(models) > 1:
+            parts.append(f'<h1 id="m{place}">{escape(model.name)}</h1>')
+        for heading, section in _SECTIONS:
+            content = section(model)
+            if content:
+                parts.append(f"<section><h2>{heading}</h2>{content}</section>")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}: bird-bone</title><style>{_CSS}</style></head>"
+        f"<body>{''.join(parts)}</body></html>\n"
+    )

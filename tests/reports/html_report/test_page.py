@@ -1,0 +1,131 @@
+"""The page: what it shows, that it needs nothing else, and that a browser opens it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recorded import record
+
+from birdbone.reports.html_report.page import report_page
+from birdbone.reports.html_report.records import ModelRecord, model_record
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HEADINGS = (
+    "Size and quality",
+    "Cost",
+    "Layers",
+    "Healing",
+    "Generated text",
+    "Links",
+    "Provenance",
+)
+
+
+def model(name: str = "light", **more: object) -> ModelRecord:
+    """A model with this record."""
+    return model_record(name, record(**more))
+
+
+def headings(page: str) -> list[str]:
+    """The second-level headings in order."""
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_every_part_of_the_record_has_a_section() -> None:
+    assert headings(report_page([model()])) == list(HEADINGS)
+
+
+def test_sections_without_content_are_left_out() -> None:
+    bare = ModelRecord("light", {"steps": record()["steps"][:1]})
+    assert headings(report_page([bare])) == ["Cost", "Links"]
+
+
+def test_costs_on_both_texts_and_the_worst_layer_are_named() -> None:
+    page = report_page([model()])
+    assert "<td>rise over dense, elsewhere</td><td>–</td><td>20.0% ± 3.0%</td>" in page
+    worst = page.index("Layers with the largest error")
+    assert page.index("model.layers.2.mlp.down_proj", worst) < page.index(
+        "model.layers.1.mlp.down_proj", worst
+    )
+
+
+def test_the_text_after_which_the_models_part_is_marked() -> None:
+    assert "<td> sat on <mark>the dog</mark></td>" in report_page([model()])
+
+
+def test_what_was_not_used_is_said() -> None:
+    assert "Evaluated and not used: wave 2." in report_page([model()])
+
+
+def test_several_models_stand_side_by_side() -> None:
+    page = report_page([model("small"), model("smaller")])
+    assert page.count("<h2>Size and quality</h2>") == 1
+    assert page.count("<h2>Layers</h2>") == 2
+    assert '<a href="#m1">smaller</a>' in page
+
+
+def test_names_and_texts_cannot_break_the_page() -> None:
+    hostile = "<script>alert(1)</script>"
+    facts = record(source=hostile, samples=[dict.fromkeys(("prompt", "dense", "light"), hostile)])
+    facts["layers"][1]["name"] = f"model.layers.0.{hostile}"
+    page = report_page([model_record(hostile, facts)])
+    assert "<script" not in page
+    assert "A remark about &lt;text&gt;." in page
+
+
+def test_the_page_asks_for_no_other_file() -> None:
+    page = report_page([model()])
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    assert "url(http" not in page
+    assert "@import" not in page
+
+
+def test_equal_records_give_equal_pages() -> None:
+    assert report_page([model()]) == report_page([model()])
+
+
+def test_without_matplotlib_the_tables_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = report_page([model()])
+    assert "pip install &#x27;birdbone[plot]&#x27;" in page
+    assert "<svg" not in page
+    assert headings(page) == list(HEADINGS)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_browser_opens_it_without_a_complaint(tmp_path: Path, width: int) -> None:
+    assert CHROMIUM is not None
+    file = tmp_path / "report.html"
+    # The page reports its own width, so that content that overflows a phone is seen.
+    probe = "<script>console.log('wide ' + document.documentElement.scrollWidth)</script></body>"
+    file.write_text(report_page([model()]).replace("</body>", probe))
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},900",
+            "--hide-scrollbars",
+            f"--screenshot={tmp_path / 'page.png'}",
+            file.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    said = re.findall(r'CONSOLE.*?"(.*?)"', done.stderr)
+    assert len(said) == 1, said
+    assert int(said[0].removeprefix("wide ")) <= max(width, 500)  # a window is at least 500 wide
+    assert (tmp_path / "page.png").stat().st_size > 10_000
