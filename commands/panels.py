@@ -22,14 +22,25 @@ from .log import log
 from .plot import plot
 from .prove import prove_command
 from .quantize import quantize_command
+from .report import report
 from .revert import revert
 from .run import run_command
 from .sensitivity import sensitivity_command
+from .verify import verify_command
 
 PANELS: Mapping[str, tuple[Callable[..., Any], ...]] = MappingProxyType(
     {
         "Make a model": (quantize_command, fit_command, compress, run_command, export),
-        "Look at models": (inspect, sensitivity_command, bench, prove_command, diff_command, plot),
+        "Look at models": (
+            inspect,
+            sensitivity_command,
+            bench,
+            prove_command,
+            verify_command,
+            diff_command,
+            plot,
+            report,
+        ),
         "Look at runs": (log, revert, gc),
         "Reference": (chains, links, doctor),
     }

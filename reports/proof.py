@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,17 +15,22 @@ _MARKS = {True: ("ok", "green"), False: ("fails", "bold red"), None: ("unknown",
 
 def proof_report(proof: Proof) -> RenderableType:
     """Every check, and whether they prove the model together."""
-    lines = Table.grid(padding=(0, 2))
-    for check in proof.checks:
-        mark, style = _MARKS[check.holds]
-        lines.add_row(Text(mark, style=style), Text(check.name), Text(check.words))
-    parts: list[RenderableType] = [lines]
+    parts: list[RenderableType] = [checks_table(proof.checks)]
     if proof.said is not None:
         parts += [Text("Greedy continuation, shown only as a sample:"), Text(proof.said)]
     if proof.environment:
         parts.append(_environments(proof.environment, proof.saved_with))
     parts.append(Text(verdict(proof), style="bold"))
     return Group(*parts)
+
+
+def checks_table(checks: Iterable[Check]) -> RenderableType:
+    """A line per check: whether it holds, its name, what was found."""
+    lines = Table.grid(padding=(0, 2))
+    for check in checks:
+        mark, style = _MARKS[check.holds]
+        lines.add_row(Text(mark, style=style), Text(check.name), Text(check.words))
+    return lines
 
 
 def verdict(proof: Proof) -> str:

@@ -16,6 +16,7 @@ from .. import __version__
 from ..checkpoints import Checkpoint
 from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
+from ..models.writing.hash_chain import hash_chain
 from ..models.writing.publishing import PROVENANCE, path_of
 from .both_texts import text_remarks
 from .layer_records import layer_records
@@ -53,6 +54,8 @@ def provenance(
         refused: why the model was not published, if it was refused.
     """
     in_gguf = any(name.endswith(".gguf") for name in files)
+    steps = [without_paths(step.as_dict()) for step in history]
+    weighed = {name: _weighed(path) for name, path in sorted(files.items())}
     return {
         "birdbone": __version__,
         **({} if refused is None else {"refused": refused}),
@@ -61,14 +64,15 @@ def provenance(
         "checkpoint": checkpoint.id,
         "dense": dense.id,
         **contents_record(as_in_gguf(checkpoint) if in_gguf else checkpoint),
-        "steps": [without_paths(step.as_dict()) for step in history],
+        "steps": steps,
         "layers": layer_records(checkpoint, history),
         "texts": without_paths(texts),
         "figures": {name: dict(found) for name, found in figures.items()},
         "remarks": text_remarks(figures),
         "measured_on": dict(measured_on),
         "versions": {name: library_version(name) for name in _LIBRARIES},
-        "files": {name: _weighed(path) for name, path in sorted(files.items())},
+        "files": weighed,
+        "chain": hash_chain(dense.id, steps, weighed),
     }
 
 

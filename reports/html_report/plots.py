@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _INK = "#010203"  # replaced by the text colour of the page
 _MARKERS = {"heldout": "o", "elsewhere": "s"}
 _COLOURS = {"heldout": "#2a78b5", "elsewhere": "#a05fb4"}
-_STYLE: Mapping[str, Any] = {
+_STYLE: dict[Any, Any] = {  # rcParams
     "svg.hashsalt": "birdbone",  # the same record gives the same file
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -91,7 +91,7 @@ def layer_map(grid: LayerGrid, *, logarithmic: bool = False) -> str:
         axes.set_xlabel("block")
         bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02)
         bar.set_label(grid.unit)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
 
     return _svg(draw, 7.2, 1.3 + 0.28 * len(grid.roles))
 
@@ -136,7 +136,7 @@ def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
         raise MissingExtraError(
             "plots need matplotlib; run pip install 'birdbone[plot]'"
         ) from error
-    with rc_context(dict(_STYLE)):
+    with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
         file = io.StringIO()
