@@ -68,20 +68,23 @@ def _check_alone() -> None:
 @torch.inference_mode()
 def read(request: dict[str, Any]) -> dict[str, Any]:
     """What the model says: a few tokens of its own, and of the windows given."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model, info = AutoModelForCausalLM.from_pretrained(
         request["folder"],
         dtype=getattr(torch, request["dtype"]),
         device_map=request["device"],
         trust_remote_code=request["trust_remote_code"],
         use_safetensors=True,
         local_files_only=True,
-    ).eval()
+        output_loading_info=True,
+    )
+    model.eval()
     tokenizer = _tokenizer(request)
     prompt = _prompt(model, tokenizer, request)
     decoded = _decode(model, prompt.to(request["device"]), request["decode_tokens"])
     windows = [_window(model, row, request["device"]) for row in request["windows"]]
     return {
         "architecture": type(model).__name__,
+        "missing": sorted(map(str, info["missing_keys"])),
         "prompt": prompt[0].tolist(),
         "decoded": decoded,
         "text": None if tokenizer is None else tokenizer.decode([*prompt[0].tolist(), *decoded]),
