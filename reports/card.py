@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
 from ..models.codecs.peft_adapter import has_adapter
-from ..models.reading.folder_files import CARRIED_CARD
-from ..models.reading.source_card import base_models, source_metadata
 from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
 from .candidates import candidate_rows, candidates_markdown
+from .card_metadata import card_metadata
 from .card_snippets import usage_sections
 from .provenance import without_paths
 from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, Figures, is_on_a_grid, opened_by
@@ -59,7 +56,13 @@ def model_card(
     corrected = has_adapter(checkpoint) and not in_gguf
     measured = f"{_table(figures)}\n\n{_where(measured_on)}{_remarks(source, figures)}"
     parts = [
-        _metadata(checkpoint),
+        card_metadata(
+            name=name,
+            checkpoint=checkpoint,
+            history=history,
+            figures=figures,
+            measured_on=measured_on,
+        ),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
         f"## How it was made\n\n{_steps(history)}{_waves(history)}{_candidates(history)}",
         f"## Evaluation\n\n{measured}",
@@ -68,36 +71,6 @@ def model_card(
         *([f"## Other contents of the source\n\n{besides}"] if besides else []),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _metadata(checkpoint: Checkpoint) -> str:
-    said = source_metadata(checkpoint)
-    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    stated = _licence_of(checkpoint.files.get(CARRIED_CARD, b""))
-    lines += stated or ([f"license: {said['license']}"] if "license" in said else [])
-    bases = base_models(checkpoint)
-    if bases:
-        lines.append(f"base_model: {json.dumps(bases[0] if len(bases) == 1 else bases)}")
-    if "language" in said:
-        lines.append(f"language: {json.dumps(said['language'])}")
-    return "\n".join(["---", *lines, "tags:", *_tags(said.get("tags", [])), "---"])
-
-
-def _tags(of_source: str | list[str]) -> list[str]:
-    named = [of_source] if isinstance(of_source, str) else of_source
-    others = [
-        json.dumps(each) for each in dict.fromkeys(named) if each not in ("bird-bone", "gguf")
-    ]
-    return [f"- {each}" for each in ("bird-bone", *others)]
-
-
-def _licence_of(card: bytes) -> list[str]:
-    """What the metadata of the source's card says of its licence, line by line."""
-    opening, _, rest = card.decode("utf-8", errors="replace").partition("---\n")
-    if opening.strip() or "\n---" not in rest:
-        return []
-    lines = rest.partition("\n---")[0].splitlines()
-    return [line for line in lines if re.match(r"license(_name|_link)?: *\S", line)]
 
 
 def _steps(history: Sequence[Step]) -> str:

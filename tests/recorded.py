@@ -32,6 +32,20 @@ def wave(number: int, *, kept: bool, rise: float) -> dict[str, Any]:
     return step("wave", within="waves", metrics=metrics, settings=settings)
 
 
+def candidate(name: str, num_bytes: int, rise: float, *, kept: bool) -> dict[str, Any]:
+    """The entry of a candidate of a budget."""
+    figures = {"perplexity": 20.0 * (1 + rise), "rise": rise, "rise_error": 0.01}
+    metrics = {
+        "candidate": name,
+        "kept": kept,
+        "predicted_bytes": num_bytes,
+        "reason": "smallest rise" if kept else "larger rise",
+        **figures,
+        **{f"elsewhere_{key}": value for key, value in figures.items()},
+    }
+    return step("candidate", within="select", metrics=metrics)
+
+
 def layers(blocks: int = 3) -> list[dict[str, Any]]:
     """An entry for each linear, the errors rising with the block, beside an embedding."""
     linears = [

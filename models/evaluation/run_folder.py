@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 _PROMPT = "The bones of a bird are"
+_LISTED = 4  # names of missing parameters in a message
 _PROMPT_TOKENS = 16
 _STATUS = Path("/proc/self/status")
 
@@ -77,6 +78,7 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
         local_files_only=True,
         output_loading_info=True,
     )
+    _require_all(sorted(map(str, info["missing_keys"])))
     model.eval()
     tokenizer = _tokenizer(request)
     prompt = _prompt(model, tokenizer, request)
@@ -84,7 +86,6 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     windows = [_window(model, row, request["device"]) for row in request["windows"]]
     return {
         "architecture": type(model).__name__,
-        "missing": sorted(map(str, info["missing_keys"])),
         "prompt": prompt[0].tolist(),
         "decoded": decoded,
         "text": None if tokenizer is None else tokenizer.decode([*prompt[0].tolist(), *decoded]),
@@ -92,6 +93,13 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
         "logits": [logits for _, logits in windows],
         "environment": _environment(request["device"]),
     }
+
+
+def _require_all(missing: list[str]) -> None:
+    """Refuse a model of which transformers had to initialise a part anew."""
+    if missing:
+        listed = ", ".join(missing[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
+        raise ValueError(f"{len(missing)} parameters are not in its files: {listed}")
 
 
 def _tokenizer(request: dict[str, Any]) -> Any:

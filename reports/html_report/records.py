@@ -11,6 +11,7 @@ from typing import Any
 from ...contexts.verdict import PREFIXES
 from ...errors import DataError
 from ...models.writing.publishing import PROVENANCE, path_of
+from ..candidates import CandidateRow, candidate_rows
 from ..waves import WaveRow, recorded_waves
 
 _MAX_BYTES = 64 << 20
@@ -61,7 +62,7 @@ class ModelRecord:
         return [step for step in self.facts["steps"] if step.get("within") is None]
 
     def points(self) -> list[Point]:
-        """The original at no rise, every evaluated wave, and the saved model, on each text."""
+        """The original, every evaluated wave and candidate, and the saved model, on each text."""
         found = []
         dense, light = self.figures("dense"), self.figures("light")
         for text, prefix in PREFIXES.items():
@@ -69,6 +70,11 @@ class ModelRecord:
             if rise is not None and "weight_bytes" in dense:
                 found.append(Point("original", dense["weight_bytes"], 0.0, 0.0, text))
             found += [point for row in self.waves if (point := _of_wave(row, text)) is not None]
+            found += [
+                point
+                for row in candidate_rows(self.facts["steps"])
+                if not row.kept and (point := _of_candidate(row, text)) is not None
+            ]
             if rise is not None:
                 error = light.get(f"{prefix}rise_error", 0.0)
                 found.append(Point(self.name, light["weight_bytes"], rise, error, text))
@@ -81,6 +87,14 @@ def _of_wave(row: WaveRow, text: str) -> Point | None:
     if rise is None or "bytes" not in row.sizes:
         return None
     return Point(f"wave {row.number}", row.sizes["bytes"], rise, error or 0.0, text, row.kept)
+
+
+def _of_candidate(row: CandidateRow, text: str) -> Point | None:
+    """A candidate of a budget; the one that was kept is the saved model, which was measured."""
+    _, rise, error = row.figures.get(text, (None, None, None))
+    if rise is None:
+        return None
+    return Point(row.name, row.num_bytes, rise, error or 0.0, text, kept=False)
 
 
 def model_record(name: str, facts: Mapping[str, Any]) -> ModelRecord:

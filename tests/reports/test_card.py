@@ -108,7 +108,7 @@ def test_without_a_dense_model_there_is_one_column() -> None:
 
 
 def test_a_hub_model_is_named_as_the_base() -> None:
-    assert 'base_model: "tiny/llama"' in card()
+    assert "base_model: tiny/llama\n" in card()
 
 
 def test_figures_of_a_model_off_a_4_bit_file_say_what_flatters_them() -> None:

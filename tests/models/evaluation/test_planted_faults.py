@@ -145,7 +145,7 @@ def merge_an_adapter_twice(case: Case) -> None:
 
 
 FAULTS: dict[str, tuple[str, bool, Callable[[Case], None], str, str]] = {
-    "a scale dropped": ("llama", True, drop_a_scale, "prove", "tensors"),
+    "a scale dropped": ("llama", True, drop_a_scale, "prove", "opens"),
     "experts initialised anew": ("mixtral", False, initialise_experts, "prove", "logits"),
     "a head tied again": ("llama", False, tie_the_head, "prove", "logits"),
     "a shard of another step": ("llama", False, take_a_shard_of_another_step, "prove", "logits"),
@@ -158,9 +158,19 @@ FAULTS: dict[str, tuple[str, bool, Callable[[Case], None], str, str]] = {
 }
 
 
+# What the failed check says of the fault, where it can name it.
+NAMED = {
+    "a scale dropped": "model.layers.1.mlp.up_proj.weight_scale",
+    "another tokenizer": "tokenizer.json is not that of the source",
+    "a template lost": "chat_template.jinja is missing",
+    "NaN in a layer": "NaN or infinite",
+}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 async def test_a_planted_fault_is_caught_and_named(name: str, tmp_path: Path) -> None:
     arch, packed, plant, command, check = FAULTS[name]
+    words = NAMED.get(name, "")
     case = Case(tmp_path, arch, packed=packed)
     plant(case)
     seal(case.folder, case.light, case.dense)
@@ -169,6 +179,7 @@ async def test_a_planted_fault_is_caught_and_named(name: str, tmp_path: Path) ->
     else:
         found = verify(case.folder, str(case.source))
     assert check in {each.name for each in found.failed}, found.checks
+    assert words in " ".join(each.words for each in found.failed)
     assert not {"record", "files", "size"} & {each.name for each in found.failed}
 
 

@@ -84,7 +84,7 @@ async def test_a_folder_as_saved_is_proven(folder: Path) -> None:
     whole = await prove(folder)
     assert whole.proven
     names = [check.name for check in whole.checks]
-    assert names == ["record", "files", "size", "opens", "tensors", "logits", "score"]
+    assert names == ["record", "files", "size", "opens", "logits", "score"]
     assert "every checksum as recorded" in found(whole, "files").words
     assert "LlamaForCausalLM" in found(whole, "opens").words
     assert "128 logits are" in found(whole, "logits").words

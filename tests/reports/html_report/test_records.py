@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from recorded import record, step
+from recorded import candidate, record, step
 
 from birdbone.errors import DataError
 from birdbone.reports.html_report.records import model_record, read_model
@@ -26,6 +26,17 @@ def test_points_are_the_original_every_judged_wave_and_the_saved_model() -> None
     assert held[-1].rise == 0.1
     elsewhere = [point for point in points if point.text == "elsewhere"]
     assert (elsewhere[-1].rise, elsewhere[-1].error) == (0.2, 0.03)
+
+
+def test_candidates_that_were_not_kept_are_points() -> None:
+    steps = [
+        candidate("allocated", 80_000_000, 0.1, kept=True),
+        candidate("uniform int4", 79_000_000, 0.3, kept=False),
+    ]
+    points = model_record("light", record(steps=steps)).points()
+    elsewhere = [point for point in points if point.text == "elsewhere"]
+    assert [point.name for point in elsewhere] == ["original", "uniform int4", "light"]
+    assert (elsewhere[1].num_bytes, elsewhere[1].rise, elsewhere[1].kept) == (79e6, 0.3, False)
 
 
 def test_a_run_without_figures_has_points_of_its_waves_alone() -> None:
