@@ -22,7 +22,7 @@ from .log import log
 from .plot import plot
 from .prove import prove_command
 from .quantize import quantize_command
-from .report import report
+from .report import report_command
 from .revert import revert
 from .run import run_command
 from .sensitivity import sensitivity_command
@@ -39,7 +39,7 @@ PANELS: Mapping[str, tuple[Callable[..., Any], ...]] = MappingProxyType(
             verify_command,
             diff_command,
             plot,
-            report,
+            report_command,
         ),
         "Look at runs": (log, revert, gc),
         "Reference": (chains, links, doctor),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _PATHS = "Folders or .gguf files that birdbone saved, and run folders."
 
 
-def report(
+def report_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=_PATHS)],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .html file to write.")] = Path(
         "report.html"
