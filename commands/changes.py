@@ -20,6 +20,7 @@ _SETTINGS = {
     "average-bits": "allocate.bits",
     "rise": "allocate.rise",
     "runtime": "allocate.runtimes",
+    "time": "heal.time",
     "keep-unused": "load.keep_unused",
     "device": "load.device",
     "activations": "load.activations",

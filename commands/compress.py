@@ -24,6 +24,7 @@ from .options import (
     RunFolderPath,
     SetOptions,
     Threads,
+    Time,
     Wandb,
     one_or_more,
 )
@@ -44,6 +45,7 @@ def compress(
     bits: Bits = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
+    time: Time = None,
     assignments: SetOptions = None,
     force: Force = False,
     run_folder: RunFolderPath = None,
@@ -74,6 +76,7 @@ def compress(
             "elsewhere": one_or_more(elsewhere),
             "device": device,
             "activations": activations,
+            "time": time,
         }
         return configured(chain, assignments or [], options, force=force)
 

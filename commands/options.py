@@ -28,6 +28,7 @@ _DRY = "Print the expected time, memory and disk of each link, and run nothing."
 _DEVICE = "Device to compute on, such as cpu, cuda or cuda:1; by default the accelerator if any."
 _ACTIVATIONS = "Where hidden states rest between blocks, on an accelerator; auto by room."
 _UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
+_TIME = "Time for each healing, such as 30min: more text is sampled from the model to fill it."
 _PRESET = "How much time to spend for how good a result."
 _SET = "Change a setting of a link; repeatable."
 
@@ -58,6 +59,7 @@ SetOptions = Annotated[
     list[str] | None, typer.Option("--set", metavar="LINK.SETTING=VALUE", help=_SET)
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
+Time = Annotated[str | None, typer.Option(metavar="DURATION", help=_TIME)]
 Wandb = Annotated[
     str | None, typer.Option(metavar="PROJECT", help="Log to this Weights & Biases project.")
 ]

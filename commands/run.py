@@ -27,6 +27,7 @@ from .options import (
     RunFolderPath,
     SetOptions,
     Threads,
+    Time,
     Wandb,
     one_or_more,
 )
@@ -46,6 +47,7 @@ def run_command(
     out: OptionalOut = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
+    time: Time = None,
     assignments: SetOptions = None,
     recipe: Annotated[Path | None, typer.Option(help="A chain written in YAML.")] = None,
     imports: Annotated[
@@ -72,6 +74,7 @@ def run_command(
         "stop-loss": stop_loss,
         "bits": bits,
         "elsewhere": one_or_more(elsewhere),
+        "time": time,
         "keep-unused": keep_unused,
         "device": device,
         "activations": activations,

@@ -10,7 +10,7 @@ import torch
 from ..checkpoints import Checkpoint, Coded
 from ..contexts.flow import Changed, Healable, Partial
 from ..contexts.steps import Step
-from ..engine import in_thread, link
+from ..engine import in_thread, link, unfinished
 from ..errors import SettingError
 from ..models.blocks.linears import all_linears
 from ..models.codecs.bitsandbytes import nf4_values
@@ -18,6 +18,7 @@ from ..models.codecs.peft_adapter import require_peft
 from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
+from .healing.more_text import healing_text
 from .healing.settings import HealSettings, chosen, warn_of_ignored
 from .healing.train import by_blocks, on_text
 
@@ -26,7 +27,8 @@ from .healing.train import by_blocks, on_text
 async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     """Train the compressed model to reproduce the original one; weights that are zero stay zero.
 
-    The last healing windows are held out of training. The whole model is evaluated on them and on
+    With tokens or time, more text to train on is sampled from the original model. The last healing
+    windows of calibrate are held out of training. The whole model is evaluated on them and on
     text from elsewhere, before and after, as it is stored. Healing is kept if the loss fell on one
     of these texts and rose on none by more than two standard errors of the paired differences;
     otherwise the input model is returned unchanged and the history records it (kept: no). Settings
@@ -37,7 +39,8 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
     heldout = num_heldout(windows, settings.heldout_share)
     train = by_blocks if settings.method == "blocks" else partial(on_text, settings.method)
-    healed = await in_thread(train, ctx, how, heldout, settings.seed)
+    text = await in_thread(healing_text, ctx, settings, heldout, unfinished())
+    healed = await in_thread(train, ctx, text, how, heldout, settings.seed)
     light = checkpoint.evolve(healed.weights)
     texts = judged_parts(ctx, heldout)
     outcome = await in_thread(
@@ -47,6 +50,7 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
         **outcome.metrics,
         "steps": healed.steps,
         "trained_parameters": healed.trained_parameters,
+        **text.metrics,
         **healed.curves,
     }
     return {"checkpoint": light if outcome.kept else checkpoint, "metrics": metrics}

@@ -12,7 +12,7 @@ from ...checkpoints import Checkpoint
 from ...contexts.forecast import Forecast
 from ...models.planning.effort import outlined_windows
 from ...models.reading.tokenizer import load_tokenizer
-from ...models.sampling.self_text import sampling_bytes
+from ...models.sampling.self_text import decoded_alone, sampling_bytes
 from ...texts import (
     Corpus,
     SourceReport,
@@ -32,9 +32,6 @@ from .sources import PartSources
 _READ_SECONDS = 1.5
 _CHARACTER_SECONDS = 3e-7
 
-# Tokens that a batch decodes in the time in which one sequence alone decodes one: in batches of 64
-# on a CPU in float32, and about half of what bfloat16 does where it is fast.
-_BATCHED_TOKENS = 10
 _DOCUMENT_TOKENS = 200  # of a sampled document, on average; the longest has 256
 _CHARACTERS_PER_TOKEN = 4
 
@@ -106,7 +103,7 @@ def texts_forecast(
         seconds=_READ_SECONDS + _CHARACTER_SECONDS * characters,
         notes=() if short is None else (short,),
         texts=(*_sampled(sources, sampled), *found.reports),
-        decoded_tokens=sampled // _BATCHED_TOKENS,
+        decoded_tokens=decoded_alone(sampled),
         memory_bytes=sampling_bytes(checkpoint) if sampled else 0,
     )
 

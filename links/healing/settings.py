@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ...engine import Halved, Settings
 from ...models.training.blockwise import HealingTarget
+from .duration import Duration
 
 HealMethod = Literal["blocks", "lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16"]
@@ -66,8 +67,18 @@ class HealSettings(Settings):
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Scale of the adapters: their product is multiplied by alpha / rank [32]."""
 
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of text to train on: what calibrate's healing windows lack of them is sampled from the
+    original model; by default nothing is sampled."""
+
+    time: Duration | None = None
+    """Time for healing, such as 30min or 2h: as much text is sampled from the original model as can
+    be sampled and trained on in it, at the speed measured at the start. The number of windows is
+    decided then and kept; with tokens too, the smaller amount counts."""
+
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of the healing windows, the last ones, that are held out to evaluate the result."""
+    """Fraction of calibrate's healing windows, the last ones, that are held out to evaluate the
+    result."""
 
     seed: int = 0
     """Seed of the adapters' initial values and of the order of the windows."""

@@ -9,22 +9,23 @@ import torch
 
 from ...checkpoints import Checkpoint
 from ...contexts.flow import Healable
-from ...engine import announce, unfinished
+from ...engine import announce
 from ...models.blocks.linears import all_linears
 from ...models.blocks.skeleton import Skeleton
 from ...models.training.blockwise import BlockHealing, heal_blocks
 from ...models.training.optimiser import Healed, computed_in
 from .methods import autocast_dtype
+from .more_text import HealingText
 from .settings import Chosen, HealMethod
 
 
-def by_blocks(ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
+def by_blocks(ctx: Healable, text: HealingText, how: Chosen, heldout: int, seed: int) -> Healed:
     """Train each block separately."""
     plan = ctx.get("plan")
     return heal_blocks(
         Skeleton(ctx["dense"]),
         Skeleton(ctx["checkpoint"], dtype=torch.float32),
-        ctx["healing"].tokens,
+        text.windows.tokens,
         BlockHealing(
             learning_rate=how.learning_rate,
             epochs=how.epochs,
@@ -35,12 +36,14 @@ def by_blocks(ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
             seed=seed,
         ),
         kept_layers=None if plan is None else plan.kept_layers,
-        unfinished=unfinished(),
+        unfinished=text.place,
         announce=lambda done, total: announce("healing blocks", done, total),
     )
 
 
-def on_text(method: HealMethod, ctx: Healable, how: Chosen, heldout: int, seed: int) -> Healed:
+def on_text(
+    method: HealMethod, ctx: Healable, text: HealingText, how: Chosen, heldout: int, seed: int
+) -> Healed:
     """Train the whole model on the healing windows: all of its weights, or adapters."""
     # Imported here: accelerate and PEFT take seconds to import, and blocks need neither.
     from ...models.training.adapters import Adapting, heal_adapted
@@ -48,7 +51,7 @@ def on_text(method: HealMethod, ctx: Healable, how: Chosen, heldout: int, seed: 
     from ...models.training.trainer import Training
     from ...models.training.whole_model import heal_all
 
-    checkpoint, tokens = ctx["checkpoint"], ctx["healing"].tokens
+    checkpoint, tokens = ctx["checkpoint"], text.windows.tokens
     modules = [] if method == "full" else _modules(checkpoint)
     training = Training(
         learning_rate=how.learning_rate,
@@ -72,7 +75,7 @@ def on_text(method: HealMethod, ctx: Healable, how: Chosen, heldout: int, seed: 
             )
     lesson = Lesson(tokens, teacher, kl_weight=how.kl_weight)
     light = Skeleton(checkpoint, dtype=torch.float32)
-    place, tell = unfinished(), partial(announce, "healing")
+    place, tell = text.place, partial(announce, "healing")
     if method == "full":
         return heal_all(light, lesson, training, unfinished=place, announce=tell)
     adapting = Adapting(rank=how.rank, alpha=how.alpha, on_nf4=method == "qlora")
