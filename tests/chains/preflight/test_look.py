@@ -123,7 +123,9 @@ def test_what_is_told_to_be_added_is_what_the_link_gives(asked: Any) -> None:
 @pytest.mark.parametrize("name", CHAINS)
 def test_every_predefined_chain_is_seen_to_its_end(name: str, model: str, tmp_path: Path) -> None:
     chain = CHAINS[name](model=model, out=str(tmp_path / "light"))
-    small = {"calibrate.windows": 8, "calibrate.length": 16, "quantize.group_size": 8}
+    small = {"calibrate.windows": 8, "calibrate.length": 16}
+    if name != "fit":  # there allocate decides
+        small["quantize.group_size"] = 8
     found = preflight(configure(chain, small))
     assert found.blind_from is None
     assert [each.link for each in found.links] == [each.__name__ for each in chain.links]
