@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from ...checkpoints import BitsAndBytes, Checkpoint, Converted, Quantized
 from ...errors import CheckpointError
@@ -96,7 +96,8 @@ def _loading_faults(
     with quietly(), read_config_object(checkpoint, has_code(checkpoint)) as config:
         if settings is not None:
             config.quantization_config = settings
-        _, found = type(model).from_pretrained(
+        load: Any = type(model).from_pretrained  # typed as if it never returned what it found
+        _, found = load(
             None,
             config=config,
             state_dict=dict(tensors),
