@@ -54,7 +54,7 @@ def configured(
         changes[key] = value
     changed = configure(chain, changes)
     for each in save_links(changed):
-        check_output(each.settings.path, each.settings.format, each.settings.force)
+        check_output(each.settings.path, each.settings.format, each.settings.force, tries=False)
     return changed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import SettingError
+from ...models.writing.output_path import check_writable
 from ...models.writing.publishing import check_file_target, check_target
 from .formats import Format
 
@@ -32,12 +33,19 @@ def asked_format(path: str, format: Format) -> Format:
     )
 
 
-def check_output(path: str, format: Format, force: bool) -> Path:
+def check_output(path: str, format: Format, force: bool, *, tries: bool = True) -> Path:
     """The absolute path of the folder or file, if it may be written.
+
+    Args:
+        tries: also make a folder there for a moment, as `check_writable` does.
 
     Raises:
         SettingError: something that birdbone did not write is there and ``force`` is off, or path
-            and format do not go together.
+            and format do not go together, or nothing can be written there.
+        ResourceError: the disk or the quota is full.
     """
     asked_format(path, format)
-    return check_file_target(path, force) if is_file_name(path) else check_target(path, force)
+    target = check_file_target(path, force) if is_file_name(path) else check_target(path, force)
+    if tries:
+        check_writable(target, path)
+    return target

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...checkpoints.user_paths import user_path
 from ...errors import ResourceError, SettingError
-from .output_path import check_writable, staging_folder, unwritable
+from .output_path import staging_folder, unwritable
 
 PROVENANCE = "birdbone.json"
 """The provenance file; a folder with it was written by birdbone."""
@@ -43,8 +43,7 @@ def check_file_target(path: str | Path, force: bool = False) -> Path:
 
     Raises:
         SettingError: ``path`` is a folder, or a file or records folder that birdbone did not write
-            is in the way and ``force`` is off; or nothing can be written there.
-        ResourceError: the disk or the quota is full.
+            is in the way and ``force`` is off.
     """
     target = user_path(path).resolve()
     records = records_of(target)
@@ -59,7 +58,6 @@ def check_file_target(path: str | Path, force: bool = False) -> Path:
             f"output '{taken[0].name}' exists and was not made by birdbone; "
             f"give another name, or force=True (--force) to replace it"
         )
-    check_writable(target, path)
     return target
 
 
@@ -68,14 +66,11 @@ def check_target(path: str | Path, force: bool = False) -> Path:
 
     Raises:
         SettingError: the target is a file, a folder that birdbone did not write while ``force`` is
-            off, or a folder that contains the working or the home directory; or
-            nothing can be written there.
-        ResourceError: the disk or the quota is full.
+            off, or a folder that contains the working or the home directory.
     """
     target = user_path(path).resolve()
     if target.exists():
         _check_replaceable(target, path, force)
-    check_writable(target, path)
     return target
 
 
@@ -125,7 +120,7 @@ def private_folder(target: Path, purpose: str) -> Iterator[Path]:
     """A temporary folder next to the target, removed at the end unless `publish` renamed it.
 
     Raises:
-        SettingError, ResourceError: it cannot be made, as `check_writable` says.
+        SettingError, ResourceError: it cannot be made, with the reason.
     """
     folder = staging_folder(target, purpose)
     try:

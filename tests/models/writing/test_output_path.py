@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from birdbone.errors import BirdboneError, ResourceError, SettingError
+from birdbone.links.saving.target import check_output
 from birdbone.models.writing.output_path import check_writable, check_writable_file
-from birdbone.models.writing.publishing import check_file_target, check_target, private_folder
+from birdbone.models.writing.publishing import private_folder
 
 
 def everything(folder: Path) -> list[Path]:
@@ -19,8 +20,9 @@ def everything(folder: Path) -> list[Path]:
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    check_target(tmp_path / "a" / "b" / "light")
-    check_file_target(tmp_path / "c" / "light.gguf")
+    check_writable(tmp_path / "a" / "b" / "light")
+    check_output(str(tmp_path / "c" / "light"), "auto", False)
+    check_output(str(tmp_path / "c" / "light.gguf"), "auto", False)
     check_writable_file(tmp_path / "plot.png")
     assert everything(tmp_path) == []
 
@@ -28,9 +30,9 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 def test_a_path_under_a_file_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     said = f"cannot be written: '{tmp_path}/file' is a file, not a folder; give a path that can"
-    for check in (check_target, check_file_target):
+    for name in ("light", "light.gguf"):
         with pytest.raises(SettingError, match=said):
-            check(tmp_path / "file" / "deep" / "light.gguf")
+            check_output(str(tmp_path / "file" / "deep" / name), "auto", False)
     with (
         pytest.raises(SettingError, match=said),
         private_folder(tmp_path / "file" / "light", "partial"),
@@ -41,7 +43,7 @@ def test_a_path_under_a_file_names_the_file(tmp_path: Path) -> None:
 
 def test_a_name_with_no_room_for_the_staging_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="the name is too long"):
-        check_target(tmp_path / ("x" * 250))
+        check_writable(tmp_path / ("x" * 250))
     assert everything(tmp_path) == []
 
 
