@@ -80,6 +80,7 @@ def test_the_record_is_the_same_but_for_what_was_measured(saved: tuple[Path, Pat
     first, second = (json.loads((place / "birdbone.json").read_text()) for place in saved)
     for record in (first, second):
         del record["files"]["README.md"]  # it shows the same figures
+        del record["chain"]  # hashes of the steps with their times
     assert _without_measured(first) == _without_measured(second)
     assert first["checkpoint"] == second["checkpoint"]
     assert [step["link"] for step in first["steps"]][-4:] == [

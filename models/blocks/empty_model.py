@@ -14,7 +14,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ...checkpoints import Checkpoint
 from ...errors import ModelError
-from .config import has_code, read_config_object, require_depth, unbuildable
+from .config import (
+    has_code,
+    impossible_depth,
+    read_config_object,
+    require_depth,
+    unbuildable,
+)
 from .transformers_errors import REFUSED
 
 
@@ -51,8 +57,9 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
 
 def shared_model(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model of `empty_model`, cached by config; callers must not change it."""
-    if has_code(checkpoint):
-        return empty_model(checkpoint)
+    num_tensors = len(checkpoint.refs)
+    if has_code(checkpoint) or (num_tensors and impossible_depth(checkpoint.config, num_tensors)):
+        return empty_model(checkpoint)  # refuses more layers than tensors before it builds them
     return _of_config(json.dumps(dict(checkpoint.config)))
 
 

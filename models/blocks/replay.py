@@ -83,7 +83,10 @@ def capture(skeleton: Skeleton, batches: Sequence[Tensor]) -> list[Batch]:
 
 def _state_bytes(skeleton: Skeleton, batches: Sequence[Tensor]) -> int:
     """Bytes of all hidden states before and after a block."""
-    width = int(skeleton.model.config.get_text_config(decoder=True).hidden_size)
+    config = skeleton.model.config.get_text_config(decoder=True)
+    width = getattr(config, "hidden_size", None)
+    if not isinstance(width, int):  # code that comes with a model may name it otherwise
+        width = max(each.shape[-1] for each in skeleton.blocks[0].parameters() if each.ndim > 1)
     return 2 * sum(tokens.numel() for tokens in batches) * width * skeleton.dtype.itemsize
 
 

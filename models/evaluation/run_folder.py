@@ -69,7 +69,7 @@ def _check_alone() -> None:
 @torch.inference_mode()
 def read(request: dict[str, Any]) -> dict[str, Any]:
     """What the model says: a few tokens of its own, and of the windows given."""
-    model, info = AutoModelForCausalLM.from_pretrained(
+    opened: Any = AutoModelForCausalLM.from_pretrained(  # typed as if it returned a model alone
         request["folder"],
         dtype=getattr(torch, request["dtype"]),
         device_map=request["device"],
@@ -78,6 +78,7 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
         local_files_only=True,
         output_loading_info=True,
     )
+    model, info = opened
     _require_all(sorted(map(str, info["missing_keys"])))
     model.eval()
     tokenizer = _tokenizer(request)

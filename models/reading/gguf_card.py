@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gguf import ReaderField
+if TYPE_CHECKING:
+    from gguf import ReaderField
 
 _LINES = {
     "license": "general.license",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -81,7 +82,7 @@ def healing(model: ModelRecord) -> str:
             if step["link"] == "heal" and isinstance(values, list) and values
         }
         if found:
-            parts.append(_plotted(lambda found=found: plots.curves(found)))  # type: ignore[misc]
+            parts.append(_plotted(partial(plots.curves, found)))
     return "".join(parts)
 
 

@@ -30,7 +30,8 @@ from birdbone.solvers.grid import Grid
 from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 
 WITH_EXPERTS = ("mixtral", "gpt_oss")
-PLAIN = tuple(arch for arch in tiny_configs if arch not in (*WITH_EXPERTS, "gpt2"))
+# Falcon's linears have a forward of their own and stay dense.
+PLAIN = tuple(arch for arch in tiny_configs if arch not in (*WITH_EXPERTS, "gpt2", "falcon"))
 # What makes a method fit widths that 64 does not divide.
 FITTING: dict[str, Any] = {"rtn": {"group_size": 16}, "gptq": {"group_size": 16}}
 
