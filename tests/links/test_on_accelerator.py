@@ -163,10 +163,16 @@ async def test_waves_are_the_cpus(arch: str) -> None:
     assert_alike(expected["checkpoint"], found["checkpoint"])
 
 
-RESTING = ("profile", "prune admm", "layers", "groups", "gptq", "signround")
+def with_slow(fast: Sequence[str], slow: Sequence[str]) -> list[Any]:
+    """Names of methods, the later ones for the slow job."""
+    return [*fast, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
 
 
-@pytest.mark.parametrize("name", [*RESTING, "heal blocks", "validate"])
+RESTING = with_slow(("profile", "gptq", "heal blocks", "validate"), ("prune admm", "layers"))
+RESTING += with_slow((), ("groups", "signround"))
+
+
+@pytest.mark.parametrize("name", RESTING)
 async def test_where_hidden_states_rest_changes_no_bit(name: str) -> None:
     found = []
     for place in ("host", "device"):
@@ -178,8 +184,11 @@ async def test_where_hidden_states_rest_changes_no_bit(name: str) -> None:
     assert from_host > from_device or name == "validate"
 
 
-PEAKS = ("profile", "profile full", "score taylor", "prune admm", "prune alps", "neurons", "layers")
-PEAKS += ("gptq", "signround", "heal blocks", "heal full", "heal lora", "validate")
+PEAKS = with_slow(
+    ("profile", "prune admm", "gptq", "heal blocks", "validate"),
+    ("profile full", "score taylor", "prune alps", "neurons", "layers", "signround"),
+)
+PEAKS += with_slow((), ("heal full", "heal lora"))
 WIDER = {"hidden_size": 64, "intermediate_size": 192, "vocab_size": 512, "num_hidden_layers": 4}
 
 

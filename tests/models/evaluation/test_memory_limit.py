@@ -124,7 +124,10 @@ async def test_what_is_set_is_what_the_process_has(
     assert f"the limit set by {VARIABLE}" in said
 
 
-@pytest.mark.parametrize("arch", ["llama_tied", "mixtral", "gpt2"])
+@pytest.mark.parametrize(
+    "arch",
+    ["llama_tied", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("mixtral", "gpt2"))],
+)
 async def test_honest_folders_pass(arch: str, tmp_path: Path) -> None:
     assert await opens(written(tiny_checkpoint(arch), tmp_path / "model")) is None
 
