@@ -11,7 +11,7 @@ from ..checkpoints import LeftOut, TensorRef
 from ..checkpoints.shards import chosen_weights, shard_paths
 from ..models.blocks.parameter_names import parameter_finder
 from ..models.reading.folder_files import licence_files, sorted_files
-from ..models.reading.gguf_header import read_tensors
+from ..models.reading.gguf_header import read_headers
 from ..models.reading.gguf_unread import unread_tensors
 from ..models.reading.sources import Source
 from ..models.reading.tied_weights import tied_names
@@ -74,8 +74,9 @@ def inventory(source: Source, model: PreTrainedModel, refs: Mapping[str, TensorR
 
 def _of_gguf(source: Source, model: PreTrainedModel) -> Inventory:
     """A GGUF model carries its tokenizer inside, and the licences that lie beside it."""
-    unread = unread_tensors(source, model)
-    total = sum(int(tensor.n_bytes) for tensor in read_tensors(source))
+    readers = read_headers(source)
+    unread = unread_tensors(readers, model)
+    total = sum(int(tensor.n_bytes) for reader in readers for tensor in reader.tensors)
     licences = licence_files(source.folder)
     return Inventory(
         model_bytes=total - sum(each.num_bytes for each in unread),

@@ -21,7 +21,7 @@ def read_header(source: Source) -> GGUFReader:
         ModelError: the file is damaged, or declares more layers than tensors.
         MissingExtraError: the package gguf is not installed.
     """
-    return _readers(source)[0]
+    return read_headers(source)[0]
 
 
 def read_tensors(source: Source) -> list[ReaderTensor]:
@@ -30,10 +30,15 @@ def read_tensors(source: Source) -> list[ReaderTensor]:
     Raises:
         ModelError: see `read_header`.
     """
-    return [tensor for reader in _readers(source) for tensor in reader.tensors]
+    return [tensor for reader in read_headers(source) for tensor in reader.tensors]
 
 
-def _readers(source: Source) -> list[GGUFReader]:
+def read_headers(source: Source) -> list[GGUFReader]:
+    """A reader of each file of a GGUF model; takes seconds for a large vocabulary.
+
+    Raises:
+        ModelError, MissingExtraError: see `read_header`.
+    """
     gguf = require_gguf()
     try:
         read_head(*source.gguf_paths)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import (
@@ -13,22 +14,21 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from ...checkpoints import LeftOut
 from ..blocks.transformers_errors import REFUSED
-from .gguf_header import read_header, read_tensors
-from .sources import Source
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 _WHY = "a tensor of the GGUF file that transformers does not read"
 
 
-def unread_tensors(source: Source, model: PreTrainedModel) -> list[LeftOut]:
+def unread_tensors(readers: Sequence[GGUFReader], model: PreTrainedModel) -> list[LeftOut]:
     """The tensors transformers skips, such as heads for multi-token prediction and extra layers.
 
     Args:
+        readers: one for each file of the model, see `read_headers`.
         model: built from the file's config; may be on the meta device.
-
-    Raises:
-        ModelError: the file is damaged.
     """
-    named = read_header(source).fields["general.architecture"].contents()
+    named = readers[0].fields["general.architecture"].contents()
     processor: Any = TENSOR_PROCESSORS.get(str(named).replace("-", "_"), TensorProcessor)
     try:
         known = get_gguf_hf_weights_map(model, processor(config=model.config.to_dict()))
@@ -36,6 +36,7 @@ def unread_tensors(source: Source, model: PreTrainedModel) -> list[LeftOut]:
         return []
     return [
         LeftOut(tensor.name, int(tensor.n_bytes), _WHY)
-        for tensor in read_tensors(source)
+        for reader in readers
+        for tensor in reader.tensors
         if tensor.name not in known and tensor.name.rpartition(".")[0] not in known
     ]

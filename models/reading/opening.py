@@ -41,7 +41,7 @@ from ..codecs.peft_adapter import ADAPTER_FILES
 from .converted import converted
 from .folder_files import CARRIED_CARD, code_files, folder_files, licence_files
 from .gguf_card import card_of_header
-from .gguf_header import read_header
+from .gguf_header import read_headers
 from .gguf_unread import unread_tensors
 from .in_memory import as_checkpoint
 from .quantized import multiplied_out, with_codes
@@ -227,10 +227,11 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
     tokenizer = gguf_tokenizer(source)
     forget_quantization(model)
     found = as_checkpoint(model, tokenizer, source=source.label)
-    unread = unread_tensors(source, model)
+    readers = read_headers(source)
+    unread = unread_tensors(readers, model)
     if unread:
         _tell_unread(unread, source)
-    card = card_of_header(read_header(source).fields, source.label)
+    card = card_of_header(readers[0].fields, source.label)
     files = {
         **found.files,
         **licence_files(source.folder),
