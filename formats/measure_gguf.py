@@ -1,10 +1,10 @@
-"""A standalone program: opens a GGUF file with llama.cpp and measures it.
+"""Standalone script: open a GGUF file with llama.cpp and measure it.
 
-It is run by path in a fresh, isolated interpreter (``python -I measure_gguf.py request.json``) and
-imports nothing of this package, so it measures what any user of the file gets. The request names
-the file, windows of token ids of held-out text and of text from elsewhere (or null), the number of
-threads and the counts. Results go to the file named in the request, progress to stdout as lines ``@
-done total label``. Figures on text from elsewhere have names that begin with ``elsewhere_``.
+`standalone` runs it in a fresh, isolated interpreter. It imports nothing of this package, so it
+measures what any user of the file gets. The request names the file, windows of token ids of
+held-out text and of text from elsewhere (or null), the number of threads and the counts. Progress
+goes to stdout as lines ``@ done total label``. Figures on text from elsewhere have names that begin
+with ``elsewhere_``.
 
 llama.cpp's server does not return the probabilities of a prompt's tokens. Each window is therefore
 decoded token by token: one token is requested at a time, a logit bias forces it to be the next
@@ -28,37 +28,6 @@ from typing import Any
 _STATUS = Path("/proc/self/status")
 _CERTAIN = 1000.0  # a logit bias larger than any logit
 _SPARE_POSITIONS = 8  # context positions beyond the longest window
-
-
-def main(request_path: str) -> None:
-    """Run the measurement described in a request file and write its results."""
-    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    try:
-        _limit_memory(request.get("memory_limit"))
-        _check_alone()
-        result = measure_file(request)
-        _check_alone()
-    except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
-        result = {"error": f"{type(error).__name__}: {error}"}
-    Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
-
-
-def _limit_memory(allowed: int | None) -> None:
-    """Take no more memory than allowed beyond what is in use by now, where Linux enforces it."""
-    if allowed is None or not _STATUS.exists():
-        return
-    lines = _STATUS.read_text(encoding="utf-8").splitlines()
-    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    wanted = used + allowed
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-
-
-def _check_alone() -> None:
-    if "birdbone" in sys.modules:
-        raise RuntimeError("birdbone is loaded here, so this process proves nothing")
 
 
 def measure_file(request: dict[str, Any]) -> dict[str, Any]:
@@ -205,5 +174,4 @@ def _number(said: float | None) -> float:
     return float(said)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+answer = measure_file  # called by `standalone`

@@ -27,6 +27,7 @@ from ..blocks.announcing import Announce
 from ..blocks.config import impossible_depth
 from .memory_limit import MemoryLimit, memory_limit
 
+_LAUNCHER = Path(__file__).with_name("standalone.py")
 _RESCORE = Path(__file__).with_name("measure_folder.py")
 # No network access, and no tokenizer threads.
 _KILLED = (-9, -6, -11, 134, 137, 139)  # by a signal, of which memory that ran out is one reason
@@ -124,7 +125,7 @@ async def run_alone(
     *,
     opener: str = "plain transformers",
 ) -> dict[str, Any]:
-    """Run a standalone script on a request about a folder; returns its result.
+    """Run a script with `standalone` on a request about a folder; returns its result.
 
     Raises:
         ProofError: the script failed; the message is its error, with ``opener`` as the runtime.
@@ -143,6 +144,7 @@ async def run_alone(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
+            str(_LAUNCHER),
             str(script),
             str(asked),
             cwd=aside,

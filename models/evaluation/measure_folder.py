@@ -1,10 +1,9 @@
-"""A program of its own: opens saved folders with plain transformers and measures what they are.
+"""Standalone script: open saved folders with plain transformers and measure them.
 
-It is run by path in a fresh, isolated interpreter (``python -I measure_folder.py request.json``)
-and imports nothing of this package, so what it finds is what anybody finds who opens the folder.
-The request names the folder, the dense one to compare with or null, windows of held-out text and of
-text from elsewhere or null, dtype, device and counts. Figures go to the file the request names,
-progress to stdout, one ``@ done total label`` a line.
+`standalone` runs it in a fresh, isolated interpreter. It imports nothing of this package, so it
+measures what any user of the folder gets. The request names the folder, the dense one to compare
+with or null, windows of held-out text and of text from elsewhere or null, dtype, device and counts.
+Progress goes to stdout as lines ``@ done total label``.
 
 Order matters: size and peak memory first, with nothing else loaded; then the dense model joins,
 both are timed in turns, and both read every window exactly once. Figures on text from elsewhere
@@ -13,14 +12,12 @@ have names that begin with ``elsewhere_``.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import resource
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,45 +34,6 @@ _PROMPTS = 4  # texts that both models go on from, and tokens of each
 _PROMPT_TOKENS = 32
 _STATUS = Path("/proc/self/status")
 _GRID = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed")
-
-
-def main(request_path: str) -> None:
-    """Measure what the request asks for and leave the figures where it says."""
-    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    try:
-        _limit_memory(request.get("memory_limit"))
-        _check_alone()
-        _silence()
-        result = measure(request)
-        _check_alone()
-    except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
-        result = {"error": f"{type(error).__name__}: {error}"}
-    Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
-
-
-def _silence() -> None:
-    """Hide warnings and progress bars: only the result file is read."""
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
-def _limit_memory(allowed: int | None) -> None:
-    """Take no more memory than allowed beyond what is in use by now, where Linux enforces it."""
-    if allowed is None or not _STATUS.exists():
-        return
-    lines = _STATUS.read_text(encoding="utf-8").splitlines()
-    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    wanted = used + allowed
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-
-
-def _check_alone() -> None:
-    if "birdbone" in sys.modules:
-        raise RuntimeError("birdbone is loaded here, so this process proves nothing")
 
 
 @torch.inference_mode()
@@ -393,5 +351,4 @@ def _environment(device: str) -> dict[str, str]:
     }
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+answer = measure  # called by `standalone`

@@ -1,19 +1,13 @@
 """Standalone script: open one folder with plain transformers and report its outputs.
 
-It runs by path in a fresh, isolated interpreter (``python -I run_folder.py request.json``) and
-imports nothing of this package, like `measure_folder`. The request names the folder, dtype, device,
-the number of tokens to decode, and windows of tokens with the positions whose logits are wanted, or
-none. The result is written to the file that the request names.
+`standalone` runs it in a fresh, isolated interpreter. It imports nothing of this package, like
+`measure_folder`. The request names the folder, dtype, device, the number of tokens to decode, and
+windows of tokens with the positions whose logits are wanted, or none.
 """
 
 from __future__ import annotations
 
-import json
 import platform
-import resource
-import sys
-import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,46 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 _PROMPT = "The bones of a bird are"
 _LISTED = 4  # names of missing parameters in a message
 _PROMPT_TOKENS = 16
-_STATUS = Path("/proc/self/status")
-
-
-def main(request_path: str) -> None:
-    """Answer the request and write the result to the file it names."""
-    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    try:
-        _limit_memory(request.get("memory_limit"))
-        _check_alone()
-        _silence()
-        result = read(request)
-        _check_alone()
-    except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
-        result = {"error": f"{type(error).__name__}: {error}"}
-    Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
-
-
-def _silence() -> None:
-    """Hide warnings and progress bars: only the result file is read."""
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
-def _limit_memory(allowed: int | None) -> None:
-    """Take no more memory than allowed beyond what is in use by now, where Linux enforces it."""
-    if allowed is None or not _STATUS.exists():
-        return
-    lines = _STATUS.read_text(encoding="utf-8").splitlines()
-    used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    wanted = used + allowed
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-
-
-def _check_alone() -> None:
-    if "birdbone" in sys.modules:
-        raise RuntimeError("birdbone is loaded here, so this process proves nothing")
 
 
 @torch.inference_mode()
@@ -187,5 +141,4 @@ def _environment(device: str) -> dict[str, str]:
     }
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+answer = read  # called by `standalone`

@@ -2,7 +2,7 @@
 
 The chain is that of a user: load, quantize, save. Saving is done by the parts of `save` without its
 two processes per folder: the record is made from the model in memory, the folder is written, and
-the same script that `prove` runs opens it, many folders in one fresh process (`open_many`). A few
+the same script that `prove` runs opens it, many folders in one fresh process (`standalone`). A few
 architectures go through the real `save` and `prove` in `test_architectures`.
 
     PYTHONPATH=tests python -m zoo.trial llama gpt2
@@ -35,12 +35,11 @@ from birdbone.engine import run
 from birdbone.errors import BirdboneError, LinkError, SettingError
 from birdbone.links import load, quantize
 from birdbone.models.blocks.empty_model import find_blocks, shared_model
-from birdbone.models.evaluation import run_folder
+from birdbone.models.evaluation import run_folder, standalone
 from birdbone.models.evaluation.proof import check_score
 from birdbone.models.evaluation.record import Record, logits_off, make_record
 from birdbone.models.writing.folder import write_model
 
-_OPEN = Path(__file__).with_name("open_many.py")
 _DECODE = 4
 _BATCH = 40  # folders on the disk at once
 _TOLERANCE = 1e-4
@@ -227,7 +226,7 @@ def _proven(tried: Sequence[Outcome | _Trial]) -> list[Outcome]:
     """The outcomes, after one fresh process has opened every written folder."""
     requests = [str(each.request) for each in tried if isinstance(each, _Trial)]
     if requests:
-        script = [sys.executable, "-I", str(_OPEN), run_folder.__file__ or "", *requests]
+        script = [sys.executable, "-I", standalone.__file__, run_folder.__file__, *requests]
         subprocess.run(script, check=False, capture_output=True, cwd=tempfile.gettempdir())
     return [each if isinstance(each, Outcome) else _judged(each) for each in tried]
 

@@ -1,9 +1,6 @@
 """The program that proves a folder: alone in its process, and right about what it measures."""
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,36 +107,6 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     single = rescore.measure(request)["figures"]
     for name in ("dense", "light"):
         assert single[name]["perplexity"] == pytest.approx(whole[name]["perplexity"], rel=1e-5)
-
-
-def test_it_runs_alone_and_imports_nothing_of_ours(tmp_path: Path) -> None:
-    """The interpreter is asked what it loaded when the program has ended."""
-    request = requested(tmp_path, dense=None, tokens=None)
-    (tmp_path / "request.json").write_text(json.dumps(request))
-    code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], None, '__main__');"
-        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code, rescore.__file__, str(tmp_path / "request.json")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=True,
-    )
-    assert "'transformers'" in done.stdout
-    assert "birdbone" not in done.stdout
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["figures"]["light"]["parameters"] == tiny_checkpoint().num_parameters
-
-
-def test_where_birdbone_is_loaded_it_refuses_to_prove(tmp_path: Path) -> None:
-    request = requested(tmp_path)
-    (tmp_path / "request.json").write_text(json.dumps(request))
-    assert "birdbone" in sys.modules
-    rescore.main(str(tmp_path / "request.json"))
-    error = json.loads((tmp_path / "result.json").read_text())["error"]
-    assert error == "RuntimeError: birdbone is loaded here, so this process proves nothing"
 
 
 def test_a_model_gone_wrong_is_an_error_not_a_figure(tmp_path: Path) -> None:
