@@ -8,11 +8,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, WithJsonSchema
 
 from ...engine import Chain, Link
+from ...engine.bodies import require_body
 from ...engine.rebuilding import links_with_settings, rebuilt
 from ...errors import ChainError
 from ..healing.settings import HealSettings, chosen
 from ..pruning.settings import PruneSettings, takes_units
 
+_NEEDS = {"prune": "nothing is pruned", "validate": "no wave is evaluated"}
 # Links that run once for the model instead of once per wave, and where they belong.
 _OUTSIDE = {
     "load": "before",
@@ -30,20 +32,7 @@ def check_body(body: Chain) -> Chain:
         ChainError: it lacks prune or validate, validates the model before it is finished, contains
             a link that does not belong in a wave, or fixes a setting that waves must set.
     """
-    links = list(links_with_settings(body))
-    names = [each.__name__ for each in links]
-    for wanted, why in (("prune", "nothing is pruned"), ("validate", "no wave is evaluated")):
-        if wanted not in names:
-            raise ChainError(f"the body of waves has no {wanted} link, so {why}; add {wanted}()")
-    for name, where in _OUTSIDE.items():
-        if name in names:
-            raise ChainError(f"the body of waves contains {name}; put it {where} waves")
-    changing = [place for place, each in enumerate(links) if "checkpoint" in each.adds]
-    if names[::-1].index("validate") > len(names) - 1 - changing[-1]:
-        raise ChainError(
-            f"in the body of waves {names[changing[-1]]} changes the model after validate; put "
-            f"validate last"
-        )
+    require_body(body, of="waves", needs=_NEEDS, outside=_OUTSIDE)
     prunes = prunes_of(body)
     for settings in prunes:
         _check_prune(settings)
