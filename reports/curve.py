@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..contexts.verdict import PREFIXES
-from ..errors import DataError, MissingExtraError, SettingError
+from ..errors import DataError, SettingError
 from ..models.writing.output_path import check_writable_file
 from .both_texts import SHORT_NAMES
+from .figures import draw_figure
 from .waves import WaveRow
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ MEASURES = {
     "flops": ("operations per token, billions", 1e9),
 }
 _SUFFIXES = (".png", ".svg")
+_SIZE = (7.0, 4.2)  # inches
 _COLOURS = {"heldout": "#1f5f8b", "elsewhere": "#7a4f9a"}
 _LINES = {"heldout": "o-", "elsewhere": "s--"}
 _REVERTED = "#b5472f"
@@ -53,34 +55,16 @@ def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = Non
     chosen = measure or _changing(judged)
     if any(chosen not in row.sizes for row in judged):
         raise DataError(f"the record does not contain the {chosen} after each wave")
-    figure, axes = _canvas()
-    _draw(axes, judged, chosen)
-    # No date, and ids from a fixed salt: the same waves give the same file.
+    # Without a date and a version, the same waves give the same file.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
-    with _settings():
-        figure.savefig(path, metadata=metadata, dpi=150)
+    draw_figure(
+        lambda axes: _draw(axes, judged, chosen), path, size=_SIZE, metadata=metadata, dpi=150
+    )
     return chosen
 
 
 def _changing(rows: Sequence[WaveRow]) -> str:
     return "bytes" if len({row.sizes.get("bytes") for row in rows}) > 1 else "parameters"
-
-
-def _canvas() -> tuple[Any, Axes]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "plots need matplotlib; run pip install 'birdbone[plot]'"
-        ) from error
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _settings() -> Any:
-    from matplotlib import rc_context
-
-    return rc_context({"svg.hashsalt": "birdbone", "svg.fonttype": "none"})
 
 
 def _draw(axes: Axes, rows: Sequence[WaveRow], measure: str) -> None:

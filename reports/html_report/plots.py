@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...contexts.verdict import PREFIXES
-from ...errors import MissingExtraError
 from ..both_texts import SHORT_NAMES
+from ..figures import draw_figure
 from .layers import LayerGrid
 from .records import Point
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 _INK = "#010203"  # replaced by the text colour of the page
 _MARKERS = {"heldout": "o", "elsewhere": "s"}
 _COLOURS = {"heldout": "#2a78b5", "elsewhere": "#a05fb4"}
-_STYLE: dict[Any, Any] = {  # rcParams
-    "svg.hashsalt": "birdbone",  # the same record gives the same file
-    "svg.fonttype": "none",
+_STYLE: dict[str, Any] = {  # rcParams
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -129,18 +127,16 @@ def timeline(steps: Sequence[Mapping[str, Any]]) -> str:
 
 def _svg(draw: Callable[[Axes], None], width: float, height: float) -> str:
     """Draw one plot; its size in inches decides the proportions only, pages scale it."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "plots need matplotlib; run pip install 'birdbone[plot]'"
-        ) from error
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure.subplots())
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    file = io.StringIO()
+    draw_figure(
+        draw,
+        file,
+        size=(width, height),
+        style=_STYLE,
+        format="svg",
+        metadata={"Date": None},
+        transparent=True,
+    )
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
