@@ -124,13 +124,19 @@ class Papers:
         folder: path of the folder.
         checks: checks of the record, the files and their size.
         record: outputs of the model when it was saved; None if there is no record.
-        measured_on: device and versions it was saved with.
+        facts: the contents of birdbone.json; empty if there is none that can be read.
     """
 
     folder: Path
     checks: tuple[Check, ...]
     record: Record | None
-    measured_on: Mapping[str, str]
+    facts: Mapping[str, Any]
+
+    @property
+    def measured_on(self) -> Mapping[str, str]:
+        """Device and versions the folder was saved with."""
+        then = self.facts.get("measured_on")
+        return {str(k): str(v) for k, v in then.items()} if isinstance(then, Mapping) else {}
 
     def with_checks(
         self,
@@ -151,9 +157,7 @@ def read_papers(folder: Path) -> Papers:
     checks, kept = _provenance(folder)
     record, about_record = _record(folder)
     checks += [*_files(folder, kept), *_size(folder, kept), *about_record]
-    then = kept.get("measured_on") if kept else None
-    measured_on = {str(k): str(v) for k, v in then.items()} if isinstance(then, Mapping) else {}
-    return Papers(folder, tuple(checks), record, measured_on)
+    return Papers(folder, tuple(checks), record, kept or {})
 
 
 def _provenance(folder: Path) -> tuple[list[Check], Mapping[str, Any] | None]:

@@ -19,7 +19,6 @@ from ..reading.folder_files import is_of_tokenizer
 from ..reading.opening import open_checkpoint
 from ..reading.sources import find_model
 from ..writing.hash_chain import hash_chain
-from ..writing.publishing import PROVENANCE, path_of
 from .proof import Check, Proof, read_papers
 
 _DTYPES = {
@@ -72,7 +71,7 @@ def verify(folder: Path, source: str | None = None, *, trust_remote_code: bool =
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"'{folder}' is not a folder with a config.json; nothing to verify")
     papers = read_papers(folder)
-    facts = _facts(folder)
+    facts = papers.facts
     checks = [_steps(facts)]
     if source is None:
         words = "no source was given, so tensors, tokenizer and config are not compared with it"
@@ -91,15 +90,6 @@ def is_verified(found: Proof) -> bool:
     """Whether there is a record and no check failed; checks that could not be made are allowed."""
     recorded = any(check.name == "record" and check.holds for check in found.checks)
     return recorded and not found.failed
-
-
-def _facts(folder: Path) -> Mapping[str, Any]:
-    """The folder's record; empty if there is none that can be read, which `read_papers` reports."""
-    try:
-        found = json.loads(path_of(folder, PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _steps(facts: Mapping[str, Any]) -> Check:

@@ -109,6 +109,8 @@ def test_a_record_of_an_earlier_version_has_no_chain(light: Path) -> None:
 def test_a_damaged_record_is_an_error_not_a_crash(light: Path) -> None:
     rewritten(light, steps="none")
     assert "steps" in failed(verify(light))
+    (light / PROVENANCE).write_text("[]")
+    assert states(verify(light)).items() >= {"record": False, "steps": None}.items()
 
 
 def test_another_tokenizer_and_a_lost_file_are_named(light: Path, source: Path) -> None:
