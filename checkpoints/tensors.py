@@ -97,6 +97,11 @@ class TensorRef(ABC):
         return digest(self.load())
 
     @property
+    def storage_kind(self) -> str:
+        """Name of what a value is stored as: a dtype, or a grid such as ``int4`` or ``q4_0``."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def num_values(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
@@ -181,6 +186,10 @@ class Quantized(TensorRef):
         self.dtype, self.shape = scales.dtype, tuple(codes.shape)
 
     @property
+    def storage_kind(self) -> str:
+        return f"int{self.bits}"
+
+    @property
     def group_size(self) -> int:
         """Columns that share one scale."""
         return self.shape[1] // self.scales.shape[1]
@@ -260,6 +269,10 @@ class GgmlBlocks(TensorRef):
         return weight.T if self.transposed else weight
 
     @property
+    def storage_kind(self) -> str:
+        return self.kind
+
+    @property
     def num_bytes(self) -> int:
         return self.blocks.numel()
 
@@ -291,6 +304,10 @@ class BitsAndBytes(TensorRef):
 
     def load(self) -> Tensor:
         return self._values
+
+    @property
+    def storage_kind(self) -> str:
+        return self.kind
 
     @property
     def num_bytes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import Checkpoint, Converted, Quantized, TensorRef, diff, open_folder
+from ..checkpoints import Checkpoint, Converted, TensorRef, diff, open_folder
 from ..checkpoints.user_paths import user_path
 from ..models.reading.gguf_header import read_tensors
 from ..models.reading.opening import keeps_codes, open_checkpoint, quantized_by
@@ -180,16 +180,9 @@ def _change(name: str, first: Side, second: Side) -> TensorChange | None:
         greatest=greatest,
         zeros=(_zeros(before), _zeros(after)),
         shapes=(refs[0].shape, refs[1].shape),
-        kinds=(stored[0] or _kind(refs[0]), stored[1] or _kind(refs[1])),
+        kinds=(stored[0] or refs[0].storage_kind, stored[1] or refs[1].storage_kind),
     )
 
 
 def _zeros(tensor: torch.Tensor) -> float:
     return 1 - int(torch.count_nonzero(tensor)) / max(tensor.numel(), 1)
-
-
-def _kind(ref: TensorRef) -> str:
-    if isinstance(ref, Quantized):
-        return f"int{ref.bits}"
-    kind: str = getattr(ref, "kind", str(ref.dtype).removeprefix("torch."))
-    return kind

@@ -38,7 +38,5 @@ def _record(name: str, ref: TensorRef, errors: Mapping[str, float]) -> dict[str,
 
 
 def _kind(ref: TensorRef) -> str:
-    if isinstance(ref, Quantized):
-        return f"int{ref.bits} in groups of {ref.group_size}"
-    kind: str = getattr(ref, "kind", str(ref.dtype).removeprefix("torch."))
-    return kind
+    groups = f" in groups of {ref.group_size}" if isinstance(ref, Quantized) else ""
+    return f"{ref.storage_kind}{groups}"

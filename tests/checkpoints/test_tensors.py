@@ -97,6 +97,19 @@ def test_bitsandbytes_shows_its_values_and_counts_its_codes() -> None:
     assert len({ref.digest for ref in (nf4, int8, other_source, other_values)}) == 4
 
 
+def test_the_kind_names_what_is_stored() -> None:
+    values = torch.ones(2, 32)
+    source = InMemory(values)
+    kinds = {
+        "float32": source,
+        "bfloat16": Converted(source, torch.bfloat16),
+        "int3": Quantized(values.to(torch.int8), torch.ones(2, 1), bits=3),
+        "q8_0": GgmlBlocks(torch.zeros(2, 34, dtype=torch.uint8), kind="q8_0"),
+        "nf4.single": BitsAndBytes(source, values, kind="nf4.single"),
+    }
+    assert [ref.storage_kind for ref in kinds.values()] == list(kinds)
+
+
 def test_in_memory_lets_no_gradient_out() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     assert not InMemory(weight).load().requires_grad
