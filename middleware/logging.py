@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 from ..engine import ProgressEvent
 from ..engine.naming import name_of
 from ..errors import MissingExtraError, SettingError, did_you_mean
-from .open_links import OpenLinks, RunNotes, newest_step, of_run, settings_of
+from .open_links import OpenLinks, RunNotes, logged_metrics, newest_step, of_run, settings_of
 from .redaction import error_text, redacted
 
 if TYPE_CHECKING:
@@ -100,11 +100,10 @@ class Logging:
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Log the link's wall time and metrics."""
         step = newest_step(link, ctx, result)
-        figures = {} if step is None else step.metrics
-        plain = {key: value for key, value in figures.items() if not isinstance(value, Mapping)}
-        metrics = {"metrics": plain} if plain else {}
+        metrics = {} if step is None else logged_metrics(step)
+        named = {"metrics": metrics} if metrics else {}
         self._logger(mwctx).info(
-            "link.finished", link=name_of(link), **self._seconds(link, mwctx), **metrics
+            "link.finished", link=name_of(link), **self._seconds(link, mwctx), **named
         )
 
     async def failed(

@@ -58,6 +58,11 @@ def settings_of(link: Any) -> Mapping[str, Any]:
     return spelled_settings(link)
 
 
+def logged_metrics(step: Step) -> dict[str, Any]:
+    """The metrics of a link for a log, without those that hold one figure per layer."""
+    return {key: value for key, value in step.metrics.items() if not isinstance(value, Mapping)}
+
+
 def newest_step(link: Any, ctx: Mapping[str, Any], result: Any) -> Step | None:
     """Return the history record this link added; None if it added none (a function, a chain)."""
     if not hasattr(link, "factory") or not isinstance(result, Mapping):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..engine.naming import name_of
 from ..errors import MissingExtraError, ResourceError, SettingError, did_you_mean
-from .open_links import OpenLinks, RunNotes, newest_step, of_run, settings_of
+from .open_links import OpenLinks, RunNotes, logged_metrics, newest_step, of_run, settings_of
 from .redaction import HIDDEN, error_text, redacted
 
 if TYPE_CHECKING:
@@ -213,11 +213,7 @@ def _measured(
     step = newest_step(link, ctx, result)
     if step is None:
         return {} if start is None else {"seconds": time.perf_counter() - start}
-    metrics = {
-        key: value
-        for key, value in step.metrics.items()
-        if value is not None and not isinstance(value, Mapping)  # one figure per layer
-    }
+    metrics = {key: value for key, value in logged_metrics(step).items() if value is not None}
     return {**metrics, "seconds": step.cost.seconds, "peak_bytes": step.cost.peak_bytes}
 
 

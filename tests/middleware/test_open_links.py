@@ -1,9 +1,17 @@
 from __future__ import annotations
 
 from birdbone.chains import waves
+from birdbone.contexts.cost import Cost
+from birdbone.contexts.steps import Step
 from birdbone.engine import Chain, run
 from birdbone.links import prune, validate
-from birdbone.middleware.open_links import OpenLinks, newest_step, of_run, settings_of
+from birdbone.middleware.open_links import (
+    OpenLinks,
+    logged_metrics,
+    newest_step,
+    of_run,
+    settings_of,
+)
 
 
 def test_links_close_by_identity_the_newest_first():
@@ -39,6 +47,12 @@ async def test_the_newest_step_is_only_the_links_own(links):
     assert newest_step(links.plain, {}, result) is None
     assert newest_step(links.large(), {}, result) is None
     assert newest_step(add, {}, None) is None
+
+
+def test_figures_of_each_layer_are_not_logged():
+    metrics = {"loss": 0.5, "losses": [1.0, 0.5], "note": None, "errors": {"layer": 0.1}}
+    step = Step("prune", {}, Cost(1.0, None, "process"), metrics=metrics)
+    assert logged_metrics(step) == {"loss": 0.5, "losses": [1.0, 0.5], "note": None}
 
 
 def test_settings_that_are_chains_are_spelled_out():
