@@ -32,6 +32,15 @@ def test_another_suffix_is_refused_and_nothing_is_written(tmp_path: Path) -> Non
     assert not out.exists()
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_records_are_read(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "none" / "page.html"
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "light"), "--out", str(out)])
+    assert done.exit_code == 1
+    assert "cannot be written: there is no folder" in done.output
+
+
 def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "p.html")])
     assert done.exit_code == 1
