@@ -36,3 +36,15 @@ def stop_at(done: int) -> Callable[[int, int], None]:
             raise Stopped
 
     return announce
+
+
+def stop_healing_at(done: int, heard: list[int]) -> Callable[..., None]:
+    """An announce of `heal` that breaks off the first time so much is done; ``heard`` collects."""
+
+    def announce(label: str, so_far: int, total: int | None = None) -> None:
+        if label.startswith("healing"):
+            heard.append(so_far)
+            if so_far == done and heard.count(done) == 1:
+                raise Stopped
+
+    return announce

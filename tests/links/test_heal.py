@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from interrupting import Stopped
+from interrupting import stop_healing_at
 from tiny import tiny_checkpoint, tiny_model, tiny_windows
 from tiny_folders import quantized
 
@@ -232,14 +232,7 @@ async def _broken_off(
     """The model that a heal leaves which was broken off once, compared with an unbroken one."""
     unbroken = await run(_heal(method), context)
     heard: list[int] = []
-
-    def stop(label: str, done: int, total: int | None = None) -> None:
-        if label.startswith("healing"):
-            heard.append(done)
-            if done == 2 and len(heard) == heard.index(2) + 1:
-                raise Stopped
-
-    monkeypatch.setattr(healers, "announce", stop)
+    monkeypatch.setattr(healers, "announce", stop_healing_at(2, heard))
     with RunFolder(tmp_path / "run") as folder, pytest.raises(LinkError):
         await run(_heal(method), context, store=folder)
     with RunFolder(tmp_path / "run") as folder:

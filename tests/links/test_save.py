@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_windows
+from tiny_verdicts import verdict_on
 from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, Quantized
 from birdbone.contexts.cost import Cost
 from birdbone.contexts.steps import Step
-from birdbone.contexts.verdict import Judgement, Perplexity, Verdict
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
 from birdbone.links import save
@@ -69,21 +69,7 @@ def in_memory(checkpoint: Checkpoint) -> float:
 
 def judged(ctx: Mapping[str, Any], perplexity: float) -> dict[str, Any]:
     """The context as validate would leave it, with that perplexity in the verdict."""
-    windows, found = ctx["heldout"], Perplexity(perplexity, 1.0, 45)
-    held = Judgement(
-        dense=found,
-        light=found,
-        rise=0.0,
-        rise_error=0.0,
-        mean_kl=0.0,
-        agreement=1.0,
-        text=windows.text,
-        window=windows.length,
-        num_windows=windows.num_windows,
-        dtype="float32",
-        windows=windows.digest,
-    )
-    verdict = Verdict(held, None, ctx["checkpoint"].id)
+    verdict = verdict_on(ctx["heldout"], perplexity, ctx["checkpoint"].id)
     step = Step("validate", {}, Cost(1.0, 1, "process"), checkpoint=ctx["checkpoint"].id)
     return {**ctx, "verdict": verdict, "history": (step,)}
 

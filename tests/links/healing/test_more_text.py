@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from interrupting import Place, Stopped
+from interrupting import Place, stop_healing_at
 from tiny import tiny_checkpoint, tiny_windows
 
 from birdbone.engine import run
@@ -135,14 +135,7 @@ async def test_it_heals_on_sampled_text_and_goes_on_where_it_was_stopped(
     assert metrics["sampled_windows"] == 36
     assert metrics["steps"] >= 39
     heard: list[int] = []
-
-    def stop(label: str, done: int, total: int | None = None) -> None:
-        if label.startswith("healing"):
-            heard.append(done)
-            if done == 2 and len(heard) == heard.index(2) + 1:
-                raise Stopped
-
-    monkeypatch.setattr(healers, "announce", stop)
+    monkeypatch.setattr(healers, "announce", stop_healing_at(2, heard))
     with RunFolder(tmp_path / "run") as folder, pytest.raises(LinkError):
         await run(link, ctx, store=folder)
     small_batches.clear()

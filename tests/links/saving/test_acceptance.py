@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from tiny import VOCAB, tiny_checkpoint, tiny_windows
+from tiny_verdicts import verdict_on
 
 from birdbone.contexts.cost import Cost
 from birdbone.contexts.steps import Step
-from birdbone.contexts.verdict import Judgement, Perplexity, Verdict
 from birdbone.errors import GateError, ProofError
 from birdbone.links.saving import acceptance
 from birdbone.models.evaluation.fresh_process import Measurement
@@ -58,25 +58,6 @@ async def judge(ctx: Any, found: Measurement, scores: dict[str, float]) -> None:
     await acceptance.check_accepted(ctx, found, dtype=torch.float32, tolerance=None)
 
 
-def verdict_of(ctx: Any, perplexity: float, checkpoint: str) -> Verdict:
-    """A verdict on the held-out windows of the context."""
-    windows, found = ctx["heldout"], Perplexity(perplexity, 1.0, 45)
-    held = Judgement(
-        dense=found,
-        light=found,
-        rise=0.0,
-        rise_error=0.0,
-        mean_kl=0.0,
-        agreement=1.0,
-        text=windows.text,
-        window=windows.length,
-        num_windows=windows.num_windows,
-        dtype="float32",
-        windows=windows.digest,
-    )
-    return Verdict(held, None, checkpoint)
-
-
 async def accept(ctx: Any, perplexity: float, tolerance: float | None = None) -> None:
     found = measured(perplexity, 10.0)
     await acceptance.check_accepted(ctx, found, dtype=torch.float32, tolerance=tolerance)
@@ -84,7 +65,7 @@ async def accept(ctx: Any, perplexity: float, tolerance: float | None = None) ->
 
 async def test_another_score_than_the_verdicts_is_refused_beyond_the_tolerance() -> None:
     ctx = context()
-    ctx = {**ctx, "verdict": verdict_of(ctx, 12.0, ctx["checkpoint"].id)}
+    ctx = {**ctx, "verdict": verdict_on(ctx["heldout"], 12.0, ctx["checkpoint"].id)}
     await accept(ctx, 12.0)
     with pytest.raises(ProofError, match=r"has perplexity 12\.5.* in memory had 12\.0.*tolerance"):
         await accept(ctx, 12.5)
@@ -96,8 +77,8 @@ async def test_a_verdict_on_another_model_or_text_is_not_held_against_this_one(
 ) -> None:
     ctx = context()
     in_memory[ctx["checkpoint"].id] = 12.0
-    await accept({**ctx, "verdict": verdict_of(ctx, 1.5, ctx["dense"].id)}, 12.0)
-    other = verdict_of({"heldout": tiny_windows(3, seed=7)}, 1.5, ctx["checkpoint"].id)
+    await accept({**ctx, "verdict": verdict_on(ctx["heldout"], 1.5, ctx["dense"].id)}, 12.0)
+    other = verdict_on(tiny_windows(3, seed=7), 1.5, ctx["checkpoint"].id)
     await accept({**ctx, "verdict": other}, 12.0)
 
 
