@@ -42,7 +42,8 @@ def draw_figure(
         raise MissingExtraError(
             "plots need matplotlib; run pip install 'birdbone[plot]'"
         ) from error
-    with rc_context({**_REPEATABLE, **(style or {})}):
+    settings: dict[Any, Any] = {**_REPEATABLE, **(style or {})}
+    with rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         figure.savefig(out, **saving)
