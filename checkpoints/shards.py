@@ -18,7 +18,7 @@ from .tensors import DTYPES, InShard, TensorRef, check_dtype
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 METADATA: Mapping[str, str] = MappingProxyType({"format": "pt"})
-"""What the header of every weight file says of it."""
+"""The metadata in the header of every weight file."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 

@@ -59,7 +59,7 @@ def bench(
     from ..reports.bench import contest_document, contest_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
 
-    def told(label: str, done: int, total: int | None) -> None:
+    def report(label: str, done: int, total: int | None) -> None:
         if label == "runs" and not quiet:
             say("birdbone", f"run {done + 1} of {total}")
 
@@ -75,7 +75,7 @@ def bench(
         )
         read = [_contender(name, text, trust) for name in models]
         contenders, names = zip(*read, strict=True)
-        found = asyncio.run(run_benchmark(contenders, rounds=rounds, announce=told))
+        found = asyncio.run(run_benchmark(contenders, rounds=rounds, announce=report))
     measured_on = _measured_on(contenders, names[0], length, rounds)
     document = json.dumps(contest_document(found, measured_on), indent=2, ensure_ascii=False)
     if out is not None:

@@ -32,8 +32,8 @@ def gc(
     with RunFolder(folder) as opened:
         found = collect(opened, superseded=superseded, dry=dry)
     verb = "would free" if dry else "freed"
-    told = f"{verb} {in_bytes(found.freed_bytes)} in {found.files} files"
+    words = f"{verb} {in_bytes(found.freed_bytes)} in {found.files} files"
     if found.steps:
-        told += f", including steps {', '.join(map(str, found.steps))}"
-    told += f"; {in_bytes(found.kept_bytes)} remain"
-    answer(found.as_dict(), lambda: Text(told), as_json=as_json)
+        words += f", including steps {', '.join(map(str, found.steps))}"
+    words += f"; {in_bytes(found.kept_bytes)} remain"
+    answer(found.as_dict(), lambda: Text(words), as_json=as_json)

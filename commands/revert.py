@@ -35,8 +35,8 @@ def revert(
     kept = journal.step(step)
     with warnings_as_notes(), quiet_libraries():
         document = _written(journal, kept, out, force)
-    told = f"{document['path']}: the model after step {step} ({kept.step.link}), not evaluated"
-    answer(document, lambda: Text(told, overflow="fold"), as_json=as_json)
+    words = f"{document['path']}: the model after step {step} ({kept.step.link}), not evaluated"
+    answer(document, lambda: Text(words, overflow="fold"), as_json=as_json)
 
 
 def _written(journal: Journal, kept: KeptOutcome, out: str, force: bool) -> dict[str, Any]:

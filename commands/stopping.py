@@ -66,5 +66,5 @@ async def _watched(
 
 
 def _identity(folder: Path) -> int | None:
-    """Tells an output from the one that replaced it: publishing is a rename."""
+    """Differs between an output and the one that replaced it, because publishing is a rename."""
     return folder.stat().st_ino if folder.exists() else None

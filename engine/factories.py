@@ -44,8 +44,8 @@ class LinkFactory(Generic[P, S, C]):
         settings_type: the type of its settings.
         needs: context keys it requires, read off the TypedDict of its context.
         adds: context keys it adds, read off the TypedDict it returns.
-        may_read: ``needs`` and the optional keys; None if no TypedDict says.
-        open_ended: no TypedDict says what it adds, so any key may be in the context after it.
+        may_read: ``needs`` and the optional keys; None if no TypedDict declares it.
+        open_ended: no TypedDict declares what it adds, so any key may be in the context after it.
         hooks: what was registered with the decorators below.
     """
 

@@ -1,4 +1,4 @@
-"""The optional functions of a link beside its body, each registered by a decorator.
+"""The optional functions of a link besides its body, each registered by a decorator.
 
 | decorator | signature | when it is called |
 |---|---|---|

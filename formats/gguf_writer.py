@@ -199,8 +199,8 @@ def _describe(
 def _describe_name(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
     """Write name, size label, licence and origin, by gguf's own rules from the source's card."""
     called = PurePosixPath(checkpoint.source).name or str(checkpoint.config["model_type"])
-    said = source_metadata(checkpoint)
-    card: dict[str, object] = {key: said[key] for key in _CARD_KEYS if key in said}
+    known = source_metadata(checkpoint)
+    card: dict[str, object] = {key: known[key] for key in _CARD_KEYS if key in known}
     if bases := base_models(checkpoint):
         card["base_model"] = bases
     found = gguf.Metadata.apply_metadata_heuristic(

@@ -54,7 +54,7 @@ async def measure_gguf(
 async def run_llama_cpp(
     path: Path, tokens: list[list[int]] | None, probe: Probe, vocabulary: int, announce: Announce
 ) -> dict[str, Any]:
-    """Everything `measure_gguf` says of a file: ``figures``, ``nll`` and ``environment``.
+    """All results of `measure_gguf` for a file: ``figures``, ``nll`` and ``environment``.
 
     Args:
         tokens: windows, of any length each.

@@ -164,14 +164,14 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def _number(said: float | None) -> float:
+def _number(reported: float | None) -> float:
     """Return a log-probability as a float; llama.cpp reports NaN as null, since JSON has no NaN."""
-    if said is None:
+    if reported is None:
         raise ValueError(
             "its logits are NaN or infinite; llama.cpp multiplies f16 tensors in float16, which "
             "holds values up to 65504: kind bf16 or f32 has a larger range"
         )
-    return float(said)
+    return float(reported)
 
 
 answer = measure_file  # called by `standalone`

@@ -146,7 +146,7 @@ def _warn_of_little(found: Mapping[str, Windows], limits: Mapping[str, int], wid
     for part, limit in limits.items():
         if found[part].num_windows < limit:
             warnings.warn(
-                f"calibrate({_SETTING[part]}={limit}): the text gives only "
+                f"calibrate({_SETTING[part]}={limit}): the text has only "
                 f"{found[part].num_windows} windows of {found[part].length} tokens",
                 stacklevel=3,
             )

@@ -67,8 +67,8 @@ def _cutter(best: Wave, body: Chain) -> Cutter:
     return Cutter(best.context["checkpoint"], best.weight, prunes_of(body))
 
 
-def _next_cut(course: Course, best: Wave, body: Chain, share: float) -> Cut | None:
-    return course.cut(_cutter(best, body), share)
+def _next_cut(course: Course, best: Wave, body: Chain, fraction: float) -> Cut | None:
+    return course.cut(_cutter(best, body), fraction)
 
 
 def _reached(course: Course, best: Wave, body: Chain) -> bool:

@@ -139,20 +139,21 @@ def _elsewhere(measured_on: Mapping[str, str]) -> str:
 
 
 def _remarks(source: str, figures: Figures) -> str:
-    said = [*text_remarks(figures), *([GRID_REMARK] if is_on_a_grid(source) else [])]
-    return "".join(f" {each}" for each in said)
+    remarks = [*text_remarks(figures), *([GRID_REMARK] if is_on_a_grid(source) else [])]
+    return "".join(f" {each}" for each in remarks)
 
 
 def _about_zeros(figures: Figures, weight_format: str) -> str:
     light = figures["light"]
-    share = 1 - light["nonzero"] / light["parameters"]
-    if share < SHARE_WORTH_A_REMARK:
+    fraction = 1 - light["nonzero"] / light["parameters"]
+    if fraction < SHARE_WORTH_A_REMARK:
         return (
-            f"{share:.1%} of the parameters are zero, so there is no mask. Removed parameters are "
-            f"gone from the tensors; the table shows what that saves."
+            f"{fraction:.1%} of the parameters are zero, so there is no mask. Removed parameters "
+            f"are gone from the tensors; the table shows what that saves."
         )
     rounded = "" if weight_format == "dense" else " (rounding to few bits makes zeros too)"
     return (
-        f"{share:.1%} of the parameters are zero{rounded}. Zeros inside a weight matrix are stored "
-        f"and multiplied like other values, so they change neither the size on disk nor the speed."
+        f"{fraction:.1%} of the parameters are zero{rounded}. Zeros inside a weight matrix are "
+        f"stored and multiplied like other values, so they change neither the size on disk nor the "
+        f"speed."
     )

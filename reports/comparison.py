@@ -61,11 +61,11 @@ def _changes(changes: Sequence[Mapping[str, Any]], every: bool) -> Iterator[Rend
         count = f" ({len(group)})" if len(group) > 1 else ""
         yield Text(f"{name}{count}", style="bold", overflow="fold")
         zeros = [_mean(each["zeros"][side] for each in group) for side in (0, 1)]
-        told = [shapes, kinds, f"zeros {_pair(zeros, '{:.2%}'.format)}"]
+        shown = [shapes, kinds, f"zeros {_pair(zeros, '{:.2%}'.format)}"]
         moved = [each["relative"] for each in group if each["relative"] is not None]
         if moved:
-            told.append(f"changed by {_spread(moved)}")
-        yield Padding(Text(", ".join(told)), (0, 0, 0, 2))
+            shown.append(f"changed by {_spread(moved)}")
+        yield Padding(Text(", ".join(shown)), (0, 0, 0, 2))
 
 
 def _spread(values: Sequence[float]) -> str:

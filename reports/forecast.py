@@ -167,13 +167,13 @@ def _left(saved: Path) -> int:
 
 
 def _outcome(expected: Iterable[Expected], ran: Sequence[Step], left_bytes: int) -> LinkComparison:
-    told = list(expected)
-    disk = sum(each.disk_bytes for each in told)
+    estimates = list(expected)
+    disk = sum(each.disk_bytes for each in estimates)
     return LinkComparison(
         link=ran[0].link,
-        expected_seconds=_sum(each.seconds for each in told),
+        expected_seconds=_sum(each.seconds for each in estimates),
         seconds=sum(step.cost.seconds for step in ran),
-        expected_peak_bytes=max(each.peak_bytes for each in told),
+        expected_peak_bytes=max(each.peak_bytes for each in estimates),
         peak_bytes=max(step.cost.peak_bytes for step in ran),
         expected_disk_bytes=disk,
         disk_bytes=left_bytes if disk else 0,
@@ -195,9 +195,9 @@ def outcomes_report(rows: Sequence[LinkComparison]) -> RenderableType:
             in_bytes(each.peak_bytes),
             _share(each.expected_peak_bytes, each.peak_bytes),
         )
-    told, was = _sum(each.expected_seconds for each in rows), sum(each.seconds for each in rows)
+    expected, was = _sum(each.expected_seconds for each in rows), sum(each.seconds for each in rows)
     table.add_section()
-    table.add_row("all", in_time(told), in_time(was), _factor(told, was), *_highest(rows))
+    table.add_row("all", in_time(expected), in_time(was), _factor(expected, was), *_highest(rows))
     parts: list[RenderableType] = [Text("Expected and measured cost:"), table]
     parts += [
         Text(
@@ -211,9 +211,9 @@ def outcomes_report(rows: Sequence[LinkComparison]) -> RenderableType:
 
 
 def _highest(rows: Sequence[LinkComparison]) -> tuple[str, str, str]:
-    told = max(each.expected_peak_bytes for each in rows)
+    expected = max(each.expected_peak_bytes for each in rows)
     was = max(each.peak_bytes for each in rows)
-    return in_bytes(told), in_bytes(was), _share(told, was)
+    return in_bytes(expected), in_bytes(was), _share(expected, was)
 
 
 def outcomes_document(rows: Sequence[LinkComparison]) -> list[Mapping[str, Any]]:

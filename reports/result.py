@@ -98,17 +98,17 @@ def remarks(
     Args:
         has_codes: whether the model has quantised weights, made here or before.
     """
-    said = text_remarks(figures)
+    remarks = text_remarks(figures)
     links = {step.link for step in history}
-    share = _zero_share(figures.get("light", {}))
+    fraction = _zero_share(figures.get("light", {}))
     # Rounding to few bits makes zeros too, and those are not a mask.
     masked = any(_leaves_a_mask(step) for step in history)
     rounded = has_codes or "quantize" in links
-    if share >= SHARE_WORTH_A_REMARK and (masked or not rounded):
-        said.append(f"{share:.1%} of the parameters are zero. {_MASK_REMARK}")
+    if fraction >= SHARE_WORTH_A_REMARK and (masked or not rounded):
+        remarks.append(f"{fraction:.1%} of the parameters are zero. {_MASK_REMARK}")
     if "quantize" in links and is_on_a_grid(source):
-        said.append(GRID_REMARK)
-    return said
+        remarks.append(GRID_REMARK)
+    return remarks
 
 
 def _remarks(saved: Saved, result: Mapping[str, Any]) -> list[str]:

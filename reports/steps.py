@@ -29,8 +29,8 @@ def steps_report(
     parts: list[RenderableType] = []
     for step in steps:
         parts.append(Text(_head(step, width), style="bold"))
-        told = (_settings(step, defaults.get(step["link"], {})), _metrics(step["metrics"]))
-        parts += [Padding(Text(each, overflow="fold"), (0, 0, 0, 6)) for each in told if each]
+        shown = (_settings(step, defaults.get(step["link"], {})), _metrics(step["metrics"]))
+        parts += [Padding(Text(each, overflow="fold"), (0, 0, 0, 6)) for each in shown if each]
     if document["in_progress"]:
         parts.append(Text(f"{document['in_progress']} links were interrupted"))
     parts.append(
@@ -47,12 +47,12 @@ def _head(step: Mapping[str, Any], width: int) -> str:
 
 
 def _settings(step: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    told = [
+    shown = [
         f"{name}={value}"
         for name, value in step["settings"].items()
         if name not in defaults or defaults[name] != value
     ]
-    return ", ".join(told)
+    return ", ".join(shown)
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:

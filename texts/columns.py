@@ -70,8 +70,8 @@ def document_of(row: Any, column: str | None, where: str) -> Document | None:
     if not value:
         return None
     system = row.get("system") if rest else None
-    told = [{"role": "system", "content": system}] if isinstance(system, str) and system else []
-    return from_messages([*told, *value], where)
+    before = [{"role": "system", "content": system}] if isinstance(system, str) and system else []
+    return from_messages([*before, *value], where)
 
 
 def _turns(row: Mapping[Any, Any], prompt: str, response: str, where: str) -> Document | None:

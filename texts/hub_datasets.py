@@ -29,10 +29,10 @@ def read_dataset(address: TextAddress) -> tuple[Document, ...]:
     loaded = _load(path, config or None, part or "train", address.stream)
     rows: Iterable[Any] = islice(_chosen(loaded, address.column, where), address.rows)
     try:
-        told = [(f"{where}, row {number}", row) for number, row in enumerate(rows, 1)]
+        named = [(f"{where}, row {number}", row) for number, row in enumerate(rows, 1)]
     except OSError as error:
         raise DataError(f"{where} cannot be read to its end: {error}; try again") from error
-    return _joined([document_of(row, address.column, place) for place, row in told])
+    return _joined([document_of(row, address.column, place) for place, row in named])
 
 
 def _load(path: str, config: str | None, part: str, stream: bool) -> Any:

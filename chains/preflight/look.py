@@ -170,19 +170,19 @@ def _memory(
         return
     worst = max(walk.seen, key=lambda each: each.whole_bytes)
     device = counted_device()
-    mend = _mend(chain, ctx, free)
+    change = _milder_settings(chain, ctx, free)
     message = (
         f"link '{worst.link.__name__}' is expected to need {(base + worst.whole_bytes) / 1e9:.2f} "
         f"GB of memory{'' if device is None else f' on {device}'}, {(base + free) / 1e9:.2f} GB "
         f"can be had; "
-        + (f"with {mend} it would fit" if mend else "no setting known here makes it fit")
+        + (f"with {change} it would fit" if change else "no setting known here makes it fit")
     )
     if base + walk.sure_bytes > _OFF_BY * (base + free):
         raise ResourceError(message)
     yield f"memory may not be enough: {message}"
 
 
-def _mend(chain: Chain, ctx: Mapping[str, Any], free: int) -> str | None:
+def _milder_settings(chain: Chain, ctx: Mapping[str, Any], free: int) -> str | None:
     """The mildest change of settings with which every link fits, as ``--set`` spells it."""
     for changes, changed in milder(chain):
         if _fits(changed, ctx, free):
@@ -225,8 +225,8 @@ def _speed(walk: _Walk, started: float, cautions: list[str]) -> Speed | None:
     if found.taken >= BUSY:
         cautions.append(
             f"other programs kept {found.taken:.1f} of {psutil.cpu_count()} cores busy while a "
-            f"block was timed: times are told as if this run had its {torch.get_num_threads()} "
-            f"threads to itself, and are longer while it has not"
+            f"block was timed: the times assume that this run has its {torch.get_num_threads()} "
+            f"threads to itself, and it takes longer while it does not"
         )
     return Speed(
         block=found.block,

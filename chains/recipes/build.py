@@ -1,4 +1,4 @@
-"""Recipes made chains: what they leave open is filled in, and where they fail is said."""
+"""Build chains from recipes: fill in what they leave open, and name the line of an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..overrides import configure
 from ..predefined import CHAINS
 from .recipe import Entry, Recipe, located
 
-# Filled in where the recipe is silent; the keyword argument of `build` that gives each.
+# Settings filled in if the recipe does not set them, with the argument of `build` for each.
 _OPEN = {"load.model": "model", "calibrate.data": "data", "save.path": "out"}
 
 

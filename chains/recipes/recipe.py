@@ -103,8 +103,8 @@ def _chosen(table: Table, source: str) -> Recipe:
     _check_keys(table, ("chain", "set"), source)
     name, changes = table["chain"], table.get("set")
     if not isinstance(name, str) or name not in CHAINS:
-        mend = did_you_mean(str(name), CHAINS)
-        raise SettingError(f"{_at(source, table, 'chain')}: no chain {name!r}; {mend}")
+        hint = did_you_mean(str(name), CHAINS)
+        raise SettingError(f"{_at(source, table, 'chain')}: no chain {name!r}; {hint}")
     changes = Table() if changes is None else changes
     if not isinstance(changes, Table):
         where = _at(source, table, "set")
@@ -181,10 +181,10 @@ def _check_keys(table: Table, known: tuple[str, ...], source: str) -> None:
     for key in table:
         if key not in known:
             where = _at(source, table, key)
-            raise SettingError(f"{where}: no key '{key}' beside {known[0]}; {_mend(key, known)}")
+            raise SettingError(f"{where}: no key '{key}' beside {known[0]}; {_hint(key, known)}")
 
 
-def _mend(key: str, known: tuple[str, ...]) -> str:
+def _hint(key: str, known: tuple[str, ...]) -> str:
     if key in ("links", "name", "set", "chain"):
         return "a recipe is either chain and set, or links and name"
     return did_you_mean(key, known)

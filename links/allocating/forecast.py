@@ -91,13 +91,15 @@ def select_forecast(ctx: Selectable, body: Chain) -> Forecast:
     start: dict[str, Any] = dict(ctx)
     places = _tried(allocation)
     for place in places:
-        told, highest = _through({**start, "allocation": replace(allocation, place=place)}, body)
+        forecast, highest = _through(
+            {**start, "allocation": replace(allocation, place=place)}, body
+        )
         peak = max(peak, highest + kept - context_bytes(ctx))
         if place == places[0]:
-            first, kept = told, max(0, context_bytes(ctx, told.adds) - context_bytes(ctx))
-        if "reference" in told.adds:
-            start["reference"] = told.adds["reference"]
-        whole = whole.then(told)
+            first, kept = forecast, max(0, context_bytes(ctx, forecast.adds) - context_bytes(ctx))
+        if "reference" in forecast.adds:
+            start["reference"] = forecast.adds["reference"]
+        whole = whole.then(forecast)
     count = len(places)
     note = f"{count} {'candidate is' if count == 1 else 'candidates are'} built and judged"
     return replace(
@@ -124,8 +126,10 @@ def _through(ctx: dict[str, Any], body: Chain) -> tuple[Forecast, int]:
     """The forecasts of the links of a chain together, and the peak of memory with the context."""
     whole, peak = Forecast(), 0
     for each in links_with_settings(body):
-        forecast = each.factory.hooks.forecast
-        told = Forecast() if forecast is None else forecast(ctx, each.settings)
-        peak = max(peak, context_bytes(ctx) + told.memory_bytes, context_bytes(ctx, told.adds))
-        whole, ctx = whole.then(told), {**ctx, **told.adds}
+        hook = each.factory.hooks.forecast
+        forecast = Forecast() if hook is None else hook(ctx, each.settings)
+        peak = max(
+            peak, context_bytes(ctx) + forecast.memory_bytes, context_bytes(ctx, forecast.adds)
+        )
+        whole, ctx = whole.then(forecast), {**ctx, **forecast.adds}
     return whole, peak

@@ -199,7 +199,7 @@ def _num_windows(
     tokenizer: Tokenizer,
     length: int,
 ) -> int:
-    """Windows a part gives: counted where it is short, else by its tokens per character."""
+    """Windows of a part: counted where it is short, else by its tokens per character."""
     density = {each.name: each.tokens / max(each.characters, 1) for each in reports}
     total = 0
     for each in part:

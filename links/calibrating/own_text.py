@@ -53,7 +53,7 @@ def expanded(addresses: tuple[TextAddress, ...]) -> tuple[TextAddress, ...]:
 
 
 def refuse_self(addresses: tuple[TextAddress, ...], setting: str) -> None:
-    """Refuse to judge a model by what it says itself.
+    """Refuse to evaluate a model on text that it generated.
 
     Raises:
         SettingError: `self` or `default` is among the addresses.
@@ -62,7 +62,7 @@ def refuse_self(addresses: tuple[TextAddress, ...], setting: str) -> None:
         if each.place in (SELF, DEFAULT):
             raise SettingError(
                 f"{setting}='{each.place}': text sampled from the model is for data alone; name "
-                f"a text that somebody wrote"
+                f"a text that no model generated"
             )
 
 
@@ -86,7 +86,7 @@ def own_text(
     """Text sampled from a model, under the name it is printed as.
 
     Raises:
-        ModelError, DataError: the model cannot be sampled from, or says nothing of use.
+        ModelError, DataError: the model cannot be sampled from, or its text is of no use.
     """
     documents = sample_text(
         checkpoint,

@@ -75,11 +75,13 @@ def on_text(
             )
     lesson = Lesson(tokens, teacher, kl_weight=how.kl_weight)
     light = Skeleton(checkpoint, dtype=torch.float32)
-    place, tell = text.place, partial(announce, "healing")
+    place, report = text.place, partial(announce, "healing")
     if method == "full":
-        return heal_all(light, lesson, training, unfinished=place, announce=tell)
+        return heal_all(light, lesson, training, unfinished=place, announce=report)
     adapting = Adapting(rank=how.rank, alpha=how.alpha, on_nf4=method == "qlora")
-    return heal_adapted(light, modules, lesson, adapting, training, unfinished=place, announce=tell)
+    return heal_adapted(
+        light, modules, lesson, adapting, training, unfinished=place, announce=report
+    )
 
 
 def _modules(checkpoint: Checkpoint) -> list[str]:

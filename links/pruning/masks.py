@@ -44,7 +44,7 @@ async def mask(ctx: Scored, settings: PruneSettings) -> Pruned:
     thinning = Thinning(
         method=settings.method,
         pattern=pattern,
-        shares={each.name: allocate(each.name, mean) for each in all_linears(checkpoint)},
+        sparsities={each.name: allocate(each.name, mean) for each in all_linears(checkpoint)},
         scores=scores,
         damping=settings.damping,
         polish=settings.polish,
@@ -205,8 +205,8 @@ def by_load(scores: Scores, spread: float) -> Allocate:
         return uniform
 
     def allocate(name: str, mean: float) -> float:
-        share = mean - spread * (ratio[_block(name)] - centre) / widest
-        return min(max(share, 0.0), 1.0)  # rounding only, see above
+        fraction = mean - spread * (ratio[_block(name)] - centre) / widest
+        return min(max(fraction, 0.0), 1.0)  # rounding only, see above
 
     return allocate
 

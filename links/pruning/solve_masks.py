@@ -31,7 +31,7 @@ class Thinning(Planning):
     """Solves the masks and values of the linears on one input; called by the block pass.
 
     Attributes:
-        shares: sparsity of every linear by name.
+        sparsities: sparsity of every linear by name.
         scores: per-weight scores, for method "scores".
         polish: conjugate-gradient steps on the values of the mask.
         matching: fraction of the upstream error each linear corrects.
@@ -41,7 +41,7 @@ class Thinning(Planning):
 
     method: PruneMethod
     pattern: Pattern
-    shares: Mapping[str, float]
+    sparsities: Mapping[str, float]
     scores: Scores
     damping: float
     polish: int
@@ -73,7 +73,7 @@ class Thinning(Planning):
             return [[each] for each in weights]
         stacks: dict[float, list[tuple[Linear, Tensor]]] = {}
         for linear, weight in weights:
-            stacks.setdefault(self.shares[linear.name], []).append((linear, weight))
+            stacks.setdefault(self.sparsities[linear.name], []).append((linear, weight))
         return list(stacks.values())
 
     def _solve(
@@ -81,14 +81,14 @@ class Thinning(Planning):
     ) -> dict[Linear, Tensor]:
         linears = [linear for linear, _ in stack]
         heights = [weight.shape[0] for _, weight in stack]
-        share = self.shares[linears[0].name] if self.pattern.n_of_m is None else None
+        sparsity = self.sparsities[linears[0].name] if self.pattern.n_of_m is None else None
         if self.method == "scores":
-            thinned = self._by_scores(linears[0], whole, gram, share)
+            thinned = self._by_scores(linears[0], whole, gram, sparsity)
         else:
             thinned = PRUNERS[self.method](
                 whole,
                 gram,
-                sparsity=share,
+                sparsity=sparsity,
                 pattern=self.pattern,
                 heights=heights,
                 factor=prepared,
@@ -112,11 +112,11 @@ class Thinning(Planning):
         return fresh
 
     def _by_scores(
-        self, linear: Linear, weight: Tensor, gram: Gram, share: float | None
+        self, linear: Linear, weight: Tensor, gram: Gram, sparsity: float | None
     ) -> PrunedWeight:
         """Remove the weights with the lowest scores; the kept weights are unchanged."""
         values = self.scores.weights[linear.name].to(weight.device)
-        mask = pattern_mask(values, sparsity=share, pattern=self.pattern)
+        mask = pattern_mask(values, sparsity=sparsity, pattern=self.pattern)
         thinned = weight.masked_fill(~mask, 0.0)
         errors = relative_output_errors(weight, thinned, gram, heights=(len(weight),))
         return PrunedWeight(thinned, mask, errors)

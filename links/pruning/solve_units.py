@@ -67,15 +67,15 @@ class Removal(Planning):
 
 @dataclass(frozen=True)
 class Bridging(Planning):
-    """Refits a linear to add what was removed elsewhere to its own output.
+    """Refits a linear so that its output compensates for what was removed elsewhere.
 
     Attributes:
-        share: fraction of the missing output that it compensates.
+        matching: fraction of the missing output that it compensates (0 = none, 1 = all).
         plans: the record of each linear, filled as they are done.
     """
 
     damping: float
-    share: float
+    matching: float
     plans: dict[str, LinearPlan] = field(default_factory=dict)
 
     def __call__(self, fed: Fed) -> Tensor:
@@ -85,7 +85,7 @@ class Bridging(Planning):
         try:
             factor = factorize(fed.gram, damping=self.damping)
             bridged = compensated_weight(
-                fed.weight, fed.missing, fed.gram, factor, matching=self.share
+                fed.weight, fed.missing, fed.gram, factor, matching=self.matching
             )
             moved = relative_output_error(fed.weight, bridged, fed.gram)
         except SolverError as error:

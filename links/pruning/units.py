@@ -53,7 +53,7 @@ def _narrow(ctx: Scored, settings: PruneSettings, kind: UnitKind) -> Pruned:
     change = narrowing(checkpoint, kind, size.after)
     matching = unit_matching(settings)
     removal = Removal(change, settings.damping, matching)
-    mending = Bridging(settings.damping, matching)
+    correction = Bridging(settings.damping, matching)
     smaller = hollow_blocks(
         checkpoint,
         ctx["calibration"],
@@ -62,11 +62,11 @@ def _narrow(ctx: Scored, settings: PruneSettings, kind: UnitKind) -> Pruned:
         batch_size=settings.batch_size,
         matched=matching > 0,
         announce=lambda done, total: announce("pruning blocks", done, total),
-        correct=mending,
-        resuming=Resuming(unfinished(), removal, mending),
+        correct=correction,
+        resuming=Resuming(unfinished(), removal, correction),
     )
     counts = change.before, change.after
-    plans = {**removal.plans, **mending.plans}
+    plans = {**removal.plans, **correction.plans}
     plan = Plan("obs", kind, plans, counts, kept_layers(ctx))
     return _pruned(checkpoint, smaller, plan)
 
@@ -76,9 +76,11 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
     keep = layers_left(checkpoint, settings)
     skeleton = Skeleton(checkpoint)
     matching = unit_matching(settings)
-    bridging, mending = Bridging(settings.damping, _BRIDGED), Bridging(settings.damping, matching)
+    bridging, correction = Bridging(settings.damping, _BRIDGED), Bridging(
+        settings.damping, matching
+    )
     choice = LayerChoice()
-    resuming = Resuming(unfinished(), choice, bridging, mending)
+    resuming = Resuming(unfinished(), choice, bridging, correction)
     stopped = resuming.load(skeleton.device)
 
     def tried(done: int, total: int) -> None:
@@ -91,7 +93,7 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
         windows,
         kept,
         bridging,
-        mending if matching > 0 else None,
+        correction if matching > 0 else None,
         batch_size=settings.batch_size,
         announce=lambda done, total: announce("refitting blocks", done, total),
         # A pass stopped while ranking has no hidden states.
@@ -100,7 +102,7 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
     )
     earlier = kept_layers(ctx)
     places = kept if earlier is None else tuple(earlier[place] for place in kept)
-    plans = _renamed({**bridging.plans, **mending.plans}, skeleton.path, kept)
+    plans = _renamed({**bridging.plans, **correction.plans}, skeleton.path, kept)
     plan = Plan("kl", "layers", plans, (len(skeleton.blocks), keep), places)
     return _pruned(checkpoint, shorter, plan)
 

@@ -35,10 +35,11 @@ async def round_by_text(
         ),
         announce=lambda done, total: announce("quantising blocks", done, total),
     )
-    light, told = rounding.checkpoint.evolve(fresh), {**rounding.metrics(), "linears": len(fresh)}
+    light = rounding.checkpoint.evolve(fresh)
+    metrics = {**rounding.metrics(), "linears": len(fresh)}
     if tuning is not None:
-        told.update(tuning.metrics())
+        metrics.update(tuning.metrics())
     if correcting is not None:
         light, size = with_adapter(light, correcting)
-        told.update(size)
-    return light, told
+        metrics.update(size)
+    return light, metrics

@@ -41,7 +41,7 @@ class Correcting:
 
         Args:
             target: what the stack should have held, [out_features, in_features], to give what it
-                is asked for; the weights themselves where earlier blocks are not made up for.
+                is asked for; the weights themselves if errors of earlier blocks are not corrected.
             replacement: what it holds.
         """
         heights = [len(weight) for _, weight in weights]
@@ -68,8 +68,8 @@ def with_adapter(
     }
     dtype = stored_dtype(checkpoint, checkpoint.refs[corrected[0].tensor])
     files = adapter_files(factors, rank=correcting.rank, dtype=dtype)
-    told = {"adapter_bytes": sum(len(data) for data in files.values())}
-    return replace(checkpoint, files={**checkpoint.files, **files}), told
+    metrics = {"adapter_bytes": sum(len(data) for data in files.values())}
+    return replace(checkpoint, files={**checkpoint.files, **files}), metrics
 
 
 def check_rank(linear: Linear, rank: int) -> None:

@@ -15,7 +15,7 @@ from ...models.blocks.linears import all_linears
 
 Format = Literal["auto", "safetensors", "compressed-tensors", "bitsandbytes", "gguf"]
 
-_MENDS = {
+_FIXES = {
     "safetensors": "load(dequantize=True) reads a saved model as values",
     "compressed-tensors": "quantize(bits=4) makes codes that it holds",
     "bitsandbytes": "quantize(method='nf4') hands weights over to it",
@@ -41,7 +41,7 @@ def chosen_form(checkpoint: Checkpoint, format: Format, kind: GgmlKind | None) -
         return format
     raise SettingError(
         f"save(format='{format}') does not hold this model: its weights are "
-        f"{_WORDS[made_for]}, which '{made_for}' holds; {_MENDS[format]}"
+        f"{_WORDS[made_for]}, which '{made_for}' holds; {_FIXES[format]}"
     )
 
 

@@ -49,16 +49,16 @@ class Course:
         """The distance of a model from the target."""
         return 0.0 if self.target is None else abs(self.left(weight) - self.target)
 
-    def cut(self, cutter: Cutter, share: float) -> Cut | None:
+    def cut(self, cutter: Cutter, fraction: float) -> Cut | None:
         """The next wave's cut: the fraction given, or less if that is nearer to the target.
 
         Masks reach the target exactly, units with the nearest size. None if the target is reached
         or there is no smaller size.
         """
-        cut = None if self.reached(cutter) else cutter.cut(share)
+        cut = None if self.reached(cutter) else cutter.cut(fraction)
         if cut is None or self.target is None or self.left(cut.weight) >= self.target:
             return cut
-        low, high = 0.0, share
+        low, high = 0.0, fraction
         above: Cut | None = None
         for _ in range(_HALVINGS):
             middle = (low + high) / 2

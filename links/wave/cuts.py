@@ -54,20 +54,20 @@ class Cutter:
         """Whether units are removed several at a time; a smaller multiple of prune changes that."""
         return any(self._step(each.pattern, each.multiple) > 1 for each in self._prunes)
 
-    def cut(self, share: float) -> Cut | None:
-        """Remove at most ``share`` of what remains, or one step in size if that is more.
+    def cut(self, fraction: float) -> Cut | None:
+        """Remove at most ``fraction`` of what remains, or one step in size if that is more.
 
         None if a prune finds no smaller size at all.
         """
         if not takes_units(self._prunes[0].pattern):
-            zeros = 1 - (1 - self.weight.zero_share) * (1 - share)
-            return Cut((zeros,) * len(self._prunes), self._forecast({}, zeros), share)
+            zeros = 1 - (1 - self.weight.zero_share) * (1 - fraction)
+            return Cut((zeros,) * len(self._prunes), self._forecast({}, zeros), fraction)
         config: dict[str, Any] = {}
         sparsities = []
         for settings in self._prunes:
             if not takes_units(settings.pattern):  # masks and units are never mixed
                 continue
-            found = self._units(settings.pattern, settings.multiple, share)
+            found = self._units(settings.pattern, settings.multiple, fraction)
             if found is None:
                 return None
             sparsities.append(found[0])
@@ -76,11 +76,11 @@ class Cutter:
         return Cut(tuple(sparsities), weight, max(sparsities))
 
     def _units(
-        self, pattern: UnitPattern, multiple: int | None, share: float
+        self, pattern: UnitPattern, multiple: int | None, fraction: float
     ) -> tuple[float, Config] | None:
         """The sparsity that leaves the size wanted, and the changed config."""
         before = self._count(pattern)
-        for after in _sizes(before, self._step(pattern, multiple), (1 - share) * before):
+        for after in _sizes(before, self._step(pattern, multiple), (1 - fraction) * before):
             config = self._remembered(
                 (pattern, after), lambda after=after: _config(self._checkpoint, pattern, after)
             )

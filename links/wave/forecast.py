@@ -29,13 +29,13 @@ class _Outlined:
     """A wave in outline.
 
     Attributes:
-        told: its work, and the keys it adds.
+        forecast: its work, and the keys it adds.
         context: the context after it.
         weight: the footprint of the model it leaves.
         needed_bytes: peak memory, including the context it started from.
     """
 
-    told: Forecast
+    forecast: Forecast
     context: Mapping[str, Any]
     weight: Footprint
     needed_bytes: int
@@ -45,17 +45,17 @@ def waves_forecast(ctx: Validatable, settings: WavesSettings) -> Forecast:
     """The evaluation of the input model, then waves of one step each."""
     course = Course(by_shapes(ctx["dense"]), settings.of, settings.target)
     first = _run_through(judging(settings.body), ctx)
-    whole, weight, last = first.told, by_shapes(ctx["checkpoint"]), first
+    whole, weight, last = first.forecast, by_shapes(ctx["checkpoint"]), first
     count, peak = 0, 0
-    for wave in _waves({**ctx, **first.told.adds}, settings, course):
+    for wave in _waves({**ctx, **first.forecast.adds}, settings, course):
         count, last, weight = count + 1, wave, wave.weight
-        whole = whole.then(wave.told)
+        whole = whole.then(wave.forecast)
         if count <= _PEAK:
             peak = max(peak, wave.needed_bytes)
     cutter = Cutter(last.context["checkpoint"], weight, prunes_of(settings.body))
     more = 0 if course.reached(cutter) else _more(course, weight, count, settings)
     for _ in range(more):
-        whole = whole.then(replace(last.told, adds={}))
+        whole = whole.then(replace(last.forecast, adds={}))
     return replace(
         whole,
         guessed=True,
@@ -81,12 +81,12 @@ def _run_through(chain: Chain, start: Mapping[str, Any]) -> _Outlined:
     """The forecasts of the links of a chain, each on the outline that the one before leaves."""
     whole, ctx, peak = Forecast(), start, 0
     for each in links_with_settings(chain):
-        forecast = each.factory.hooks.forecast
-        told = Forecast() if forecast is None else forecast(ctx, each.settings)
-        after = {**ctx, **told.adds}
-        needed = context_bytes(start, ctx) + told.memory_bytes
+        hook = each.factory.hooks.forecast
+        forecast = Forecast() if hook is None else hook(ctx, each.settings)
+        after = {**ctx, **forecast.adds}
+        needed = context_bytes(start, ctx) + forecast.memory_bytes
         peak = max(peak, needed, context_bytes(start, ctx, after))
-        whole, ctx = whole.then(told), after
+        whole, ctx = whole.then(forecast), after
     return _Outlined(whole, ctx, by_shapes(ctx["checkpoint"]), peak)
 
 

@@ -113,10 +113,10 @@ def context_length(checkpoint: Checkpoint) -> int | None:
     """
     try:
         with read_config_object(checkpoint, has_code(checkpoint)) as config:
-            said = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+            limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     except REFUSED as error:
         raise unbuildable(checkpoint, error) from error
-    return said if isinstance(said, int) and said > 0 else None
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def unbuildable(checkpoint: Checkpoint, error: BaseException) -> ModelError:

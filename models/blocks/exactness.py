@@ -56,7 +56,7 @@ def _compare(skeleton: Skeleton, tokens: Tensor) -> None:
             output = run(hidden, *args, **kwargs)
         whole = output[0] if isinstance(output, (tuple, list)) else output
         if not _same(states, whole):
-            why = f"gives block {place} other arguments than when blocks are recorded"
+            why = f"calls block {place} with other arguments than when blocks are recorded"
             raise ModelError(not_a_stack(skeleton, why))
         place += 1
         return output

@@ -97,7 +97,7 @@ def _parent(block: nn.Module, path: str) -> nn.Module:
 
 
 def _read_in(block: nn.Module) -> set[str]:
-    """Paths of the modules whose ``weight`` is read by code of a module they lie in."""
+    """Paths of the modules whose ``weight`` is read by code of an enclosing module."""
     return {
         f"{path}.{inner}".removeprefix(".")
         for path, module in block.named_modules()

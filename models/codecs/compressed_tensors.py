@@ -84,7 +84,7 @@ class Unpacked(TensorRef):
         wanted = (*shape[:-1], math.ceil(shape[-1] * self._bits / 32)) if len(shape) == 2 else None
         if packed.dtype != torch.int32 or packed.shape != wanted:
             raise CheckpointError(
-                f"'{self._name}' is said to have shape {list(shape)} and {self._bits} bits, but "
+                f"'{self._name}' is recorded with shape {list(shape)} and {self._bits} bits, but "
                 f"its codes are {packed.dtype} {list(packed.shape)}; fetch the folder again"
             )
         return shape
@@ -151,7 +151,7 @@ def unpack(
 
     Args:
         refs: the tensors as the folder names them.
-        settings: what ``config.json`` says under ``quantization_config``.
+        settings: the contents of ``quantization_config`` in ``config.json``.
 
     Raises:
         CheckpointError: settings that are none, parts missing or not fitting, rotated weights.
@@ -220,7 +220,7 @@ def _repeats_scales(refs: Mapping[str, TensorRef], base: str, scaled: Sequence[s
 
 
 def has_integer_codes(settings: Mapping[str, Any]) -> bool:
-    """Whether all codes are of the two integer formats, by what ``config.json`` says of them.
+    """Whether ``config.json`` describes all codes as one of the two integer formats.
 
     Raises:
         CheckpointError: settings that are none.
@@ -344,7 +344,7 @@ def per_row_outline(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str
 def quantization_config(
     quantized: Mapping[str, Quantized], linears: Iterable[str], embeddings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What ``config.json`` says under ``quantization_config``.
+    """The contents of ``quantization_config`` in ``config.json``.
 
     One group for each pair of bits and group size; with a single one it covers every linear.
 

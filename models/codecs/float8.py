@@ -113,7 +113,7 @@ def read_float8(refs: Mapping[str, TensorRef], settings: Mapping[str, Any]) -> d
 
     Args:
         refs: tensors by their names in the folder.
-        settings: what ``config.json`` says under ``quantization_config``.
+        settings: the contents of ``quantization_config`` in ``config.json``.
 
     Raises:
         CheckpointError: scales that are missing or do not fit, or settings that are none.

@@ -29,7 +29,7 @@ def parts_of(name: str) -> list[str]:
 
 
 def is_split(path: Path) -> bool:
-    """Whether a file says that it is one of several; a damaged one does not."""
+    """Whether a file's header names it as one of several; False for a damaged file."""
     try:
         return read_file_head(path).split_count > 1
     except (ValueError, OSError):

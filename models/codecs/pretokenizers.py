@@ -4,7 +4,7 @@ llama.cpp keeps the rules in its code and the file only names one. The name is l
 itself, as the tokenizer's definition states it: normaliser, patterns in their order, and whether a
 word that is a token is taken whole (``ignore_merges``). A rule that is not in the table is refused,
 never guessed: text would be split differently, and the model would answer worse with no error.
-The other way, a tokenizer read from a GGUF file is made to split as the file says.
+The other way, a tokenizer read from a GGUF file is set to split as the file requires.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _steps_of(definition: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str
 
 
 def _steps(part: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """What a normaliser or pre-tokenizer does, in words that tell every difference that matters."""
+    """The steps of a normaliser or pre-tokenizer as text, different if they split differently."""
     if part is None:
         return ()
     inner = part.get("normalizers", part.get("pretokenizers"))

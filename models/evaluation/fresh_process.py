@@ -199,6 +199,6 @@ def _check_depth(folder: Path, opener: str) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         num_tensors = len(open_folder(folder))
     except (OSError, ValueError, RecursionError, CheckpointError):
-        return  # the process says what is wrong
+        return  # the process reports what is wrong
     if isinstance(config, dict) and (fault := impossible_depth(config, num_tensors)):
         raise ProofError(f"{opener} cannot open and run the saved model: {fault}")

@@ -170,7 +170,7 @@ def _timed(model: nn.Module, prompt: Tensor, request: dict[str, Any]) -> tuple[f
 
 
 def _decoded(model: nn.Module, tokens: Tensor, request: dict[str, Any]) -> list[list[int]]:
-    """What the model says after the beginnings of some windows, the first-ranked token each time.
+    """Greedy continuations of the beginnings of some windows.
 
     Rows of ``decode_tokens`` ids.
     """
@@ -195,7 +195,7 @@ def _begun(model: nn.Module, prompt: Tensor) -> Any:
 def _continued(model: nn.Module, output: Any, text: Tensor) -> Any:
     """As in `run_folder`: the output after the last token, from the cache or from the whole text.
 
-    Without a usable cache, decoding computes the whole text for every token, and its speed says so.
+    Without a usable cache, decoding computes the whole text for every token, which its speed shows.
     """
     cache = getattr(output, "past_key_values", None)
     if cache is not None:

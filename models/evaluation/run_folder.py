@@ -22,7 +22,7 @@ _PROMPT_TOKENS = 16
 
 @torch.inference_mode()
 def read(request: dict[str, Any]) -> dict[str, Any]:
-    """What the model says: a few tokens of its own, and of the windows given."""
+    """The model's outputs: a greedy continuation, and losses and logits of the windows."""
     opened: Any = AutoModelForCausalLM.from_pretrained(  # typed as if it returned a model alone
         request["folder"],
         dtype=getattr(torch, request["dtype"]),

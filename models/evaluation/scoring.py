@@ -283,5 +283,5 @@ def _share_repeated(tokens: Sequence[int], period: int) -> float:
 
 
 def share_repeating(rows: Sequence[Sequence[int]]) -> float:
-    """Share of the texts in which the model only repeats itself; 0 of none."""
+    """Fraction of the texts in which the model only repeats itself; 0 of none."""
     return sum(repeats(row) for row in rows) / len(rows) if rows else 0.0

@@ -22,7 +22,7 @@ from ...checkpoints.store import build_ref, entry_of, tensors_of
 from ..blocks.shared_state import has_state
 
 _PAUSE_SECONDS = 30.0
-_SHARE = 1 / 30  # largest fraction of a pass's time spent on saving
+_FRACTION = 1 / 30  # largest fraction of a pass's time spent on saving
 _BESIDE = "beside."
 
 
@@ -65,7 +65,7 @@ class Resuming:
     def __init__(
         self, place: ProgressStore, *notes: BlockRecords, beside: dict[str, Tensor] | None = None
     ) -> None:
-        self._keeping = Keeping(place, share=_SHARE, pause_seconds=_PAUSE_SECONDS)
+        self._keeping = Keeping(place, fraction=_FRACTION, pause_seconds=_PAUSE_SECONDS)
         self._notes = notes
         self._beside = {} if beside is None else beside
 
@@ -133,7 +133,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # Largest fraction of a training's time spent on saving: a large model is not saved every step.
-_TRAINING_SHARE = 0.05
+_TRAINING_FRACTION = 0.05
 
 
 class ProgressStore(Protocol):
@@ -154,7 +154,7 @@ class Keeping:
 
     Args:
         place: storage; None saves nothing.
-        share: largest fraction of the time spent on saving; default 1/20.
+        fraction: largest fraction of the time spent on saving; default 1/20.
         pause_seconds: shortest time between two saves.
     """
 
@@ -162,12 +162,12 @@ class Keeping:
         self,
         place: ProgressStore | None = None,
         *,
-        share: float | None = None,
+        fraction: float | None = None,
         pause_seconds: float = 0.0,
     ) -> None:
         self._place = place
-        self._share, self._pause_seconds = (
-            _TRAINING_SHARE if share is None else share
+        self._fraction, self._pause_seconds = (
+            _TRAINING_FRACTION if fraction is None else fraction
         ), pause_seconds
         self._saved_at, self._took = time.monotonic(), 0.0
 
@@ -179,7 +179,11 @@ class Keeping:
         """Save the tensors and facts that ``made`` returns, if enough time was worked since."""
         start = time.monotonic()
         worked = start - self._saved_at
-        if self._place is None or worked < self._pause_seconds or worked * self._share < self._took:
+        if (
+            self._place is None
+            or worked < self._pause_seconds
+            or worked * self._fraction < self._took
+        ):
             return
         self._place.save(*made())
         self._saved_at = time.monotonic()

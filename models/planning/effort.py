@@ -33,8 +33,8 @@ class SolverWork:
 
 def num_blocks(checkpoint: Checkpoint) -> int:
     """Number of decoder blocks."""
-    said = checkpoint.config.get("num_hidden_layers")  # as most configs do, and no model is built
-    return int(text_config(checkpoint).num_hidden_layers if said is None else said)
+    stated = checkpoint.config.get("num_hidden_layers")  # as most configs do, and no model is built
+    return int(text_config(checkpoint).num_hidden_layers if stated is None else stated)
 
 
 def rewriting(

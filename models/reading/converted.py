@@ -87,7 +87,7 @@ def converted(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dict[str
     """The parameters of a model by name, made from the tensors of a folder when they are loaded.
 
     Args:
-        model: on the meta device; nobody may change it.
+        model: on the meta device; must not be changed.
         refs: tensors by their names in the folder, of which those without a parameter are ignored.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says of the model's licence and origin, as a model card.
+"""A model card from the metadata in a GGUF header: the model's licence and origin.
 
 A folder brings these in its README.md; a GGUF file has keys for them (``general.license``,
 ``general.author``, ``general.base_model.0.repo_url`` …). They are carried as the source's card, so

@@ -23,8 +23,8 @@ _LICENCE_TEXTS = {
 def source_metadata(checkpoint: Checkpoint) -> dict[str, str | list[str]]:
     """The metadata at the top of the card that is carried with a model, texts and lists by key.
 
-    A licence that the card does not name is told by the text of a LICENSE file, if that is one of
-    the well-known ones. Empty where nothing is known; a card that is no YAML counts as none.
+    If the card names no licence, it is recognised from the text of a LICENSE file, if that is one
+    of the well-known ones. Empty where nothing is known; a card that is no YAML counts as none.
     """
     found = _front_matter(checkpoint.files.get(CARRIED_CARD, b""))
     if "license" not in found and (licence := _licence_of_text(checkpoint.files)):

@@ -36,8 +36,8 @@ def in_stored_dtypes(found: Checkpoint, model: PreTrainedModel, opened: Checkpoi
         name: _converted(ref, torch.float32 if name in coded else stored.get(name, ref.dtype))
         for name, ref in found.refs.items()
     }
-    said = getattr(torch, str(opened.config.get("dtype")), None)
-    dtype = said if isinstance(said, torch.dtype) else _most_common(refs, coded)
+    stated = getattr(torch, str(opened.config.get("dtype")), None)
+    dtype = stated if isinstance(stated, torch.dtype) else _most_common(refs, coded)
     return replace(found, refs=refs, config={**found.config, "dtype": _name(dtype)})
 
 

@@ -63,7 +63,7 @@ def with_ties_settled(checkpoint: Checkpoint, ties: Mapping[str, str]) -> Checkp
         ties: each tied parameter and the parameter it is tied to.
 
     Raises:
-        ModelError: the class ties them whatever the config says.
+        ModelError: the class ties them regardless of the config.
     """
     refs = dict(checkpoint.refs)
     differing = differing_ties(ties, refs)
@@ -90,7 +90,7 @@ def untied(checkpoint: Checkpoint, differing: list[str]) -> Checkpoint:
     """The checkpoint with a config that does not tie the embedding and the head.
 
     Raises:
-        ModelError: the class ties them whatever the config says.
+        ModelError: the class ties them regardless of the config.
     """
     changed = replace(checkpoint, config=untied_config(checkpoint.config))
     still = tied_names(shared_model(changed)).keys() & set(differing)

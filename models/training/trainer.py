@@ -103,7 +103,7 @@ def train(
     with _checkpointed(blocks if training.checkpointing else ()):
         course.begin(keeping.load())
         for step in range(course.steps, len(order)):
-            course.descend(order[step], share=cosine(step, len(order)))
+            course.descend(order[step], fraction=cosine(step, len(order)))
             if course.steps % (len(order) // training.epochs) == 0:
                 course.judge(f"after step {course.steps}")
             keeping.save(course.state)
@@ -170,7 +170,7 @@ class _Course:
         }
         return tensors, facts
 
-    def descend(self, windows: Tensor, *, share: float) -> None:
+    def descend(self, windows: Tensor, *, fraction: float) -> None:
         """Take one step on the mean loss of some windows, at a fraction of the peak rate."""
         training = self._training
         fix = f"lower learning_rate, now {training.learning_rate:g}"
@@ -184,7 +184,7 @@ class _Course:
             self._accelerator.backward(loss)
         self._survivors.confine()
         self._accelerator.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
-        self._optimizer.param_groups[0]["lr"] = training.learning_rate * share
+        self._optimizer.param_groups[0]["lr"] = training.learning_rate * fraction
         self._optimizer.step()
         self.steps += 1
         self._losses.append(total)

@@ -2,7 +2,7 @@
 
 Every link is the SHA-256 of the link before it and of the canonical JSON of what follows, so a
 record whose steps or files were changed afterwards no longer agrees with its own chain. It is not a
-signature: whoever can rewrite the record can compute a new chain.
+signature: anyone who can rewrite the record can compute a new chain.
 """
 
 from __future__ import annotations

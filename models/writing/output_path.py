@@ -57,7 +57,7 @@ def check_writable(target: Path, shown: str | Path | None = None) -> None:
         raise unwritable(target if shown is None else shown, error) from error
     finally:
         for folder in reversed(made):
-            with suppress(OSError):  # somebody else has put something into it meanwhile
+            with suppress(OSError):  # another process has written to it
                 folder.rmdir()
 
 

@@ -148,7 +148,7 @@ def test_codes_whose_shape_has_no_dimensions(sandbox: Sandbox) -> None:
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("weight_shape"))
     save_file({**weights, name: torch.zeros(0, dtype=torch.int64)}, folder / "model.safetensors")
-    assert "is said to have shape []" in opened(sandbox, folder).stderr
+    assert "is recorded with shape []" in opened(sandbox, folder).stderr
 
 
 def test_a_tokenizer_that_makes_its_library_panic(sandbox: Sandbox, model: Path) -> None:

@@ -101,7 +101,7 @@ async def test_the_seed_decides_the_windows(documents: str) -> None:
 
 
 async def test_fewer_windows_than_asked_for_are_warned_of(documents: str) -> None:
-    message = r"calibrate\(heldout_windows=9999\): the text gives only \d+ windows of 32 tokens"
+    message = r"calibrate\(heldout_windows=9999\): the text has only \d+ windows of 32 tokens"
     with pytest.warns(UserWarning, match=message):
         after = await run(some(documents, heldout_windows=9999), loaded())
     assert 0 < after["heldout"].num_windows < 9999

@@ -26,8 +26,8 @@ def test_text_with_brackets_is_not_taken_for_markup(capsys: pytest.CaptureFixtur
 
 def test_a_warning_becomes_one_note(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings_as_notes():
-        warnings.warn("the text gives only\n  3 windows", stacklevel=1)
-    assert capsys.readouterr().err == "note: the text gives only 3 windows\n"
+        warnings.warn("the text has only\n  3 windows", stacklevel=1)
+    assert capsys.readouterr().err == "note: the text has only 3 windows\n"
 
 
 def test_technical_warnings_and_those_of_other_libraries_are_dropped(

@@ -33,7 +33,7 @@ async def test_as_many_windows_as_the_run_leaves(words: str) -> None:
     settings = {"data": words, "windows": 9999, "healing_windows": 3, "length": 32}
     forecast = told(**settings)
     ctx = {"checkpoint": tiny_checkpoint(), "dense": tiny_checkpoint()}
-    with pytest.warns(UserWarning, match=r"calibrate\(windows=9999\): the text gives only"):
+    with pytest.warns(UserWarning, match=r"calibrate\(windows=9999\): the text has only"):
         after = await run(calibrate(**settings), ctx)
     for key in KEYS:
         assert forecast.adds[key].num_windows == after[key].num_windows

@@ -82,7 +82,7 @@ def test_enough_is_sampled_for_the_largest_part() -> None:
         ({"data": ("default", "stdlib")}, r"'default' holds 'stdlib' already; leave 'stdlib' out"),
         ({"data": "self?rows=3"}, r"'self' takes a weight and no other option"),
         ({"heldout_data": "self"}, r"heldout_data='self': text sampled from the model is for data"),
-        ({"elsewhere": "default"}, r"elsewhere='default': .* name a text that somebody wrote"),
+        ({"elsewhere": "default"}, r"elsewhere='default': .* name a text that no model generated"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(settings: Any, message: str) -> None:
