@@ -22,7 +22,7 @@ from ..errors import ModelError
 from ..models.blocks.empty_model import empty_model, find_blocks, tied_parameters
 from ..models.blocks.linears import find_linears
 from ..models.blocks.transformers_errors import REFUSED, reason
-from ..models.codecs.gguf_head import gguf_config
+from ..models.codecs.gguf_config import gguf_config
 from ..models.reading.gguf_header import read_tensors
 from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model, read_config

@@ -1,4 +1,4 @@
-"""Read the header of a GGUF file without its vocabulary, enough to build a config.
+"""Read the header of a GGUF file without its vocabulary.
 
 Tokens and merges are most of the header, and parsing them one by one takes seconds.
 
@@ -9,6 +9,7 @@ transformers does the same for a stated number of layers.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 import tempfile
@@ -16,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from transformers import AutoConfig, PreTrainedConfig
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -91,23 +90,6 @@ class FileHead:
         return max(1, self.numbers.get(f"{_SPLIT}count", 1))
 
 
-def gguf_config(*paths: Path) -> PreTrainedConfig:
-    """The config that transformers builds from a GGUF model, without parsing its vocabulary.
-
-    Args:
-        paths: the file, or all files of a split model in order.
-
-    Raises:
-        ValueError: as `read_head`; transformers raises other errors too.
-    """
-    head = read_head(*paths)
-    with head.as_file() as short:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(short.parent, gguf_file=short.name)
-    if head.num_tokens is not None and not head.says_size:
-        config.vocab_size = head.num_tokens
-    return config
-
-
 def read_head(*paths: Path) -> Head:
     """The header of a model: little-endian files of version 2 or 3.
 
@@ -147,6 +129,36 @@ def read_file_head(path: Path, *, whole: bool = False) -> FileHead:
         return _Reader(data, _EVERY if whole else _LONGEST).head()
 
 
+def read_floats(paths: Sequence[Path], name: str) -> list[float]:
+    """The values of a short float32 tensor, in the one of the files that has it.
+
+    Raises:
+        ValueError: there is none, or one of another type, too long or beyond the end of the file.
+    """
+    for path in paths:
+        head = read_file_head(path)
+        if name in head.tensors:
+            return _floats(path, head, name)
+    raise ValueError(f"it has no tensor {name}")
+
+
+def _floats(path: Path, head: FileHead, name: str) -> list[float]:
+    entry = head.tensors[name][8 + len(name.encode()) :]
+    (num_dimensions,) = struct.unpack_from("<I", entry)
+    *shape, kind = struct.unpack_from(f"<{num_dimensions}QI", entry, 4)
+    count = math.prod(shape)
+    if kind != _FLOAT32 or not 0 < count <= _LONGEST:
+        raise ValueError(f"tensor {name} has {count} values of type {kind}, and is not read")
+    start = head.data_start + head.offsets[list(head.tensors).index(name)]
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(4 * count)
+    values = list(struct.unpack(f"<{count}f", data)) if len(data) == 4 * count else [math.nan]
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError(f"tensor {name} holds values that are no positive numbers")
+    return values
+
+
 def whole_keys(first: FileHead) -> dict[str, bytes]:
     """The keys of a model without those of splitting."""
     return {name: raw for name, raw in first.keys.items() if not name.startswith(_SPLIT)}
@@ -163,9 +175,10 @@ def _check_split(paths: Sequence[Path], heads: Sequence[FileHead]) -> None:
     for place, (path, head) in enumerate(zip(paths, heads, strict=True)):
         number = head.numbers.get(f"{_SPLIT}no", 0)
         if head.split_count != len(paths) or number != place:
+            named = f"NAME-{number + 1:05}-of-{head.split_count:05}.gguf"
             raise ValueError(
-                f"{path.name} is part {number + 1} of {head.split_count}, where part {place + 1} "
-                f"of {len(paths)} is expected; parts are named NAME-00001-of-00002.gguf"
+                f"{path.name} is part {number + 1} of {head.split_count} by its header; name it "
+                f"{named} and put it beside the others, whose names differ in their number alone"
             )
     names = [name for head in heads for name in head.tensors]
     stated = heads[0].numbers.get(f"{_SPLIT}tensors.count", len(names))

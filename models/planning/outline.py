@@ -32,7 +32,7 @@ from ..blocks.config import check_depth
 from ..blocks.empty_model import shared_model, tied_parameters
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import Unpacked, unpack
-from ..codecs.gguf_head import gguf_config
+from ..codecs.gguf_config import gguf_config
 from ..reading.folder_files import code_files, folder_files
 from ..reading.quantized import COMPRESSED_TENSORS, multiplied_out
 from ..reading.sources import Source, read_config

@@ -44,6 +44,4 @@ def read_headers(source: Source) -> list[GGUFReader]:
         read_head(*source.gguf_paths)
         return [gguf.GGUFReader(path) for path in source.gguf_paths]
     except REFUSED as error:
-        raise ModelError(
-            f"'{source.label}' cannot be opened as GGUF: {reason(error)}; fetch it again"
-        ) from error
+        raise ModelError(f"'{source.label}' cannot be opened as GGUF: {reason(error)}") from error

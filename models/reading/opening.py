@@ -35,14 +35,15 @@ from ..blocks.config import context_length
 from ..blocks.empty_model import empty_model
 from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import has_integer_codes
-from ..codecs.gguf_head import gguf_config
+from ..codecs.gguf_config import gguf_config, unread_keys
+from ..codecs.gguf_head import read_head
 from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
 from .converted import converted
 from .folder_files import CARRIED_CARD, code_files, folder_files, licence_files
 from .gguf_card import card_of_header
 from .gguf_header import read_headers
-from .gguf_unread import unread_tensors
+from .gguf_unread import require_computed, unread_tensors
 from .in_memory import as_checkpoint
 from .quantized import multiplied_out, with_codes
 from .sources import ADAPTER_CONFIG, WEIGHTS_KEY, Source, read_config
@@ -56,7 +57,13 @@ from .through_transformers import (
 )
 from .tied_weights import tied_names, with_ties_settled
 from .tokenizer import gguf_tokenizer
-from .unused import in_words, require_dense, require_merged, unused_tensors
+from .unused import (
+    in_words,
+    require_dense,
+    require_merged,
+    require_own_names,
+    unused_tensors,
+)
 
 _SHOWN = 3  # names in a message
 
@@ -161,19 +168,18 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         require_dense(model, refs, source.label)
     unused = unused_tensors(model, refs)
     require_merged(unused, source.label)
-    if unused:
-        _tell_unused(unused, model, source)
     if values is None:
         found = load_dequantised(source, opened, trust_remote_code)
     else:
         extra = unused_tensors(model, values)
         used = replace(opened, refs={n: ref for n, ref in values.items() if n not in extra})
         through = load_written_dense if quantization else load_renamed
-        found = (
-            _as_named(used, model)
-            or _as_converted(used, model)
-            or through(source, used, trust_remote_code)
-        )
+        direct = _as_named(used, model) or _as_converted(used, model)
+        if direct is None:
+            require_own_names(extra, model, source.label)
+        found = direct or through(source, used, trust_remote_code)
+    if unused:
+        _tell_unused(unused, model, source)
     found = in_stored_dtypes(found, model, opened)
     if quantization and not dequantize:
         found = with_codes(found, source.label)
@@ -229,8 +235,8 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
     found = as_checkpoint(model, tokenizer, source=source.label)
     readers = read_headers(source)
     unread = unread_tensors(readers, model)
-    if unread:
-        _tell_unread(unread, source)
+    require_computed(unread, model, source.label)
+    _tell_unread(unread, source)
     card = card_of_header(readers[0].fields, source.label)
     files = {
         **found.files,
@@ -241,14 +247,24 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
 
 
 def _tell_unread(unread: Sequence[LeftOut], source: Source) -> None:
-    names = ", ".join(each.name for each in unread[:_SHOWN]) + (
-        ", …" if len(unread) > _SHOWN else ""
-    )
-    warnings.warn(
-        f"'{source.label}' holds {len(unread)} tensors ({sum(each.num_bytes for each in unread):,} "
-        f"bytes) that transformers does not read ({names}); they are left out",
-        stacklevel=2,
-    )
+    """Warn of tensors that are left out, and of keys that may change what is computed."""
+    if unread:
+        size = sum(each.num_bytes for each in unread)
+        warnings.warn(
+            f"'{source.label}' holds {len(unread)} tensors ({size:,} bytes) that transformers does "
+            f"not read ({_first([each.name for each in unread])}); they are left out",
+            stacklevel=2,
+        )
+    if keys := unread_keys(read_head(*source.gguf_paths)):
+        warnings.warn(
+            f"'{source.label}' has keys in its header that are not read ({_first(keys)}); if they "
+            f"change what the model computes, give the folder that the file was made from",
+            stacklevel=2,
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def _joined(source: Source, stack: ExitStack) -> Source:

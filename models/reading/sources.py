@@ -144,8 +144,12 @@ def _folder(path: Path, label: str, *, weights: bool = True) -> Source:
         models = sorted({parts_of(name)[0]: name for name in ggufs}.values())
         if len(models) == 1:
             return _gguf(path / models[0], label)
-        fix = f"; name the file itself: {models[0]}" if models else ""
-        raise ModelError(f"folder '{path}' has no config.json, so it is not a model{fix}")
+        if models:
+            raise ModelError(
+                f"folder '{path}' holds {len(models)} GGUF models; give one of their files: "
+                f"{', '.join(models[:_SHOWN])}{', …' if len(models) > _SHOWN else ''}"
+            )
+        raise ModelError(f"folder '{path}' has no config.json, so it is not a model")
     return Source(label, path.absolute(), has_weights=has_weights or weights)
 
 

@@ -139,11 +139,17 @@ def from_pretrained(source: Source, folder: Path, **options: Any) -> Any:
                 folder,
                 use_safetensors=None if "gguf_file" in options else True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below
                 **options,
             )
     except REFUSED as error:
         raise ModelError(f"'{source.label}' cannot be opened: {reason(error)}") from error
     model, info = loaded
+    for name, found, asked in sorted(info["mismatched_keys"]):
+        raise CheckpointError(
+            f"'{source.label}' holds '{name}' in shape {tuple(found)}, but its config asks for "
+            f"{tuple(asked)}; transformers cannot read this model"
+        )
     for name in sorted(info["missing_keys"]):
         held = source.gguf or ", ".join(path.name for path in shard_paths(source.folder))
         raise CheckpointError(f"'{source.label}' lacks tensor '{name}' in {held}; fetch it again")

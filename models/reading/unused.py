@@ -6,7 +6,8 @@ part alone is built, adapters that are not merged, layers beyond the config's co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from transformers import PreTrainedModel
@@ -66,6 +67,30 @@ def require_merged(names: Iterable[str], label: str) -> None:
                 f"'{label}' holds '{name}', of a layer with an adapter that is not merged; merge "
                 f"it with PEFT first: model.merge_and_unload()"
             )
+
+
+def require_own_names(names: Iterable[str], model: PreTrainedModel, label: str) -> None:
+    """Refuse a model all of whose tensors have a prefix, such as ``module.`` of a wrapper.
+
+    Raises:
+        ModelError: there is one.
+    """
+    known = model.state_dict().keys()
+    prefixes = Counter(prefix for name in names if (prefix := _prefix_before(name, known)))
+    for prefix, count in prefixes.most_common(1):
+        if count > len(known) // 2:
+            raise ModelError(
+                f"the names of the tensors of '{label}' begin with '{prefix}.', as of a model "
+                f"inside a wrapper for training; save the model itself, without the wrapper"
+            )
+
+
+def _prefix_before(name: str, known: Collection[str]) -> str:
+    """What a name begins with before the name of a parameter; empty if it holds none."""
+    for prefix in _prefixes(name)[:-1]:
+        if name.removeprefix(f"{prefix}.") in known:
+            return prefix
+    return ""
 
 
 def without_unused(checkpoint: Checkpoint, why: str) -> Checkpoint:

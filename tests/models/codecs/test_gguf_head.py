@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 from tiny_gguf import VARIANTS, gguf_checkpoint
-from transformers import AutoConfig
 
 from birdbone.formats.gguf_writer import write_gguf
 from birdbone.models.codecs import gguf_head
-from birdbone.models.codecs.gguf_head import gguf_config, read_head
+from birdbone.models.codecs.gguf_config import gguf_config
+from birdbone.models.codecs.gguf_head import read_head
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def settings(config: object) -> dict[str, object]:
 def test_the_config_is_that_of_the_whole_file(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf_head, "_LONGEST", 8)
     path = write_gguf(gguf_checkpoint(variant), tmp_path / "tiny.gguf").path
-    whole = AutoConfig.from_pretrained(tmp_path, gguf_file=path.name)
+    whole = gguf_config(path)
+    monkeypatch.setattr(gguf_head, "_LONGEST", 8)
     assert settings(gguf_config(path)) == settings(whole)
 
 

@@ -79,7 +79,7 @@ def test_missing_parts_are_named(whole: Path, tmp_path: Path) -> None:
 
 def test_a_renamed_part_is_refused_with_the_naming_scheme(whole: Path, tmp_path: Path) -> None:
     second = split_gguf(whole, tmp_path)[1].rename(tmp_path / "second.gguf")
-    with pytest.raises(ModelError, match=r"second\.gguf is part 2 of 3.* named NAME-00001-of-"):
+    with pytest.raises(ModelError, match=r"second\.gguf is part 2 of 3.*name it NAME-00002-of-"):
         inspect_model(str(second))
     with pytest.raises(ModelError, match=r"second\.gguf is part 2 of 3"):
         open_checkpoint(find_model(str(second)))

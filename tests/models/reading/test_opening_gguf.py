@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -53,8 +54,23 @@ def gguf_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor
 
 
-def write_gguf(path: Path, *, without: str = "", tokens: bool = True) -> Path:
-    """The tiny llama in float32, with a byte-level tokenizer of 128 tokens."""
+def write_gguf(
+    path: Path,
+    *,
+    without: str = "",
+    tokens: bool = True,
+    more: Mapping[str, Tensor] = MappingProxyType({}),
+    key: str = "",
+    narrow: str = "",
+) -> Path:
+    """The tiny llama in float32, with a byte-level tokenizer of 128 tokens.
+
+    Args:
+        without: a tensor to leave out.
+        more: tensors to add.
+        key: a key to add.
+        narrow: a tensor of which only 8 values are written.
+    """
     writer = GGUFWriter(path, "llama")
     writer.add_block_count(3)
     writer.add_context_length(64)
@@ -73,9 +89,12 @@ def write_gguf(path: Path, *, without: str = "", tokens: bool = True) -> Path:
         writer.add_token_merges(["t h", "th e"])
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(1)
-    for name, tensor in gguf_tensors(tiny_checkpoint()):
+    if key:
+        writer.add_float32(key, 0.5)
+    for name, tensor in [*gguf_tensors(tiny_checkpoint()), *more.items()]:
         if name != without:
-            writer.add_tensor(name, tensor.contiguous().numpy())
+            values = tensor[:8] if name == narrow else tensor
+            writer.add_tensor(name, values.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -122,6 +141,37 @@ def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", without="blk.1.ffn_up.weight")
     expected = r"'tiny\.gguf' lacks tensor 'model\.layers\.1\.mlp\.up_proj\.weight' in tiny\.gguf"
     with pytest.raises(CheckpointError, match=expected):
+        open_checkpoint(find_model(str(path)))
+
+
+@pytest.mark.parametrize("name", ["blk.1.attn_q_norm.weight", "output.bias"])
+def test_a_tensor_that_is_computed_with_and_not_read(name: str, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", more={name: torch.ones(8)})
+    with pytest.raises(ModelError, match=f"'{name}', for which LlamaForCausalLM has no parameter"):
+        open_checkpoint(find_model(str(path)))
+
+
+@pytest.mark.parametrize(
+    "name", ["blk.3.attn_q.weight", "blk.2.nextn.eh_proj.weight", "v.x.weight"]
+)
+def test_a_tensor_that_is_not_computed_with(name: str, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", more={name: torch.ones(8)})
+    with pytest.warns(UserWarning, match=f"1 tensors .32 bytes. .*{name}"):
+        found = open_checkpoint(find_model(str(path)))
+    assert [each.name for each in found.left_out] == [name]
+
+
+def test_a_key_that_is_not_read(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", key="llama.logit_scale")
+    with pytest.warns(UserWarning, match="keys in its header that are not read .llama.logit_scale"):
+        open_checkpoint(find_model(str(path)))
+
+
+def test_a_tensor_of_another_shape(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", narrow="output_norm.weight")
+    with pytest.raises(
+        CheckpointError, match=r"'model.norm.weight' in shape \(8,\).* asks for \(32,\)"
+    ):
         open_checkpoint(find_model(str(path)))
 
 

@@ -80,7 +80,9 @@ def test_a_folder_of_one_gguf_file_is_that_file(tmp_path: Path) -> None:
 def test_a_folder_of_gguf_files_names_one(tmp_path: Path) -> None:
     for name in ("some.gguf", "some-other.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"not a model; name the file itself: some-other\.gguf"):
+    with pytest.raises(
+        ModelError, match=r"2 GGUF models; give one of their files: some-other\.gguf, some\.gguf$"
+    ):
         find_model(str(tmp_path))
 
 

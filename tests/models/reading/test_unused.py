@@ -211,6 +211,15 @@ def test_a_gguf_file_has_no_place_for_them() -> None:
     assert without_unused(checkpoint, "why").left_out[-1] == LeftOut("mtp.fc.weight", 16, "why")
 
 
+@pytest.mark.parametrize("prefix", ["module", "base_model.model"])
+def test_a_prefix_before_every_name_is_refused(prefix: str, tmp_path: Path) -> None:
+    path = saved(tmp_path) / "model.safetensors"
+    tensors = {f"{prefix}.{name}": tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"begin with '{prefix}\\.', as of a model inside"):
+        opened(tmp_path)
+
+
 def test_layers_that_peft_has_wrapped_are_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m")
     path = folder / "model.safetensors"
