@@ -60,7 +60,7 @@ def _names_scaling(keys: Keys) -> bool:
 def _rotated(config: Any, keys: Keys, rope: Mapping[str, Any]) -> dict[str, float]:
     """The fraction of a head that is rotated, for the classes that have one."""
     size, count = _head_size(config), keys.integer("rope.dimension_count")
-    if count is None:
+    if count is None or hasattr(config, "rotary_dim"):  # which transformers reads itself
         return {}
     if "partial_rotary_factor" in rope:
         return {"partial_rotary_factor": count / size}

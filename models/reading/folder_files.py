@@ -94,6 +94,8 @@ _CARD, CARRIED_CARD = "README.md", "SOURCE_README.md"
 MAX_FILE_BYTES = 64 << 20
 """Maximum size of a copied file or folder; tokenizers reach 35 MB."""
 
+_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
+
 _TOO_LARGE = f"larger than {MAX_FILE_BYTES >> 20} MiB"
 
 
@@ -168,13 +170,25 @@ def is_of_tokenizer(name: str) -> bool:
 
 def dangling(folder: Path) -> list[str]:
     """Names of files to read that are broken links."""
-    return [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path.is_symlink()
-        and not path.exists()
-        and not _matches(path.name, (*OTHER_WEIGHTS, ".*"))
-    ]
+    return [path.name for path in _to_read(folder) if path.is_symlink() and not path.exists()]
+
+
+def lfs_pointers(folder: Path) -> list[str]:
+    """Names of files to read of which Git LFS has stored only the address."""
+    return [path.name for path in _to_read(folder) if is_lfs_pointer(path)]
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file holds its address in Git LFS instead of its content."""
+    if not path.is_file() or path.stat().st_size > _LONGEST_POINTER:
+        return False
+    return path.read_bytes().startswith(_POINTER)
+
+
+def _to_read(folder: Path) -> list[Path]:
+    """The files of a folder without hidden ones and weights in formats that are not read."""
+    others = (*OTHER_WEIGHTS, ".*")
+    return [path for path in sorted(folder.iterdir()) if not _matches(path.name, others)]
 
 
 def _of_subfolder(folder: Path, *, code: bool) -> tuple[dict[str, Path], list[LeftOut]]:

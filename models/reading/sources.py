@@ -19,7 +19,7 @@ from ...checkpoints.user_paths import user_path
 from ...errors import ModelError, did_you_mean
 from ..blocks.transformers_errors import reason
 from ..codecs.gguf_parts import is_split, parts_of
-from .folder_files import COPIES, OTHER_WEIGHTS, dangling
+from .folder_files import COPIES, OTHER_WEIGHTS, dangling, is_lfs_pointer, lfs_pointers
 
 ADAPTER_CONFIG = "adapter_config.json"
 """The config file of a PEFT adapter; a folder with this file is an adapter."""
@@ -79,6 +79,8 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
         return _gguf(path, path.name)
     if path.is_dir():
         return _folder(path, path.resolve().name)
+    if path.is_symlink():
+        raise ModelError(_is_dangling(name, "is a link"))
     if _looks_local(name):
         raise ModelError(
             f"model '{name}' not found: there is no such file or folder; "
@@ -111,6 +113,10 @@ def _looks_local(name: str) -> bool:
 def _gguf(path: Path, label: str) -> Source:
     if path.suffix != ".gguf":
         raise ModelError(f"'{path.name}' is not a .gguf file; give a folder or a .gguf file")
+    if path.is_symlink() and not path.exists():
+        raise ModelError(_is_dangling(path.name, "is a link"))
+    if is_lfs_pointer(path):
+        raise ModelError(_is_pointer(f"'{path.name}' is"))
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
@@ -133,7 +139,7 @@ def _gguf(path: Path, label: str) -> Source:
 
 
 def _folder(path: Path, label: str, *, weights: bool = True) -> Source:
-    _refuse_dangling(path, label)
+    _refuse_incomplete(path, label)
     has_weights = _has_weights(path)
     has_config = (path / "config.json").is_file()
     whole = has_config and (has_weights or not weights)
@@ -157,15 +163,30 @@ def _has_weights(path: Path) -> bool:
     return any((path / name).is_file() for name in (SINGLE, INDEX))
 
 
-def _refuse_dangling(path: Path, label: str) -> None:
-    """Refuse broken links, as in a cleaned cache or a copy without its blobs."""
-    gone = dangling(path)
-    if gone:
-        others = f" and {len(gone) - 1} other files" if len(gone) > 1 else ""
-        raise ModelError(
-            f"'{label}' is incomplete: {gone[0]}{others} are links to files that do not exist, as "
-            f"in a download cache that was cleaned; download the model again"
-        )
+def _refuse_incomplete(path: Path, label: str) -> None:
+    """Refuse broken links, as in a copy of a cache without its blobs, and addresses in Git LFS."""
+    if gone := dangling(path):
+        raise ModelError(_is_dangling(label, f"is incomplete: {_first_of(gone)} are links"))
+    if pointers := lfs_pointers(path):
+        raise ModelError(_is_pointer(f"'{label}' is incomplete: {_first_of(pointers)} are"))
+
+
+def _first_of(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} other files" if len(names) > 1 else "")
+
+
+def _is_dangling(label: str, what: str) -> str:
+    return (
+        f"'{label}' {what} to files that do not exist, as in a download cache that was cleaned; "
+        f"download the model again"
+    )
+
+
+def _is_pointer(what: str) -> str:
+    return (
+        f"{what} only the address of a file that Git LFS keeps elsewhere; run git lfs pull in its "
+        f"folder, or download the model again"
+    )
 
 
 def _is_an_adapter(path: Path, label: str) -> str:

@@ -17,7 +17,7 @@ from tiny_gguf import gguf_checkpoint
 
 from birdbone.formats.gguf_writer import write_gguf
 
-KINDS = ("llama", "qwen3", "gemma3", "gpt2")
+KINDS = ("llama", "llama 3 rope", "llama yarn", "qwen3", "gemma3", "phi3 long", "gpt2")
 LOOKS = st.sampled_from(["inspect", "inspect --json", "load", "load"])
 # How a value is packed, and what it may be.
 _VALUES: Mapping[GGUFValueType, tuple[str, st.SearchStrategy[Any]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from birdbone.errors import ModelError
 from birdbone.models.reading.sources import Source, find_model
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 HUB_WANTED = [
     "config.json",
     "model.safetensors",
@@ -240,3 +242,25 @@ def test_a_dangling_link_to_what_is_not_read_does_not_matter(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").symlink_to(tmp_path / "gone")
     assert find_model(str(tmp_path)).folder == tmp_path
+
+
+def test_a_gguf_file_that_is_a_dangling_link(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").symlink_to(tmp_path / "gone")
+    for named in (tmp_path, tmp_path / "model.gguf"):
+        with pytest.raises(ModelError, match=r"model\.gguf' is a link to files that do not exist"):
+            find_model(str(named))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_of_git_lfs_is_no_file(name: str, tmp_path: Path) -> None:
+    for each in ("config.json", "model.safetensors"):
+        (tmp_path / each).write_text("{}")
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(ModelError, match=f"incomplete: {re.escape(name)} .*; run git lfs pull"):
+        find_model(str(tmp_path))
+
+
+def test_a_gguf_file_that_is_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text(POINTER)
+    with pytest.raises(ModelError, match=r"'model\.gguf' is only the address"):
+        find_model(str(tmp_path / "model.gguf"))
