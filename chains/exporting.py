@@ -40,6 +40,7 @@ def export_chain(
     type: str | None = None,
     dtype: str = "auto",
     data: DataSetting = "pydoc",
+    elsewhere: DataSetting | None = None,
     windows: int = 4,
     length: int = 512,
     force: bool = False,
@@ -57,8 +58,9 @@ def export_chain(
         dtype: of tensors that are not quantised.
         keep_unused: carry tensors that the transformers class has no parameters for.
         device: name of the device that the result is scored on.
-        windows: number of held-out windows the result is scored on, with one window of text from
-            elsewhere; 0 for none.
+        elsewhere: other text to score on; by default a built-in one.
+        windows: number of held-out windows the result is scored on, with as many of `elsewhere`,
+            or one window of the built-in text; 0 for none.
 
     Raises:
         SettingError: an unknown format, a type the format does not have, or quantised weights that
@@ -94,10 +96,11 @@ def export_chain(
         links.append(
             calibrate(
                 data=data,
+                elsewhere=elsewhere,
                 windows=1,
                 healing_windows=1,
                 heldout_windows=windows,
-                elsewhere_windows=1,
+                elsewhere_windows=1 if elsewhere is None else windows,
                 length=length,
             )
         )

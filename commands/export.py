@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import LittleTextWarning
-from .options import Device, one_or_more
+from .options import Device, Elsewhere, one_or_more
 
 _MODEL = "A folder, a .gguf file or a hub id, as for birdbone run --model."
 _FORMAT = "safetensors, compressed-tensors, bitsandbytes or gguf; gguf if --out ends in .gguf."
@@ -35,6 +35,7 @@ def export(
     type: Annotated[str | None, typer.Option(help=_TYPE)] = None,
     dtype: Annotated[str, typer.Option(help=_DTYPE)] = "auto",
     data: Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)] = None,
+    elsewhere: Elsewhere = None,
     windows: Annotated[int, typer.Option(min=0, help=_WINDOWS)] = 4,
     length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     force: Annotated[bool, typer.Option("--force", help=_FORCE)] = False,
@@ -71,6 +72,7 @@ def export(
             type=type,
             dtype=dtype,
             data=one_or_more(data) or "pydoc",
+            elsewhere=one_or_more(elsewhere),
             windows=windows,
             length=length,
             force=force,

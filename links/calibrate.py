@@ -17,7 +17,7 @@ from ..models.reading.tokenizer import load_tokenizer
 from ..texts import DataSetting, Windows, check_vocabulary, mixed_windows, read_raw
 from .calibrating.amount import default_windows, shortage, widest_input
 from .calibrating.forecast import texts_forecast
-from .calibrating.own_text import own_text, tokens_to_sample
+from .calibrating.own_text import own_text, tokens_to_sample, windows_to_sample
 from .calibrating.parts import PARTS, read_parts
 from .calibrating.sources import PartSources
 
@@ -123,14 +123,19 @@ def _read(
     checkpoint, sources = ctx["checkpoint"], settings.sources()
     tokenizer = load_tokenizer(checkpoint)
     length, seed = settings.length, settings.seed
-    sampled = tokens_to_sample(sources.data, limits, length)
+    sampled = windows_to_sample(sources.data, limits)
+    own = None
+    if sampled:
+        dense = ctx.get("dense", checkpoint)
+        own = own_text(dense, tokenizer, tokens_to_sample(sampled, length), seed)
     parts = read_parts(
         sources,
         tokenizer,
         length=length,
         elsewhere_windows=limits["elsewhere"],
         seed=seed,
-        own=own_text(ctx.get("dense", checkpoint), tokenizer, sampled, seed) if sampled else None,
+        own=own,
+        own_shares=sampled,
     )
     vocab_size = text_config(checkpoint).vocab_size
     found = {}

@@ -61,20 +61,27 @@ def split(
 
 
 def split_to_fit(
-    corpus: Corpus, tokenizer: Tokenizer, *, length: int, seed: int, heldout: bool = True
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    seed: int,
+    heldout: bool = True,
+    shares: Mapping[str, float] = DEFAULT_SHARES,
 ) -> Split:
-    """Split with the default shares, or evenly if a part would not fill one window.
+    """Split with the given shares, or evenly if a part would not fill one window.
 
     Args:
         length: tokens in a window.
         heldout: whether the held-out part must fill a window too.
+        shares: proportions of the three parts.
 
     Raises:
         DataError: the text does not fill a window of each part.
     """
     needed = PARTS if heldout else PARTS[:2]
-    for shares in (DEFAULT_SHARES, _EVEN):
-        found = split(corpus, shares=shares, seed=seed)
+    for wanted in (shares, _EVEN):
+        found = split(corpus, shares=wanted, seed=seed)
         if all(_fills(getattr(found, part), tokenizer, length) for part in needed):
             return found
     tokens = count_tokens(distinct(corpus.documents), tokenizer)

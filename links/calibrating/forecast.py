@@ -24,7 +24,7 @@ from ...texts import (
     report_source,
 )
 from .amount import shortage, widest_input
-from .own_text import NAME, SELF, tokens_to_sample
+from .own_text import NAME, SELF, tokens_to_sample, windows_to_sample
 from .parts import PARTS, read_parts
 from .sources import PartSources
 
@@ -95,7 +95,7 @@ def texts_forecast(
         count = limits[part] if there is None else min(limits[part], there)
         adds[part] = outlined_windows(count, length, f"{found.names[part]}, {part}", first)
         first += adds[part].num_tokens
-    sampled = tokens_to_sample(sources.data, limits, length)
+    sampled = tokens_to_sample(windows_to_sample(sources.data, limits), length)
     short = shortage(adds["calibration"].num_tokens, widest_input(checkpoint), length)
     characters = sum(each.characters for each in found.reports)
     return Forecast(

@@ -22,7 +22,8 @@ NAME = "self (sampled from the model)"
 # Proportions measured on texts that none of the three is from (docs/text.md): more Python costs
 # on prose more than it gains on source code.
 _MIXTURE = ((SELF, 20.0), ("pydoc", 1.0), ("stdlib", 2.0))
-# Tokens of documents that do not fill a last window, or are counted otherwise once they are text.
+# Text that is tokenised again may have fewer tokens, and documents do not divide evenly over parts:
+# this factor, and one more window for each part.
 _MARGIN = 1.1
 
 
@@ -66,18 +67,25 @@ def refuse_self(addresses: tuple[TextAddress, ...], setting: str) -> None:
             )
 
 
-def tokens_to_sample(data: tuple[TextAddress, ...], limits: Mapping[str, int], length: int) -> int:
-    """Tokens of the model's own text that its part of the windows needs; 0 where none is wanted.
+def windows_to_sample(
+    data: tuple[TextAddress, ...], limits: Mapping[str, int]
+) -> dict[str, float]:
+    """Windows of the model's own text that each part needs; empty if `self` is no source.
 
     Args:
-        data: the sources of calibration, healing and held-out text.
-        limits: windows by part.
-        length: tokens in a window.
+        data: sources of calibration, healing and held-out text.
+        limits: maximum number of windows by part.
     """
     own = sum(each.weight for each in data if each.place == SELF)
+    if not own:
+        return {}
     fraction = own / sum(each.weight for each in data)
-    windows = max(limits[part] / share for part, share in DEFAULT_SHARES.items())
-    return math.ceil(_MARGIN * fraction * windows * length)
+    return {part: _MARGIN * math.ceil(fraction * limits[part]) + 1 for part in DEFAULT_SHARES}
+
+
+def tokens_to_sample(windows: Mapping[str, float], length: int) -> int:
+    """Tokens to sample for so many windows of each part."""
+    return math.ceil(sum(windows.values()) * length)
 
 
 def own_text(

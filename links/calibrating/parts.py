@@ -16,6 +16,7 @@ from ...texts import (
     shared_documents,
     split_to_fit,
 )
+from ...texts.split import DEFAULT_SHARES
 from .sources import PartSources, read_sources
 
 PARTS = ("calibration", "healing", "heldout", "elsewhere")
@@ -24,6 +25,7 @@ PARTS = ("calibration", "healing", "heldout", "elsewhere")
 _CHARACTERS_PER_TOKEN = 64
 
 Parts = Mapping[str, tuple[Weighted, ...]]
+Shares = Mapping[str, float]
 
 
 def read_parts(
@@ -34,6 +36,7 @@ def read_parts(
     elsewhere_windows: int,
     seed: int,
     own: Corpus | None = None,
+    own_shares: Shares = DEFAULT_SHARES,
 ) -> Parts:
     """Return the documents of each part by source, with weights.
 
@@ -44,11 +47,14 @@ def read_parts(
         elsewhere_windows: number of windows from elsewhere.
         seed: seed of the split.
         own: what was sampled from the model; None leaves that source out.
+        own_shares: proportions of calibration, healing and held-out text in `own`.
 
     Raises:
         DataError: a source cannot be read or is too short, or parts share text.
     """
-    parts = parts_of_data(sources, tokenizer, length=length, seed=seed, own=own)
+    parts = parts_of_data(
+        sources, tokenizer, length=length, seed=seed, own=own, own_shares=own_shares
+    )
     found = read_sources(sources.elsewhere, tokenizer)
     if sources.chosen:
         num_characters = _CHARACTERS_PER_TOKEN * elsewhere_windows * length
@@ -64,6 +70,7 @@ def parts_of_data(
     length: int,
     seed: int,
     own: Corpus | None = None,
+    own_shares: Shares = DEFAULT_SHARES,
 ) -> Parts:
     """Return the calibration, healing and held-out parts, as `read_parts` does.
 
@@ -73,7 +80,14 @@ def parts_of_data(
     data = distinct_across(read_sources(sources.data, tokenizer, own))
     whole = sources.heldout is None
     splits = [
-        split_to_fit(each.corpus, tokenizer, length=length, seed=seed, heldout=whole)
+        split_to_fit(
+            each.corpus,
+            tokenizer,
+            length=length,
+            seed=seed,
+            heldout=whole,
+            shares=own_shares if own and each.corpus.name == own.name else DEFAULT_SHARES,
+        )
         for each in data
     ]
     parts = {part: _part(data, splits, part) for part in PARTS[:3]}

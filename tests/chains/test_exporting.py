@@ -58,3 +58,13 @@ def test_codes_that_are_no_integers_become_values_in_a_gguf_file(float8: Path) -
 def test_codes_that_cannot_be_kept_are_not_rounded_unasked(float8: Path) -> None:
     with pytest.raises(SettingError, match=r"are not integers and cannot be kept.*int2, int3"):
         export_chain(model=str(float8), out="out", format="compressed-tensors")
+
+
+@pytest.mark.parametrize(("elsewhere", "num_windows"), [(None, 1), ("notes.txt", 7)])
+def test_text_from_elsewhere_is_as_long_as_the_held_out_text(
+    elsewhere: str | None, num_windows: int, packed: Path
+) -> None:
+    chain = export_chain(model=str(packed), out="a.gguf", elsewhere=elsewhere, windows=7)
+    settings = chain.links[1].settings
+    assert (settings.elsewhere, settings.elsewhere_windows) == (elsewhere, num_windows)
+    assert settings.heldout_windows == 7

@@ -9,7 +9,7 @@ from birdbone.checkpoints import Checkpoint
 from birdbone.engine import run
 from birdbone.errors import SettingError
 from birdbone.links import calibrate
-from birdbone.links.calibrating.own_text import NAME, tokens_to_sample
+from birdbone.links.calibrating.own_text import NAME, tokens_to_sample, windows_to_sample
 from birdbone.links.calibrating.sources import PartSources
 
 SIZES = {"windows": 4, "healing_windows": 4, "heldout_windows": 2, "elsewhere_windows": 2}
@@ -68,12 +68,22 @@ def test_default_beside_another_text_keeps_its_weight() -> None:
     assert sum(weights.values()) == pytest.approx(1)
 
 
-def test_enough_is_sampled_for_the_largest_part() -> None:
+def test_each_part_has_as_much_sampled_as_it_needs() -> None:
     data = PartSources.parse(("self:1", "pydoc:3"), None, None).data
     limits = {"calibration": 8, "healing": 4, "heldout": 2}
-    # 8 windows are four tenths of 20, of which a quarter is of the model; 1.1 of that.
-    assert tokens_to_sample(data, limits, 100) == pytest.approx(20 * 100 / 4 * 1.1, abs=1)
-    assert tokens_to_sample(PartSources.parse("pydoc", None, None).data, limits, 100) == 0
+    # A quarter of each part, rounded up, with a margin of a tenth and a window.
+    windows = windows_to_sample(data, limits)
+    assert windows == pytest.approx({"calibration": 3.2, "healing": 2.1, "heldout": 2.1})
+    assert tokens_to_sample(windows, 100) == 740
+    without = windows_to_sample(PartSources.parse("pydoc", None, None).data, limits)
+    assert tokens_to_sample(without, 100) == 0
+
+
+async def test_parts_of_unequal_size_are_all_filled() -> None:
+    sizes = {"windows": 24, "healing_windows": 1, "heldout_windows": 3}
+    found = await _texts(data="self", **sizes)
+    counts = {part: found[part].num_windows for part in ("calibration", "healing", "heldout")}
+    assert counts == {"calibration": 24, "healing": 1, "heldout": 3}
 
 
 @pytest.mark.parametrize(
