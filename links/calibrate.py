@@ -35,10 +35,11 @@ class CalibrateSettings(Settings):
     data: DataSetting = "default"
     """One source of text or several: a file, folder or glob of .txt, .md, .jsonl, .json or
     .parquet, also compressed; hf:DATASET[:CONFIG[:SPLIT]]; or a built-in text: pydoc, the
-    documentation of CPython; stdlib, the Python source of its library; readmes, the descriptions
-    of the packages birdbone requires; self, text sampled from the original model; default, self,
-    pydoc and stdlib in the proportions that did best on other texts (docs/text.md). Options follow
-    a question mark, as in ?column=NAME&rows=COUNT, and a weight a colon, as in chat.jsonl:2."""
+    documentation of CPython; stdlib, the Python source of its library; readmes, the prose of the
+    READMEs of the packages birdbone requires; self, text sampled from the original model; default,
+    self, pydoc and stdlib in the proportions that did best on other texts (docs/text.md). Options
+    follow a question mark, as in ?column=NAME&rows=COUNT, and a weight a colon, as in
+    chat.jsonl:2."""
 
     heldout_data: DataSetting | None = None
     """Sources of the held-out windows; by default a part of data."""

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from ..errors import DataError
 from .corpus import RawText
+from .markdown_prose import prose
 
 # Tests, tables of character encodings, third-party packages, and the text of `pydoc`.
 _NOT_LIBRARY = frozenset(
@@ -64,9 +65,9 @@ def _modules(folder: Path) -> Iterable[Path]:
 
 
 def read_readmes() -> RawText:
-    """Read the descriptions (READMEs) of the packages birdbone requires: one document each."""
-    texts = (_description(name) for name in _DESCRIBED)
-    return RawText("readmes (installed packages)", tuple(text for text in texts if text.strip()))
+    """Read the prose of the READMEs of the packages birdbone requires: one document each."""
+    texts = (prose(_description(name)) for name in _DESCRIBED)
+    return RawText("readmes (installed packages)", tuple(text for text in texts if text))
 
 
 def _description(package: str) -> str:

@@ -21,7 +21,7 @@ def read_corpus(source: str = "pydoc", tokenizer: Any | None = None) -> Corpus:
     """Read the documents of a source as text.
 
     `pydoc` is the Python language reference, one document per topic; `stdlib` is the source of the
-    standard library, one document per module; `readmes` the descriptions of the packages
+    standard library, one document per module; `readmes` the prose of the READMEs of the packages
     birdbone requires. `hf:DATASET[:CONFIG[:SPLIT]]` is a dataset; the default split is `train`.
     Anything else is a file, a folder or a glob: .txt, .md, .jsonl, .json and .parquet, also
     ending in .gz, .bz2, .xz or .zst. Each text file is a document, except that a single one is
