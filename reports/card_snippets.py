@@ -27,18 +27,15 @@ _NEEDS = {
 }
 _TRAINING_PACKED = """## Training an adapter
 
-PEFT needs the weights, not their codes: load the model dequantised. The adapter is saved by itself
-and used with this folder, loaded in the same way.
+PEFT needs the weights, not their codes: one forward pass unpacks them. The adapter is saved by
+itself and used with this folder, loaded in the same way.
 
 ```python
+import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained(
-    "path/to/this/folder",
-    dtype="auto",
-    quantization_config=CompressedTensorsConfig(dequantize=True),
-)
+{loading}
 model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
 ```"""
 _ADAPTER = """## The adapter
@@ -53,11 +50,9 @@ without it. PEFT adds it{how}:
 model = PeftModel.from_pretrained(model, "path/to/this/folder/adapter")
 ```"""
 _PLAIN = 'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto")'
-_DEQUANTISED = """model = AutoModelForCausalLM.from_pretrained(
-    "path/to/this/folder",
-    dtype="auto",
-    quantization_config=CompressedTensorsConfig(dequantize=True),
-)"""
+_UNPACKED = f"""{_PLAIN}
+with torch.no_grad():
+    model(torch.tensor([[0]], device=model.device))  # unpacks the weights"""
 
 
 def usage_sections(weight_format: str, *, file: str, corrected: bool) -> list[str]:
@@ -73,15 +68,15 @@ def usage_sections(weight_format: str, *, file: str, corrected: bool) -> list[st
     if corrected:
         sections.append(_adapter(weight_format))
     if weight_format == "packed":
-        sections.append(_TRAINING_PACKED)
+        sections.append(_TRAINING_PACKED.format(loading=_UNPACKED))
     return sections
 
 
 def _adapter(weight_format: str) -> str:
     packed = weight_format == "packed"
-    names = ["AutoModelForCausalLM", *(["CompressedTensorsConfig"] if packed else [])]
+    imports = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM"
     return _ADAPTER.format(
-        how=" to the dequantised weights, for it cannot add to codes" if packed else "",
-        imports=f"from peft import PeftModel\nfrom transformers import {', '.join(names)}",
-        loading=_DEQUANTISED if packed else _PLAIN,
+        how=" to the unpacked weights, for it cannot add to codes" if packed else "",
+        imports=f"import torch\n{imports}" if packed else imports,
+        loading=_UNPACKED if packed else _PLAIN,
     )

@@ -152,8 +152,16 @@ def from_pretrained(source: Source, folder: Path, **options: Any) -> Any:
         )
     for name in sorted(info["missing_keys"]):
         held = source.gguf or ", ".join(path.name for path in shard_paths(source.folder))
-        raise CheckpointError(f"'{source.label}' lacks tensor '{name}' in {held}; fetch it again")
+        raise CheckpointError(f"'{source.label}' lacks tensor '{name}' in {held}; {_fix(model)}")
     return model
+
+
+def _fix(model: Any) -> str:
+    """What to do about missing tensors: the folder may be that of a class without a head."""
+    named, built = (model.config.architectures or [None])[0], type(model).__name__
+    if named in (None, built):
+        return "fetch it again"
+    return f"it was saved as {named}, and {built} has more parameters: give a model with a head"
 
 
 def forget_quantization(model: Any) -> None:

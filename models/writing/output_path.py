@@ -71,7 +71,7 @@ def check_writable_file(path: str | Path) -> None:
     target = user_path(path).resolve()
     if target.is_dir():
         raise SettingError(f"output '{path}' is a folder; give the name of a file")
-    if not target.parent.is_dir():
+    if not target.parent.exists():
         raise SettingError(
             f"output '{path}' cannot be written: there is no folder '{target.parent}'; make it, "
             f"or give another path"

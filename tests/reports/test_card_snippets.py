@@ -14,16 +14,16 @@ from tiny_folders import for_bitsandbytes, own_logits, quantized, written
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from birdbone.checkpoints import Checkpoint
+from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.models.blocks.linears import all_linears
 from birdbone.models.codecs.peft_adapter import adapter_files
 from birdbone.models.writing.folder import weight_format
+from birdbone.models.writing.trial import as_plain
 from birdbone.reports.card import model_card
+from birdbone.solvers.grid import Grid
+from birdbone.solvers.round_to_nearest import quantize_round_to_nearest
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
-    pytest.mark.filterwarnings("ignore:You passed `quantization_config` or equivalent"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 LORA_PAGE = Path(__file__).parents[2] / "docs" / "lora.md"
 
 
@@ -95,8 +95,24 @@ def test_the_adapter_is_added_as_printed(kind: str, tmp_path: Path) -> None:
     assert float((with_adapter - plain).abs().mean()) > 1e-3
 
 
-def test_an_adapter_is_trained_on_a_packed_folder_as_printed(tmp_path: Path) -> None:
-    made = quantized(tiny_checkpoint())
+def eight_bit_embedding(checkpoint: Checkpoint) -> Checkpoint:
+    name = "model.embed_tokens.weight"
+    grid = Grid(bits=8, group_size=None)
+    made = quantize_round_to_nearest(checkpoint.tensors[name], grid=grid, scale_dtype=torch.float32)
+    return checkpoint.evolve({name: Quantized(made.codes, made.scales, bits=8)})
+
+
+PACKED = {
+    "groups": lambda: quantized(tiny_checkpoint()),
+    "rows and groups": lambda: quantized(tiny_checkpoint(), up_proj=Grid(bits=4, group_size=None)),
+    "bits": lambda: quantized(tiny_checkpoint(), up_proj=Grid(bits=8, group_size=16)),
+    "tied embedding": lambda: eight_bit_embedding(quantized(tiny_checkpoint("llama_tied"))),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_an_adapter_is_trained_on_a_packed_folder_as_printed(kind: str, tmp_path: Path) -> None:
+    made = PACKED[kind]()
     folder = written(made, tmp_path / "light")
     model = run_snippets(card_of(made), {"path/to/this/folder": folder})[-1]["model"]
     assert torch.allclose(logits(model), own_logits(made)[:2], atol=1e-5)
@@ -109,7 +125,8 @@ def test_the_page_on_adapters_runs_as_printed(tmp_path: Path) -> None:
     made = quantized(tiny_checkpoint())
     written(tiny_checkpoint(), tmp_path / "dense")
     written(made, tmp_path / "packed")
-    names = ("dense", "packed", "adapter", "merged")
+    written(as_plain(made), tmp_path / "unpacked")
+    names = ("dense", "packed", "unpacked", "adapter", "merged")
     paths = {f"path/to/{name}": tmp_path / name for name in names}
     left = run_snippets(LORA_PAGE.read_text(encoding="utf-8"), paths)
     assert len(left) == 4

@@ -15,7 +15,7 @@ from tiny_contexts import digests
 from torch import Tensor
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.errors import ModelError
+from birdbone.errors import CheckpointError, ModelError
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
 
@@ -118,3 +118,11 @@ def test_the_config_is_carried_as_it_is(tmp_path: Path) -> None:
     config |= {"of_another_tool": {"a": [1]}, "max_position_embeddings": 64}
     (folder / "config.json").write_text(json.dumps(config))
     assert dict(opened(folder).config) == config
+
+
+def test_a_model_saved_without_its_head_is_named(tmp_path: Path) -> None:
+    tiny_model("llama").model.save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"lacks tensor 'lm_head\.weight'.*saved as LlamaModel"
+    ):
+        opened(tmp_path)
