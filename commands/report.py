@@ -25,14 +25,14 @@ def report_command(
     tables alone. With several models their sizes and costs are drawn side by side.
     """
     from ..errors import SettingError
-    from ..models.writing.output_path import check_writable_file
+    from ..models.writing.output_path import check_writable_file, write_text
     from ..reports.html_report.page import report_page
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise SettingError(f"'{out}' does not end in .html; give a file name that does")
     check_writable_file(out)
     page = report_page([_record(path) for path in paths])
-    out.write_text(page, encoding="utf-8")
+    write_text(out, page)
     typer.echo(f"{out}: {', '.join(path.name for path in paths)}", err=True)
 
 

@@ -28,8 +28,12 @@ class Lock:
                 f"run folder '{folder}' is in use by process {holder or 'unknown'}; wait for it to "
                 f"end, stop it, or give another folder"
             ) from None
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        except OSError:  # such as a full disk
+            self.release()
+            raise
 
     def check(self) -> None:
         """Check that the folder is still the one that was locked.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import ModelError
 from .config import context_length
-from .replay import capture, logits, not_a_stack, replaced, replay
+from .replay import batch_first, capture, logits, not_a_stack, replaced, replay
 from .skeleton import Skeleton
 from .transformers_errors import REFUSED, reason
 
@@ -55,7 +55,7 @@ def _compare(skeleton: Skeleton, tokens: Tensor) -> None:
             states = replay(run, states, batch.calls[place])
             output = run(hidden, *args, **kwargs)
         whole = output[0] if isinstance(output, (tuple, list)) else output
-        if not _same(states, whole):
+        if not _same(states, batch_first(whole, batch.calls[place].axes)):
             why = f"calls block {place} with other arguments than when blocks are recorded"
             raise ModelError(not_a_stack(skeleton, why))
         place += 1

@@ -36,6 +36,7 @@ class Call:
         passed_on: outputs other than hidden states that later blocks receive.
         shares: whether any block of the model receives a reference.
         device: the device the block runs on.
+        axes: which axes of the block's hidden states are the batch and the length.
     """
 
     args: tuple[Any, ...]
@@ -44,6 +45,7 @@ class Call:
     passed_on: frozenset[Returned] = frozenset()
     shares: bool = False
     device: torch.device = CPU
+    axes: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Batch:
     Attributes:
         tokens: int64 ``[batch, length]``.
         hidden: ``[batch, length, hidden_size]``, the input of the next block; on the host or the
-            device (`activations`).
+            device (`activations`). A model with several streams (Gemma 3n) has one more axis.
         calls: one per block.
     """
 
@@ -132,12 +134,15 @@ class _Recording:
         values = [v for call in self._calls for v in (call.args, *call.kwargs.values())]
         references = {found for value in values for found in placeholders_in(value)}
         passed_on = frozenset(each for each in references if isinstance(each, Returned))
-        shares = bool(references)
-        where = self._first.device
-        calls = tuple(
-            replace(call, passed_on=passed_on, shares=shares, device=where) for call in self._calls
-        )
-        return Batch(tokens, moved(self._first, self._skeleton.rest), calls)
+        facts: dict[str, Any] = {
+            "passed_on": passed_on,
+            "shares": bool(references),
+            "device": self._first.device,
+            "axes": self._recorder.layout.axes,
+        }
+        calls = tuple(replace(call, **facts) for call in self._calls)
+        hidden = batch_first(self._first, facts["axes"])
+        return Batch(tokens, moved(hidden, self._skeleton.rest), calls)
 
     def _kept(self, value: Any) -> Any:
         """The value with state replaced by references, and equal tensors by one tensor."""
@@ -172,8 +177,41 @@ def _learned_layout(skeleton: Skeleton, tokens: Tensor) -> Layout:
 
         with suppress(_Reached):
             _run_replaced(skeleton, tokens.to(skeleton.device), ask)
-        skeleton.layout = found[0] if found else Layout()
+        layout = found[0] if found else Layout()
+        skeleton.layout = replace(layout, axes=_learned_axes(skeleton, tokens))
     return skeleton.layout
+
+
+def _learned_axes(skeleton: Skeleton, tokens: Tensor) -> tuple[int, int]:
+    """The axes of hidden states that grow with the number of windows and with their length.
+
+    Raises:
+        ModelError: there are no such axes.
+    """
+    shorter = tokens[:, :-1] if tokens.shape[1] > 1 else tokens.repeat(1, 2)
+    shape = _first_shape(skeleton, tokens)
+    others = _first_shape(skeleton, tokens.repeat(2, 1)), _first_shape(skeleton, shorter)
+    grown = [
+        [axis for axis, size in enumerate(other) if shape[axis : axis + 1] != (size,)]
+        for other in others
+    ]
+    if [len(axes) for axes in grown] != [1, 1] or grown[0] == grown[1]:
+        why = f"passes on hidden states of shape {shape} for {tuple(tokens.shape)} tokens"
+        raise ModelError(not_a_stack(skeleton, why))
+    return grown[0][0], grown[1][0]
+
+
+def _first_shape(skeleton: Skeleton, tokens: Tensor) -> tuple[int, ...]:
+    """Shape of the hidden states that the first block receives."""
+    found: list[tuple[int, ...]] = []
+
+    def ask(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        found.append(tuple(hidden.shape))
+        raise _Reached
+
+    with suppress(_Reached):
+        _run_replaced(skeleton, tokens.to(skeleton.device), ask)
+    return found[0] if found else (1, 1)
 
 
 def require_independent(skeleton: Skeleton, batches: Sequence[Batch]) -> None:
@@ -205,12 +243,13 @@ def replay(block: Callable[..., Any], hidden: Tensor, call: Call, *, stay: bool 
 
 
 def _replayed(block: Callable[..., Any], hidden: Tensor, call: Call) -> Tensor:
+    given = as_in_model(hidden, call.axes)
     if not call.shares:
-        return _states(block(hidden, *call.args, **call.kwargs))
+        return batch_first(_states(block(given, *call.args, **call.kwargs)), call.axes)
     state = State.of(hidden, block=call.block)
     kwargs = {name: state.fill(value) for name, value in call.kwargs.items()}
-    output = block(hidden, *state.fill(call.args), **kwargs)
-    states = _states(output)
+    output = block(given, *state.fill(call.args), **kwargs)
+    states = batch_first(_states(output), call.axes)
     states = states.view_as(states) if states is hidden else states
     state.leave(states, output, call.block, call.passed_on)
     return states
@@ -225,6 +264,16 @@ def with_parameters(block: nn.Module, parameters: Mapping[str, Tensor]) -> Calla
     return run
 
 
+def batch_first(hidden: Tensor, axes: tuple[int, int]) -> Tensor:
+    """Hidden states of the model with the batch as first axis and the length as second."""
+    return hidden if axes == (0, 1) else hidden.movedim(axes, (0, 1)).contiguous()
+
+
+def as_in_model(hidden: Tensor, axes: tuple[int, int]) -> Tensor:
+    """The inverse of `batch_first`."""
+    return hidden if axes == (0, 1) else hidden.movedim((0, 1), axes)
+
+
 def _states(output: Any) -> Tensor:
     states: Tensor = output[0] if isinstance(output, (tuple, list)) else output
     return states
@@ -235,7 +284,7 @@ def logits(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
     """Logits ``[batch, length, vocab_size]`` from the output of the last block."""
 
     layout = skeleton.layout or Layout()
-    hidden = hidden.to(skeleton.device)
+    hidden = as_in_model(hidden.to(skeleton.device), layout.axes)
 
     def passed(_: Tensor, *args: Any, **kwargs: Any) -> Any:
         return layout.output(hidden)

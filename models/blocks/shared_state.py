@@ -64,10 +64,12 @@ class Layout:
     Attributes:
         kind: tuple or list, hidden states first; None if they return only hidden states.
         extras: the other outputs, with zeros in place of tensors.
+        axes: which axes of the hidden states are the batch and the length.
     """
 
     kind: type | None = None
     extras: tuple[Any, ...] = ()
+    axes: tuple[int, int] = (0, 1)
 
     @classmethod
     def of(cls, output: Any) -> Layout:

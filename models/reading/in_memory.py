@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...checkpoints import Checkpoint, InMemory, TensorRef
+from ...errors import ModelError
 from ..blocks.skeleton import Skeleton
 from .folder_files import folder_files
 from .tied_weights import tied_names, with_ties_settled
@@ -27,10 +30,13 @@ def as_checkpoint(
     tied by the config but differ in value are both stored, and the config is corrected.
 
     Raises:
-        ModelError: the model has PEFT adapters that are not merged.
+        ModelError: the model has PEFT adapters that are not merged, is quantised, or has no values.
     """
-    require_merged(model.state_dict(), type(model).__name__)
-    refs: dict[str, TensorRef] = {n: InMemory(t) for n, t in model.state_dict().items()}
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    tensors = model.state_dict()
+    require_merged(tensors, type(model).__name__)
+    _require_values(model, tensors)
+    refs: dict[str, TensorRef] = {n: InMemory(t) for n, t in tensors.items()}
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         if model.generation_config is not None:
@@ -43,6 +49,24 @@ def as_checkpoint(
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     return with_ties_settled(Checkpoint(config, refs, files, source=source), tied_names(model))
+
+
+def _require_values(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse codes of a quantised model, which are no weights, and tensors without values."""
+    name = type(model).__name__
+    if getattr(model, "hf_quantizer", None) is not None:
+        settings = getattr(model.config, "quantization_config", None)
+        method = getattr(settings, "quant_method", "by a method it does not name")
+        raise ModelError(
+            f"{name} is quantised in memory ({getattr(method, 'value', method)}), so its tensors "
+            f"are codes; open its folder with load or open_checkpoint instead"
+        )
+    for tensor, values in tensors.items():
+        if values.is_meta:
+            raise ModelError(
+                f"tensor '{tensor}' of {name} is on the meta device and has no values; load the "
+                f"model onto a device first"
+            )
 
 
 def to_model(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -79,6 +79,24 @@ def check_writable_file(path: str | Path) -> None:
     check_writable(target, path)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a single file, or leave the one that is there as it is.
+
+    Raises:
+        SettingError, ResourceError: the system refused to write it, with the reason.
+    """
+    target = user_path(path).resolve()
+    aside = staging_folder(target, "partial")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, target)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
 def unwritable(path: str | Path, error: OSError) -> BirdboneError:
     """The error for an output that the system refused to write."""
     if error.errno in _FULL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +22,19 @@ def test_the_holder_is_named_until_it_lets_go(tmp_path: Path) -> None:
     second = Lock(tmp_path)
     second.check()
     second.release()
+
+
+def test_a_lock_that_cannot_be_written_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left"):
+            Lock(tmp_path)
+    Lock(tmp_path).release()
 
 
 @pytest.mark.parametrize("made_again", [True, False])

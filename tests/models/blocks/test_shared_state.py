@@ -31,6 +31,7 @@ from birdbone.models.blocks.replay import (
 )
 from birdbone.models.blocks.shared_state import carry_state, has_state
 from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.evaluation.scoring import last_hidden
 from birdbone.models.passes.inputs import SquareSum, sum_inputs
 from birdbone.models.reading.in_memory import as_checkpoint
 
@@ -114,6 +115,19 @@ def test_the_replay_equals_the_plain_forward(kind: str) -> None:
         assert torch.equal(found, plain_logits(model, batch.tokens))
         assert has_state(hidden) is (kind in SHARING)
     check_exactness(skeleton)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_hidden_states_of_several_batches_are_those_of_each_window(kind: str) -> None:
+    """The batch is their first axis, whatever the model has it as."""
+    model, checkpoint = made(kind)
+    skeleton, windows = Skeleton(checkpoint), tiny_windows(3)
+    hidden = last_hidden(skeleton, windows, batch_size=2, label="", announce=lambda *_: None)
+    assert hidden.shape[:2] == windows.tokens.shape
+    for place in range(3):
+        window = slice(place, place + 1)
+        found = logits(skeleton, windows.tokens[window], hidden[window])
+        torch.testing.assert_close(found, plain_logits(model, windows.tokens[window]))
 
 
 @pytest.mark.parametrize("kind", SHARING)

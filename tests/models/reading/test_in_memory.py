@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_model, tiny_tokenizer, tiny_windows
-from tiny_folders import quantized
+from tiny_folders import quantized, written
+from transformers import AutoModelForCausalLM
 
+from birdbone.errors import ModelError
 from birdbone.models import as_checkpoint
 
 
@@ -34,3 +39,22 @@ def test_quantised_weights_become_values_in_the_dtype_asked_for() -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     assert torch.equal(light.to_model().get_parameter(name), light.tensors[name])
     assert light.to_model(torch.bfloat16).get_parameter(name).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_compiled_model_is_the_model_inside() -> None:
+    model = tiny_model("llama")
+    compiled = as_checkpoint(torch.compile(model))  # type: ignore[arg-type]
+    assert compiled.id == as_checkpoint(model).id
+
+
+def test_codes_in_memory_are_no_weights(tmp_path: Path) -> None:
+    folder = written(quantized(tiny_checkpoint()), tmp_path / "light")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with pytest.raises(ModelError, match=r"is quantised in memory .compressed-tensors., so its"):
+        as_checkpoint(model)
+
+
+def test_a_model_without_values_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"'model\.embed_tokens\.weight' of Llama.* has no values"):
+        as_checkpoint(tiny_model("llama").to("meta"))

@@ -11,7 +11,7 @@ import pytest
 
 from birdbone.errors import BirdboneError, ResourceError, SettingError
 from birdbone.links.saving.target import check_output
-from birdbone.models.writing.output_path import check_writable, check_writable_file
+from birdbone.models.writing.output_path import check_writable, check_writable_file, write_text
 from birdbone.models.writing.publishing import private_folder
 
 
@@ -86,3 +86,23 @@ def test_a_single_file_needs_its_folder(tmp_path: Path) -> None:
         check_writable_file(tmp_path / "none" / "plot.png")
     with pytest.raises(SettingError, match="is a folder; give the name of a file"):
         check_writable_file(tmp_path)
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page.html").write_text("before")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ResourceError, match=r"page\.html' cannot be written: the disk is full"):
+        write_text(tmp_path / "page.html", "after")
+    assert [path.read_text() for path in everything(tmp_path)] == ["before"]
+
+
+def test_a_single_file_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingError, match="file' is a file, not a folder"):
+        check_writable_file(tmp_path / "file" / "page.html")
