@@ -67,9 +67,7 @@ def refuse_self(addresses: tuple[TextAddress, ...], setting: str) -> None:
             )
 
 
-def windows_to_sample(
-    data: tuple[TextAddress, ...], limits: Mapping[str, int]
-) -> dict[str, float]:
+def windows_to_sample(data: tuple[TextAddress, ...], limits: Mapping[str, int]) -> dict[str, float]:
     """Windows of the model's own text that each part needs; empty if `self` is no source.
 
     Args:

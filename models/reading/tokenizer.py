@@ -15,8 +15,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from ...checkpoints import Checkpoint
 from ...checkpoints.gguf_package import require_gguf
 from ...errors import ModelError
+from ..blocks.config import has_code, read_config_object, unbuildable
 from ..blocks.progress_bars import quietly
-from ..blocks.transformers_errors import reason, tokenizer_refused
+from ..blocks.transformers_errors import REFUSED, reason, tokenizer_refused
 from ..codecs.gguf_head import Head, read_head
 from ..codecs.pretokenizers import split_as
 from .folder_files import folder_files
@@ -32,7 +33,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """The tokenizer in the files of a checkpoint.
 
     Raises:
-        ModelError: there is none that transformers can read.
+        ModelError: there is none that transformers can read, or it cannot read the config, which
+            it reads first.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name, data in checkpoint.files.items():
@@ -47,11 +49,23 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         except BaseException as error:
             if not tokenizer_refused(error):
                 raise
+            _require_config(checkpoint)
             raise ModelError(
                 f"'{checkpoint.source}' has no tokenizer that can be read ({reason(error)}); "
                 f"put tokenizer.json beside its weights"
             ) from error
     return tokenizer
+
+
+def _require_config(checkpoint: Checkpoint) -> None:
+    """Refuse a config that transformers cannot read, which no other tokenizer would help."""
+    if has_code(checkpoint):
+        return  # only reading it once more would tell
+    try:
+        with read_config_object(checkpoint, trust=False):
+            pass
+    except REFUSED as error:
+        raise unbuildable(checkpoint, error) from error
 
 
 def read_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

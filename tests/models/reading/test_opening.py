@@ -199,3 +199,10 @@ def test_progress_bars_are_left_as_they_were(tmp_path: Path) -> None:
     assert logging.is_progress_bar_enabled()
     opened(saved(tmp_path, "mixtral"))
     assert logging.is_progress_bar_enabled()
+
+
+def test_a_config_that_cannot_be_read_is_told_before_the_tokenizer() -> None:
+    config = {**tiny_checkpoint().config, "num_attention_heads": 7}
+    broken = Checkpoint(config, {}, {}, source="here")
+    with pytest.raises(ModelError, match=r"no model can be built .*attention heads \(7\)"):
+        load_tokenizer(broken)
