@@ -166,13 +166,18 @@ def _has_weights(path: Path) -> bool:
 def _refuse_incomplete(path: Path, label: str) -> None:
     """Refuse broken links, as in a copy of a cache without its blobs, and addresses in Git LFS."""
     if gone := dangling(path):
-        raise ModelError(_is_dangling(label, f"is incomplete: {_first_of(gone)} are links"))
+        links = _first_of(gone, "is a link", "are links")
+        raise ModelError(_is_dangling(label, f"is incomplete: {links}"))
     if pointers := lfs_pointers(path):
-        raise ModelError(_is_pointer(f"'{label}' is incomplete: {_first_of(pointers)} are"))
+        held = _first_of(pointers, "is", "are")
+        raise ModelError(_is_pointer(f"'{label}' is incomplete: {held}"))
 
 
-def _first_of(names: list[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} other files" if len(names) > 1 else "")
+def _first_of(names: list[str], one: str, many: str) -> str:
+    """The first of several files and how many more, with the words that go with their number."""
+    if len(names) == 1:
+        return f"{names[0]} {one}"
+    return f"{names[0]} and {len(names) - 1} other files {many}"
 
 
 def _is_dangling(label: str, what: str) -> str:
