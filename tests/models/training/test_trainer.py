@@ -157,7 +157,7 @@ def test_broken_off_it_goes_on_to_the_same_bytes(
     done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        keeping, "_TRAINING_SHARE", math.inf
+        keeping, "_TRAINING_FRACTION", math.inf
     )  # after every step, however slow the machine
     unbroken, model = _model(), _model()
     whole = _train(unbroken)
