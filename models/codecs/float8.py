@@ -69,6 +69,8 @@ class Float8(TensorRef):
     def load(self) -> Tensor:
         codes = self._codes.load()
         values = unpack_e2m1(codes) if codes.dtype == torch.int8 else codes.float()
+        if values.ndim == 1:
+            values = values.unsqueeze(0)  # one row
         assert self._grid is not None
         scales = float_scales(self._scales.load()).reshape(self._grid)
         height, width = self._block
@@ -79,7 +81,7 @@ class Float8(TensorRef):
         blocks *= by_row[..., :whole, None]
         if values.shape[-1] > whole * width:
             values[..., whole * width :] *= by_row[..., whole:]
-        return values
+        return values.reshape(self.shape)
 
 
 def _grid(shape: Sequence[int], leading: Sequence[int], rows: int) -> tuple[int, ...] | None:
