@@ -1,8 +1,12 @@
 """What holds for every test: no network, and nothing decided by how many cores there are."""
 
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,31 @@ from hypothesis import settings
 settings.register_profile(
     "hostile", settings.get_profile("ci"), max_examples=5000, derandomize=False
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preloaded() -> Iterator[None]:
+    """Start fresh processes from an interpreter that has imported transformers already."""
+    from birdbone.models.evaluation import fresh_process
+
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        @cache
+        def interpreter() -> Sequence[str]:
+            program, name = str(Path(__file__).with_name("preloaded.py")), f"birdbone-{os.getpid()}"
+            server = subprocess.Popen(
+                [sys.executable, "-I", program, "serve", name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            stack.enter_context(server)
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            return sys.executable, "-I", program, "run", name
+
+        if hasattr(os, "pidfd_open"):
+            patch.setattr(fresh_process, "interpreter", interpreter)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -29,9 +29,9 @@ from .memory_limit import MemoryLimit, memory_limit
 
 _LAUNCHER = Path(__file__).with_name("standalone.py")
 _RESCORE = Path(__file__).with_name("measure_folder.py")
-# No network access, and no tokenizer threads.
 _KILLED = (-9, -6, -11, 134, 137, 139)  # by a signal, of which memory that ran out is one reason
 _OTHER_SHAPES = "ignore_mismatched_sizes"
+# No network access, and no tokenizer threads.
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -118,6 +118,11 @@ async def _measure(
     return await run_alone(_RESCORE, request, announce)
 
 
+def interpreter() -> Sequence[str]:
+    """The command that runs a program in a fresh interpreter, isolated from the user's modules."""
+    return (sys.executable, "-I")
+
+
 async def run_alone(
     script: Path,
     request: Mapping[str, Any],
@@ -142,8 +147,7 @@ async def run_alone(
             encoding="utf-8",
         )
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
+            *interpreter(),
             str(_LAUNCHER),
             str(script),
             str(asked),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections import namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from birdbone.errors import LinkError, ProofError, ResourceError, SettingError
 from birdbone.links import save
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.codecs.bitsandbytes import int8_values, nf4_values
+from birdbone.models.evaluation import fresh_process
 from birdbone.models.evaluation.proof import read_papers
 from birdbone.models.writing.publishing import check_disk, check_target, publish
 
@@ -94,6 +96,7 @@ SETTINGS: Any = {"max_shard_gb": 4e-5, "proof_tokens": 20}
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Measured in interpreters of its own; other tests fork them (`preloaded`)."""
     folder = tmp_path_factory.mktemp("shared") / "light"
     settings = {"model": "/home/somebody/models/heavy", "windows": 64, "out": ["out/here"]}
     first = Step("load", settings, Cost(1.5, 7, "process"), {"parameters": 5}, "abc")
@@ -101,7 +104,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     ctx = judged(ctx, in_memory(ctx["checkpoint"]))
     ctx = {**ctx, "history": (first, *ctx["history"])}
     before = ctx["checkpoint"].id
-    out = asyncio.run(run(save(path=str(folder), **SETTINGS), ctx))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresh_process, "interpreter", lambda: (sys.executable, "-I"))
+        out = asyncio.run(run(save(path=str(folder), **SETTINGS), ctx))
     return Shared(folder, ctx, before, out)
 
 
