@@ -43,11 +43,12 @@ def _changes(chain: Chain) -> Iterator[dict[str, Any]]:
         if getattr(each.settings, "batch_size", 1) > 1
     }
     alone = {f"{name}.compare": False for name in links if name == "save"}
-    for changes in (single, alone, {**single, **alone}):
-        if changes:
-            yield changes
+    both = {**single, **alone}
+    yield from (changes for changes in (single, alone) if changes)
+    if single and alone:
+        yield both
     if "calibrate" in links:
         windows = int(links["calibrate"].settings.windows or _COMMON_WINDOWS)
         while windows > _FEWEST_WINDOWS:
             windows //= 2
-            yield {**single, **alone, "calibrate.windows": windows}
+            yield {**both, "calibrate.windows": windows}
