@@ -57,7 +57,7 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     warn_of_unused(asked, settings.method)
     grids = grids_of(settings)
     packable = packs_codes(settings) or settings.method in BITSANDBYTES
-    warn_of_left(checkpoint, packable, grids.common)
+    warn_of_left(checkpoint, packable, grids.common, settings.method)
     if settings.method in CALIBRATED:
         light, found = await round_by_text(
             ctx["calibration"],
@@ -131,7 +131,9 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
         chosen_embeddings(checkpoint)
     grids = grids_of(settings)
     check_patterns(settings, all_linears(checkpoint))
-    for linear in chosen_linears(checkpoint, grids, prepared or packs_codes(settings)):
+    for linear in chosen_linears(
+        checkpoint, grids, prepared or packs_codes(settings), settings.method
+    ):
         if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         _check_shape(linear, None if prepared else grids.of(linear), settings.method)

@@ -79,7 +79,7 @@ def _for_bitsandbytes(
     checkpoint: Checkpoint, grids: Grids, kind: BitsAndBytesKind
 ) -> dict[str, TensorRef]:
     """Weights that bitsandbytes quantises when the folder is written."""
-    chosen = chosen_linears(checkpoint, grids, True)
+    chosen = chosen_linears(checkpoint, grids, True, kind)
     refs = {each.tensor: checkpoint.refs[each.tensor] for each in chosen}
     return {
         name: BitsAndBytes(ref, torch.empty(ref.shape, dtype=ref.dtype, device="meta"), kind=kind)

@@ -26,7 +26,7 @@ def one_by_one(
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """Quantise every chosen linear on its own; returns the checkpoint and metrics."""
     fresh: dict[str, Tensor | TensorRef] = {}
-    linears = chosen_linears(checkpoint, grids, packable)
+    linears = chosen_linears(checkpoint, grids, packable, method)
     for done, linear in enumerate(linears, 1):
         ref = checkpoint.refs[linear.tensor]
         if method in BITSANDBYTES:
@@ -68,18 +68,25 @@ def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Te
     return whole
 
 
-def chosen_linears(checkpoint: Checkpoint, grids: Grids, packable: bool) -> list[Linear]:
-    """The linears to quantise: plain ones if the integers are packed, without ignored ones.
+def fits(linear: Linear, method: str) -> bool:
+    """Whether the format of a method holds a linear, and loads again in plain transformers."""
+    return linear.plain or (linear.initialised and method in BITSANDBYTES)
+
+
+def chosen_linears(
+    checkpoint: Checkpoint, grids: Grids, packable: bool, method: str = "rtn"
+) -> list[Linear]:
+    """The linears to quantise: those that fit the format if any, without ignored ones.
 
     Raises:
         SettingError: there are none.
     """
     every = all_linears(checkpoint)
-    plain = [linear for linear in every if linear.plain or not packable]
+    plain = [linear for linear in every if fits(linear, method) or not packable]
     if not plain:
         raise SettingError(
-            f"no linear of '{checkpoint.source}' can be stored in a packed format; its weights "
-            f"are like {every[0].name}"
+            f"no linear of '{checkpoint.source}' can be stored in a packed format: its weights "
+            f"are like {every[0].name}{_why(every[0])}"
         )
     chosen = [linear for linear in plain if grids.quantises(linear)]
     if not chosen:
@@ -88,3 +95,12 @@ def chosen_linears(checkpoint: Checkpoint, grids: Grids, packable: bool) -> list
             f"quantise; remove a pattern"
         )
     return chosen
+
+
+def _why(linear: Linear) -> str:
+    if not linear.initialised:
+        return ""
+    return (
+        ", whose weight transformers reads when it loads the model, and a packed one has none; use "
+        "method='nf4' or 'llm.int8'"
+    )

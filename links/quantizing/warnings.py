@@ -13,6 +13,7 @@ from ...models.blocks.linears import all_linears
 from ...solvers.grid import Grid
 from .grids import fitting_grid
 from .settings import CALIBRATED, QuantizeSettings
+from .uncalibrated import fits
 
 _TUNED = ("signround",)
 
@@ -56,7 +57,7 @@ def warn_of_unused(settings: QuantizeSettings, method: str) -> None:
             warnings.warn(f"quantize({name}={value!r}) is not used {why}", stacklevel=3)
 
 
-def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid) -> None:
+def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid, method: str) -> None:
     """Warn of weights that will not be smaller, or are quantised differently than asked."""
     if kind_of_grid(grid):
         _warn_of_stand_ins(checkpoint, grid)
@@ -68,7 +69,7 @@ def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid) -> None:
             stacklevel=3,
         )
         return
-    left = sorted({each.tensor for each in all_linears(checkpoint) if not each.plain})
+    left = sorted({each.tensor for each in all_linears(checkpoint) if not fits(each, method)})
     if left:
         warnings.warn(
             f"quantize does not quantise {len(left)} tensors, such as '{left[0]}': no format that "

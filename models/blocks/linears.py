@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from ...checkpoints import Checkpoint
 from ...errors import BirdboneError
 from .empty_model import find_blocks, shared_model
+from .initialising import initialising
 
 Refusal = TypeVar("Refusal", bound=BirdboneError)
 
@@ -36,6 +37,8 @@ class Linear:
         expert: index along the first axis of a 3-D tensor, or None.
         plain: an ``nn.Linear`` that is only called, which packed formats can hold. One whose
             ``weight`` the model's code reads, as Mamba does, has none once it is packed.
+        initialised: the model's code reads its weight only while transformers loads the model
+            (`initialising`). It is not plain, but bitsandbytes can hold it.
     """
 
     tensor: str
@@ -43,6 +46,7 @@ class Linear:
     transposed: bool = False
     expert: int | None = None
     plain: bool = True
+    initialised: bool = False
 
     @property
     def name(self) -> str:
@@ -74,16 +78,28 @@ def named(linear: Linear, error: Refusal) -> Refusal:
 
 def all_linears(checkpoint: Checkpoint) -> list[Linear]:
     """Every linear of every block, in order, from shapes alone."""
+    return [linear for block in linears_by_block(checkpoint) for linear in block]
+
+
+def linears_by_block(checkpoint: Checkpoint) -> list[list[Linear]]:
+    """The linears of each block, from shapes alone."""
     path, blocks = find_blocks(shared_model(checkpoint))
+    reads = initialising(checkpoint).reads
     return [
-        linear
+        [
+            replace(each, plain=False, initialised=each.plain) if each.tensor in reads else each
+            for each in find_linears(block, f"{path}.{index}.")
+        ]
         for index, block in enumerate(blocks)
-        for linear in find_linears(block, f"{path}.{index}.")
     ]
 
 
 def find_linears(block: nn.Module, prefix: str) -> list[Linear]:
-    """Every linear of a block; ``prefix`` is the block's path in the model, with its last dot."""
+    """Every linear of a block; ``prefix`` is the block's path in the model, with its last dot.
+
+    What the model's class does while transformers loads it is not seen from a block alone:
+    `linears_by_block` finds which linears are ``initialised``.
+    """
     read = _read_in(block)
     return [
         replace(linear, plain=linear.plain and path not in read)
@@ -155,7 +171,8 @@ def _is_router(module: nn.Linear, parent: nn.Module) -> bool:
 def _experts(module: nn.Module, prefix: str) -> Iterator[Linear]:
     transposed = bool(getattr(module, "is_transposed", False))
     for name, parameter in module.named_parameters(recurse=False):
-        if parameter.ndim == 3:
+        # Factors for each channel, such as those of RWKV, are stored with axes of one.
+        if parameter.ndim == 3 and min(parameter.shape[1:]) > 1:
             count, rows, cols = parameter.shape
             shape = (cols, rows) if transposed else (rows, cols)
             for expert in range(count):

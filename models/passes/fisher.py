@@ -22,7 +22,7 @@ from ...checkpoints import Checkpoint
 from ...errors import NumericsError
 from ...solvers.gram import Gram, GramAccumulator
 from ..blocks.embeddings import embedding_paths
-from ..blocks.linears import find_linears
+from ..blocks.linears import all_linears
 from ..blocks.skeleton import Skeleton
 
 
@@ -104,12 +104,7 @@ def _backward(model: nn.Module, tokens: Tensor, number: int) -> None:
 
 
 def _plain_linears(skeleton: Skeleton) -> Sequence[str]:
-    return [
-        linear.name
-        for index, block in enumerate(skeleton.blocks)
-        for linear in find_linears(block, f"{skeleton.path}.{index}.")
-        if linear.plain
-    ]
+    return [linear.name for linear in all_linears(skeleton.checkpoint) if linear.plain]
 
 
 def _head(model: Any) -> nn.Module | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ...solvers.gram import Gram, GramAccumulator
 from ...texts import Windows
-from ..blocks.linears import Linear, find_linears
+from ..blocks.linears import Linear, linears_by_block
 from ..blocks.replay import Call, capture, replay
 from ..blocks.skeleton import Skeleton
 from .experts import Fellows
@@ -96,10 +96,10 @@ def rewrite_blocks(
     begin = (resuming and resuming.load(skeleton.rest, len(batches))) or begin
     hidden, rewritten = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
-    last = len(skeleton.blocks) - 1
+    last, by_block = len(skeleton.blocks) - 1, linears_by_block(checkpoint)
     for index, block in skeleton.each_block(begin.index):
         prefix = f"{skeleton.path}.{index}."
-        linears = [linear for linear in find_linears(block, prefix) if chosen(linear)]
+        linears = [linear for linear in by_block[index] if chosen(linear)]
         calls = [batch.calls[index] for batch in batches]
         groups, hidden_out = sum_inputs(
             block, prefix, linears, hidden, calls, GramAccumulator, given

@@ -28,7 +28,7 @@ from ...solvers.grid import Grid
 from ...solvers.round_to_nearest import quantize_round_to_nearest
 from ...texts import Windows
 from ..blocks.device import stored_dtype
-from ..blocks.linears import Linear, find_linears, named
+from ..blocks.linears import Linear, linears_by_block, named
 from ..blocks.replay import capture
 from ..blocks.skeleton import Skeleton
 from .inputs import sum_inputs
@@ -72,9 +72,10 @@ def estimate_losses(
     batches = capture(skeleton, windows.tokens.split(batch_size))
     hidden = [batch.hidden for batch in batches]
     found: dict[Linear, Estimates] = {}
+    by_block = linears_by_block(checkpoint)
     for index, block in skeleton.each_block():
         prefix = f"{skeleton.path}.{index}."
-        linears = [linear for linear in find_linears(block, prefix) if linear.plain]
+        linears = [linear for linear in by_block[index] if linear.plain]
         calls = [batch.calls[index] for batch in batches]
         groups, hidden = sum_inputs(block, prefix, linears, hidden, calls, GramAccumulator)
         for group in groups:

@@ -12,7 +12,7 @@ from ...texts import Windows
 from ..blocks.activations import resting_device
 from ..blocks.device import compute_dtype, default_device, judged_dtype
 from ..blocks.empty_model import empty_model, find_blocks, shared_model, text_config
-from ..blocks.linears import Linear, find_linears
+from ..blocks.linears import Linear, find_linears, linears_by_block
 from .outline import in_memory
 
 # The Gram matrix, its damped copy, the reversed copy, the factor, an identity and the inverse.
@@ -111,12 +111,8 @@ def training_bytes(
         packed: linears are 4-bit, with one byte per weight for masks.
         checkpointing: only one block's activations are kept at a time, and every block's input.
     """
-    path, blocks = find_blocks(shared_model(light))
-    linears = [
-        linear
-        for index, block in enumerate(blocks)
-        for linear in find_linears(block, f"{path}.{index}.")
-    ]
+    blocks = linears_by_block(light)
+    linears = [linear for block in blocks for linear in block]
     sides = sum(sum(linear.shape) for linear in linears if linear.expert is None)
     learned = light.num_parameters if rank is None else rank * sides
     vocabulary = max(ref.shape[0] for ref in light.refs.values() if len(ref.shape) == 2)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...checkpoints import Checkpoint, InMemory, TensorRef
 from ...errors import ModelError
 from ..blocks.skeleton import Skeleton
+from .changed_on_load import as_loaded
 from .folder_files import folder_files
 from .tied_weights import tied_names, with_ties_settled
 from .unused import require_merged
@@ -24,7 +25,8 @@ def as_checkpoint(
 ) -> Checkpoint:
     """Make a checkpoint of a transformers model in memory; `Checkpoint.to_model` is the inverse.
 
-    The tensors are shared, not copied: do not change the model afterwards.
+    The tensors are shared, not copied: do not change the model afterwards. Those that transformers
+    changes whenever it loads such a model are copied as it would leave them.
 
     Tied parameters are stored once, under the name transformers saves them by. Parameters that are
     tied by the config but differ in value are both stored, and the config is corrected.
@@ -48,7 +50,8 @@ def as_checkpoint(
         files = folder_files(Path(folder), code=False).carried
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
-    return with_ties_settled(Checkpoint(config, refs, files, source=source), tied_names(model))
+    found = Checkpoint(config, refs, files, source=source)
+    return as_loaded(with_ties_settled(found, tied_names(model)))
 
 
 def _require_values(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:

@@ -39,6 +39,7 @@ from ..codecs.gguf_config import gguf_config, unread_keys
 from ..codecs.gguf_head import read_head
 from ..codecs.gguf_parts import join_parts
 from ..codecs.peft_adapter import ADAPTER_FILES
+from .changed_on_load import as_loaded
 from .converted import converted
 from .folder_files import CARRIED_CARD, code_files, folder_files, licence_files
 from .gguf_card import card_of_header
@@ -180,7 +181,7 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         found = direct or through(source, used, trust_remote_code)
     if unused:
         _tell_unused(unused, model, source)
-    found = in_stored_dtypes(found, model, opened)
+    found = as_loaded(in_stored_dtypes(found, model, opened))
     if quantization and not dequantize:
         found = with_codes(found, source.label)
     return replace(found, unused=unused)

@@ -12,7 +12,8 @@ model still has them once its modules are exchanged for those of bitsandbytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer
+from transformers.utils import logging as transformers_logging
 
 from ...checkpoints import BitsAndBytes, Checkpoint, Converted, Quantized
 from ...errors import CheckpointError
@@ -93,7 +95,7 @@ def _loading_faults(
     checkpoint: Checkpoint, model: PreTrainedModel, settings: Any, tensors: Mapping[str, Tensor]
 ) -> dict[str, Collection[Any]]:
     """What the class reports when it loads the tensors, by what it is called here."""
-    with quietly(), read_config_object(checkpoint, has_code(checkpoint)) as config:
+    with quietly(), _unreported(), read_config_object(checkpoint, has_code(checkpoint)) as config:
         if settings is not None:
             config.quantization_config = settings
         load: Any = type(model).from_pretrained  # typed as if it never returned what it found
@@ -106,6 +108,17 @@ def _loading_faults(
             ignore_mismatched_sizes=True,  # reported below with the rest
         )
     return {what: found.get(key) or () for key, what in _FAULTS.items()}
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Without the table that transformers logs of tensors that do not fit, which are returned."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _exchanged(checkpoint: Checkpoint, model: PreTrainedModel) -> set[str]:

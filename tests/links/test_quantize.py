@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_checkpoint, tiny_configs, tiny_windows
+from tiny import random_model, tiny_checkpoint, tiny_configs, tiny_windows
 from tiny_contexts import calibrated, scored, weight_of
 from tiny_folders import own_logits, plain_logits
 from transformers import AutoModelForCausalLM
+from zoo.configs import zoo_config
 
-from birdbone.checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized
+from birdbone.checkpoints import BitsAndBytes, Checkpoint, Coded, GgmlBlocks, Quantized
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError, SolverError
 from birdbone.links import profile, prune, quantize, score
@@ -23,7 +24,7 @@ from birdbone.links.quantizing import uncalibrated
 from birdbone.models.blocks.linears import all_linears
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.codecs.bitsandbytes import int8_values, nf4_values
-from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.opening import as_checkpoint, open_checkpoint
 from birdbone.models.reading.sources import find_model
 from birdbone.models.writing.folder import write_model
 from birdbone.solvers.grid import Grid
@@ -74,6 +75,26 @@ async def test_every_linear_of_every_block_is_stored_as_codes_and_nothing_else(a
     metrics = after["history"][-1].metrics
     assert (metrics["linears"], metrics["bytes"]) == (len(codes_of(light)), light.num_bytes)
     assert light.num_bytes < dense.num_bytes / 2
+
+
+@pytest.mark.parametrize("method", ["rtn", "llm.int8"])
+async def test_linears_whose_weight_is_read_at_load_are_left_to_bitsandbytes(method: Any) -> None:
+    if method == "llm.int8":
+        pytest.importorskip("bitsandbytes")
+    ctx = calibrated(as_checkpoint(random_model(zoo_config("nanochat")), source="tiny/nanochat"))
+    left = pytest.warns(UserWarning, match="does not quantise 2 tensors, such as .*o_proj")
+    with left if method == "rtn" else nullcontext():
+        light = (await run(quantize(method=method, **FITTING.get(method, {})), ctx))["checkpoint"]
+    coded = {name for name, ref in light.refs.items() if isinstance(ref, Coded)}
+    every = {each.tensor for each in all_linears(ctx["checkpoint"])}
+    assert every - coded == ({n for n in every if "o_proj" in n} if method == "rtn" else set())
+
+
+async def test_a_class_that_reads_every_weight_at_load_is_refused_with_the_reason() -> None:
+    model = random_model(zoo_config("recurrent_gemma"))
+    ctx = calibrated(as_checkpoint(model, source="tiny/recurrent"))
+    with pytest.raises(LinkError, match=r"whose weight transformers reads .*use method='nf4'"):
+        await run(quantize(group_size="auto"), ctx)
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "nf4", "llm.int8"])

@@ -113,6 +113,7 @@ _VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
 _SEEING = {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 _BYTES = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 260}
 
+# Both hybrid blocks have the same weights.
 _ZAMBA = {
     "num_hidden_layers": 6,
     "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2,
@@ -226,10 +227,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "shape_vocab_size": 32,
         "shape_embed_dim": 32,
     },
-    "zamba": {
-        "num_hidden_layers": 4,
-        "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention"],
-    },
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "zamba": {**_ZAMBA, "attention_hidden_size": 2 * WIDTH},
     "zamba2": {
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention"],
@@ -247,28 +246,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma4_text, equal keys and values": ("gemma4_text", {**_SHARED, "attention_k_eq_v": True}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "gpt_neox, sequential": ("gpt_neox", {"use_parallel_residual": False}),
+    "mamba, rescaled": ("mamba", {"rescale_prenorm_residual": True}),
+    "zamba2, shared": ("zamba2", _ZAMBA),
     "qwen2, sliding": ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}),
 }
 """Other forms of an architecture that take another way through it, by a name for the table."""
-
-# transformers 5.23 initialises, or in RWKV rescales, the weights of these by name when it loads
-# them, which packed linears do not have; Llama 4 loses experts beside packed linears.
-NOT_PROVEN = frozenset(
-    {
-        "afmoe",
-        "gpt_bigcode",
-        "llama4",
-        "llama4_text",
-        "mamba",
-        "modernbert-decoder",
-        "nanochat",
-        "recurrent_gemma",
-        "rwkv",
-        "xlstm",
-        "youtu",
-    }
-)
-"""Architectures whose int4 folder `save` refuses, because plain transformers cannot run it."""
 
 ALL: tuple[str, ...] = (*MODEL_TYPES, *VARIANTS)
 

@@ -11,7 +11,7 @@ from zoo.trial import Outcome
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
 
-VERDICTS = ("handled", "dense only", "refused", "not proven", "not tried", "failed")
+VERDICTS = ("handled", "dense only", "refused", "failed")
 
 _INTRODUCTION = """# Architectures
 
@@ -25,12 +25,11 @@ birdbone, where its logits must be those of the model in memory. `tests/zoo` mak
 |---|---|
 | handled | every step works, and no tensor is lost |
 | dense only | the same without 4 bits: `quantize` refuses, as no weight fits a packed format |
-| refused | `load` refuses the model in the sentence given |
-| not proven | plain transformers cannot run the folder: `save` refuses and publishes nothing |
-| not tried | the page was made without it |
+| refused | `load`, or the trial of `save` before a run, refuses the model in the sentence given |
 
 Where the fraction is below 100 %, the rest stays dense, as packed formats hold `nn.Linear` alone:
-experts kept in one 3-D tensor, convolutions, and small matrices such as routers do not fit.
+experts kept in one 3-D tensor, convolutions, and small matrices such as routers do not fit. Neither
+do linears whose weight the model's own code reads, when it runs or when transformers loads it.
 
 """
 

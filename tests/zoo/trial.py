@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,13 +28,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import random_model, tiny_tokenizer, tiny_windows
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from zoo.configs import ALL, VARIANTS, zoo_config
 
 from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.engine import run
 from birdbone.errors import BirdboneError, LinkError, SettingError
 from birdbone.links import load, quantize
+from birdbone.links.saving.settings import SaveSettings
+from birdbone.links.saving.trial import save_trial
 from birdbone.models.blocks.empty_model import find_blocks, shared_model
 from birdbone.models.evaluation import run_folder, standalone
 from birdbone.models.evaluation.proof import check_score
@@ -53,8 +56,8 @@ class Outcome:
     Attributes:
         model_type, architecture: what transformers calls it; the class, empty if it is unknown.
         verdict: ``handled``, ``dense only`` (no weight fits a packed format), ``refused`` (by
-            `load`), ``not proven`` (by `save`, whose proof fails), or ``failed``, which the test
-            does not allow.
+            `load`, or by the trial of `save` before a run), or ``failed``, which the test does not
+            allow: an error of another kind, or a folder whose proof does not hold.
         sentence: the refusal, or what failed.
         remarks: what a user should know of a handled one.
     """
@@ -115,8 +118,12 @@ async def _through_the_chain(model_type: str, folder: Path) -> Outcome | _Trial:
     if model is None:
         return Outcome(model_type, name, "failed", "loads, although transformers cannot build it")
     _check_nothing_lost(dense, source)
-    _check_same_logits(dense, model)
+    _check_same_logits(dense, source)
     made, outcome = await _quantised(dense, model_type, name)
+    try:
+        save_trial({"checkpoint": made}, SaveSettings(path=str(light)))
+    except SettingError as error:
+        return _refused(model_type, name, error)
     light.mkdir()
     write_model(made, light, max_shard_bytes=1 << 30)
     record = make_record(
@@ -165,8 +172,8 @@ def _written_source(model_type: str, folder: Path) -> PreTrainedModel | None:
 
 
 def _refused(model_type: str, name: str, error: BirdboneError) -> Outcome:
-    sentence = str(error)
-    verdict = "refused" if "\n" not in sentence and len(sentence) < _MAX_SENTENCE else "failed"
+    said = str(error)
+    verdict = "refused" if "\n" not in said and len(said) < _MAX_SENTENCE else "failed"
     return Outcome(model_type, name, verdict, _sentence(error))
 
 
@@ -179,11 +186,12 @@ def _check_nothing_lost(dense: Checkpoint, source: Path) -> None:
         raise AssertionError(f"the folder holds {held} values, of which {found} were read")
 
 
-def _check_same_logits(dense: Checkpoint, model: PreTrainedModel) -> None:
-    """The model that was read computes what the model that was saved does."""
+def _check_same_logits(dense: Checkpoint, source: Path) -> None:
+    """The model that was read computes what plain transformers makes of the folder."""
     tokens = tiny_windows(2).tokens
+    plain = AutoModelForCausalLM.from_pretrained(source, experts_implementation="eager").eval()
     with torch.no_grad():
-        expected = model(tokens, use_cache=False).logits
+        expected = plain(tokens, use_cache=False).logits
         found = dense.to_model(torch.float32)(tokens, use_cache=False).logits
     if _off(found, expected) > 1e-5:
         raise AssertionError(f"the read model's logits are {_off(found, expected):.2g} off")
@@ -244,12 +252,13 @@ def _judged(trial: _Trial) -> Outcome:
 
 
 def _unproven(outcome: Outcome, words: str) -> Outcome:
-    return replace(outcome, verdict="not proven", sentence=" ".join(words.split()))
+    return replace(outcome, verdict="failed", sentence=" ".join(words.split()))
 
 
 def _sentence(error: BirdboneError) -> str:
-    """What a link says, without its name in front."""
-    return _line(error.__cause__ if isinstance(error, LinkError) and error.__cause__ else error)
+    """What a link says, without its name in front and without the path of the trial."""
+    told = error.__cause__ if isinstance(error, LinkError) and error.__cause__ else error
+    return re.sub(r"^save\(path='[^']*'\): ", "", _line(told))
 
 
 def _line(error: BaseException) -> str:

@@ -126,6 +126,12 @@ def test_kernels_of_a_convolution_are_no_experts() -> None:
     assert find_linears(nn.Sequential(nn.Conv1d(8, 8, 4, groups=8)), "block.") == []
 
 
+def test_factors_of_channels_are_no_experts() -> None:
+    block = nn.Module()
+    block.time_mix = nn.Parameter(torch.ones(1, 1, 8))  # as RWKV has it
+    assert find_linears(block, "block.") == []
+
+
 @pytest.mark.parametrize(
     "linear",
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
+from logging import StreamHandler
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from tiny import random_model, tiny_checkpoint, tiny_configs, tiny_tokenizer
 from tiny_folders import quantized
 from transformers import Llama4TextConfig
+from transformers.utils import logging as transformers_logging
 
 from birdbone.checkpoints import BitsAndBytes, Checkpoint, InMemory, Quantized
 from birdbone.errors import CheckpointError
@@ -101,6 +104,17 @@ def test_what_does_not_load_again_is_refused_by_name(name: str) -> None:
     make, said = REFUSED[name]
     with pytest.raises(CheckpointError, match=said):
         try_folder(make())
+
+
+def test_the_table_of_transformers_is_not_logged_beside_a_refusal() -> None:
+    handler = StreamHandler(StringIO())
+    transformers_logging.add_handler(handler)
+    try:
+        with pytest.raises(CheckpointError):
+            try_folder(quantized(llama4()))
+    finally:
+        transformers_logging.remove_handler(handler)
+    assert handler.stream.getvalue() == ""
 
 
 def test_tensors_that_are_missing_or_of_another_shape_are_named() -> None:
