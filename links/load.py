@@ -45,7 +45,8 @@ class LoadSettings(Settings):
 
     dtype: DType = "auto"
     """Dtype of the weights from here on; auto keeps that of the model (the weights of a quantised
-    model are dequantised exactly, to float32, and its other tensors keep their dtype)."""
+    model are dequantised exactly, to float32 or for MXFP4 to bfloat16, and its other tensors keep
+    their dtype)."""
 
     revision: str | None = None
     """Branch, tag or commit on the hub."""

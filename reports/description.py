@@ -37,14 +37,26 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         ("blocks", f"{found.num_blocks} in {found.path}"),
         ("parameters", f"{found.parameters:,}"),
         ("weights on disk", f"{found.weight_bytes:,} bytes ({in_bytes(found.weight_bytes)})"),
-        ("in the model", f"{found.contents.model_bytes:,} bytes"),
         ("stored as", stored),
+        ("in the model", f"{found.contents.model_bytes:,} bytes of them"),
+        ("once loaded", _loaded(found)),
         ("output head", "tied to the embedding" if found.tied else "separate weights"),
         *_contents(found.contents),
     ]
     if found.zero_share is not None:
         facts.append(("zeros", f"{found.zero_share:.2%} of the parameters"))
     return facts
+
+
+def _loaded(found: Inspection) -> str:
+    """The bytes of the model in memory, and what load makes of quantised weights."""
+    contents = found.contents
+    told = f"{contents.loaded_bytes:,} bytes ({in_bytes(contents.loaded_bytes)})"
+    if contents.codes is None:
+        return told
+    how = f"{contents.codes.weights} quantised weights are read as {contents.codes.dtype} values"
+    kept = "; load(dequantize=False) keeps the codes" if contents.codes.kept else ""
+    return f"{told}: {how}{kept}"
 
 
 def _contents(found: Inventory) -> Iterator[tuple[str, str]]:

@@ -6,15 +6,12 @@ Weights are read only if the config ties two tensors and the files hold both.
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedModel
 
 from ..checkpoints import Checkpoint, TensorRef, open_folder
 from ..checkpoints.shards import shard_paths
@@ -28,7 +25,7 @@ from ..models.reading.opening import open_checkpoint
 from ..models.reading.sources import Source, find_model, read_config
 from ..models.reading.tied_weights import with_config_settled
 from ..models.writing.publishing import PROVENANCE
-from .inventory import Inventory, inventory
+from .inventory import Inventory, inventory, num_parameters
 
 
 @dataclass(frozen=True)
@@ -113,14 +110,14 @@ def inspect_model(name: str, *, zeros: bool = False) -> Inspection:
         config, refs, stored, size = _folder(source)
     held = Checkpoint(config, refs, source=source.label)
     model = empty_model(with_config_settled(held) if refs else held)
-    contents = inventory(source, model, refs)
+    contents = inventory(source, model, refs, config.get("quantization_config"))
     path, blocks = find_blocks(model)
     shapes = [_linears(block, f"{path}.{index}.") for index, block in enumerate(blocks)]
     return Inspection(
         name=source.label,
         architecture=type(model).__name__,
         model_type=str(config["model_type"]),
-        parameters=_count_parameters(model),
+        parameters=num_parameters(model),
         weight_bytes=size,
         stored_bytes=dict(sorted(stored.items(), key=lambda item: -item[1])),
         tied=bool(tied_parameters(model)),
@@ -166,11 +163,6 @@ def _gguf(
         stored,
         sum(path.stat().st_size for path in source.gguf_paths),
     )
-
-
-def _count_parameters(model: PreTrainedModel) -> int:
-    tied = tied_parameters(model)
-    return sum(math.prod(p.shape) for name, p in model.named_parameters() if name not in tied)
 
 
 def _linears(block: Any, prefix: str) -> tuple[BlockLinear, ...]:

@@ -9,13 +9,35 @@ from transformers import PreTrainedModel
 
 from ..checkpoints import LeftOut, TensorRef
 from ..checkpoints.shards import chosen_weights, shard_paths
+from ..models.blocks.empty_model import tied_parameters
 from ..models.blocks.parameter_names import parameter_finder
 from ..models.reading.folder_files import licence_files, sorted_files
 from ..models.reading.gguf_header import read_headers
 from ..models.reading.gguf_unread import unread_tensors
+from ..models.reading.opening import keeps_codes
+from ..models.reading.quantized import activation_scales, dequantised_dtype, weight_of
 from ..models.reading.sources import Source
 from ..models.reading.tied_weights import tied_names
-from ..models.reading.unused import grouped, unused_tensors
+from ..models.reading.unused import grouped, quantised_parameters, unused_tensors
+
+_FLOAT32_BYTES = 4  # load reads every tensor of a GGUF file as float32
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The weights that a folder stores quantised, which load reads as plain values.
+
+    Attributes:
+        weights: how many parameters they are.
+        stored_bytes: of codes, scales and what else stands for them.
+        dtype: of the values.
+        kept: whether load(dequantize=False) keeps them as they are.
+    """
+
+    weights: int
+    stored_bytes: int
+    dtype: str
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,8 @@ class Inventory:
 
     Attributes:
         model_bytes: of tensors that parameters of the model are loaded from.
+        loaded_bytes: of the parameters once they are loaded, as plain values.
+        codes: the weights that are quantised in the folder; None for a dense folder or GGUF.
         duplicate_bytes: of tied tensors that are stored a second time with equal values; stored
             once in a result.
         unused: bytes by name of tensors that the class has no parameters for; carried unchanged.
@@ -34,6 +58,8 @@ class Inventory:
     """
 
     model_bytes: int
+    loaded_bytes: int
+    codes: Codes | None = None
     duplicate_bytes: int = 0
     unused: Mapping[str, int] = field(default_factory=dict)
     unused_groups: Mapping[str, int] = field(default_factory=dict)
@@ -42,12 +68,15 @@ class Inventory:
     chosen: str | None = None
 
 
-def inventory(source: Source, model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> Inventory:
+def inventory(
+    source: Source, model: PreTrainedModel, refs: Mapping[str, TensorRef], quantization: object
+) -> Inventory:
     """Sort everything a source holds.
 
     Args:
         model: of the config as the tensors have it, which may be on the meta device.
         refs: the tensors of a folder as it names them; empty for a GGUF model.
+        quantization: what its ``config.json`` says under ``quantization_config``.
 
     Raises:
         ModelError, CheckpointError: its files are damaged.
@@ -55,21 +84,41 @@ def inventory(source: Source, model: PreTrainedModel, refs: Mapping[str, TensorR
     if source.gguf is not None:
         return _of_gguf(source, model)
     unused = unused_tensors(model, refs)
+    scales = activation_scales(refs) if quantization else []
     find, ties = parameter_finder(model), tied_names(model)
     names = {find(name)[0]: name for name in refs}
     twice = {names[target] for target, first in ties.items() if {target, first} <= names.keys()}
     sizes = {name: ref.num_bytes for name, ref in refs.items()}
+    gone = {*unused, *twice, *(each.name for each in scales)}
+    used = {name: size for name, size in sizes.items() if name not in gone}
+    codes, values = _quantised(source, model, used, quantization)
     read = [path.name for path in shard_paths(source.folder)]
     files, left_out = sorted_files(source.folder, code=False, read=read)
     return Inventory(
-        model_bytes=sum(n for name, n in sizes.items() if name not in unused and name not in twice),
+        model_bytes=sum(used.values()),
+        loaded_bytes=sum(used.values()) + values - (codes.stored_bytes if codes else 0),
+        codes=codes,
         duplicate_bytes=sum(sizes[name] for name in twice),
         unused={name: sizes[name] for name in unused},
         unused_groups=grouped(unused, model.state_dict()),
         carried={name: path.stat().st_size for name, path in files.items()},
-        left_out=left_out,
+        left_out=(*left_out, *scales),
         chosen=chosen_weights(source.folder),
     )
+
+
+def _quantised(
+    source: Source, model: PreTrainedModel, used: Mapping[str, int], quantization: object
+) -> tuple[Codes | None, int]:
+    """The quantised weights of a folder, and bytes of the values that are read of them."""
+    coded = quantised_parameters(model, used) if quantization else set()
+    if not coded:
+        return None, 0
+    find, dtype = parameter_finder(model), dequantised_dtype(quantization)
+    stored = sum(size for name, size in used.items() if find(weight_of(name))[0] in coded)
+    values = sum(model.state_dict()[name].numel() for name in coded)
+    word = str(dtype).removeprefix("torch.")
+    return Codes(len(coded), stored, word, keeps_codes(source)), values * dtype.itemsize
 
 
 def _of_gguf(source: Source, model: PreTrainedModel) -> Inventory:
@@ -80,6 +129,13 @@ def _of_gguf(source: Source, model: PreTrainedModel) -> Inventory:
     licences = licence_files(source.folder)
     return Inventory(
         model_bytes=total - sum(each.num_bytes for each in unread),
+        loaded_bytes=_FLOAT32_BYTES * num_parameters(model),
         carried={name: len(data) for name, data in licences.items()},
         left_out=tuple(unread),
     )
+
+
+def num_parameters(model: PreTrainedModel) -> int:
+    """Number of parameters of a model; tied ones count once."""
+    tied = tied_parameters(model)
+    return sum(each.numel() for name, each in model.named_parameters() if name not in tied)

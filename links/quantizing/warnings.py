@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from ...checkpoints import Checkpoint
 from ...engine import changed
 from ...formats.ggml_blocks import kind_of_grid
+from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import all_linears
 from ...solvers.grid import Grid
 from .grids import fitting_grid
@@ -73,9 +74,23 @@ def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid, method: str
     if left:
         warnings.warn(
             f"quantize does not quantise {len(left)} tensors, such as '{left[0]}': no format that "
-            f"loads in plain transformers holds them",
+            f"loads in plain transformers holds them{_wider(checkpoint, left)}",
             stacklevel=2,
         )
+
+
+def _wider(checkpoint: Checkpoint, left: Sequence[str]) -> str:
+    """What to do where dequantised values take more bytes than the model is said to have."""
+    said = str(checkpoint.config.get("dtype"))
+    refs = [checkpoint.refs[name] for name in left]
+    wide = [ref for ref in refs if stored_dtype(checkpoint, ref) != ref.dtype]
+    if not wide:
+        return ""
+    size = sum(ref.num_bytes for ref in wide)
+    return (
+        f"; {len(wide)} of them stay the float32 values they were read as ({size:,} bytes), "
+        f"although the model is {said}: load(dtype='{said}') rounds them, to half the bytes"
+    )
 
 
 def _warn_of_stand_ins(checkpoint: Checkpoint, grid: Grid) -> None:

@@ -22,7 +22,7 @@ BLOCKS, SCALES = "_blocks", "_scales"
 
 
 class Mxfp4Experts(TensorRef):
-    """The weights of all experts of a layer: float32 ``[experts, in_features, out_features]``.
+    """The weights of all experts of a layer: bfloat16 ``[experts, in_features, out_features]``.
 
     Dequantised one expert at a time, each time it loads.
 
@@ -48,11 +48,11 @@ class Mxfp4Experts(TensorRef):
             )
         experts, rows, groups, width = blocks.shape
         self._blocks, self._scales = blocks, scales
-        self.dtype, self.shape = torch.float32, (experts, groups * width * 2, rows)
+        self.dtype, self.shape = torch.bfloat16, (experts, groups * width * 2, rows)
 
     def load(self) -> Tensor:
         blocks, scales = self._blocks.load(), self._scales.load()
-        weight = torch.empty(self.shape)
+        weight = torch.empty(self.shape, dtype=self.dtype)
         for expert, codes, exponents in zip(weight, blocks, scales, strict=True):
             values = unpack_e2m1(codes) * float_scales(exponents).unsqueeze(2)
             expert.copy_(values.flatten(1).T)  # values: [out_features, groups, 32]

@@ -34,7 +34,7 @@ from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import Unpacked, unpack
 from ..codecs.gguf_config import gguf_config
 from ..reading.folder_files import code_files, folder_files
-from ..reading.quantized import COMPRESSED_TENSORS, multiplied_out
+from ..reading.quantized import COMPRESSED_TENSORS, dequantised_dtype, multiplied_out
 from ..reading.sources import Source, read_config
 from ..reading.tied_weights import with_config_settled
 from ..reading.unused import quantised_parameters, unused_tensors
@@ -77,7 +77,7 @@ def outlined_model(
 
     Args:
         dtype: dtype of floating-point tensors; default the config's, with dequantised
-            weights in float32.
+            weights in the dtype that holds their values.
         trust_remote_code: allow Python code of the model's folder to run.
         dequantize: dequantise quantised weights; otherwise they stay quantised where possible.
 
@@ -106,19 +106,19 @@ def outlined_model(
         bare = _as_held(bare, open_folder(source.folder), quantization)
     outline = outlined(bare, chosen, held=multiplied)
     if multiplied and dtype is None:
-        outline = _multiplied_out(outline, source)
+        outline = _multiplied_out(outline, source, dequantised_dtype(quantization))
     if source.has_weights:
         _check_size(outline, source)
     return exchanged(outline, {name: ref for name, ref in codes.items() if name in outline.refs})
 
 
-def _multiplied_out(outline: Checkpoint, source: Source) -> Checkpoint:
-    """The outline with weights that a folder holds as codes in float32."""
+def _multiplied_out(outline: Checkpoint, source: Source, dtype: torch.dtype) -> Checkpoint:
+    """The outline with weights that a folder holds as codes in the dtype of their values."""
     if source.gguf is not None or not source.has_weights:
         return outline
     coded = quantised_parameters(shared_model(outline), open_folder(source.folder))
     wide = {
-        name: Outlined(ref.shape, torch.float32, held=True)
+        name: Outlined(ref.shape, dtype, held=True)
         for name, ref in outline.refs.items()
         if name in coded
     }

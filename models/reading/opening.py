@@ -46,7 +46,7 @@ from .gguf_card import card_of_header
 from .gguf_header import read_headers
 from .gguf_unread import require_computed, unread_tensors
 from .in_memory import as_checkpoint
-from .quantized import multiplied_out, with_codes
+from .quantized import activation_scales, multiplied_out, with_codes
 from .sources import ADAPTER_CONFIG, WEIGHTS_KEY, Source, read_config
 from .stored_dtypes import as_dtype, in_stored_dtypes
 from .through_transformers import (
@@ -156,12 +156,13 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
     beside = folder_files(source.folder, code=trust_remote_code, read=read)
     adapter = _adapter(source, keep=not dequantize)
     quantization = config.pop("quantization_config", None)
+    scales = activation_scales(refs) if quantization else []
     opened = Checkpoint(
         config,
         refs,
         {**beside.carried, **adapter},
         source=source.label,
-        left_out=_without(beside.left_out, adapter),
+        left_out=(*_without(beside.left_out, adapter), *scales),
     )
     values = multiplied_out(refs, quantization, source.label) if quantization else refs
     model = empty_model(replace(opened, refs=refs if values is None else values))

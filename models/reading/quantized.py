@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...checkpoints import Checkpoint, TensorRef
+import torch
+
+from ...checkpoints import Checkpoint, LeftOut, TensorRef
 from ...errors import ModelError, SettingError
 from ..codecs.bitsandbytes import read_bitsandbytes
 from ..codecs.compressed_tensors import Unpacked, unpack
@@ -29,6 +31,23 @@ _IN_ITS_MODULE = re.compile(
 )
 # Of experts that are kept in one tensor, such as "experts.gate_up_proj".
 _OF_EXPERTS = re.compile(r"(?<=_proj)_(blocks|scales|scale_inv|scale|activation_scale)$")
+
+
+# Of activations, which only computing in the quantised format needs.
+_OF_ACTIVATIONS = re.compile(
+    r"(_activation_scale|\.(activation_scale|input_scale_ub|qscale_act"
+    r"|(input|output)_(scale|zero_point|global_scale)))$"
+)
+
+
+def activation_scales(refs: Mapping[str, TensorRef]) -> list[LeftOut]:
+    """The scales of activations in a quantised folder, which are not carried."""
+    why = "a scale of activations, which dequantised weights do not need"
+    return [
+        LeftOut(name, ref.num_bytes, why)
+        for name, ref in refs.items()
+        if _OF_ACTIVATIONS.search(name)
+    ]
 
 
 def weight_of(name: str) -> str:
@@ -72,6 +91,16 @@ def multiplied_out(
         f"'{label}' is already quantised ({method}), which is not supported; use the original "
         f"model, or one quantised with {', '.join(_READ[:-1])} or {_READ[-1]}"
     )
+
+
+def dequantised_dtype(settings: object) -> torch.dtype:
+    """The dtype of dequantised weights: bfloat16 holds MXFP4 exactly, float32 what is read else.
+
+    Args:
+        settings: the ``quantization_config`` of ``config.json``.
+    """
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
+    return torch.bfloat16 if method == _MXFP4 else torch.float32
 
 
 def with_codes(checkpoint: Checkpoint, label: str) -> Checkpoint:

@@ -20,7 +20,9 @@ def as_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
 
 
 def in_stored_dtypes(found: Checkpoint, model: PreTrainedModel, opened: Checkpoint) -> Checkpoint:
-    """Dequantised weights in float32, other tensors in their dtype in the folder.
+    """Other tensors than dequantised weights in their dtype in the folder.
+
+    Dequantised weights keep the dtype that holds their values: float32, or bfloat16 for MXFP4.
 
     Args:
         found: the loaded model, whose tensors may all have one dtype wide enough for each.
@@ -33,7 +35,7 @@ def in_stored_dtypes(found: Checkpoint, model: PreTrainedModel, opened: Checkpoi
         parameter = find(name)[0]
         stored[parameter] = _wider(ref.dtype, stored.get(parameter, ref.dtype))
     refs = {
-        name: _converted(ref, torch.float32 if name in coded else stored.get(name, ref.dtype))
+        name: ref if name in coded else _converted(ref, stored.get(name, ref.dtype))
         for name, ref in found.refs.items()
     }
     stated = getattr(torch, str(opened.config.get("dtype")), None)
