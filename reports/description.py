@@ -72,6 +72,8 @@ def _contents(found: Inventory) -> Iterator[tuple[str, str]]:
     if found.carried:
         size = sum(found.carried.values())
         yield "files carried", f"{_listed(found.carried)} ({size:,} bytes)"
+    if found.from_header:
+        yield "from the header", f"{', '.join(found.from_header)}: carried"
     for line in left_out_lines(found.left_out):
         yield "left out", line
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -12,6 +13,7 @@ from ..checkpoints.shards import chosen_weights, shard_paths
 from ..models.blocks.empty_model import tied_parameters
 from ..models.blocks.parameter_names import parameter_finder
 from ..models.reading.folder_files import licence_files, sorted_files
+from ..models.reading.gguf_card import card_of_header
 from ..models.reading.gguf_header import read_headers
 from ..models.reading.gguf_unread import unread_tensors
 from ..models.reading.opening import keeps_codes
@@ -20,6 +22,7 @@ from ..models.reading.sources import Source
 from ..models.reading.tied_weights import tied_names
 from ..models.reading.unused import grouped, quantised_parameters, unused_tensors
 
+_TOKENS, _TEMPLATE = "tokenizer.ggml.tokens", "tokenizer.chat_template"
 _FLOAT32_BYTES = 4  # load reads every tensor of a GGUF file as float32
 
 
@@ -53,6 +56,7 @@ class Inventory:
         unused: bytes by name of tensors that the class has no parameters for; carried unchanged.
         unused_groups: how many of them there are by the module they belong to.
         carried: bytes by name of the files beside the weights that are carried.
+        from_header: what is carried of a GGUF file's header.
         left_out: what is not carried.
         chosen: which of two sets of weight files is read, in words; None where there is one.
     """
@@ -64,6 +68,7 @@ class Inventory:
     unused: Mapping[str, int] = field(default_factory=dict)
     unused_groups: Mapping[str, int] = field(default_factory=dict)
     carried: Mapping[str, int] = field(default_factory=dict)
+    from_header: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     chosen: str | None = None
 
@@ -131,6 +136,7 @@ def _of_gguf(source: Source, model: PreTrainedModel) -> Inventory:
         model_bytes=total - sum(each.num_bytes for each in unread),
         loaded_bytes=_FLOAT32_BYTES * num_parameters(model),
         carried={name: len(data) for name, data in licences.items()},
+        from_header=tuple(_of_header(readers[0].fields)),
         left_out=tuple(unread),
     )
 
@@ -139,3 +145,13 @@ def num_parameters(model: PreTrainedModel) -> int:
     """Number of parameters of a model; tied ones count once."""
     tied = tied_parameters(model)
     return sum(each.numel() for name, each in model.named_parameters() if name not in tied)
+
+
+def _of_header(fields: Mapping[str, Any]) -> Iterator[str]:
+    """What a result has of the keys of a GGUF header, beside the config."""
+    if _TOKENS in fields:
+        yield "tokenizer"
+    if any(key.startswith(_TEMPLATE) for key in fields):
+        yield "chat template"
+    if card_of_header(fields, ""):
+        yield "licence and origin"

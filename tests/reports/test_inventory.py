@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from float_folders import qwen3_moe, save_float8, save_mxfp4
 from gguf import GGUFReader, GGUFWriter
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from tiny import tiny_checkpoint, tiny_model, tiny_tokenizer
-from tiny_folders import quantized, written
-from tiny_gguf import gguf_checkpoint
+from tiny import picture_config, random_model, tiny_checkpoint, tiny_model, tiny_tokenizer
+from tiny_folders import for_bitsandbytes, quantized, written
+from tiny_gguf import gguf_checkpoint, split_gguf
 
 from birdbone.checkpoints import LeftOut
+from birdbone.errors import ModelError
 from birdbone.formats.gguf_writer import write_gguf
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
@@ -69,6 +72,91 @@ def test_codes_and_scales_count_as_the_model(arch: str, tmp_path: Path) -> None:
     assert found.contents.unused == {}
     document = json.loads(json.dumps(found.as_dict()))
     assert document["contents"]["model_bytes"] == found.contents.model_bytes
+
+
+def with_other_tensors(folder: Path) -> Path:
+    """A dense folder with a head for multi-token prediction and a file that is not read."""
+    tiny_model("llama_tied").save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors") | {"mtp.fc.weight": torch.ones(3)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "pytorch_model.bin").write_bytes(bytes(7))
+    return folder
+
+
+def with_an_adapter(folder: Path) -> Path:
+    """Packed weights with the low-rank correction that quantize(rank=…) writes beside them."""
+    written(quantized(tiny_checkpoint()), folder)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    save_file({"A": torch.ones(2)}, folder / "adapter" / "adapter_model.safetensors")
+    return folder
+
+
+def with_a_picture_tower(folder: Path) -> Path:
+    """A wrapper whose text part alone takes text, with the files of its processor."""
+    random_model(picture_config()).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text("{}")
+    return folder
+
+
+def in_parts(folder: Path) -> Path:
+    """A GGUF model in three files."""
+    folder.mkdir()
+    whole = write_gguf(gguf_checkpoint(), folder.parent / "whole.gguf", kind="q8_0").path
+    split_gguf(whole, folder)
+    return folder
+
+
+SOURCES: dict[str, Callable[[Path], Path]] = {
+    "dense": lambda folder: written(tiny_checkpoint(), folder),
+    "other tensors": with_other_tensors,
+    "wrapper": with_a_picture_tower,
+    "packed": lambda folder: written(quantized(tiny_checkpoint("mixtral")), folder),
+    "packed with an adapter": with_an_adapter,
+    "bitsandbytes": lambda folder: written(
+        for_bitsandbytes(tiny_checkpoint(hidden_size=64), "nf4"), folder
+    ),
+    "float8": lambda folder: save_float8(folder, qwen3_moe()),
+    "mxfp4": save_mxfp4,
+    "gguf": lambda folder: write_gguf(gguf_checkpoint(), folder, kind="q8_0").path,
+    "gguf in parts": in_parts,
+}
+"""What models come as, by the kind."""
+
+
+@pytest.mark.filterwarnings("ignore:.*(for which .* has no parameters|adapter beside its weights)")
+@pytest.mark.parametrize("kind", SOURCES)
+def test_inspect_says_of_any_source_what_load_makes_of_it(kind: str, tmp_path: Path) -> None:
+    if kind == "bitsandbytes":
+        pytest.importorskip("bitsandbytes")
+    place = SOURCES[kind](tmp_path / ("model.gguf" if kind == "gguf" else "source"))
+    found, opened = inspect_model(str(place)), open_checkpoint(find_model(str(place)))
+    contents = found.contents
+    assert contents.loaded_bytes == opened.num_bytes - opened.unused_bytes
+    assert contents.unused == {name: ref.num_bytes for name, ref in opened.unused.items()}
+    assert contents.left_out == opened.left_out
+    paths = [place] if place.is_file() else place.iterdir()
+    weights = [each for each in paths if each.suffix in (".safetensors", ".gguf")]
+    assert found.weight_bytes == sum(each.stat().st_size for each in weights)
+    tensors = {each.name for each in contents.left_out if (place / each.name).exists() is False}
+    lost = sum(each.num_bytes for each in contents.left_out if each.name in tensors)
+    counted = contents.model_bytes + contents.duplicate_bytes + sum(contents.unused.values())
+    assert counted + lost == sum(found.stored_bytes.values())
+    from_header = ("tokenizer", "licence and origin") if "gguf" in kind else ()
+    assert contents.from_header == from_header
+    if not from_header:
+        assert contents.carried == {name: len(data) for name, data in opened.files.items()}
+    text = " ".join(read(inspection_report(found)).split())
+    assert f"once loaded {contents.loaded_bytes:,} bytes" in text
+    assert ("quantised weights are read as" in text) == (contents.codes is not None)
+
+
+def test_an_adapter_alone_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    save_file({"A": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"adapter.*merge"):
+        inspect_model(str(tmp_path))
 
 
 def test_two_sets_of_weight_files_are_told_apart(tmp_path: Path) -> None:
