@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ...checkpoints import Checkpoint
@@ -22,6 +23,9 @@ from .config import (
     unbuildable,
 )
 from .transformers_errors import REFUSED
+
+_WITHOUT_VALUES = frozenset({torch.empty, torch.rand, torch.randn})
+_LARGE = 1 << 28  # elements
 
 
 def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -39,6 +43,7 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
         with (
             read_config_object(checkpoint, trust) as config,
             init_empty_weights(include_buffers=False),
+            _LargeOnMeta(),
         ):
             # One product per expert, so that the inputs of each expert can be observed.
             config._experts_implementation = "eager"
@@ -53,6 +58,22 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
         raise unbuildable(checkpoint, error) from error
     model.eval()
     return model  # type: ignore[no-any-return]
+
+
+class _LargeOnMeta(TorchFunctionMode):
+    """Puts large tensors that wait for values on the meta device when they are made.
+
+    `init_empty_weights` moves a parameter only after it was allocated: 30 GB for the fused experts
+    of one layer of DeepSeek-V3, more than a machine may have. Buffers are computed, not empty.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _WITHOUT_VALUES and func(*args, **{**kwargs, "device": "meta"}).numel() > _LARGE:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
 def shared_model(checkpoint: Checkpoint) -> PreTrainedModel:

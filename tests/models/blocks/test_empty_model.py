@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tiny import picture_config, random_model, tiny_windows
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DeepseekV3Config
 
-from birdbone.models.blocks.empty_model import find_blocks
+from birdbone.checkpoints import Checkpoint
+from birdbone.models.blocks.empty_model import empty_model, find_blocks
 from birdbone.models.reading.opening import as_checkpoint
 from birdbone.models.units.remove_layers import keep_layers
 
@@ -34,3 +40,27 @@ def test_removing_layers_leaves_the_vision_tower_alone() -> None:
     vision = [name for name in checkpoint.refs if "vision_tower" in name]
     assert vision
     assert all(shorter.refs[name] is checkpoint.refs[name] for name in vision)
+
+
+class Allocated(TorchDispatchMode):
+    """The largest number of elements of a tensor made on the CPU."""
+
+    largest = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.device.type == "cpu":
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+def test_fused_experts_of_full_size_take_no_memory() -> None:
+    config = DeepseekV3Config(num_hidden_layers=1, first_k_dense_replace=0).to_dict()
+    with Allocated() as seen:
+        model = empty_model(Checkpoint({**config, "architectures": ["DeepseekV3ForCausalLM"]}, {}))
+    experts = model.get_parameter("model.layers.0.mlp.experts.gate_up_proj")
+    assert experts.numel() > 7e9
+    assert experts.is_meta
+    assert 0 < seen.largest <= 1 << 28
