@@ -21,8 +21,12 @@ from ...checkpoints import InMemory, TensorRef
 from ...checkpoints.store import build_ref, entry_of, tensors_of
 from ..blocks.shared_state import has_state
 
-_PAUSE_SECONDS = 30.0
-_FRACTION = 1 / 30  # largest fraction of a pass's time spent on saving
+PAUSE_SECONDS = 30.0
+"""Shortest time between two saves of the progress of a pass."""
+
+SAVING_FRACTION = 1 / 30
+"""Largest fraction of a pass's time that is spent on saving."""
+
 _BESIDE = "beside."
 
 
@@ -65,7 +69,7 @@ class Resuming:
     def __init__(
         self, place: ProgressStore, *notes: BlockRecords, beside: dict[str, Tensor] | None = None
     ) -> None:
-        self._keeping = Keeping(place, fraction=_FRACTION, pause_seconds=_PAUSE_SECONDS)
+        self._keeping = Keeping(place, fraction=SAVING_FRACTION, pause_seconds=PAUSE_SECONDS)
         self._notes = notes
         self._beside = {} if beside is None else beside
 

@@ -82,7 +82,7 @@ def deadly_writes(deadly: Deadly) -> None:
 def child(folder: Path | None, deadly: Deadly | None, answer: int) -> None:
     """Run the chain; what it ends in goes to ``answer``."""
     # Every block is kept, so that a kill finds work in progress.
-    resuming._PAUSE_SECONDS, resuming._SHARE = 0.0, float("inf")
+    resuming.PAUSE_SECONDS, resuming.SAVING_FRACTION = 0.0, float("inf")
     whole, ctx = chain(), calibrated(tiny_checkpoint())
     if deadly is not None:
         whole.use(deadly)

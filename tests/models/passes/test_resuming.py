@@ -36,8 +36,8 @@ PASSES = {
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save after every block, however little time it took."""
-    monkeypatch.setattr(resuming, "_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(resuming, "_SHARE", float("inf"))
+    monkeypatch.setattr(resuming, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "SAVING_FRACTION", float("inf"))
 
 
 class StopAfter:
@@ -228,8 +228,8 @@ def test_saving_is_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
             super().save(tensors, facts)
             now[0] += 2.0
 
-    monkeypatch.setattr(resuming, "_PAUSE_SECONDS", 30.0)
-    monkeypatch.setattr(resuming, "_SHARE", 1 / 30)
+    monkeypatch.setattr(resuming, "PAUSE_SECONDS", 30.0)
+    monkeypatch.setattr(resuming, "SAVING_FRACTION", 1 / 30)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     place = Slow()
     keeper = Resuming(place)
