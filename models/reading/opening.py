@@ -227,7 +227,8 @@ def _open_gguf(source: Source, dtype: torch.dtype | None) -> Checkpoint:
         model = from_pretrained(
             file,
             file.folder,
-            gguf_file=file.gguf,
+            # A relative name is looked for in the working directory before the folder.
+            gguf_file=str(file.gguf_paths[0].absolute()),
             config=config,
             dtype=dtype or torch.float32,
             quantization_config=GgufConfig(dequantize=True),

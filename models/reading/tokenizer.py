@@ -90,7 +90,8 @@ def gguf_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     try:
         head = read_head(*source.gguf_paths)
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=source.gguf)
+            path = source.gguf_paths[0].absolute()
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, gguf_file=str(path))
         return _as_the_file_says(tokenizer, head, source)
     except BaseException as error:
         if not tokenizer_refused(error):

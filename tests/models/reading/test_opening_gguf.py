@@ -116,6 +116,21 @@ def test_a_gguf_file_opens_as_the_model_it_was_written_from(
     assert load_tokenizer(found).tokenize("then") == ["the", "n"]
 
 
+@pytest.mark.parametrize("asked", ["../asked/light.gguf", "{tmp_path}/asked/light.gguf"])
+def test_a_file_of_that_name_in_the_working_directory_is_not_read(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("asked", "here"):
+        (tmp_path / place).mkdir()
+    write_gguf(tmp_path / "asked" / "light.gguf")
+    (tmp_path / "here" / "light.gguf").write_bytes(b"another model")
+    monkeypatch.chdir(tmp_path / "here")
+    found = open_checkpoint(find_model(asked.format(tmp_path=tmp_path)))
+    for name, tensor in tiny_checkpoint().tensors.items():
+        assert torch.equal(found.tensors[name], tensor), name
+    assert load_tokenizer(found).tokenize("then") == ["the", "n"]
+
+
 def test_a_gguf_model_runs_block_by_block(tmp_path: Path) -> None:
     skeleton = Skeleton(open_checkpoint(find_model(str(write_gguf(tmp_path / "tiny.gguf")))))
     (batch,) = capture(skeleton, [tiny_windows().tokens])
