@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from compressed_tensors.quantization import (
     QuantizationScheme,
     QuantizationStatus,
 )
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_tokenizer
 from torch import Tensor
@@ -97,6 +99,8 @@ def decoded(kind: str, parts: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_weights_are_what_compressed_tensors_makes_of_them(kind: str) -> None:
+    if kind == "ragged" and Version(metadata.version("compressed-tensors")) < Version("0.20"):
+        pytest.skip("compressed-tensors 0.18 takes only blocks that divide the width")
     weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
     parts = stored(kind, weight)
     found, scheme = decoded(kind, parts), scheme_of(kind)
