@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from birdbone.models.evaluation import fresh_process
@@ -40,18 +41,26 @@ def seen(tmp_path: Path, **options: Any) -> dict[str, Any]:
     return found
 
 
+def environment() -> dict[str, str]:
+    """That of the server; tests before this one may have changed that of this process."""
+    fresh_process.interpreter()  # starts it, unless another test did
+    children = psutil.Process().children()
+    return next(each.environ() for each in children if "serve" in each.cmdline())
+
+
 def test_libraries_are_loaded_and_birdbone_is_not(tmp_path: Path) -> None:
-    found = seen(tmp_path)
+    found = seen(tmp_path, env=environment())
     assert found == {"loaded": ["torch"], "folder": str(tmp_path), "words": ["script.py", "a b"]}
 
 
 def test_in_another_environment_an_interpreter_is_started(tmp_path: Path) -> None:
-    found = seen(tmp_path, env={**os.environ, "OTHER": "1"})
+    found = seen(tmp_path, env={**environment(), "OTHER": "1"})
     assert found == {"loaded": [], "folder": str(tmp_path), "words": ["script.py", "a b"]}
 
 
 def test_a_script_without_transformers_gets_an_interpreter(tmp_path: Path) -> None:
-    assert seen(tmp_path, files={"script": "import json"})["loaded"] == []
+    found = seen(tmp_path, files={"script": "import json"}, env=environment())
+    assert found["loaded"] == []
 
 
 @pytest.mark.parametrize(

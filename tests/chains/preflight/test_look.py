@@ -405,7 +405,8 @@ def test_without_a_target_all_waves_are_counted_and_that_is_said(model: str) -> 
     assert found.links[-1].guessed
 
 
-def test_waves_hold_a_model_to_go_back_to(model: str) -> None:
+def test_waves_hold_a_model_to_go_back_to(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    room(monkeypatch, 1 << 40)
     one, two = (
         preflight(waved(model, step=0.25, target=target)).links[-1] for target in (0.9, 0.74)
     )
