@@ -6,7 +6,7 @@ traceback. Any other exception is a bug of birdbone and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
@@ -102,3 +102,8 @@ def did_you_mean(found: str, choices: Iterable[str]) -> str:
     names = sorted(choices)
     near = get_close_matches(found, names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def first_names(names: Sequence[str], shown: int = 3) -> str:
+    """The first of several names for a message; an ellipsis stands for the rest."""
+    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")

@@ -55,7 +55,7 @@ def bench(
     """
     from ..checkpoints.placement import on_device
     from ..formats.runtime_benchmark import run_benchmark
-    from ..models.writing.output_path import check_writable_file
+    from ..models.writing.output_path import check_writable_file, write_text
     from ..reports.bench import contest_document, contest_report
     from ..reports.terminal import quiet_libraries, say, show, warnings_as_notes
 
@@ -79,7 +79,7 @@ def bench(
     measured_on = _measured_on(contenders, names[0], length, rounds)
     document = json.dumps(contest_document(found, measured_on), indent=2, ensure_ascii=False)
     if out is not None:
-        out.write_text(document + "\n", encoding="utf-8")
+        write_text(out, document + "\n")
     typer.echo(document) if as_json else show(contest_report(found, measured_on))
 
 

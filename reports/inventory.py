@@ -91,39 +91,33 @@ def inventory(
     unused = unused_tensors(model, refs)
     scales = activation_scales(refs) if quantization else []
     find, ties = parameter_finder(model), tied_names(model)
+    parameters = model.state_dict()
     names = {find(name)[0]: name for name in refs}
     twice = {names[target] for target, first in ties.items() if {target, first} <= names.keys()}
     sizes = {name: ref.num_bytes for name, ref in refs.items()}
     gone = {*unused, *twice, *(each.name for each in scales)}
     used = {name: size for name, size in sizes.items() if name not in gone}
-    codes, values = _quantised(source, model, used, quantization)
+    codes, loaded_bytes = None, sum(used.values())
+    if quantization and (coded := quantised_parameters(model, used)):
+        dtype = dequantised_dtype(quantization)
+        values_bytes = dtype.itemsize * sum(parameters[name].numel() for name in coded)
+        stored = sum(size for name, size in used.items() if find(weight_of(name))[0] in coded)
+        loaded_bytes += values_bytes - stored
+        word = str(dtype).removeprefix("torch.")
+        codes = Codes(len(coded), stored, word, keeps_codes(source))
     read = [path.name for path in shard_paths(source.folder)]
     files, left_out = sorted_files(source.folder, code=False, read=read)
     return Inventory(
         model_bytes=sum(used.values()),
-        loaded_bytes=sum(used.values()) + values - (codes.stored_bytes if codes else 0),
+        loaded_bytes=loaded_bytes,
         codes=codes,
         duplicate_bytes=sum(sizes[name] for name in twice),
         unused={name: sizes[name] for name in unused},
-        unused_groups=grouped(unused, model.state_dict()),
+        unused_groups=grouped(unused, parameters),
         carried={name: path.stat().st_size for name, path in files.items()},
         left_out=(*left_out, *scales),
         chosen=chosen_weights(source.folder),
     )
-
-
-def _quantised(
-    source: Source, model: PreTrainedModel, used: Mapping[str, int], quantization: object
-) -> tuple[Codes | None, int]:
-    """The quantised weights of a folder, and bytes of the values that are read of them."""
-    coded = quantised_parameters(model, used) if quantization else set()
-    if not coded:
-        return None, 0
-    find, dtype = parameter_finder(model), dequantised_dtype(quantization)
-    stored = sum(size for name, size in used.items() if find(weight_of(name))[0] in coded)
-    values = sum(model.state_dict()[name].numel() for name in coded)
-    word = str(dtype).removeprefix("torch.")
-    return Codes(len(coded), stored, word, keeps_codes(source)), values * dtype.itemsize
 
 
 def _of_gguf(source: Source, model: PreTrainedModel) -> Inventory:

@@ -76,9 +76,8 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
     keep = layers_left(checkpoint, settings)
     skeleton = Skeleton(checkpoint)
     matching = unit_matching(settings)
-    bridging, correction = Bridging(settings.damping, _BRIDGED), Bridging(
-        settings.damping, matching
-    )
+    bridging = Bridging(settings.damping, _BRIDGED)
+    correction = Bridging(settings.damping, matching)
     choice = LayerChoice()
     resuming = Resuming(unfinished(), choice, bridging, correction)
     stopped = resuming.load(skeleton.device)

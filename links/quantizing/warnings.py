@@ -81,7 +81,7 @@ def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid, method: str
 
 def _wider(checkpoint: Checkpoint, left: Sequence[str]) -> str:
     """What to do where dequantised values take more bytes than the model is said to have."""
-    said = str(checkpoint.config.get("dtype"))
+    dtype = str(checkpoint.config.get("dtype"))
     refs = [checkpoint.refs[name] for name in left]
     wide = [ref for ref in refs if stored_dtype(checkpoint, ref) != ref.dtype]
     if not wide:
@@ -89,7 +89,7 @@ def _wider(checkpoint: Checkpoint, left: Sequence[str]) -> str:
     size = sum(ref.num_bytes for ref in wide)
     return (
         f"; {len(wide)} of them stay the float32 values they were read as ({size:,} bytes), "
-        f"although the model is {said}: load(dtype='{said}') rounds them, to half the bytes"
+        f"although the model is {dtype}: load(dtype='{dtype}') rounds them, to half the bytes"
     )
 
 

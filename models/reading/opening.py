@@ -30,7 +30,7 @@ from ...checkpoints import (
     open_folder,
 )
 from ...checkpoints.shards import INDEX, SINGLE, chosen_weights, shard_paths
-from ...errors import ModelError, SettingError
+from ...errors import ModelError, SettingError, first_names
 from ..blocks.config import context_length
 from ..blocks.empty_model import empty_model
 from ..blocks.transformers_errors import REFUSED, reason
@@ -65,8 +65,6 @@ from .unused import (
     require_own_names,
     unused_tensors,
 )
-
-_SHOWN = 3  # names in a message
 
 __all__ = ["as_checkpoint", "keeps_codes", "open_checkpoint", "positions_of", "quantized_by"]
 
@@ -255,19 +253,15 @@ def _tell_unread(unread: Sequence[LeftOut], source: Source) -> None:
         size = sum(each.num_bytes for each in unread)
         warnings.warn(
             f"'{source.label}' holds {len(unread)} tensors ({size:,} bytes) that transformers does "
-            f"not read ({_first([each.name for each in unread])}); they are left out",
+            f"not read ({first_names([each.name for each in unread])}); they are left out",
             stacklevel=2,
         )
     if keys := unread_keys(read_head(*source.gguf_paths)):
         warnings.warn(
-            f"'{source.label}' has keys in its header that are not read ({_first(keys)}); if they "
-            f"change what the model computes, give the folder that the file was made from",
+            f"'{source.label}' has keys in its header that are not read ({first_names(keys)}); if "
+            f"they change what the model computes, give the folder that the file was made from",
             stacklevel=2,
         )
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def _joined(source: Source, stack: ExitStack) -> Source:

@@ -16,7 +16,7 @@ from typing import Any
 from ...checkpoints.gguf_package import require_gguf
 from ...checkpoints.shards import INDEX, SINGLE
 from ...checkpoints.user_paths import user_path
-from ...errors import ModelError, did_you_mean
+from ...errors import ModelError, did_you_mean, first_names
 from ..blocks.transformers_errors import reason
 from ..codecs.gguf_parts import is_split, parts_of
 from .folder_files import COPIES, OTHER_WEIGHTS, dangling, is_lfs_pointer, lfs_pointers
@@ -29,7 +29,6 @@ WEIGHTS_KEY = "transformers_weights"
 
 _HUB_DESCRIPTION = ["config.json", "adapter_config.json", "*.py"]
 
-_SHOWN = 3  # names in a message
 
 # Other formats and copies of the same weights, which are not downloaded.
 _HUB_COPIES = [*OTHER_WEIGHTS, "*/*.safetensors", *(f"{folder}/*" for folder in COPIES)]
@@ -129,10 +128,9 @@ def _gguf(path: Path, label: str) -> Source:
         return Source(label, folder, path.name)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
         raise ModelError(
             f"'{path.name}' is one of {len(names)} files of a GGUF model, of which {len(missing)} "
-            f"are missing in its folder ({shown}); fetch them too"
+            f"are missing in its folder ({first_names(missing)}); fetch them too"
         )
     whole = names[0] if label == path.name else label
     return Source(whole, folder, names[0], tuple(names))
@@ -153,7 +151,7 @@ def _folder(path: Path, label: str, *, weights: bool = True) -> Source:
         if models:
             raise ModelError(
                 f"folder '{path}' holds {len(models)} GGUF models; give one of their files: "
-                f"{', '.join(models[:_SHOWN])}{', …' if len(models) > _SHOWN else ''}"
+                f"{first_names(models)}"
             )
         raise ModelError(f"folder '{path}' has no config.json, so it is not a model")
     return Source(label, path.absolute(), has_weights=has_weights or weights)

@@ -13,6 +13,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from ...checkpoints.durable import rename_synced
 from ...checkpoints.user_paths import user_path
 from ...errors import BirdboneError, ResourceError, SettingError
 
@@ -89,7 +90,7 @@ def write_text(path: str | Path, text: str) -> None:
     aside = staging_folder(target, "partial")
     try:
         aside.write_text(text, encoding="utf-8")
-        os.replace(aside, target)
+        rename_synced(aside, target)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:

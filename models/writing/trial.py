@@ -24,7 +24,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils import logging as transformers_logging
 
 from ...checkpoints import BitsAndBytes, Checkpoint, Converted, Quantized
-from ...errors import CheckpointError
+from ...errors import CheckpointError, first_names
 from ..blocks.config import has_code, read_config_object
 from ..blocks.empty_model import empty_model, shared_model
 from ..blocks.progress_bars import quietly
@@ -32,7 +32,6 @@ from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.bitsandbytes import loading_config
 from .folder import folder_outline, left_dense, weight_format
 
-_SHOWN = 3  # names in a message
 _FAULTS = {
     "missing_keys": "missing",
     "unexpected_keys": "not known to the class",
@@ -135,8 +134,7 @@ def _exchanged(checkpoint: Checkpoint, model: PreTrainedModel) -> set[str]:
 
 def _listed(found: Collection[Any], what: str) -> str:
     names = sorted(str(each[0] if isinstance(each, tuple) else each) for each in found)
-    more = ", …" if len(names) > _SHOWN else ""
-    return f"{len(names)} tensors are {what} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{len(names)} tensors are {what} ({first_names(names)})"
 
 
 def _words(checkpoint: Checkpoint) -> str:
