@@ -8,7 +8,7 @@ from typing import Any
 from tiny import tiny_checkpoint, tiny_windows
 from torch import Tensor
 
-from birdbone.checkpoints import Checkpoint
+from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.checkpoints.tensors import digest
 from birdbone.engine import Chain, run
 from birdbone.links import profile, score
@@ -41,6 +41,11 @@ async def scored(arch: str) -> dict[str, Any]:
 def weight_of(checkpoint: Checkpoint, linear: Linear) -> Tensor:
     """A linear's weight ``[out_features, in_features]``."""
     return linear.view(checkpoint.tensors[linear.tensor])
+
+
+def codes_of(checkpoint: Checkpoint) -> dict[str, Quantized]:
+    """Every tensor held as codes, by name."""
+    return {n: ref for n, ref in checkpoint.refs.items() if isinstance(ref, Quantized)}
 
 
 def block_matrices(checkpoint: Checkpoint) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import random_model, tiny_checkpoint, tiny_configs, tiny_windows
-from tiny_contexts import calibrated, scored, weight_of
+from tiny_contexts import calibrated, codes_of, scored, weight_of
 from tiny_folders import own_logits, plain_logits
 from transformers import AutoModelForCausalLM
 from zoo.configs import zoo_config
@@ -35,11 +35,6 @@ WITH_EXPERTS = ("mixtral", "gpt_oss")
 PLAIN = tuple(arch for arch in tiny_configs if arch not in (*WITH_EXPERTS, "gpt2", "falcon"))
 # What makes a method fit widths that 64 does not divide.
 FITTING: dict[str, Any] = {"rtn": {"group_size": 16}, "gptq": {"group_size": 16}}
-
-
-def codes_of(checkpoint: Checkpoint) -> dict[str, Quantized]:
-    """Every tensor held as codes, by name."""
-    return {n: ref for n, ref in checkpoint.refs.items() if isinstance(ref, Quantized)}
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
@@ -388,40 +383,6 @@ async def test_experts_on_a_grid_of_ggml_are_stored_as_values_with_a_warning(met
         assert not torch.equal(weight_of(light, linear), weight_of(ctx["checkpoint"], linear))
 
 
-@pytest.mark.parametrize(
-    ("given", "unused"),
-    [
-        ({"method": "rtn", "matching": 0.25}, r"matching=0.25\) is not used by method 'rtn'"),
-        ({"method": "rtn", "refit": True}, r"refit=True\) .* only by 'gptq', 'signround'"),
-        ({"method": "rtn", "sweeps": 2}, r"sweeps=2\) is not used by method 'rtn'"),
-        ({"method": "rtn", "order": "natural"}, r"order='natural'\) is not used by method 'rtn'"),
-        ({"method": "rtn", "damping": 0.1}, r"damping=0.1\) is not used by method 'rtn'"),
-        ({"method": "rtn", "seed": 1}, r"seed=1\) .* 'rtn', only by 'signround'"),
-        ({"method": "gptq", "iterations": 9}, r"iterations=9\) is not used by method 'gptq'"),
-        (
-            {"method": "rtn", "bits": 3, "grid": "q8_0"},
-            r"bits=3\) .* with grid 'q8_0', which fixes",
-        ),
-    ],
-)
-async def test_what_is_set_for_nothing_is_said(given: Any, unused: str) -> None:
-    asked = {"group_size": 16, **given} if "grid" not in given else given
-    with pytest.warns(UserWarning, match=rf"quantize\({unused}"):
-        await run(quantize(**asked), calibrated(tiny_checkpoint()))
-
-
-@pytest.mark.parametrize("given", [{"bits": 8}, {"grid": "q4_0"}, {"scales": "searched"}])
-async def test_what_bitsandbytes_fixes_is_said_where_it_is_set(given: Any) -> None:
-    (name,) = given
-    with pytest.warns(UserWarning, match=rf"{name}=.* is not used by method 'llm.int8'"):
-        await run(quantize(method="llm.int8", **given), {"checkpoint": tiny_checkpoint()})
-
-
-async def test_no_matching_is_nothing_asked_for() -> None:
-    ctx = calibrated(tiny_checkpoint())
-    await run(quantize(method="rtn", group_size=16, matching=0), ctx)  # warnings are errors
-
-
 async def test_experts_that_saw_few_tokens_are_topped_up_and_counted() -> None:
     checkpoint = tiny_checkpoint("mixtral")
     few = {"checkpoint": checkpoint, "calibration": tiny_windows(1, 8)}
@@ -443,38 +404,6 @@ async def test_a_damping_that_had_to_be_raised_is_counted(
     assert (metrics["dampings_raised"] > 0) is raised
 
 
-async def test_a_rank_changes_no_code_and_says_what_it_brings() -> None:
-    ctx = calibrated(tiny_checkpoint(), num=16, length=32)
-    alone, ranked = [await run(quantize(bits=3, group_size=16, rank=r), ctx) for r in (0, 4)]
-    for name, ref in codes_of(alone["checkpoint"]).items():
-        assert torch.equal(ref.codes, codes_of(ranked["checkpoint"])[name].codes)
-    metrics = ranked["history"][-1].metrics
-    assert metrics["mean_corrected_error"] < metrics["mean_relative_error"]
-    beside = set(ranked["checkpoint"].files) - set(alone["checkpoint"].files)
-    assert beside == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-    assert metrics["adapter_bytes"] == sum(len(ranked["checkpoint"].files[n]) for n in beside)
-    assert ranked["checkpoint"].num_bytes == alone["checkpoint"].num_bytes
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"rank": 40},
-            r"q_proj': rank 40 is more than the smaller side of \(32, 32\); set .* to 32",
-        ),
-        (
-            {"rank": 2, "method": "signround"},
-            r"corrects packed integers of gptq; set method='gptq'",
-        ),
-        ({"rank": 2, "symmetric": False}, r"corrects packed integers"),
-    ],
-)
-async def test_a_rank_that_cannot_be_kept_is_refused(given: Any, message: str) -> None:
-    with pytest.raises(LinkError, match=message):
-        await run(quantize(group_size=16, **given), calibrated(tiny_checkpoint()))
-
-
 async def test_matching_is_half_where_none_is_given() -> None:
     ctx = calibrated(tiny_checkpoint())
     default, said, none = [
@@ -483,41 +412,3 @@ async def test_matching_is_half_where_none_is_given() -> None:
     ]
     assert default.id == said.id
     assert default.id != none.id
-
-
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
-@pytest.mark.parametrize("given", [{}, {"sweeps": 2, "refit": True}, {"method": "signround"}])
-async def test_jointly_the_mask_is_held_and_survivors_alone_are_rounded(
-    pattern: str, given: Any
-) -> None:
-    thinning = Chain(profile(), score(), prune(pattern=pattern))
-    thin = await run(thinning, calibrated(tiny_checkpoint(hidden_size=64), num=16, length=32))
-    if given.get("method") == "signround":
-        given = {**given, "iterations": 3}
-    light = (await run(quantize(bits=3, group_size=16, **given), thin))["checkpoint"]
-    for linear in all_linears(thin["checkpoint"]):
-        kept = weight_of(thin["checkpoint"], linear) != 0
-        codes = codes_of(light)[linear.tensor].codes
-        assert not codes[~kept].any(), linear.name
-        if pattern == "2:4":
-            assert ((codes != 0).unflatten(1, (-1, 4)).sum(-1) <= 2).all()
-        # Scales are fitted to the survivors: nearly all of these keep a code of their own.
-        assert float((codes[kept] != 0).float().mean()) > 0.8, linear.name
-
-
-async def test_jointly_survivors_make_up_for_each_others_rounding() -> None:
-    thinning = Chain(profile(), score(), prune(sparsity=0.5))
-    thin = await run(thinning, calibrated(tiny_checkpoint(hidden_size=64), num=16, length=32))
-    name = "model.layers.0.mlp.down_proj.weight"
-    skeleton, rows = Skeleton(thin["checkpoint"]).fill(), []
-    module = skeleton.get_submodule(name.removesuffix(".weight"))
-    module.register_forward_pre_hook(lambda _, args: rows.append(args[0].flatten(0, -2)))
-    with torch.no_grad():
-        skeleton(thin["calibration"].tokens, use_cache=False)
-    errors = {}
-    for method in ("rtn", "gptq"):
-        asked = quantize(bits=3, group_size=16, method=method, matching=0.0)
-        light = (await run(asked, thin))["checkpoint"]
-        error = light.refs[name].load() - thin["checkpoint"].tensors[name]
-        errors[method] = float((rows[0] @ error.T).square().sum())
-    assert errors["gptq"] < 0.8 * errors["rtn"]

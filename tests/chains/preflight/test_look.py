@@ -14,29 +14,15 @@ from birdbone.chains import CHAINS, LINKS, configure
 from birdbone.chains.preflight import look as looking
 from birdbone.chains.preflight.look import preflight
 from birdbone.checkpoints import Checkpoint, Quantized
-from birdbone.contexts.forecast import Forecast, Preflight, Speed
+from birdbone.contexts.forecast import Forecast, Preflight
 from birdbone.engine import Chain, link, run
 from birdbone.errors import LinkError, ResourceError
 from birdbone.links import calibrate, heal, load, profile, prune, quantize, save, score, validate
-from birdbone.links.wave.context_bytes import context_bytes
 from birdbone.links.waves import waves
-from birdbone.models.blocks.linears import all_linears
 from birdbone.models.planning.memory import pass_bytes
 from birdbone.models.planning.outline import held_bytes
 from birdbone.models.planning.timing import BlockTimes
 from birdbone.models.writing.folder import write_model
-
-SPEED = Speed(
-    block=1.0,
-    head=10.0,
-    gram=0.1,
-    solve=5.0,
-    product=7.0,
-    token=2.0,
-    start=3.0,
-    byte=0.5,
-    window=16,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -314,34 +300,6 @@ def test_after_a_link_that_says_nothing_there_is_nothing_to_see(model: str, tmp_
     assert found.blind_from == "unknown"
 
 
-def test_work_becomes_seconds() -> None:
-    told = Forecast(
-        block_passes=1,
-        head_passes=1,
-        gram_passes=1,
-        solves=1,
-        products=1,
-        decoded_tokens=1,
-        starts=1,
-        moved_bytes=1,
-        seconds=100,
-    )
-    assert SPEED.seconds(told) == pytest.approx(128.6)
-    twice = told.then(told)
-    assert SPEED.seconds(twice) == pytest.approx(2 * 128.6)
-
-
-def test_one_after_the_other_needs_the_greater_memory_and_leaves_both_on_disk() -> None:
-    first = Forecast(
-        adds={"a": 1}, notes=("a",), process_bytes=5, disk_bytes=1, passing_disk_bytes=9
-    )
-    second = Forecast(adds={"b": 2}, notes=("b", "a"), guessed=True, process_bytes=7, disk_bytes=2)
-    both = first.then(second)
-    assert (both.process_bytes, both.disk_bytes, both.passing_disk_bytes) == (7, 3, 9)
-    assert both.adds == {"a": 1, "b": 2}
-    assert (both.notes, both.guessed) == (("a", "b"), True)
-
-
 def test_a_quantised_model_is_multiplied_out_before_it_is_made_narrower(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,21 +369,6 @@ def test_waves_hold_a_model_to_go_back_to(model: str, monkeypatch: pytest.Monkey
         preflight(waved(model, step=0.25, target=target)).links[-1] for target in (0.9, 0.74)
     )
     assert two.peak_bytes > one.peak_bytes
-
-
-@pytest.mark.parametrize("settings", [{}, {"per_weight": True}])
-def test_kept_scores_and_whole_moments_are_held(settings: dict[str, Any]) -> None:
-    dense = tiny_checkpoint()
-    ctx = {"checkpoint": dense, "dense": dense, **texts()}
-    bare = context_bytes(ctx)
-    whole, scoring = profile(moments="full"), score(**settings)
-    ctx.update(whole.factory.hooks.forecast(ctx, whole.settings).adds)
-    moments = context_bytes(ctx)
-    linears = all_linears(dense)
-    assert moments - bare == sum(4 * each.shape[1] ** 2 for each in linears)
-    ctx.update(scoring.factory.hooks.forecast(ctx, scoring.settings).adds)
-    kept = sum(4 * each.shape[0] * each.shape[1] for each in linears) if settings else 0
-    assert context_bytes(ctx) - moments == kept
 
 
 def test_save_needs_what_it_writes_or_what_it_runs(model: str, tmp_path: Path) -> None:

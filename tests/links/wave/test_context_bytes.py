@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from tiny import tiny_checkpoint
+from tiny_contexts import calibrated
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.scores import LinearScore, Scores
 from birdbone.contexts.verdict import Reference
+from birdbone.links import profile, score
 from birdbone.links.wave.context_bytes import context_bytes
+from birdbone.models.blocks.linears import all_linears
 
 
 def num_bytes(checkpoint: Checkpoint) -> int:
@@ -41,3 +46,18 @@ def test_hidden_states_and_scores_count_and_shared_tensors_once() -> None:
 
 def test_plain_values_take_nothing() -> None:
     assert context_bytes({}, {"seed": 3, "name": "x" * 1000}) == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_weight": True}])
+def test_kept_scores_and_whole_moments_are_held(settings: dict[str, Any]) -> None:
+    dense = tiny_checkpoint()
+    ctx = calibrated(dense)
+    bare = context_bytes(ctx)
+    whole, scoring = profile(moments="full"), score(**settings)
+    ctx.update(whole.factory.hooks.forecast(ctx, whole.settings).adds)
+    moments = context_bytes(ctx)
+    linears = all_linears(dense)
+    assert moments - bare == sum(4 * each.shape[1] ** 2 for each in linears)
+    ctx.update(scoring.factory.hooks.forecast(ctx, scoring.settings).adds)
+    kept = sum(4 * each.shape[0] * each.shape[1] for each in linears) if settings else 0
+    assert context_bytes(ctx) - moments == kept
