@@ -125,7 +125,8 @@ def write_gguf(
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(aside, gguf.MODEL_ARCH_NAMES[architecture.arch])
     try:
-        _describe(writer, checkpoint, model, architecture, kind)
+        describe_model(writer, checkpoint, model, architecture, kind)
+        describe_tokenizer(writer, checkpoint, int(model.config.vocab_size))
         _write(writer, entries, announce)
         writer.close()
         rename_synced(aside, target)
@@ -180,20 +181,20 @@ def _is_ours(path: Path) -> bool:
     return head.startswith(b"GGUF") and MARK.encode() in head
 
 
-def _describe(
+def describe_model(
     writer: GGUFWriter,
     checkpoint: Checkpoint,
     model: PreTrainedModel,
     architecture: Architecture,
     kind: GgmlKind,
 ) -> None:
+    """Add the metadata but the tokenizer: name and origin, hyperparameters, type of the file."""
     writer.add_string(MARK, _own_version())
     writer.add_type("model")
     _describe_name(writer, checkpoint)
     architecture.describe(writer, model.config)
     writer.add_file_type(file_type(kind))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    describe_tokenizer(writer, checkpoint, int(model.config.vocab_size))
 
 
 def _describe_name(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
@@ -211,7 +212,8 @@ def _describe_name(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
     found.set_gguf_meta_model(writer)
 
 
-def _write(writer: GGUFWriter, entries: list[TensorEntry], announce: TensorProgress) -> None:
+def write_header(writer: GGUFWriter, entries: list[TensorEntry]) -> None:
+    """Write everything that precedes the tensors' data."""
     for entry in entries:
         writer.add_tensor_info(
             entry.name, entry.shape, np.dtype(np.int8), entry.num_bytes, ggml_type(entry.kind)
@@ -219,6 +221,10 @@ def _write(writer: GGUFWriter, entries: list[TensorEntry], announce: TensorProgr
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+
+
+def _write(writer: GGUFWriter, entries: list[TensorEntry], announce: TensorProgress) -> None:
+    write_header(writer, entries)
     for done, entry in enumerate(entries):
         announce(done, len(entries))
         writer.write_tensor_data(entry.data())
