@@ -18,11 +18,13 @@ from .options import (
     DryRun,
     Elsewhere,
     Force,
+    Keep,
     Out,
     PresetName,
     Quiet,
     RunFolderPath,
     SetOptions,
+    StartFrom,
     Threads,
     Time,
     Wandb,
@@ -49,6 +51,8 @@ def compress(
     assignments: SetOptions = None,
     force: Force = False,
     run_folder: RunFolderPath = None,
+    keep: Keep = True,
+    start_from: StartFrom = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -80,4 +84,14 @@ def compress(
         }
         return configured(chain, assignments or [], options, force=force)
 
-    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, None, wandb, threads))
+    how = Execution(
+        run_folder=run_folder,
+        keep=keep,
+        start_from=start_from,
+        dry_run=dry_run,
+        as_json=as_json,
+        quiet=quiet,
+        wandb=wandb,
+        threads=threads,
+    )
+    execute(assemble, how)

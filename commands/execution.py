@@ -14,6 +14,7 @@ import typer
 
 from .look_ahead import look_ahead, tell_after, tell_ahead
 from .options import LogFormat
+from .run_store import beside_output, check_start, run_store
 
 if TYPE_CHECKING:
     from ..contexts.forecast import Preflight
@@ -26,6 +27,8 @@ class Execution:
     """How a chain is run and reported; see the options of ``birdbone run``."""
 
     run_folder: Path | None = None
+    keep: bool = True
+    start_from: str | None = None
     dry_run: bool = False
     as_json: bool = False
     quiet: bool = False
@@ -58,13 +61,18 @@ def execute(assemble: Callable[[], Chain], how: Execution, *, tell: Tell = tell_
         stack.enter_context(redirect_stdout(sys.stderr))  # stdout is reserved for the result
         chain = assemble()
         silent = how.quiet or how.as_json or how.log is not None
-        expected = look_ahead(chain, how.run_folder, dry_run=how.dry_run, quiet=silent)
+        asked = how.run_folder is not None
+        folder = how.run_folder if asked or not how.keep else beside_output(chain)
+        check_start(chain, how.start_from, folder)
+        expected = look_ahead(chain, folder, dry_run=how.dry_run, quiet=silent)
         result: dict[str, Any] = {}
         if not how.dry_run:
             for each in _middleware(how):
                 chain.use(each)
-            store = None if how.run_folder is None else stack.enter_context(_opened(how.run_folder))
-            result = _run(chain, store)
+            with run_store(
+                folder, asked=asked, start_from=how.start_from, expected=expected
+            ) as store:
+                result = _run(chain, store)
     if how.dry_run:
         tell_ahead(expected, as_json=how.as_json)
     else:
@@ -80,13 +88,6 @@ def _run(chain: Chain, store: RunFolder | None) -> dict[str, Any]:
     except Stopped as stopped:
         say("birdbone", str(stopped))
         raise typer.Exit(128 + stopped.number) from None
-
-
-def _opened(folder: Path) -> RunFolder:
-    from ..journal import RunFolder
-    from ..reports.terminal import say
-
-    return RunFolder(folder, tell=lambda line: say("birdbone", line))
 
 
 def _use_threads(threads: int | None) -> None:

@@ -16,11 +16,13 @@ from .options import (
     DryRun,
     Elsewhere,
     Force,
+    Keep,
     Out,
     PresetName,
     Quiet,
     RunFolderPath,
     SetOptions,
+    StartFrom,
     Threads,
     Wandb,
     one_or_more,
@@ -53,6 +55,8 @@ def fit_command(
     assignments: SetOptions = None,
     force: Force = False,
     run_folder: RunFolderPath = None,
+    keep: Keep = True,
+    start_from: StartFrom = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -85,4 +89,14 @@ def fit_command(
         }
         return configured(chain, assignments or [], options, force=force)
 
-    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, None, wandb, threads))
+    how = Execution(
+        run_folder=run_folder,
+        keep=keep,
+        start_from=start_from,
+        dry_run=dry_run,
+        as_json=as_json,
+        quiet=quiet,
+        wandb=wandb,
+        threads=threads,
+    )
+    execute(assemble, how)

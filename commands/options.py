@@ -24,6 +24,11 @@ _ELSEWHERE = (
 _OUT = "Folder to write; a name that ends in .gguf is a single file."
 _FORCE = "Replace the output even if birdbone did not write it."
 _RUN = "Keep finished links in this folder, and resume from what it holds."
+_KEEP = (
+    "Without --run: keep finished links in OUT.run until the run has ended well, so that the same "
+    "command resumes; on by default."
+)
+_FROM = "Run this link and those after it again; those before it are replayed and never run."
 _DRY = "Print the expected time, memory and disk of each link, and run nothing."
 _DEVICE = "Device to compute on, such as cpu, cuda or cuda:1; by default the accelerator if any."
 _ACTIVATIONS = "Where hidden states rest between blocks, on an accelerator; auto by room."
@@ -46,6 +51,7 @@ Force = Annotated[bool, typer.Option("--force", help=_FORCE)]
 KeepUnused = Annotated[
     bool | None, typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED, show_default=False)
 ]
+Keep = Annotated[bool, typer.Option("--keep/--no-keep", help=_KEEP, show_default=False)]
 LogFormat = Literal["json", "console"]
 Log = Annotated[LogFormat | None, typer.Option(help="Write structured log lines to stderr.")]
 Out = Annotated[str, typer.Option(metavar="PATH", help=_OUT)]
@@ -54,6 +60,9 @@ PresetName = Annotated[Literal["fast", "balanced", "best"], typer.Option(help=_P
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no times.")]
 RunFolderPath = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help=_RUN, show_default=False)
+]
+StartFrom = Annotated[
+    str | None, typer.Option("--from", metavar="LINK", help=_FROM, show_default=False)
 ]
 SetOptions = Annotated[
     list[str] | None, typer.Option("--set", metavar="LINK.SETTING=VALUE", help=_SET)

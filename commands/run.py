@@ -20,12 +20,14 @@ from .options import (
     DryRun,
     Elsewhere,
     Force,
+    Keep,
     KeepUnused,
     Log,
     OptionalOut,
     Quiet,
     RunFolderPath,
     SetOptions,
+    StartFrom,
     Threads,
     Time,
     Wandb,
@@ -59,6 +61,8 @@ def run_command(
     keep_unused: KeepUnused = None,
     force: Force = False,
     run_folder: RunFolderPath = None,
+    keep: Keep = True,
+    start_from: StartFrom = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -86,7 +90,18 @@ def run_command(
         )
         return configured(assembled, assignments or [], shortcuts, force=force)
 
-    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, log, wandb, threads))
+    how = Execution(
+        run_folder=run_folder,
+        keep=keep,
+        start_from=start_from,
+        dry_run=dry_run,
+        as_json=as_json,
+        quiet=quiet,
+        log=log,
+        wandb=wandb,
+        threads=threads,
+    )
+    execute(assemble, how)
 
 
 def _assemble(

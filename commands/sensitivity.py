@@ -68,4 +68,7 @@ def sensitivity_command(
             as_json=as_json,
         )
 
-    execute(assemble, Execution(run_folder, dry_run, as_json, quiet, threads=threads), tell=tell)
+    how = Execution(
+        run_folder=run_folder, dry_run=dry_run, as_json=as_json, quiet=quiet, threads=threads
+    )
+    execute(assemble, how, tell=tell)

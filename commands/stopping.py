@@ -12,6 +12,7 @@ from ..checkpoints.user_paths import user_path
 from ..engine import Chain, Store
 from ..engine import run as run_chain
 from ..errors import BirdboneError
+from ..journal import Journal
 from ..reports.chains import save_links
 
 
@@ -46,7 +47,8 @@ def run_until_stopped(
         written = [_identity(folder) for folder in folders] != before
         what = "what had been saved is complete" if written else "nothing was written"
         if store is not None:
-            what += "; finished links are kept, and the same command resumes from there"
+            where = f" in {store.path}" if isinstance(store, Journal) else ""
+            what += f"; finished links are kept{where}, and the same command resumes from there"
         raise Stopped(received[0], f"stopped at the next block; {what}") from None
 
 

@@ -153,6 +153,7 @@ class Preflight:
         blind_from: the first link without an estimate; nothing is known of it and later links.
         cautions: warnings about this run.
         texts: what the sources of text hold.
+        model_bytes: of the original model's tensors; 0 if no model is loaded.
     """
 
     links: tuple[Expected, ...]
@@ -162,6 +163,7 @@ class Preflight:
     blind_from: str | None = None
     cautions: tuple[str, ...] = ()
     texts: tuple[SourceReport, ...] = ()
+    model_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:

@@ -27,7 +27,15 @@ from ..contexts.steps import Step
 from ..engine import Link, Outcome
 from ..errors import CheckpointError, RunFolderError
 from .journal import MARKER, UNREADABLE, Journal, KeptOutcome
-from .keys import Fingerprints, Ingredients, difference, hash_of, ingredients, unstorable
+from .keys import (
+    Fingerprints,
+    Ingredients,
+    difference,
+    hash_of,
+    ingredients,
+    same_work,
+    unstorable,
+)
 from .lock import Lock
 from .records import Encoder, Unstorable
 from .work_in_progress import WorkInProgress
@@ -40,6 +48,9 @@ class RunFolder(Journal):
     Args:
         path: created if it does not exist.
         tell: receives one line about each link that runs again or cannot be stored.
+        start_from: name of a link that runs again, and with it every link after it. Those before
+            it are replayed, also if another version of birdbone or of a library stored them, and
+            never run.
 
     Raises:
         RunFolderError: the folder is in use, holds something else, or cannot be written.
@@ -47,9 +58,14 @@ class RunFolder(Journal):
     """
 
     def __init__(
-        self, path: Path | str, *, tell: Callable[[str], None] = lambda line: None
+        self,
+        path: Path | str,
+        *,
+        tell: Callable[[str], None] = lambda line: None,
+        start_from: str | None = None,
     ) -> None:
         self.tell = tell
+        self._start_from, self._started = start_from, start_from is None
         folder = user_path(path).resolve()
         with writing_in(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -89,16 +105,43 @@ class RunFolder(Journal):
         """Return where the outcome of a link on this context is stored, or None if it cannot be.
 
         Raises:
-            RunFolderError: a context key the link declares to read cannot be hashed, or the folder
-                was removed.
+            RunFolderError: a context key the link declares to read cannot be hashed, the folder was
+                removed, or the link comes before ``start_from`` and has no stored outcome.
         """
         self.check_standing()
+        self._started = self._started or step.__name__ == self._start_from
         try:
             made_from = ingredients(step, ctx, self._fingerprints)
         except Unstorable as error:
             self.tell(f"{step.__name__} cannot be stored and runs each time: {error}")
             return None
-        return _Place(self, step, ctx, made_from)
+        if self._start_from is None:
+            return _Place(self, step, ctx, made_from)
+        if self._started:
+            return _RunsAgain(self, step, ctx, made_from)
+        return _Replayed(self, step, ctx, made_from, key=self._stored_before(step, made_from))
+
+    def _stored_before(self, step: Link[Any], made_from: Ingredients) -> str:
+        """Return the key of the newest outcome that differs at most in versions and code.
+
+        Raises:
+            RunFolderError: there is none.
+        """
+        key, name = hash_of(made_from), step.__name__
+        if key in self.keys():
+            return key
+        found = [each for each in self._readable() if each.made_from["link"] == name]
+        found.sort(key=lambda each: each.number, reverse=True)
+        for each in found:
+            if same_work(each.made_from, made_from):
+                why = difference(each.made_from, made_from)
+                self.tell(f"{name} is replayed from step {each.number}, although {why}")
+                return each.key
+        why = difference(found[0].made_from, made_from) if found else "none is in the folder"
+        raise RunFolderError(
+            f"the run cannot start from {self._start_from}: run folder '{self.path}' has no result "
+            f"of {name} for this run ({why}); leave --from out to run {name} again"
+        )
 
     def check_standing(self) -> None:
         """Check that the folder still exists.
@@ -175,24 +218,40 @@ class RunFolder(Journal):
 
 
 class _Place:
-    """Where the outcome of one link is stored."""
+    """Where the outcome of one link is stored.
+
+    Args:
+        key: of the outcome; by default that of ``made_from``.
+    """
 
     def __init__(
-        self, folder: RunFolder, step: Link[Any], ctx: Mapping[str, Any], made_from: Ingredients
+        self,
+        folder: RunFolder,
+        step: Link[Any],
+        ctx: Mapping[str, Any],
+        made_from: Ingredients,
+        *,
+        key: str | None = None,
     ) -> None:
         self._folder, self._step, self._ctx, self._made_from = folder, step, ctx, made_from
-        self._key = hash_of(made_from)
+        self._key = hash_of(made_from) if key is None else key
         self._progress = WorkInProgress(folder.path / "unfinished" / self._key, folder.tell)
 
     def replay(self) -> Outcome | None:
         """Return the stored outcome after checking it completely; None if the link has to run."""
         outcome = self._recalled()
         if outcome is None:
-            self._folder.begin(self._key, self._made_from)
+            self._begin()
         else:
-            self._progress.clear()
-            self._folder.note(self._key)
+            self._note()
         return outcome
+
+    def _begin(self) -> None:
+        self._folder.begin(self._key, self._made_from)
+
+    def _note(self) -> None:
+        self._progress.clear()
+        self._folder.note(self._key)
 
     def _recalled(self) -> Outcome | None:
         name = self._step.__name__
@@ -220,8 +279,7 @@ class _Place:
             name = self._step.__name__
             self._folder.tell(f"{name} cannot be stored and runs each time: {error}")
             return outcome
-        self._folder.note(self._key)
-        self._progress.clear()
+        self._note()
         return self._folder.recall(kept)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -233,6 +291,32 @@ class _Place:
         self._folder.check_standing()
         with writing_in(self._folder.path):
             self._progress.save(tensors, facts)
+
+
+class _RunsAgain(_Place):
+    """The place of a link that runs even if its outcome is stored."""
+
+    def replay(self) -> None:
+        """Return None: the link has to run."""
+        self._begin()
+
+
+class _Replayed(_Place):
+    """The place of a link that must not run."""
+
+    def replay(self) -> Outcome:
+        """Return the stored outcome after checking it completely.
+
+        Raises:
+            RunFolderError: it is damaged; what is damaged was told before.
+        """
+        outcome = self._recalled()
+        if outcome is None:
+            raise RunFolderError(
+                f"the stored result of {self._step.__name__} cannot be replayed; leave --from out"
+            )
+        self._note()
+        return outcome
 
 
 def _check_ours(folder: Path) -> None:

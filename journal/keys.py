@@ -206,6 +206,17 @@ def _foreign_code(step: Link[Any]) -> str | None:
     return None if own else file_hash(path)
 
 
+def same_work(before: Ingredients, now: Ingredients) -> bool:
+    """Return whether two runs of a link differ at most in versions and in code.
+
+    A setting that only one of them has, which another version added or removed, is ignored.
+    """
+    common = before["settings"].keys() & now["settings"].keys()
+    return all(before["settings"][name] == now["settings"][name] for name in common) and all(
+        before[name] == now[name] for name in ("link", "outside", "reads", "device")
+    )
+
+
 def difference(before: Ingredients, now: Ingredients) -> str:
     """Describe the first difference between two runs of a link."""
     for name, value in now["settings"].items():

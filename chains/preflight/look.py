@@ -10,6 +10,7 @@ depends on guessed sizes, and errors of a forecast itself, are reported and refu
 from __future__ import annotations
 
 import gc
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -101,7 +102,22 @@ def preflight(chain: Chain, ctx: Mapping[str, Any] | None = None) -> Preflight:
     release_unused_memory()
     seconds = time.perf_counter() - start
     texts = tuple(text for each in walk.seen for text in each.forecast.texts)
-    return Preflight(links, speed, base + free, seconds, walk.blind_from, tuple(cautions), texts)
+    dense = walk.outline.get("dense")
+    return Preflight(
+        links,
+        speed,
+        base + free,
+        seconds,
+        walk.blind_from,
+        tuple(cautions),
+        texts,
+        model_bytes=_tensor_bytes(dense) if isinstance(dense, Checkpoint) else 0,
+    )
+
+
+def _tensor_bytes(checkpoint: Checkpoint) -> int:
+    refs = checkpoint.all_refs.values()
+    return sum(math.prod(ref.shape) * ref.dtype.itemsize for ref in refs)
 
 
 def check_ahead(chain: Chain) -> None:
