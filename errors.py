@@ -62,6 +62,10 @@ class ProofError(BirdboneError):
     """The saved folder, opened by plain transformers, does not score as it did in memory."""
 
 
+class HubError(BirdboneError):
+    """The Hugging Face hub cannot be reached, refuses, or holds other files than were sent."""
+
+
 class MissingExtraError(BirdboneError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

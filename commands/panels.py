@@ -21,6 +21,7 @@ from .links import links
 from .log import log
 from .plot import plot
 from .prove import prove_command
+from .push import push
 from .quantize import quantize_command
 from .report import report_command
 from .revert import revert
@@ -30,7 +31,7 @@ from .verify import verify_command
 
 PANELS: Mapping[str, tuple[Callable[..., Any], ...]] = MappingProxyType(
     {
-        "Make a model": (quantize_command, fit_command, compress, run_command, export),
+        "Make a model": (quantize_command, fit_command, compress, run_command, export, push),
         "Look at models": (
             inspect,
             sensitivity_command,

@@ -39,7 +39,7 @@ def prove_command(
     from ..reports.terminal import quiet_libraries, show, warnings_as_notes
 
     with warnings_as_notes(), quiet_libraries(), on_device(device):
-        found = asyncio.run(_proof(folder, trust))
+        found = asyncio.run(proof_of(folder, trust))
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
     else:
@@ -48,7 +48,7 @@ def prove_command(
         raise typer.Exit(1)
 
 
-def _proof(folder: Path, trust: bool) -> Coroutine[Any, Any, Proof]:
+def proof_of(folder: Path, trust: bool) -> Coroutine[Any, Any, Proof]:
     """By llama.cpp for a GGUF file or a folder with one and no config, else by transformers."""
     from ..formats import gguf_proof
     from ..models.evaluation import proof

@@ -25,6 +25,7 @@ _REREAD = Path(__file__).with_name("run_folder.py")
 _DECODE_TOKENS = 24
 _MAX_BYTES = 64 << 20
 _PROSE = (".md",)  # text files, which no output depends on
+_SIGNATURES = (".minisig", ".sig", ".sigstore")  # made after the model was saved
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,9 @@ def _files(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
     faults += [
         f"{name} is there and was not saved"
         for name, path in files_of(folder).items()
-        if name not in known and not path.name.startswith(".") and path.suffix not in _PROSE
+        if name not in known
+        and not path.name.startswith(".")
+        and path.suffix not in (*_PROSE, *_SIGNATURES)
     ]
     if faults:
         return [Check("files", False, "; ".join(faults))]

@@ -20,6 +20,7 @@ from ..reading.opening import open_checkpoint
 from ..reading.sources import find_model
 from ..writing.hash_chain import hash_chain
 from .proof import Check, Proof, read_papers
+from .signature import check_signature
 
 _DTYPES = {
     str(each).removeprefix("torch."): each
@@ -57,11 +58,18 @@ _SIZES = [
 ]
 
 
-def verify(folder: Path, source: str | None = None, *, trust_remote_code: bool = False) -> Proof:
+def verify(
+    folder: Path,
+    source: str | None = None,
+    *,
+    signed_by: Path | None = None,
+    trust_remote_code: bool = False,
+) -> Proof:
     """Check a saved folder's files and record, and compare it with its source if that is given.
 
     Args:
         source: the model it was made from, as `load` takes it.
+        signed_by: file of the public key with which the record must be signed.
         trust_remote_code: allow Python code of the source to run.
 
     Raises:
@@ -73,6 +81,8 @@ def verify(folder: Path, source: str | None = None, *, trust_remote_code: bool =
     papers = read_papers(folder)
     facts = papers.facts
     checks = [_steps(facts)]
+    if signed_by is not None:
+        checks.append(check_signature(folder, signed_by))
     if source is None:
         words = "no source was given, so tensors, tokenizer and config are not compared with it"
         checks.append(Check("source", None, words))
@@ -87,9 +97,13 @@ def verify(folder: Path, source: str | None = None, *, trust_remote_code: bool =
 
 
 def is_verified(found: Proof) -> bool:
-    """Whether there is a record and no check failed; checks that could not be made are allowed."""
+    """Whether there is a record and no check failed.
+
+    Checks that could not be made are allowed, except that of a signature that was asked for.
+    """
     recorded = any(check.name == "record" and check.holds for check in found.checks)
-    return recorded and not found.failed
+    unsigned = any(check.name == "signature" and not check.holds for check in found.checks)
+    return recorded and not found.failed and not unsigned
 
 
 def _steps(facts: Mapping[str, Any]) -> Check:
