@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,8 +23,8 @@ class TensorChange:
 
     Attributes:
         relative: Frobenius norm of the difference divided by that of the first tensor; None if the
-            shapes differ or the first tensor is all zeros.
-        greatest: maximum absolute difference; None if the shapes differ.
+            shapes differ, the first tensor is all zeros, or either holds NaN or infinity.
+        greatest: maximum absolute difference; None if the shapes differ, or for NaN or infinity.
         zeros: fraction of values that are zero, in the first and in the second.
         shapes, kinds: in the first and in the second; a kind is a dtype, an integer grid such as
             int4, or the name of a format that is read as values, such as gguf.
@@ -172,8 +173,8 @@ def _change(name: str, first: Side, second: Side) -> TensorChange | None:
     relative = greatest = None
     if before.shape == after.shape:
         off, size = (after - before).abs(), float(before.norm())
-        greatest = float(off.max()) if off.numel() else 0.0
-        relative = float(off.norm()) / size if size else None
+        greatest = _finite(float(off.max()) if off.numel() else 0.0)
+        relative = _finite(float(off.norm()) / size) if size else None
     return TensorChange(
         name=name,
         relative=relative,
@@ -182,6 +183,11 @@ def _change(name: str, first: Side, second: Side) -> TensorChange | None:
         shapes=(refs[0].shape, refs[1].shape),
         kinds=(stored[0] or refs[0].storage_kind, stored[1] or refs[1].storage_kind),
     )
+
+
+def _finite(value: float) -> float | None:
+    """The value; None for NaN and infinity, which JSON cannot represent."""
+    return value if math.isfinite(value) else None
 
 
 def _zeros(tensor: torch.Tensor) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,9 +22,9 @@ from .journal import UNREADABLE, Journal, KeptOutcome, plain
 def export_step(journal: Journal, kept: KeptOutcome, out: Path) -> list[str]:
     """Write what a step added to the context, except the model, to a new folder.
 
-    Every context key becomes ``KEY.json`` and, if it holds tensors, ``KEY.safetensors``. A step
-    that added a plan also gets ``masks.safetensors``: by tensor name, True where a weight is not
-    zero.
+    Every context key becomes ``KEY.json`` and, if it holds tensors, ``KEY.safetensors``; in a file
+    name, characters other than letters, digits and ``_.-~`` are percent-encoded. A step that added
+    a plan also gets ``masks.safetensors``: by tensor name, True where a weight is not zero.
 
     Args:
         journal: the run folder.
@@ -45,8 +47,8 @@ def export_step(journal: Journal, kept: KeptOutcome, out: Path) -> list[str]:
             if isinstance(tree, dict) and "checkpoint" in tree:
                 continue
             document, tensors = _read(journal, key, tree)
-            _write_json(folder / f"{key}.json", document)
-            _write_tensors(folder / f"{key}.safetensors", tensors)
+            _write_json(folder / f"{_file_name(key)}.json", document)
+            _write_tensors(folder / f"{_file_name(key)}.safetensors", tensors)
         if "plan" in kept.added:
             _write_tensors(folder / "masks.safetensors", masks(journal, kept))
         names = sorted(path.name for path in folder.iterdir())
@@ -54,10 +56,18 @@ def export_step(journal: Journal, kept: KeptOutcome, out: Path) -> list[str]:
     return names
 
 
+def _file_name(key: str) -> str:
+    """A name inside the folder for any context key, apart from the names of our own files."""
+    name = quote(key, safe="")
+    return f"{name}-key" if name in ("step", "masks") else name
+
+
 def _read(journal: Journal, key: str, tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Return the JSON document of one context key, and its tensors by path."""
+    entries: dict[str, Any] = {}
     try:
-        entries = dict(_tensors(tree, ""))
+        for path, entry in _tensors(tree, ""):
+            entries[_unused(path or key, entries)] = entry
         document = plain(tree)
     except (*UNREADABLE, StopIteration) as error:
         raise RunFolderError(
@@ -65,6 +75,12 @@ def _read(journal: Journal, key: str, tree: Any) -> tuple[Any, dict[str, Tensor]
             f"the same command again to recreate it"
         ) from error
     return document, {name: journal.objects.tensor(entry) for name, entry in entries.items()}
+
+
+def _unused(path: str, taken: Container[str]) -> str:
+    """The path, numbered if another tensor has it: keys of mappings may hold dots."""
+    numbered = (f"{path}~{number}" for number in count(2))
+    return next(each for each in chain([path], numbered) if each not in taken)
 
 
 def masks(journal: Journal, kept: KeptOutcome) -> dict[str, Tensor]:
@@ -80,7 +96,7 @@ def _tensors(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
         for place, part in enumerate(tree):
             yield from _tensors(part, f"{where}.{place}")
     elif isinstance(tree, dict) and "tensor" in tree:
-        yield where.lstrip("."), tree["tensor"]
+        yield where.removeprefix("."), tree["tensor"]
     elif isinstance(tree, dict) and "fields" in tree:
         for name, part in tree["fields"].items():
             yield from _tensors(part, f"{where}.{name}")

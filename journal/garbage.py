@@ -56,10 +56,16 @@ def collect(folder: RunFolder, *, superseded: bool = False, dry: bool = False) -
         dry: only report what would be deleted.
 
     Raises:
-        RunFolderError: a step is damaged, so it is unknown what it refers to.
+        RunFolderError: a step is damaged, so it is unknown what it refers to; or ``superseded``,
+            and no step is known to be of the last run, so that every one would be deleted.
     """
-    last = set(folder.last())
-    dropped = [each for each in folder.steps() if superseded and each.key not in last]
+    last, steps = set(folder.last()), folder.steps()
+    if superseded and steps and not any(each.key in last for each in steps):
+        raise RunFolderError(
+            f"none of the {len(steps)} steps of '{folder.path}' is known to be of the last run, so "
+            f"all of them would be deleted; run the same command again and then collect"
+        )
+    dropped = [each for each in steps if superseded and each.key not in last]
     deleted = [folder.outcome_path(each.key) for each in dropped]
     referred = set(_referred(folder, {each.key for each in dropped}))
     for kind in ("objects/*/*", "manifests/*", "files/*", "outcomes/*.part", "*.part"):

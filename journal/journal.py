@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -103,7 +104,11 @@ class Journal:
         Raises:
             RunFolderError: an outcome is damaged; the message names its file.
         """
-        return sorted(map(self.read, self.keys()), key=lambda each: each.number)
+        found = []
+        for key in self.keys():
+            with suppress(FileNotFoundError):  # deleted by another process since it was listed
+                found.append(self.read(key))
+        return sorted(found, key=lambda each: each.number)
 
     def keys(self) -> list[str]:
         """Return the keys of all stored outcomes, sorted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -61,8 +61,7 @@ def left_out_lines(left_out: Iterable[LeftOut]) -> list[str]:
     return [_line(why, list(same)) for why, same in groupby(by_reason, lambda each: each.why)]
 
 
-def _line(why: str, entries: Iterable[LeftOut]) -> str:
-    sizes: Mapping[str, int] = {each.name: each.num_bytes for each in entries}
-    shown = ", ".join(list(sizes)[:_NAMES_SHOWN])
-    more = f" and {len(sizes) - _NAMES_SHOWN} more" if len(sizes) > _NAMES_SHOWN else ""
-    return f"{shown}{more} ({sum(sizes.values()):,} bytes): {why}"
+def _line(why: str, entries: Sequence[LeftOut]) -> str:
+    shown = ", ".join(each.name for each in entries[:_NAMES_SHOWN])
+    more = f" and {len(entries) - _NAMES_SHOWN} more" if len(entries) > _NAMES_SHOWN else ""
+    return f"{shown}{more} ({sum(each.num_bytes for each in entries):,} bytes): {why}"

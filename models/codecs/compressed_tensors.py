@@ -130,7 +130,10 @@ class Unpacked(TensorRef):
                     f"'{self._name}' has zero points {list(stored.shape)} for scales "
                     f"{list(scales.shape)}, which need {list(expected)}; fetch the folder again"
                 )
-            stored = unpack_from_int32(stored, self._bits, scales.shape, packed_dim=0)
+            # Packed down the columns, which the library itself cannot view if it is a single word.
+            turned = stored.T.clone(memory_format=torch.contiguous_format)
+            shape = torch.Size((scales.shape[1], scales.shape[0]))
+            stored = unpack_from_int32(turned, self._bits, shape).T
         return stored.to(torch.int8).expand(scales.shape).contiguous()
 
     def _part(self, part: str) -> TensorRef:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,13 +167,28 @@ async def run_alone(
 
 
 async def _follow(process: asyncio.subprocess.Process, announce: Announce) -> None:
-    """Forward the progress lines of the process until it ends; other output is dropped."""
+    """Forward the progress lines of the process until it ends; other output is dropped.
+
+    Code of the folder may print anything there: lines of any length, and some that begin alike.
+    """
     assert process.stdout is not None
-    async for line in process.stdout:
+    async for line in _lines(process.stdout):
         words = line.decode(errors="replace").split(maxsplit=3)
-        if len(words) == 4 and words[0] == "@":
+        if len(words) == 4 and words[0] == "@" and words[1].isdecimal() and words[2].isdecimal():
             announce(words[3].strip(), int(words[1]), int(words[2]))
     await process.wait()
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream, without parts of lines that do not fit its buffer."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        yield line
 
 
 def _read_result(

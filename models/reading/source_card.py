@@ -20,6 +20,16 @@ _LICENCE_TEXTS = {
 """Hub identifier to what the text of a licence contains."""
 
 
+class _AsWritten(yaml.SafeLoader):
+    """Loads scalars as the text they are: `no` is a language and 2024 a tag; `~` is nothing."""
+
+
+_AsWritten.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.endswith((":null", ":merge"))]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def source_metadata(checkpoint: Checkpoint) -> dict[str, str | list[str]]:
     """The metadata at the top of the card that is carried with a model, texts and lists by key.
 
@@ -41,11 +51,13 @@ def base_models(checkpoint: Checkpoint) -> list[str]:
 
 
 def _front_matter(card: bytes) -> dict[str, str | list[str]]:
-    opening, _, rest = card[:_MAX_BYTES].decode("utf-8", errors="replace").partition("---\n")
+    text = card[:_MAX_BYTES].decode("utf-8-sig", errors="replace")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    opening, _, rest = lines.partition("---\n")
     if opening.strip() or "\n---" not in rest:
         return {}
     try:
-        found = yaml.safe_load(rest.partition("\n---")[0])
+        found = yaml.load(rest.partition("\n---")[0], _AsWritten)
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     entries = found.items() if isinstance(found, Mapping) else ()

@@ -33,8 +33,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """The tokenizer in the files of a checkpoint.
 
     Raises:
-        ModelError: there is none that transformers can read, or it cannot read the config, which
-            it reads first.
+        ModelError: there is none that transformers can read, it needs Python code that the
+            checkpoint does not carry, or the config, which is read first, cannot be read.
     """
     with tempfile.TemporaryDirectory() as folder:
         for name, data in checkpoint.files.items():
@@ -49,9 +49,15 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         except BaseException as error:
             if not tokenizer_refused(error):
                 raise
+            if not trust and "trust_remote_code" in str(error):
+                raise ModelError(
+                    f"the tokenizer of '{checkpoint.source}' is Python code in its folder, which "
+                    f"does not run by default; pass trust_remote_code=True if you trust it"
+                ) from error
             _require_config(checkpoint)
+            why = reason(error).replace(folder, "its folder")
             raise ModelError(
-                f"'{checkpoint.source}' has no tokenizer that can be read ({reason(error)}); "
+                f"'{checkpoint.source}' has no tokenizer that can be read ({why}); "
                 f"put tokenizer.json beside its weights"
             ) from error
     return tokenizer

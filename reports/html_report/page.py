@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 
+from ...errors import DataError
 from . import sections
 from .records import ModelRecord
 
@@ -44,20 +46,24 @@ _SECTIONS: tuple[tuple[str, Callable[[ModelRecord], str]], ...] = (
 
 
 def report_page(models: Sequence[ModelRecord]) -> str:
-    """The report of one or several models as a self-contained HTML document."""
+    """The report of one or several models as a self-contained HTML document.
+
+    Raises:
+        DataError: a record that birdbone did not write.
+    """
     title = ", ".join(model.name for model in models)
     parts = [f"<h1>{escape(title)}</h1>"]
     if len(models) > 1:
         links = "".join(f'<a href="#m{i}">{escape(m.name)}</a>' for i, m in enumerate(models))
         parts.append(f"<nav>{links}</nav>")
-    overview = sections.size_and_quality(models)
+    overview = _content(partial(sections.size_and_quality, models), title)
     if overview:
         parts.append(f"<h2>Size and quality</h2>{overview}")
     for place, model in enumerate(models):
         if len(models) > 1:
             parts.append(f'<h1 id="m{place}">{escape(model.name)}</h1>')
         for heading, section in _SECTIONS:
-            content = section(model)
+            content = _content(partial(section, model), model.name)
             if content:
                 parts.append(f"<section><h2>{heading}</h2>{content}</section>")
     return (
@@ -66,3 +72,14 @@ def report_page(models: Sequence[ModelRecord]) -> str:
         f"<title>{escape(title)}: bird-bone</title><style>{_CSS}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _content(section: Callable[[], str], name: str) -> str:
+    """A section of a record, which is a file that may hold anything."""
+    try:
+        return section()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the record of '{name}' is not one that birdbone wrote "
+            f"({type(error).__name__}: {error}); give a folder that birdbone saved"
+        ) from error

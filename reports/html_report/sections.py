@@ -92,7 +92,8 @@ def samples(model: ModelRecord) -> str:
     for each in _listed(model.facts, "samples"):
         prompt, dense, light = (str(each.get(key, "")) for key in ("prompt", "dense", "light"))
         same = _common(dense, light)
-        marked = f"{escape(light[:same])}<mark>{escape(light[same:])}</mark>"
+        other = f"<mark>{escape(light[same:])}</mark>" if light[same:] else ""
+        marked = f"{escape(light[:same])}{other}"
         rows.append(f"<tr><td>{escape(prompt)}</td><td>{escape(dense)}</td><td>{marked}</td></tr>")
     if not rows:
         return ""

@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded import record
 
+from birdbone.errors import DataError
 from birdbone.reports.html_report.page import report_page
 from birdbone.reports.html_report.records import ModelRecord, model_record
 
@@ -129,3 +131,18 @@ def test_a_browser_opens_it_without_a_complaint(tmp_path: Path, width: int) -> N
     assert len(said) == 1, said
     assert int(said[0].removeprefix("wide ")) <= max(width, 500)  # a window is at least 500 wide
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"steps": [{"link": "load"}]},
+        {"steps": [5]},
+        {"steps": [], "figures": {"dense": {"weight_bytes": "many"}, "light": {"rise": "much"}}},
+        {"steps": [], "files": {"model.safetensors": 5}},
+        {"steps": [], "samples": ["text"]},
+    ],
+)
+def test_a_record_of_another_form_is_refused(facts: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"the record of 'light' is not one that birdbone wrote \("):
+        report_page([ModelRecord("light", facts)])
