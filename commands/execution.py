@@ -30,6 +30,7 @@ class Execution:
     keep: bool = True
     start_from: str | None = None
     dry_run: bool = False
+    device_memory: str | None = None
     as_json: bool = False
     quiet: bool = False
     log: LogFormat | None = None
@@ -64,7 +65,9 @@ def execute(assemble: Callable[[], Chain], how: Execution, *, tell: Tell = tell_
         asked = how.run_folder is not None
         folder = how.run_folder if asked or not how.keep else beside_output(chain)
         check_start(chain, how.start_from, folder)
-        expected = look_ahead(chain, folder, dry_run=how.dry_run, quiet=silent)
+        expected = look_ahead(
+            chain, folder, dry_run=how.dry_run, quiet=silent, device_memory=how.device_memory
+        )
         result: dict[str, Any] = {}
         if not how.dry_run:
             for each in _middleware(how):

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..errors import SettingError
+
 if TYPE_CHECKING:
     from ..contexts.forecast import Preflight
     from ..engine import Chain
 
 
 def look_ahead(
-    chain: Chain, run_folder: Path | None, *, dry_run: bool, quiet: bool
+    chain: Chain,
+    run_folder: Path | None,
+    *,
+    dry_run: bool,
+    quiet: bool,
+    device_memory: str | None = None,
 ) -> Preflight | None:
     """Estimate a run as if it started from the beginning, and print the estimate as one line.
 
@@ -23,7 +30,11 @@ def look_ahead(
     these are replayed and the links that do not fit may be among them, so a note is printed
     instead and None is returned.
 
+    Args:
+        device_memory: size such as 80GB: estimate for an accelerator with this much memory.
+
     Raises:
+        SettingError: ``device_memory`` is no size, or is given without ``dry_run``.
         LinkError: a link would fail on its input.
         ResourceError: the run does not fit.
     """
@@ -33,8 +44,9 @@ def look_ahead(
     from ..reports.forecast import in_short
     from ..reports.terminal import say
 
+    device_bytes = _device_bytes(device_memory, dry_run=dry_run)
     try:
-        found = preflight(chain)
+        found = preflight(chain, device_bytes=device_bytes)
     except ResourceError as error:
         if not begun or dry_run:
             raise
@@ -53,6 +65,19 @@ def look_ahead(
         for caution in found.cautions:
             say("note", caution, style="yellow")
     return found
+
+
+def _device_bytes(size: str | None, *, dry_run: bool) -> int | None:
+    from ..links.allocating.budget import read_bytes
+
+    if size is None:
+        return None
+    if not dry_run:
+        raise SettingError("--device-memory estimates for another machine; give --dry-run with it")
+    try:
+        return int(read_bytes(size))
+    except ValueError as error:
+        raise SettingError(f"--device-memory: {error}") from None
 
 
 def tell_ahead(found: Preflight | None, *, as_json: bool) -> None:

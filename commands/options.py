@@ -29,7 +29,14 @@ _KEEP = (
     "command resumes; on by default."
 )
 _FROM = "Run this link and those after it again; those before it are replayed and never run."
-_DRY = "Print the expected time, memory and disk of each link, and run nothing."
+_DRY = (
+    "Print the expected time, memory and disk of each link, and run nothing. The model may be the "
+    "path of a config.json."
+)
+_DEVICE_MEMORY = (
+    "With --dry-run: estimate for an accelerator with this much memory, such as 80GB, in place of "
+    "this machine; times stay those of this machine."
+)
 _DEVICE = "Device to compute on, such as cpu, cuda or cuda:1; by default the accelerator if any."
 _ACTIVATIONS = "Where hidden states rest between blocks, on an accelerator; auto by room."
 _UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
@@ -45,6 +52,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 Bits = Annotated[int | None, typer.Option(help="Bits per weight, for chains that quantize.")]
 Data = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_DATA)]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help=_DEVICE, show_default=False)]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option("--device-memory", metavar="SIZE", help=_DEVICE_MEMORY, show_default=False),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help=_DRY)]
 Elsewhere = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_ELSEWHERE)]
 Force = Annotated[bool, typer.Option("--force", help=_FORCE)]

@@ -120,12 +120,13 @@ class Expected:
     Attributes:
         link: its name; ``settings``: all of them.
         seconds: wall time; None if unknown.
-        peak_bytes: peak memory of this process, the context included.
+        peak_bytes: peak memory of this process where it computes, the context included.
         process_bytes: peak memory of fresh processes.
         disk_bytes: bytes left on disk; ``passing_disk_bytes``: further bytes while it runs.
         writes: the folder it writes, or None.
         guessed: depends on sizes that are unknown before the run.
         notes: remarks on these figures.
+        host_bytes: peak of the machine's memory if the run computes on an accelerator, else 0.
     """
 
     link: str
@@ -138,6 +139,7 @@ class Expected:
     writes: str | None = None
     guessed: bool = False
     notes: tuple[str, ...] = ()
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Preflight:
         links: expected costs in running order, as far as they can be estimated.
         speed: what the times are based on; None if no block could be timed, and then no time
             is known.
-        free_bytes: memory available to this run, including what this process holds already.
+        free_bytes: memory available where this run computes, including what this process holds.
         seconds: wall time of the preflight itself.
         blind_from: the first link without an estimate; nothing is known of it and later links.
         cautions: warnings about this run.

@@ -42,8 +42,10 @@ class LinkComparison:
 def preflight_report(found: Preflight) -> RenderableType:
     """Expected time, memory and disk of each link in order, with notes and warnings."""
     beside = any(each.process_bytes for each in found.links)
+    host = any(each.host_bytes for each in found.links)
     table = Table("link")
-    for column in ("time", "peak memory", *(("fresh processes",) if beside else ()), "disk"):
+    columns = ("on the device", "in memory") if host else ("peak memory",)
+    for column in ("time", *columns, *(("fresh processes",) if beside else ()), "disk"):
         table.add_column(column, justify="right")
     for each in found.links:
         processes = (in_bytes(each.process_bytes) if each.process_bytes else "",)
@@ -51,6 +53,7 @@ def preflight_report(found: Preflight) -> RenderableType:
             Text(each.link),
             in_time(each.seconds),
             in_bytes(each.peak_bytes),
+            *((in_bytes(each.host_bytes),) if host else ()),
             *(processes if beside else ()),
             in_bytes(each.disk_bytes) if each.disk_bytes else "",
         )
@@ -110,6 +113,7 @@ def preflight_document(found: Preflight) -> dict[str, Any]:
             "link": each.link,
             "seconds": each.seconds,
             "peak_bytes": each.peak_bytes,
+            "host_bytes": each.host_bytes,
             "process_bytes": each.process_bytes,
             "disk_bytes": each.disk_bytes,
             "passing_disk_bytes": each.passing_disk_bytes,

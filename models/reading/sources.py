@@ -66,7 +66,8 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
 
     Args:
         revision: branch, tag or commit on the hub.
-        weights: download the weights of a hub id, not only its config and tokenizer.
+        weights: whether weights are needed. If not, those of a hub id are not downloaded, and the
+            path of a ``config.json`` is a model too.
 
     Raises:
         ModelError: nothing is found, or it is not a model.
@@ -74,6 +75,8 @@ def find_model(name: str, *, revision: str | None = None, weights: bool = True) 
     if name.startswith("package:"):
         return _in_package(name)
     path = user_path(name)
+    if path.name == "config.json" and path.is_file():
+        return _config_alone(path, weights=weights)
     if path.is_file():
         return _gguf(path, path.name)
     if path.is_dir():
@@ -103,6 +106,15 @@ def read_config(source: Source) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"config.json of '{source.label}' has no model_type, so it is not a model")
     return config
+
+
+def _config_alone(path: Path, *, weights: bool) -> Source:
+    if weights:
+        raise ModelError(
+            f"'{path}' is a config without weights, which --dry-run alone can use; give the folder "
+            f"of the model"
+        )
+    return Source(path.resolve().parent.name, path.parent.absolute(), has_weights=False)
 
 
 def _looks_local(name: str) -> bool:

@@ -126,3 +126,16 @@ def test_from_is_refused_before_any_work(made: Path, tmp_path: Path) -> None:
     empty = ran(made, tmp_path, ACCEPTED, "--from", "gate")
     assert empty.exit_code == 1
     assert "has no result of load for this run (none is in the folder)" in empty.stderr
+
+
+def test_device_memory_is_of_a_dry_run(made: Path, tmp_path: Path) -> None:
+    refused = ran(made, tmp_path, ACCEPTED, "--device-memory", "8GB")
+    assert refused.exit_code == 1
+    assert "give --dry-run with it" in refused.stderr
+    misspelled = ran(made, tmp_path, ACCEPTED, "--dry-run", "--device-memory", "much")
+    assert misspelled.exit_code == 1
+    assert "--device-memory: 'much' is not a size" in misspelled.stderr
+    told = ran(made, tmp_path, ACCEPTED, "--dry-run", "--device-memory", "8GB")
+    assert told.exit_code == 0, told.stderr
+    assert "on the device" in told.stdout
+    assert "8.0 GB of memory are free" in told.stdout

@@ -394,3 +394,55 @@ def test_a_machine_that_was_busy_while_it_was_timed_is_told(
         monkeypatch.setattr(looking, "time_block", lambda dense, length, found=times: found)
         cautions = preflight(Chain(load(model=model), calibrate(length=16))).cautions
         assert [each[:24] for each in cautions] == ["other programs kept 1.4 "][: taken > 1]
+
+
+def config_alone(model: str, folder: Path) -> str:
+    """The config of the model, without its weights."""
+    shutil.copy(Path(model) / "config.json", folder)
+    return str(folder / "config.json")
+
+
+def one_pass(model: str) -> Chain:
+    """Quantisation on built-in text; nothing is sampled."""
+    texts = calibrate(data="pydoc", windows=2, heldout_windows=1, elsewhere_windows=1, length=16)
+    return Chain(load(model=model), texts, quantize(group_size=16))
+
+
+def test_an_accelerator_that_is_not_there_is_judged_by_its_memory(
+    model: str, tmp_path: Path
+) -> None:
+    chain = one_pass(config_alone(model, tmp_path))
+    found = preflight(chain, device_bytes=10**9)
+    assert found.free_bytes == 10**9
+    loaded, _, quantized = found.links
+    assert loaded.peak_bytes == 0  # the device holds nothing of it
+    assert 0 < quantized.peak_bytes < 10**8
+    assert quantized.host_bytes > 0
+    assert all(each.host_bytes == 0 for each in preflight(chain).links)
+    with pytest.raises(ResourceError, match=r"link 'quantize' .* on the device, 0\.00 GB"):
+        preflight(chain, device_bytes=1000)
+
+
+def test_a_config_alone_is_estimated_and_does_not_run(model: str, tmp_path: Path) -> None:
+    path = config_alone(model, tmp_path)
+    whole, alone = preflight(one_pass(model)), preflight(one_pass(path))
+    assert [each.link for each in alone.links] == [each.link for each in whole.links]
+    assert alone.model_bytes == whole.model_bytes > 0
+
+
+def test_a_block_that_cannot_be_timed_here_is_not_loaded(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "free_host_bytes", lambda: 1000)
+    monkeypatch.setattr(looking, "time_block", lambda *_: pytest.fail("a block was loaded"))
+    found = preflight(one_pass(model))
+    assert found.speed is None
+    assert any("does not fit in the memory of this machine" in each for each in found.cautions)
+
+
+def test_blocks_larger_than_the_timed_one_are_mentioned(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "_block_values", lambda _: (100, 2000))
+    (caution,) = preflight(one_pass(model)).cautions
+    assert "the largest has 20 times its parameters" in caution

@@ -264,3 +264,12 @@ def test_a_gguf_file_that_is_a_pointer_of_git_lfs(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_text(POINTER)
     with pytest.raises(ModelError, match=r"'model\.gguf' is only the address"):
         find_model(str(tmp_path / "model.gguf"))
+
+
+def test_a_config_alone_serves_where_no_weights_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text("{}")
+    path = str(tmp_path / "llama" / "config.json")
+    assert find_model(path, weights=False) == Source("llama", tmp_path / "llama", has_weights=False)
+    with pytest.raises(ModelError, match=r"is a config without weights, which --dry-run alone"):
+        find_model(path)
