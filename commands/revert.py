@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import SettingError
 from .options import AsJson, answer
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def revert(
 
 def _written(journal: Journal, kept: KeptOutcome, out: str, force: bool) -> dict[str, Any]:
     """Write the folder and its record, and publish both atomically."""
+    from ..links.saving.target import is_file_name
     from ..models.writing.folder import write_model
     from ..models.writing.publishing import (
         PROVENANCE,
@@ -52,6 +54,11 @@ def _written(journal: Journal, kept: KeptOutcome, out: str, force: bool) -> dict
     )
     from ..reports.provenance import provenance
 
+    if is_file_name(out):
+        raise SettingError(
+            f"revert writes a folder, and '{out}' is the name of a GGUF file; give the name of a "
+            f"folder, and write the file from it with birdbone export"
+        )
     checkpoint = journal.checkpoint(kept)
     target = check_target(out, force)
     check_disk(target, checkpoint.num_bytes)

@@ -123,6 +123,8 @@ def _assemble(
         if name is not None and name != loaded.chain:
             raise typer.BadParameter(f"the recipe is not of chain '{name}'; leave CHAIN out")
         return build(loaded, model=model, out=out, data=data)
+    if imports:
+        raise typer.BadParameter("--import is for the links of a recipe; give --recipe FILE too")
     if name is None:
         raise typer.BadParameter(f"give CHAIN, one of {', '.join(CHAINS)}, or --recipe FILE")
     if name not in CHAINS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, dataclass_transform, get_type_hints
 
 import pydantic
@@ -60,7 +60,7 @@ def validated(link: str, settings: type[S], given: Mapping[str, Any]) -> S:
     try:
         return settings(**given)
     except pydantic.ValidationError as error:
-        raise SettingError(_explained(link, error)) from None
+        raise SettingError(_explained(link, error, given)) from None
 
 
 def from_parameters(
@@ -113,10 +113,24 @@ def signature_of(settings: type[Settings], returns: Any) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=returns)
 
 
-def _explained(link: str, error: pydantic.ValidationError) -> str:
-    faults = []
+def _explained(link: str, error: pydantic.ValidationError, given: Mapping[str, Any]) -> str:
+    faults: dict[str, list[str]] = {}
     for fault in error.errors():
-        setting = ".".join(str(part) for part in fault["loc"])
-        value = "" if fault["type"] == "missing" else f"={fault['input']!r}"
-        faults.append(f"{link}({setting}{value}): {fault['msg']}")
-    return "; ".join(faults)
+        missing = fault["type"] == "missing"
+        setting = ".".join(_address(fault["loc"], given, missing=missing))
+        value = "" if missing else f"={fault['input']!r}"
+        faults.setdefault(f"{link}({setting}{value})", []).append(fault["msg"])
+    return "; ".join(f"{what}: {', or '.join(dict.fromkeys(why))}" for what, why in faults.items())
+
+
+def _address(place: Iterable[str | int], given: Any, *, missing: bool) -> Iterator[str]:
+    """The names and positions in a place; pydantic also names the alternative of a union there."""
+    value = given
+    for part in place:
+        if isinstance(value, Mapping) and (part in value or missing):
+            value = value.get(part)
+        elif isinstance(value, list | tuple) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+        else:
+            continue
+        yield str(part)

@@ -17,7 +17,7 @@ from ...models.blocks.linears import all_linears, named
 from ...models.passes.resuming import Resuming
 from ...models.passes.rewriting import rewrite_blocks
 from ...solvers.masks import Pattern, require_groups_of, require_sparsity
-from .settings import SPARSITY, PruneSettings
+from .settings import SPARSITY, PruneSettings, warn_of_unused
 from .solve_masks import Thinning
 
 # Measured best of 0 and 0.5 on whole models; sparsegpt is left as published.
@@ -27,12 +27,7 @@ _MATCHING = 0.5
 async def mask(ctx: Scored, settings: PruneSettings) -> Pruned:
     """Zero the least important weights; block by block, on the inputs of the pruned blocks."""
     pattern, matching = Pattern.parse(settings.pattern), mask_matching(settings)
-    if settings.matching and not matching:
-        warnings.warn(
-            f"prune(matching={settings.matching}) is not used: method '{settings.method}' does not "
-            f"change the weights it keeps",
-            stacklevel=2,
-        )
+    warn_of_unused(settings)
     checkpoint, scores = ctx["checkpoint"], ctx["scores"]
     if settings.method == "scores" or settings.allocation == "load":
         _check_scores(checkpoint, scores)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeGuard, get_args
+import warnings
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from pydantic import Field
 
-from ...engine import BatchSize, Settings
+from ...engine import BatchSize, Settings, changed
 
 PruneMethod = Literal["admm", "alps", "sparsegpt", "wanda", "magnitude", "scores"]
 UnitPattern = Literal["neurons", "groups", "experts", "layers"]
 
 SPARSITY = 0.5
 """The default: of weights, or of units."""
+
+_RANKING = ("wanda", "magnitude", "scores")
 
 
 class PruneSettings(Settings):
@@ -68,3 +71,30 @@ class PruneSettings(Settings):
 def takes_units(pattern: str) -> TypeGuard[UnitPattern]:
     """Whether a pattern removes whole units instead of single weights."""
     return pattern in get_args(UnitPattern)
+
+
+def warn_of_unused(settings: PruneSettings) -> None:
+    """Warn of settings that differ from their default and that the pattern or method ignores."""
+    for name, value in changed(settings).items():
+        why = _unused(name, value, settings)
+        if why is not None:
+            warnings.warn(f"prune({name}={value!r}) is not used: {why}", stacklevel=3)
+
+
+def _unused(name: str, value: Any, settings: PruneSettings) -> str | None:
+    """Why a setting has no effect; None if it has one, or asks for none."""
+    if name == "matching" and not value:
+        return None
+    pattern, method = settings.pattern, settings.method
+    if takes_units(pattern):
+        refits = pattern != "experts" or name not in ("damping", "matching")
+        return None if refits else "experts are removed without refitting what remains"
+    if name == "multiple":
+        return f"it counts units, and pattern '{pattern}' leaves a mask"
+    if name == "spread" and settings.allocation != "load":
+        return f"allocation '{settings.allocation}' gives every block the same sparsity"
+    if method in _RANKING and name == "matching":
+        return f"method '{method}' does not change the weights it keeps"
+    if method in _RANKING and name == "damping" and not settings.polish:
+        return f"method '{method}' solves no equations"
+    return None

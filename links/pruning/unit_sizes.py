@@ -18,7 +18,7 @@ from .settings import SPARSITY, PruneSettings, UnitPattern
 MULTIPLE = 64
 _FEWEST_STEPS = 8
 # Settings for masks only.
-_OF_MASKS = ("method", "allocation", "polish", "regrow")
+_OF_MASKS = ("method", "allocation", "spread", "polish", "regrow")
 
 
 def wanted_size(checkpoint: Checkpoint, kind: UnitKind, settings: PruneSettings) -> Resizing:

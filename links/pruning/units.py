@@ -22,7 +22,7 @@ from ...models.units.remove_layers import keep_layers
 from ...models.units.remove_units import hollow_blocks
 from ...texts import Windows
 from .masks import kept_layers
-from .settings import PruneSettings, UnitPattern
+from .settings import PruneSettings, UnitPattern, warn_of_unused
 from .solve_units import Bridging, Removal
 from .unit_sizes import layers_left, wanted_size
 
@@ -35,6 +35,7 @@ _CHOICE_TOKENS = 2048
 
 async def remove_units(ctx: Scored, settings: PruneSettings, pattern: UnitPattern) -> Pruned:
     """Remove the least important units of every block, or the least important blocks."""
+    warn_of_unused(settings)
     if pattern == "layers":
         return await in_thread(_remove_layers, ctx, settings)
     if pattern == "experts":

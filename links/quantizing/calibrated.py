@@ -36,7 +36,7 @@ async def round_by_text(
         announce=lambda done, total: announce("quantising blocks", done, total),
     )
     light = rounding.checkpoint.evolve(fresh)
-    metrics = {**rounding.metrics(), "linears": len(fresh)}
+    metrics = {**rounding.metrics(), "linears": len(rounding.rounded)}
     if tuning is not None:
         metrics.update(tuning.metrics())
     if correcting is not None:

@@ -37,7 +37,7 @@ def one_by_one(
             solution = _nearest(checkpoint, linear, grids, packable, scales)
             fresh[linear.tensor] = _whole(solution, linear, fresh.get(linear.tensor, ref))
         announce("quantising linears", done, len(linears))
-    return checkpoint.evolve(fresh), {"linears": len(fresh)}
+    return checkpoint.evolve(fresh), {"linears": len(linears)}
 
 
 def _nearest(

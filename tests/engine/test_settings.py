@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 from pydantic import Field
@@ -104,6 +104,35 @@ async def test_the_history_keeps_settings_as_plain_data() -> None:
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         thin(**settings)
+
+
+class UnionSettings(Settings):
+    """Settings that may be of several types, at the top and further in."""
+
+    size: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    sizes: dict[str, Annotated[int, Field(ge=1)] | Literal["auto"]] | None = None
+    many: tuple[int, ...] | str = ()
+
+
+@link(UnionSettings)
+async def cut(ctx: Weighed, settings: UnionSettings) -> dict[str, Any]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, r"cut\(size=0\): .* or equal to 1, or Input should be 'auto'"),
+        ({"sizes": {"a": 0}}, r"cut\(sizes\.a=0\): .* or equal to 1, or Input should be 'auto'"),
+        ({"many": [1, "x"]}, r"cut\(many\.1='x'\): .*integer.*; cut\(many=\[.*\]\): .* string"),
+        ({"many": {"a": 1}}, r"cut\(many=\{'a': 1\}\): Input should be a valid tuple, or"),
+    ],
+)
+def test_alternatives_of_a_union_are_one_sentence(settings: dict[str, Any], message: str) -> None:
+    """The setting is named as the user wrote it, without names of pydantic's types."""
+    with pytest.raises(SettingError, match=f"^{message}") as refused:
+        cut(**settings)
+    assert "constrained" not in str(refused.value)
 
 
 def test_the_signature_shows_the_keyword_arguments() -> None:
