@@ -11,12 +11,10 @@ from tiny_contexts import block_matrices, calibrated, scored, weight_of
 from torch import Tensor, nn
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.contexts.scores import LinearScore, Scores
 from birdbone.engine import Chain, run
 from birdbone.errors import DataError, LinkError, SettingError, SolverError
 from birdbone.links import profile, prune, quantize, score
 from birdbone.links.pruning import solve_masks as thinning
-from birdbone.links.pruning.masks import by_load, uniform
 from birdbone.models.blocks.linears import Linear, all_linears
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.passes.stacking import stacked
@@ -147,46 +145,6 @@ async def test_the_plan_says_how_far_each_output_moved() -> None:
     plan = after["plan"].linears[name]
     assert plan.relative_error == pytest.approx(float(error), rel=1e-4)
     assert plan.damping == 0.01
-
-
-def scores_with(outliers: dict[str, tuple[float, int]]) -> Scores:
-    """Scores of linears with these outlier shares and sizes."""
-    linears = {name: LinearScore(1.0, share, size) for name, (share, size) in outliers.items()}
-    return Scores("wanda", linears, ())
-
-
-UNEVEN = scores_with(
-    {
-        "layers.0.up": (0.01, 100),
-        "layers.0.down": (0.03, 300),
-        "layers.1.up": (0.2, 50),
-        "layers.2.up": (0.0, 1000),
-    }
-)
-
-
-@pytest.mark.parametrize("mean", [0.08, 0.5, 0.9])
-def test_allocation_by_load_keeps_the_mean_over_all_weights(mean: float) -> None:
-    allocate = by_load(UNEVEN, 0.08)
-    sizes = {name: each.num_weights for name, each in UNEVEN.linears.items()}
-    removed = sum(allocate(name, mean) * size for name, size in sizes.items())
-    assert removed / sum(sizes.values()) == pytest.approx(mean, abs=1e-12)
-
-
-def test_allocation_by_load_takes_less_where_outliers_are_and_at_most_spread_more() -> None:
-    allocate = by_load(UNEVEN, 0.08)
-    shares = [allocate(name, 0.5) for name in ("layers.1.up", "layers.0.up", "layers.2.up")]
-    assert shares == sorted(shares)
-    assert shares[0] == pytest.approx(0.42)
-    assert max(abs(share - 0.5) for share in shares) == pytest.approx(0.08)
-    assert allocate("layers.0.up", 0.5) == allocate("layers.0.down", 0.5)
-
-
-def test_blocks_that_differ_by_rounding_alone_get_the_same_share() -> None:
-    near = {"layers.0.up": (0.1, 3), "layers.1.up": (0.1 + 1e-16, 7), "layers.2.up": (0.1, 11)}
-    allocate = by_load(scores_with(near), 0.08)
-    assert [allocate(name, 0.5) for name in near] == [0.5, 0.5, 0.5]
-    assert uniform("layers.0.up", 0.3) == 0.3
 
 
 async def test_allocation_by_load_keeps_the_models_sparsity() -> None:
