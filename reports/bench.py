@@ -22,7 +22,7 @@ def contest_report(
 ) -> RenderableType:
     """Size, perplexity, speed and memory of every model as a table."""
     named = max(len(each.model) for each in standings) <= _LONGEST_NAME
-    table = Table(box=SIMPLE)
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("model" if named else "", no_wrap=True)
     for heading in ("runtime", "bytes", "perplexity", "prefill", "decode", "peak"):
         table.add_column(heading, justify="left" if heading == "runtime" else "right")
