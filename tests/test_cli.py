@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -181,44 +180,10 @@ def test_a_folder_that_is_not_ours_is_kept_unless_forced(tmp_path: Path) -> None
     assert (tmp_path / "out" / "diary.txt").read_text() == "mine"
 
 
-def test_links_and_their_settings_are_listed(tmp_path: Path) -> None:
-    assert "quantize" in birdbone("links").stdout
-    page = json.loads(birdbone("links", "prune", "--json").stdout)
-    assert page["settings"][0]["name"] == "sparsity"
-    assert page["needs"][0] == "calibration"
-    unknown = birdbone("links", "prunes")
-    assert unknown.exit_code == 1
-    assert "did you mean 'prune'?" in said(unknown)
-
-
 def test_chains_are_listed() -> None:
     assert "quantize-only" in birdbone("chains").stdout
     listed = json.loads(birdbone("chains", "--json").stdout)
     assert [each["name"] for each in listed] == ["bird-bone", "one-shot", "fit", "quantize-only"]
-
-
-def test_a_model_is_inspected(model: Path) -> None:
-    assert "blocks 0 to 2, each" in birdbone("inspect", model).stdout
-    document = json.loads(birdbone("inspect", model, "--json", "--zeros").stdout)
-    assert (document["num_blocks"], document["zero_share"]) == (3, 0.0)
-
-
-def test_doctor_ends_with_1_when_something_needed_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real = metadata.version
-
-    def version(name: str) -> str:
-        if name == "safetensors":
-            raise metadata.PackageNotFoundError(name)
-        return real(name)
-
-    assert birdbone("doctor").exit_code == 0
-    monkeypatch.setattr(metadata, "version", version)
-    result = birdbone("doctor", "--json")
-    assert result.exit_code == 1
-    states = {check["name"]: check["state"] for check in json.loads(result.stdout)}
-    assert (states["safetensors"], states["torch"]) == ("missing", "ok")
 
 
 def test_a_run_without_save_shows_minutes_and_no_figures(
@@ -388,22 +353,6 @@ def test_bird_bone_runs_as_it_reads_and_again_in_the_same_bytes(
     again = birdbone("run", "bird-bone", *args, "--out", other, "--run", tmp_path / "fresh")
     assert again.exit_code == 0, again.stderr
     assert {path.name: path.read_bytes() for path in other.glob("*.safetensors")} == first
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "cannot be read"),
-        ("{}", "is not the record of a run"),
-        ("[", "is not the record of a run"),
-    ],
-)
-def test_what_holds_no_waves_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "birdbone.json").write_text(content)
-    result = birdbone("plot", tmp_path, "--out", tmp_path / "curve.svg")
-    assert result.exit_code == 1
-    assert message in said(result)
 
 
 def test_a_dry_run_says_what_a_run_would_cost_and_does_nothing(

@@ -1,4 +1,4 @@
-"""``birdbone fit`` and ``birdbone sensitivity``."""
+"""``birdbone fit``."""
 
 from __future__ import annotations
 
@@ -98,17 +98,3 @@ def test_unknown_runtime(folders: Path, tmp_path: Path) -> None:
     found = run("fit", folders / "dense", "--out", tmp_path / "light", "--runtime", "tgi")
     assert found.exit_code == 1
     assert "Input should be 'transformers', 'vllm' or 'llama.cpp'" in " ".join(found.output.split())
-
-
-def test_sensitivity(folders: Path, tmp_path: Path) -> None:
-    shape = ("--windows", 2, "--length", 16, "--run", tmp_path / "run", "--bits", 3)
-    text = ("--data", folders / "text.txt")
-    found = run("sensitivity", folders / "dense", *shape, *text, "--json")
-    assert found.exit_code == 0, found.output
-    document = json.loads(found.stdout)
-    assert document["ranked_at_bits"] == 3
-    assert len(document["linears"]) == 21
-    shown = run("sensitivity", folders / "dense", *shape, *text, "--top", 2)
-    assert shown.exit_code == 0, shown.output
-    assert document["linears"][0]["name"] in shown.output
-    assert document["linears"][2]["name"] not in shown.output

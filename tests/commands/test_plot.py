@@ -1,0 +1,123 @@
+"""``birdbone plot``: the waves of a run as a picture, from any of its records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import birdbone, refused
+from recorded import record, wave
+
+from birdbone.contexts.flow import Empty
+from birdbone.engine import Chain, link, run
+from birdbone.journal import RunFolder
+
+
+def document(path: Path, **more: Any) -> Path:
+    """What `birdbone run --json` prints: here with two waves."""
+    path.write_text(json.dumps({**record(), **more}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_a_picture(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"curve.{suffix}"
+    drawn = birdbone("plot", document(tmp_path / "run.json"), "--out", out)
+    assert drawn.exit_code == 0, drawn.stderr
+    assert drawn.stdout == ""
+    assert drawn.stderr == f"{out}: perplexity against bytes\n"
+    start = out.read_bytes()[:8]
+    assert start.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in start
+
+
+def test_a_saved_folder_and_its_document_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "light").mkdir()
+    document(tmp_path / "light" / "birdbone.json")
+    pictures = []
+    for place, path in enumerate((tmp_path / "light", tmp_path / "light" / "birdbone.json")):
+        out = tmp_path / f"{place}.svg"
+        assert birdbone("plot", path, "--out", out).exit_code == 0
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_the_records_beside_a_file(tmp_path: Path) -> None:
+    """Those of light.gguf are in light.gguf.birdbone."""
+    (tmp_path / "light.gguf").write_bytes(b"GGUF")
+    (tmp_path / "light.gguf.birdbone").mkdir()
+    document(tmp_path / "light.gguf.birdbone" / "birdbone.json")
+    drawn = birdbone("plot", tmp_path / "light.gguf", "--out", tmp_path / "curve.svg")
+    assert drawn.exit_code == 0, drawn.stderr
+
+
+def test_a_size_that_was_not_recorded(tmp_path: Path) -> None:
+    words = refused(
+        "plot", document(tmp_path / "run.json"), "--out", tmp_path / "c.svg", "--of", "flops"
+    )
+    assert "flops" in words
+    assert not (tmp_path / "c.svg").exists()
+    assert "is not one of" in refused("plot", "x", "--out", "c.svg", "--of", "weight", code=2)
+
+
+@link
+async def waves(ctx: Empty, *, number: int) -> dict[str, Any]:
+    """Leaves what the link waves leaves in the history: here as metrics only."""
+    return {"made": number}
+
+
+@link
+async def other(ctx: Empty) -> dict[str, Any]:
+    return {}
+
+
+def test_a_run_folder_without_waves(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as store:
+        asyncio.run(run(Chain(other()), store=store))
+    words = refused("plot", tmp_path / "run", "--out", tmp_path / "curve.svg")
+    assert "has no finished link 'waves', so there is nothing to plot; let the run finish" in words
+
+
+def test_a_run_folder_with_one_wave_too_few(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as store:
+        asyncio.run(run(Chain(waves(number=1)), store=store))
+    words = refused("plot", tmp_path / "run", "--out", tmp_path / "curve.svg")
+    assert "0 waves were evaluated, and a plot needs at least 2" in words
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (
+            b"{}",
+            "is not the record of a run (KeyError: 'steps'); give a folder that birdbone saved",
+        ),
+        (b"[", "is not the record of a run (JSONDecodeError"),
+        (b"[1]", "is not the record of a run (TypeError"),
+        (b"\xff\xfe\x00", "is not the record of a run (UnicodeDecodeError"),
+        (b"[" * 100_000, "is not the record of a run (RecursionError"),
+        (b'{"steps": 3}', "the steps are not those of a run"),
+        (b'{"steps": [{"link": "wave"}]}', "the steps are not those of a run"),
+        (b'{"steps": []}', "0 waves were evaluated, and a plot needs at least 2"),
+    ],
+)
+def test_what_is_no_record(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert message in refused("plot", path, "--out", tmp_path / "curve.svg")
+    assert not (tmp_path / "curve.svg").exists()
+
+
+def test_one_wave_is_no_curve(tmp_path: Path) -> None:
+    steps = [wave(1, kept=True, rise=0.05)]
+    path = document(tmp_path / "run.json", steps=steps)
+    assert "1 waves were evaluated" in refused("plot", path, "--out", tmp_path / "curve.svg")
+
+
+def test_another_suffix(tmp_path: Path) -> None:
+    words = refused("plot", document(tmp_path / "run.json"), "--out", tmp_path / "curve.pdf")
+    assert "does not end in .png or .svg; give a file name that does" in words
