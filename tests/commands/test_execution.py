@@ -47,8 +47,8 @@ class Told:
         sys.stdout.write(json.dumps({"made": result.get("made")}) + "\n")
 
 
-def executed(told: Told | None = None, *, fails: bool = False, **how: Any) -> Told:
-    told = told or Told()
+def executed(*, fails: bool = False, **how: Any) -> Told:
+    told = Told()
     execute(lambda: Chain(work(fails=fails)), Execution(**how), tell=told)
     return told
 
