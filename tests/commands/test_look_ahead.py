@@ -12,7 +12,7 @@ from birdbone.chains.preflight import look as looking
 from birdbone.commands.look_ahead import look_ahead, tell_after, tell_ahead
 from birdbone.contexts.forecast import Expected, Preflight, Speed
 from birdbone.engine import Chain
-from birdbone.errors import ResourceError
+from birdbone.errors import ResourceError, SettingError
 
 SPEED = Speed(*([1.0] * 8), window=512)
 FOUND = Preflight((Expected("load", {}, 90.0, 10**9, 0),), SPEED, 10**10, 0.1)
@@ -21,15 +21,19 @@ CAREFUL = Preflight(FOUND.links, SPEED, 10**10, 0.1, cautions=("the machine is b
 
 @pytest.fixture
 def estimate(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that sets what the look ahead finds, or that it refuses."""
+    """A function that sets what the look ahead finds, or that it refuses; collects the memory."""
 
-    def give(found: Preflight | Exception) -> None:
-        def preflight(chain: Chain) -> Preflight:
+    def give(found: Preflight | Exception) -> list[int | None]:
+        asked: list[int | None] = []
+
+        def preflight(chain: Chain, *, device_bytes: int | None = None) -> Preflight:
+            asked.append(device_bytes)
             if isinstance(found, Exception):
                 raise found
             return found
 
         monkeypatch.setattr(looking, "preflight", preflight)
+        return asked
 
     give(FOUND)
     return give
@@ -42,10 +46,8 @@ def begun(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def looked(
-    run_folder: Path | None = None, *, dry_run: bool = False, quiet: bool = False
-) -> Preflight | None:
-    return look_ahead(Chain(), run_folder, dry_run=dry_run, quiet=quiet)
+def looked(run_folder: Path | None = None, **how: Any) -> Preflight | None:
+    return look_ahead(Chain(), run_folder, **{"dry_run": False, "quiet": False, **how})
 
 
 def test_one_line_before_a_run(estimate: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,3 +132,15 @@ def test_a_result_without_a_model(
     assert document["steps"] == document["estimates"] == []
     tell_after(found, {"history": ()}, as_json=False)
     assert "nothing was saved and measured" in capsys.readouterr().out
+
+
+def test_memory_of_another_device(estimate: Any) -> None:
+    """A size in words, for a dry run alone."""
+    asked = estimate(FOUND)
+    looked(dry_run=True, device_memory="80GB")
+    looked(dry_run=True)
+    assert asked == [80_000_000_000, None]
+    for how in ({"dry_run": True, "device_memory": "much"}, {"device_memory": "80GB"}):
+        with pytest.raises(SettingError, match="--device-memory"):
+            looked(**how)
+    assert len(asked) == 2
