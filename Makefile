@@ -46,7 +46,11 @@ demo: .venv/demo ## compress a small model, from start to finish, into light/ an
 	$(BIN)/birdbone export light --out light.gguf --windows 2
 	$(BIN)/birdbone bench light light.gguf --windows 4 --rounds 1
 
-test: setup ## run the tests, two files at a time; MARKED=slow runs the slow ones, WORKERS=4 four at a time
+.venv/eval: eval-requirements.txt .venv/linked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r eval-requirements.txt
+	@touch $@
+
+test: .venv/eval ## run the tests, two files at a time; MARKED=slow runs the slow ones, WORKERS=4 four at a time
 	$(QUIET) $(BIN)/pytest -q -m '$(MARKED)' -n $(WORKERS) --dist loadfile
 
 # What depends on the versions of libraries most: reading, writing, codecs, settings, commands.

@@ -13,6 +13,7 @@ from .chains import chains
 from .compress import compress
 from .diff import diff_command
 from .doctor import doctor
+from .eval import eval_command
 from .export import export
 from .fit import fit_command
 from .gc import gc
@@ -36,6 +37,7 @@ PANELS: Mapping[str, tuple[Callable[..., Any], ...]] = MappingProxyType(
             inspect,
             sensitivity_command,
             bench,
+            eval_command,
             prove_command,
             verify_command,
             diff_command,

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..texts import Windows
+from .task_scores import Recovery, TaskScores
 
 JUDGED_ON: Mapping[str, str] = MappingProxyType(
     {
@@ -37,10 +38,12 @@ class Reference:
         checkpoint: id of the original checkpoint.
         hidden: output of its last block, ``[num_windows, length, hidden_size]`` in the dtype it was
             computed in, on the CPU, by digest of the windows.
+        tasks: its scores on tasks of lm-eval, by a digest of which tasks and how.
     """
 
     checkpoint: str
     hidden: Mapping[str, Tensor] = field(repr=False)
+    tasks: Mapping[str, tuple[TaskScores, ...]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,14 @@ class Verdict:
         heldout: on held-out text of the calibration source.
         elsewhere: on text from elsewhere; None if the context has none.
         checkpoint: id of the judged model.
+        tasks: what is left of the original's score in each metric of each task of lm-eval; empty if
+            there are no tasks.
     """
 
     heldout: Judgement
     elsewhere: Judgement | None
     checkpoint: str
+    tasks: tuple[Recovery, ...] = ()
 
     @property
     def texts(self) -> Mapping[str, Judgement]:

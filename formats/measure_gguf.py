@@ -34,7 +34,7 @@ def measure_file(request: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one file: bytes, speed, peak memory and, given tokens, perplexity."""
     tokens: list[list[int]] = request["tokens"] or []
     elsewhere: list[list[int]] = request["elsewhere"] or []
-    llama = _Llama(request)
+    llama = Llama(request)
     figures: dict[str, float] = {
         "weight_bytes": sum(Path(part).stat().st_size for part in request["parts"])
     }
@@ -54,7 +54,7 @@ def measure_file(request: dict[str, Any]) -> dict[str, Any]:
     return {"figures": {"light": figures}, "nll": nll, "environment": environment}
 
 
-class _Llama:
+class Llama:
     """The file, opened by llama.cpp."""
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -84,14 +84,36 @@ class _Llama:
 
     def log_probability(self, before: list[int], token: int) -> float:
         """Return the natural log-probability of ``token`` after the tokens ``before``."""
+        return self.prediction(before, token)[0]
+
+    def prediction(self, before: list[int], token: int) -> tuple[float, bool]:
+        """Return that log-probability, and whether no other token is more probable."""
         found = self._after(before, wanted=token, listed=1)
         if found and found["id"] == token:
-            return _number(found["logprob"])
+            return _number(found["logprob"]), found["top_logprobs"][0]["id"] == token
         # The server returns nothing for a token that is an incomplete character or ends the text.
         # Force another token then, and look the wanted one up among all alternatives.
-        plain = self._asked("tokenize", {"content": "a"})["tokens"][-1]
-        found = self._after(before, wanted=plain, listed=self._vocabulary)
-        return _number(next(e["logprob"] for e in found["top_logprobs"] if e["id"] == token))
+        found = self._after(before, wanted=self.tokens("a")[-1], listed=self._vocabulary)
+        every = found["top_logprobs"]
+        logprob = next(each["logprob"] for each in every if each["id"] == token)
+        return _number(logprob), every[0]["id"] == token
+
+    def tokens(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the tokens of a text, with those that begin one if ``special``."""
+        asked = {"content": text, "add_special": special, "parse_special": True}
+        found: list[int] = self._asked("tokenize", asked)["tokens"]
+        return found
+
+    def special_tokens(self) -> dict[str, str]:
+        """Return the texts of the tokens that begin and end a text: ``bos`` and ``eos``."""
+        found = self._asked("props")
+        return {name: str(found.get(f"{name}_token") or "") for name in ("bos", "eos")}
+
+    def continuation(self, before: list[int], *, count: int, stop: list[str]) -> str:
+        """Return what follows by greedy decoding, at most ``count`` tokens, up to a stop text."""
+        asked = {"prompt": before, "n_predict": count, "temperature": 0, "stop": stop}
+        text: str = self._completion({**asked, "cache_prompt": True})["choices"][0]["text"]
+        return text
 
     def _after(self, before: list[int], *, wanted: int, listed: int) -> dict[str, Any]:
         """Return the entry of the token that a bias forces to come next; empty if there is none."""
@@ -102,7 +124,7 @@ class _Llama:
         found: dict[str, Any] = content[0]
         return found
 
-    def _asked(self, about: str, words: dict[str, str] | None = None) -> dict[str, Any]:
+    def _asked(self, about: str, words: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the server's reply from its port on this machine, bypassing any proxy."""
         request = urllib.request.Request(
             f"{self._server.listening_address}/{about}",
@@ -128,7 +150,7 @@ def _prompt(tokens: list[list[int]], request: dict[str, Any], limit: int) -> lis
     return [token % request["vocabulary"] for token in flat[:room]]
 
 
-def _nats(llama: _Llama, tokens: list[list[int]]) -> list[list[float]]:
+def _nats(llama: Llama, tokens: list[list[int]]) -> list[list[float]]:
     """Return the negative log-likelihood of every predicted token, window by window."""
     nats = []
     for done, row in enumerate(tokens, 1):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..contexts.flow import Validatable, Validated
+from ..contexts.flow import Partial, Validatable, Validated
 from ..contexts.forecast import Forecast
+from ..contexts.task_scores import below
 from ..contexts.verdict import judged_texts
 from ..engine import BatchSize, Settings, in_thread, link
-from ..errors import GateError
+from ..errors import GateError, SettingError
+from ..models.evaluation.task_evaluation import require_lm_eval
 from ..models.planning.effort import num_blocks
 from ..models.planning.memory import judging_bytes
 from .validating.judge import judge
 from .validating.metrics import metrics, outlined_verdict
+from .validating.tasks import judge_tasks, task_choice, task_files, try_tasks
 
 
 class ValidateSettings(Settings):
@@ -28,7 +31,19 @@ class ValidateSettings(Settings):
     must not exceed the limit."""
 
     batch_size: BatchSize = 4
-    """Windows per forward pass; halved where the device has no memory left."""
+    """Windows per forward pass; halved where the device has no memory left. Also prompts of tasks,
+    which are not halved."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-eval to evaluate both models on: names of tasks, groups or tags, or paths of YAML
+    files. Needs the extra birdbone[eval]."""
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Evaluate only the first samples of each task; None for all."""
+
+    min_recovery: Annotated[float, Field(gt=0)] | None = None
+    """Fail if less than this fraction of the original's score is left in any metric of a task (the
+    inverse for perplexities). A recovery within two standard errors of the limit passes."""
 
 
 @link(ValidateSettings)
@@ -39,8 +54,13 @@ async def validate(ctx: Validatable, settings: ValidateSettings) -> Validated:
     calibration or healing; the greater rise decides. A context without text from elsewhere is
     judged on held-out text alone, and the metrics report how many texts there were.
 
+    With tasks, each model is written to a temporary folder and evaluated by lm-eval in a fresh
+    process, in transformers; the original's results are used again by a later validate.
+
     Raises:
-        GateError: perplexity rose by more than max_rise.
+        GateError: perplexity rose by more than max_rise, or a task's recovery is below
+            min_recovery.
+        SettingError, DataError: a task is unknown, or its data cannot be read.
     """
     max_rise = settings.max_rise
     verdict, reference = await in_thread(
@@ -65,7 +85,44 @@ async def validate(ctx: Validatable, settings: ValidateSettings) -> Validated:
             "text",
             stacklevel=2,
         )
+    if settings.tasks:
+        choice = task_choice(settings.tasks, settings.limit)
+        models = (ctx["dense"], ctx["checkpoint"])
+        verdict, reference = await judge_tasks(
+            models, choice, verdict, reference, settings.batch_size
+        )
+    lost = None if settings.min_recovery is None else below(verdict.tasks, settings.min_recovery)
+    if lost is not None:
+        raise GateError(f"{lost}; prune less, keep more bits, or heal longer")
     return {"verdict": verdict, "reference": reference, "metrics": metrics(verdict)}
+
+
+@validate.check
+def _check(ctx: Partial, settings: ValidateSettings) -> None:
+    """Tasks need lm-eval, and settings of tasks need tasks."""
+    if settings.tasks:
+        require_lm_eval()
+        return
+    for name in ("limit", "min_recovery"):
+        value = getattr(settings, name)
+        if value is not None:
+            raise SettingError(
+                f"validate({name}={value}) is of tasks, and none are given; give tasks, or leave "
+                f"it out"
+            )
+
+
+@validate.trial
+def _trial(ctx: Validatable, settings: ValidateSettings) -> None:
+    """Tasks that are unknown, or whose data cannot be read."""
+    if settings.tasks:
+        try_tasks(task_choice(settings.tasks, settings.limit))
+
+
+@validate.reads
+def _reads(settings: ValidateSettings) -> Any:
+    """The files of tasks that are given as YAML files."""
+    return task_files(settings.tasks) if settings.tasks else None
 
 
 @validate.forecast
@@ -79,4 +136,7 @@ def _forecast(ctx: Validatable, settings: ValidateSettings) -> Forecast:
         block_passes=models * num_windows * num_blocks(light),
         head_passes=2 * num_windows + 2 * settings.batch_size,
         memory_bytes=judging_bytes(light, texts.values(), settings.batch_size),
+        starts=models if settings.tasks else 0,
+        passing_disk_bytes=light.num_bytes if settings.tasks else 0,
+        notes=("the time of tasks is not estimated",) if settings.tasks else (),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
+from ..contexts.task_scores import Recovery
 from ..models.codecs.peft_adapter import has_adapter
 from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
 from .candidates import candidate_rows, candidates_markdown
@@ -15,6 +16,7 @@ from .card_snippets import usage_sections
 from .provenance import without_paths
 from .result import GRID_REMARK, SHARE_WORTH_A_REMARK, Figures, is_on_a_grid, opened_by
 from .source_contents import as_in_gguf, contents_markdown
+from .task_table import REMARK, recovery_markdown
 from .waves import wave_rows, waves_markdown
 
 _ROWS = (
@@ -40,6 +42,7 @@ def model_card(
     history: Sequence[Step],
     figures: Figures,
     measured_on: Mapping[str, str],
+    tasks: Sequence[Recovery] = (),
 ) -> str:
     """The text of the card: Markdown with the metadata of the hub at the top.
 
@@ -48,6 +51,7 @@ def model_card(
         weight_format: how weights are stored, see `weight_format` of
             `birdbone.models.writing.folder`, or gguf.
         history: the steps that made the model, oldest first.
+        tasks: its scores on tasks of lm-eval; empty if it was evaluated on none.
     """
     source = checkpoint.source or "an unnamed model"
     in_gguf = weight_format == "gguf"
@@ -62,10 +66,11 @@ def model_card(
             history=history,
             figures=figures,
             measured_on=measured_on,
+            tasks=tasks,
         ),
         f"# {name}\n\n{_INTRODUCTION.format(source=source)}",
         f"## How it was made\n\n{_steps(history)}{_waves(history)}{_candidates(history)}",
-        f"## Evaluation\n\n{measured}",
+        f"## Evaluation\n\n{measured}{_tasks(tasks)}",
         f"## Zeros\n\n{_about_zeros(figures, weight_format)}",
         *usage_sections(weight_format, file=file, corrected=corrected),
         *([f"## Other contents of the source\n\n{besides}"] if besides else []),
@@ -123,6 +128,15 @@ def _cell(found: Mapping[str, float], key: str, form: str) -> str:
     text = form.format(found[key])
     error = found.get(f"{key}_error")
     return text if error is None else f"{text} ± {form.format(error)}"
+
+
+def _tasks(tasks: Sequence[Recovery]) -> str:
+    if not tasks:
+        return ""
+    return (
+        f"\n\nTasks of lm-eval, evaluated before saving, in a fresh process:\n\n"
+        f"{recovery_markdown(tasks)}\n\n{REMARK}"
+    )
 
 
 def _where(measured_on: Mapping[str, str]) -> str:

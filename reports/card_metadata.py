@@ -9,6 +9,7 @@ import yaml
 
 from ..checkpoints import Checkpoint
 from ..contexts.steps import Step
+from ..contexts.task_scores import Recovery
 from ..contexts.verdict import PREFIXES
 from ..models.reading.source_card import base_models, source_metadata
 
@@ -26,15 +27,18 @@ def card_metadata(
     history: Sequence[Step],
     figures: Figures,
     measured_on: Mapping[str, str],
+    tasks: Sequence[Recovery] = (),
 ) -> str:
     """The block between two lines of dashes: library, licence, base model, figures.
 
     Licence, language and tags are those of the source's card or licence files. The base model is
-    named only if it is a repository of the hub. The figures are the perplexities on both texts.
+    named only if it is a repository of the hub. The figures are the perplexities on both texts, and
+    the scores on tasks of lm-eval.
 
     Args:
         name: of the saved model.
         figures: as `Saved.figures` has them.
+        tasks: scores on tasks; empty if it was evaluated on none.
     """
     of_source = source_metadata(checkpoint)
     found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -46,7 +50,7 @@ def card_metadata(
         if relation is not None:
             found["base_model_relation"] = relation
     found["tags"] = _tags(of_source.get("tags", []))
-    results = _results(figures, measured_on)
+    results = [*_results(figures, measured_on), *_task_results(tasks)]
     if results:
         found["model-index"] = [{"name": name, "results": results}]
     written = yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
@@ -82,4 +86,25 @@ def _results(figures: Figures, measured_on: Mapping[str, str]) -> list[dict[str,
         }
         for text, prefix in PREFIXES.items()
         if f"{prefix}perplexity" in light
+    ]
+
+
+def _task_results(tasks: Sequence[Recovery]) -> list[dict[str, Any]]:
+    """One evaluation result for each task, with all of its metrics."""
+    names = dict.fromkeys(each.task for each in tasks)
+    return [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": name, "type": name},
+            "metrics": [
+                {
+                    "type": each.metric,
+                    "name": f"{each.metric}, {each.num_samples} samples, lm-eval",
+                    "value": round(each.light, 4),
+                }
+                for each in tasks
+                if each.task == name
+            ],
+        }
+        for name in names
     ]

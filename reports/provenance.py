@@ -16,6 +16,7 @@ from .. import __version__
 from ..checkpoints import Checkpoint
 from ..checkpoints.durable import file_hash
 from ..contexts.steps import Step
+from ..contexts.task_scores import Recovery
 from ..models.writing.hash_chain import hash_chain
 from ..models.writing.publishing import PROVENANCE, path_of
 from .both_texts import text_remarks
@@ -44,6 +45,7 @@ def provenance(
     measured_on: Mapping[str, str],
     files: Mapping[str, Path],
     refused: str | None = None,
+    tasks: Sequence[Recovery] = (),
 ) -> dict[str, Any]:
     """The record of one saved model, as types that JSON can represent.
 
@@ -52,6 +54,7 @@ def provenance(
         texts: for each part of the text its name, digest, number of windows and length.
         files: every file of the folder by its name there; sizes and hashes are recorded.
         refused: why the model was not published, if it was refused.
+        tasks: scores on tasks of lm-eval; empty if it was evaluated on none.
     """
     in_gguf = any(name.endswith(".gguf") for name in files)
     steps = [without_paths(step.as_dict()) for step in history]
@@ -68,6 +71,7 @@ def provenance(
         "layers": layer_records(checkpoint, history),
         "texts": without_paths(texts),
         "figures": {name: dict(found) for name, found in figures.items()},
+        **({"tasks": [each.as_dict() for each in tasks]} if tasks else {}),
         "remarks": text_remarks(figures),
         "measured_on": dict(measured_on),
         "versions": {name: library_version(name) for name in _LIBRARIES},

@@ -21,6 +21,7 @@ from ..contexts.saved import Saved
 from ..contexts.steps import Step
 from .both_texts import NOT_USED, TEXT_ROWS, text_remarks
 from .candidates import candidate_rows, candidates_table
+from .task_table import recovery_table
 from .units import in_bytes, in_time
 from .waves import wave_rows, waves_table
 
@@ -146,6 +147,8 @@ def result_report(result: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [waves_table(rows)] if rows else []
     parts += [candidates_table(candidates)] if candidates else []
     parts.append(_table(saved.figures, history))
+    verdict = result.get("verdict")
+    parts += [recovery_table(verdict.tasks)] if verdict is not None and verdict.tasks else []
     parts += [Text(remark) for remark in _remarks(saved, result)]
     parts.append(_measured_on(saved.measured_on))
     parts.append(Text(f"Saved in {saved.path}", overflow="fold"))

@@ -24,6 +24,7 @@ EXTRAS = {
     "xllamacpp": "llama",
     "datasets": "datasets",
     "pyarrow": "parquet",
+    "lm_eval": "eval",
 }
 
 PROGRAM = """
@@ -69,6 +70,7 @@ needs = {
     "xllamacpp": lambda: run_sync(Chain(opened, save(path=str(place / "out"), format="gguf"))),
     "datasets": lambda: read_corpus("hf:some/where"),
     "pyarrow": lambda: list(parquet_rows(place / "rows.parquet", None)),
+    "lm_eval": lambda: run_sync(Chain(opened, text, validate(tasks=["sums"]))),
 }
 found = {}
 for package in packages:

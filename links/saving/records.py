@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...contexts.flow import Savable
+from ...contexts.task_scores import Recovery
 from ...contexts.verdict import PREFIXES
 from ...errors import BirdboneError, GateError, NumericsError, ProofError
 from ...models.evaluation.fresh_process import Measurement, Probe
@@ -38,6 +39,7 @@ def describe(
         history=ctx.get("history", ()),
         figures=found.figures,
         measured_on=measured_on,
+        tasks=_tasks(ctx),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
@@ -88,7 +90,15 @@ def _provenance(
         measured_on=measured_on,
         files=held,
         refused=refused,
+        tasks=_tasks(ctx),
     )
+
+
+def _tasks(ctx: Savable) -> tuple[Recovery, ...]:
+    """Scores on tasks of the model that is saved; none if it was changed since."""
+    verdict = ctx.get("verdict")
+    same = verdict is not None and verdict.checkpoint == ctx["checkpoint"].id
+    return verdict.tasks if verdict is not None and same else ()
 
 
 def _write_provenance(folder: Path, document: Mapping[str, Any]) -> None:

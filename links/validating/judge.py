@@ -68,7 +68,8 @@ def judge(
     verdict = Verdict(judged["heldout"], judged.get("elsewhere"), models[1].id)
     if known is not None and not missing:
         return verdict, known
-    return verdict, Reference(models[0].id, {digest: hidden[digest] for digest in wanted})
+    tasks = known.tasks if known is not None and usable else {}
+    return verdict, Reference(models[0].id, {digest: hidden[digest] for digest in wanted}, tasks)
 
 
 def _judgement(found: Comparison, windows: Windows, dtype: str) -> Judgement:

@@ -39,6 +39,18 @@ def metrics(verdict: Verdict) -> dict[str, Any]:
         "worse_rise": verdict.rise,
         "worse_text": verdict.worse.text,
         **({} if verdict.remark is None else {"remark": verdict.remark}),
+        **_on_tasks(verdict),
+    }
+
+
+def _on_tasks(verdict: Verdict) -> dict[str, Any]:
+    """What is left on each task, and the smallest of these fractions."""
+    if not verdict.tasks:
+        return {}
+    known = [each.recovery for each in verdict.tasks if math.isfinite(each.recovery)]
+    return {
+        "worst_recovery": min(known, default=math.nan),
+        "tasks": {f"{each.task} {each.metric}": each.as_dict() for each in verdict.tasks},
     }
 
 

@@ -31,8 +31,8 @@ _LAUNCHER = Path(__file__).with_name("standalone.py")
 _RESCORE = Path(__file__).with_name("measure_folder.py")
 _KILLED = (-9, -6, -11, 134, 137, 139)  # by a signal, of which memory that ran out is one reason
 _OTHER_SHAPES = "ignore_mismatched_sizes"
-# No network access, and no tokenizer threads.
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false"}  # no tokenizer threads
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,13 @@ async def run_alone(
     announce: Announce,
     *,
     opener: str = "plain transformers",
+    network: bool = False,
 ) -> dict[str, Any]:
     """Run a script with `standalone` on a request about a folder; returns its result.
+
+    Args:
+        opener: the runtime, for messages.
+        network: allow the script to use the network, unless the environment forbids it.
 
     Raises:
         ProofError: the script failed; the message is its error, with ``opener`` as the runtime.
@@ -152,7 +157,7 @@ async def run_alone(
             str(script),
             str(asked),
             cwd=aside,
-            env={**os.environ, **_ENVIRONMENT},
+            env={**os.environ, **({} if network else _OFFLINE), **_ENVIRONMENT},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -11,21 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...checkpoints import Checkpoint
 from ...errors import CheckpointError
 from ..reading.folder_files import is_of_tokenizer
-from ..reading.opening import open_checkpoint
-from ..reading.sources import find_model
 from ..writing.hash_chain import hash_chain
+from .original import open_original, recorded_steps
 from .proof import Check, Proof, read_papers
 from .signature import check_signature
 
-_DTYPES = {
-    str(each).removeprefix("torch."): each
-    for each in (torch.float32, torch.bfloat16, torch.float16)
-}
 # Config keys that saving, loading or quantising may set; sizes change only by pruning.
 _WRITTEN = frozenset(
     [
@@ -87,7 +80,7 @@ def verify(
         words = "no source was given, so tensors, tokenizer and config are not compared with it"
         checks.append(Check("source", None, words))
     else:
-        original = _original(facts, source, trust_remote_code)
+        original = open_original(facts, source, trust_remote_code=trust_remote_code)
         checks += [
             _same_original(facts, original, source),
             carried_files(folder, original),
@@ -111,7 +104,7 @@ def _steps(facts: Mapping[str, Any]) -> Check:
     recorded = facts.get("chain")
     if not isinstance(recorded, list):
         return Check("steps", None, "the record has no hash chain; saved by an earlier version")
-    steps, files = _recorded_steps(facts), facts.get("files")
+    steps, files = recorded_steps(facts), facts.get("files")
     if steps is None or not isinstance(files, Mapping):
         return Check("steps", False, "the record is damaged: its steps or files cannot be read")
     wanted = hash_chain(str(facts.get("dense")), steps, files)
@@ -124,29 +117,8 @@ def _steps(facts: Mapping[str, Any]) -> Check:
     return Check("steps", False, f"the record was changed after saving, first at {changed}")
 
 
-def _recorded_steps(facts: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The steps of the record; None if they are not a list of records."""
-    steps = facts.get("steps")
-    whole = isinstance(steps, list) and all(isinstance(step, Mapping) for step in steps)
-    return steps if whole else None
-
-
 def _pruned(facts: Mapping[str, Any]) -> bool:
-    return any(step.get("link") == "prune" for step in _recorded_steps(facts) or ())
-
-
-def _original(facts: Mapping[str, Any], source: str, trust: bool) -> Checkpoint:
-    """Open the source as the recorded step ``load`` did."""
-    loads = [step for step in _recorded_steps(facts) or () if step.get("link") == "load"]
-    recorded = loads[0].get("settings") if loads else None
-    settings = recorded if isinstance(recorded, Mapping) else {}
-    dtype = settings.get("dtype", "auto")
-    return open_checkpoint(
-        find_model(source),
-        dtype=_DTYPES.get(str(dtype)),
-        trust_remote_code=trust,
-        dequantize=bool(settings.get("dequantize", True)),
-    )
+    return any(step.get("link") == "prune" for step in recorded_steps(facts) or ())
 
 
 def _same_original(facts: Mapping[str, Any], original: Checkpoint, source: str) -> Check:

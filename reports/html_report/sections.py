@@ -7,8 +7,10 @@ from functools import partial
 from html import escape
 from typing import Any
 
+from ...contexts.task_scores import recorded_recovery
 from ...errors import MissingExtraError
 from ..result import figure_rows
+from ..task_table import REMARK, recovery_cells
 from ..units import in_bytes, in_time
 from . import plots
 from .layers import layer_grid
@@ -33,7 +35,18 @@ def headline(model: ModelRecord) -> str:
         "<p>Measured on the saved model in a fresh process; ± is one standard error. The rise is "
         "paired: both models on the same tokens.</p>"
     )
-    return f"<p>Made from {source}.</p>{table}{remarks}{opened}"
+    return f"<p>Made from {source}.</p>{table}{remarks}{opened}{_tasks(model)}"
+
+
+def _tasks(model: ModelRecord) -> str:
+    """Scores on tasks of lm-eval, of both models."""
+    found = [recorded_recovery(each) for each in _listed(model.facts, "tasks")]
+    if not found:
+        return ""
+    rows = ([" ".join(cells[:3:2]), *cells[3:]] for cells in map(recovery_cells, found))
+    head = ("", "original", "light", "difference", "recovery")
+    table = _table(head, rows, numbers=True)
+    return f"<h3>Tasks of lm-eval</h3>{table}<p>{escape(REMARK)}</p>"
 
 
 def size_and_quality(models: Sequence[ModelRecord]) -> str:
