@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from ..contexts.allocation import Allocation
 from ..contexts.flow import Allocatable, Allocating, Partial
 from ..contexts.forecast import Forecast
-from ..engine import Settings, in_thread, link
+from ..engine import Settings, changed, in_thread, link
 from ..errors import SettingError
 from ..models.planning.stored_bytes import stored_bytes
 from .allocating.budget import budget_bytes, check_one_budget, read_bytes
@@ -76,6 +77,12 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
         SettingError: several budgets, one below the smallest size or not below the original, or
             runtimes that load none of the grids.
     """
+    if "steps" in changed(settings) and settings.rise is None:
+        warnings.warn(
+            f"allocate(steps={settings.steps}) is not used without rise; with a budget, variants "
+            f"and uniform set the number of candidates",
+            stacklevel=2,
+        )
     found = await in_thread(_allocation, ctx, settings)
     first = found.current
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from ..contexts.flow import Partial, Profiled, Scoring
 from ..contexts.forecast import Forecast
 from ..contexts.profile import LinearProfile, Profile
 from ..contexts.scores import LinearScore, Scores
-from ..engine import Settings, announce, in_thread, link
+from ..engine import Settings, announce, changed, in_thread, link
 from ..errors import SettingError, SolverError
 from ..models.blocks.empty_model import find_blocks, shared_model
 from ..models.blocks.linears import Linear, all_linears, find_linears, named
@@ -52,6 +53,12 @@ class ScoreSettings(Settings):
 @link(ScoreSettings)
 async def score(ctx: Profiled, settings: ScoreSettings) -> Scoring:
     """Score the importance of every weight and average the scores per linear and per block."""
+    if "windows" in changed(settings) and settings.method != "taylor":
+        warnings.warn(
+            f"score(windows={settings.windows}) is not used by method '{settings.method}', only by "
+            f"'taylor'",
+            stacklevel=2,
+        )
     found = await in_thread(_score, ctx["checkpoint"], ctx["profile"], ctx["calibration"], settings)
     loads = {name: each.load for name, each in found.linears.items()}
     return {

@@ -80,3 +80,10 @@ class _Watch:
 
     async def after(self, link: Any, ctx: Any, result: Any, mwctx: Any) -> None:
         """Nothing."""
+
+
+async def test_steps_are_for_a_rise() -> None:
+    with pytest.warns(
+        UserWarning, match=r"allocate\(steps=4\) is not used without rise; with a bu"
+    ):
+        await _run("llama", ratio=0.3, steps=4)

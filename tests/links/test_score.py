@@ -169,3 +169,10 @@ async def test_taylor_needs_the_whole_model_and_its_scores() -> None:
     need = asked.factory.hooks.forecast(ctx, asked.settings).memory_bytes
     inside = sum(a * b for a, b in (each.shape for each in all_linears(ctx["checkpoint"])))
     assert need > 4 * (ctx["checkpoint"].num_parameters + inside)
+
+
+async def test_windows_are_for_taylor() -> None:
+    with pytest.warns(
+        UserWarning, match=r"score\(windows=2\) is not used by method 'magnitude', on"
+    ):
+        await scores_of("llama", "magnitude", windows=2)
