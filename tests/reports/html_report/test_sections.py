@@ -53,7 +53,8 @@ def test_the_frontier_names_what_was_not_used() -> None:
 
 
 def test_one_point_is_no_frontier() -> None:
-    assert sections.size_and_quality([model_record("a", {"steps": []})]) == ""
+    alone = {"steps": [], "figures": {"light": {"weight_bytes": 8e7, "rise": 0.1}}}
+    assert sections.size_and_quality([model_record("a", alone)]) == ""
     assert sections.size_and_quality([]) == ""
 
 
