@@ -80,6 +80,13 @@ def test_lower_bounds_are_no_higher_than_the_oldest_tested_versions() -> None:
                 assert requirement.specifier.contains(version), (str(requirement), version)
 
 
+def test_what_tasks_need_goes_with_the_tested_set() -> None:
+    added, tested = pins("eval-requirements.txt"), pins("requirements.txt")
+    assert not added.keys() & tested.keys()
+    (needed,) = SETTINGS["project"]["optional-dependencies"]["eval"]
+    assert Requirement(needed).specifier.contains(added["lm-eval"])
+
+
 def test_the_type_marker_travels() -> None:
     assert (ROOT / "py.typed").exists()
     assert "py.typed" in SETTINGS["tool"]["setuptools"]["package-data"]["birdbone"]

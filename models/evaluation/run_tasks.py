@@ -73,7 +73,7 @@ def respond(
     except _Unusable as fault:
         return {"fault": str(fault)}
     model = open_model()
-    wanted = [task for task in tasks if task.config.task not in request["done"]]
+    wanted = [task for task in tasks if task.task_name not in request["done"]]
     for done, task in enumerate(wanted, 1):
         found = {**_evaluated(model, task, request), **_versions(), "environment": runtime}
         found["environment"] |= _environment(request)
@@ -129,9 +129,9 @@ def _tasks(request: dict[str, Any]) -> list[Any]:
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         if getattr(task, "UNSAFE_CODE", False):
-            raise _Unusable(f"task '{task.config.task}' runs code that models write; not supported")
+            raise _Unusable(f"task '{task.task_name}' runs code that models write; not supported")
         if getattr(task, "MULTIMODAL", False):
-            raise _Unusable(f"task '{task.config.task}' needs pictures; models here read text only")
+            raise _Unusable(f"task '{task.task_name}' needs pictures; models here read text only")
     return list(found.values())
 
 
@@ -220,11 +220,11 @@ def _described(task: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Name, number of samples, and a hash of the task's definition and of the samples used."""
     documents = list(islice(task.eval_docs, request["limit"]))
     if not documents:
-        raise _Unusable(f"task '{task.config.task}' has no samples")
+        raise _Unusable(f"task '{task.task_name}' has no samples")
     settings = {name: value for name, value in task.dump_config().items() if name != "metadata"}
     text = json.dumps([settings, documents], sort_keys=True, default=_without_address)
     return {
-        "task": task.config.task,
+        "task": task.task_name,
         "num_samples": len(documents),
         "definition": hashlib.sha256(text.encode()).hexdigest(),
     }
@@ -244,7 +244,7 @@ def _evaluated(model: Any, task: Any, request: dict[str, Any]) -> dict[str, Any]
     numpy.random.seed(seed)
     torch.manual_seed(seed)
     task.set_fewshot_seed(seed=seed)
-    name = task.config.task
+    name = task.task_name
     found = evaluate(
         lm=model,
         task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
