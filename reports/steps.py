@@ -65,7 +65,8 @@ def _figure(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):
-        return f"of {len(value)} layers"
+        nested = any(isinstance(each, Mapping) for each in value.values())
+        return f"of {len(value)} {'metrics' if nested else 'layers'}"
     if isinstance(value, list | tuple) and len(value) > _FEW:
         return f"{_figure(value[0])} … {_figure(value[-1])} ({len(value)})"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from tiny_gguf import gguf_checkpoint
-from tiny_tasks import task_result
 
 from birdbone.formats.gguf_writer import write_gguf
 from birdbone.formats.run_tasks_gguf import LlamaCppModel
@@ -83,23 +82,6 @@ def test_sampling_is_refused() -> None:
 
 def test_the_token_before_a_text_is_one_that_the_file_has() -> None:
     assert LlamaCppModel(Llama(), 8).prefix_token_id == 4
-
-
-async def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
-    """Results are found again for the same bytes under another name, and not for other bytes."""
-    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
-    write_gguf(gguf_checkpoint("llama"), tmp_path / "a.gguf", kind="f32")
-    run, task = TaskRun("float32", "cpu", 1, 64), Task("sums", 2, "abc")
-    model = TaskModel("a", find_model(str(tmp_path / "a.gguf")), run)
-    first = model.identity()
-    assert first == model.identity()
-    (tmp_path / "a.gguf").write_bytes((tmp_path / "a.gguf").read_bytes() + b"\0")
-    assert model.identity() != first
-    kept = KeptEvaluations(None)
-    kept.find = lambda key: task_result([1, 0])  # type: ignore[method-assign]
-    choice = TaskChoice(("sums",))
-    found = await evaluate_model(model, choice, [task], "0", kept, lambda *_: None)
-    assert found == [task_result([1, 0])]
 
 
 def test_llama_cpp_scores_as_transformers_does(tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ def test_a_step_is_a_line_with_its_settings_and_metrics_below() -> None:
     ]
 
 
+def test_figures_by_layer_and_by_task_are_counted() -> None:
+    metrics = {"errors": {"a": 0.5, "b": 0.25}, "tasks": {"sums acc": {"light": 0.5}}}
+    assert shown(HEAL | {"metrics": metrics})[2] == ("      errors of 2 layers, tasks of 1 metrics")
+
+
 @pytest.mark.parametrize(
     ("changes", "fate"),
     [
