@@ -111,8 +111,8 @@ def test_two_models_are_held(ctx: Any) -> None:
     """Beside the one being built, the best so far stays in memory."""
     one, two = told(ctx, 1), told(ctx, 2)
     light = one.adds["checkpoint"].num_bytes
-    assert two.memory_bytes - one.memory_bytes >= light - ctx["checkpoint"].num_bytes // 2
-    assert two.memory_bytes > one.memory_bytes
+    # Embeddings are the original's, and held in any case.
+    assert two.memory_bytes - one.memory_bytes > 0.8 * light
 
 
 def test_a_known_reference_is_not_computed(ctx: Any) -> None:

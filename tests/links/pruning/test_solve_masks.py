@@ -106,11 +106,12 @@ def test_polish_lowers_the_error_on_the_same_mask() -> None:
 
 
 @settings(max_examples=5, deadline=None)
-@given(st.floats(0, 1), st.integers(0, 3))
+@given(st.floats(0, 0.1), st.integers(0, 3))
 def test_regrowth_is_limited(limit: float, seed: int) -> None:
     before = weight(seed=seed)
     before[torch.rand(before.shape, generator=torch.Generator().manual_seed(seed)) < 0.5] = 0
-    solver = thinning("admm", regrow=limit)
+    # Half of the weights are zero; some would regrow to make up for those that go.
+    solver = thinning("admm", regrow=limit, sparsities={UP.name: 0.75})
     found = solver([(UP, before)], inputs(seed=seed).gram)[UP]
     plan = solver.plans[UP.name]
     assert plan.zeros_before == int((before == 0).sum())
