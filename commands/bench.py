@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,10 @@ _ELSEWHERE = "Another text to score on too, used as a whole. Repeatable."
 _WINDOWS = "Maximum number of windows to score of each text."
 _NAMES = (("text", "windows"), ("elsewhere", "elsewhere_windows"))
 _OUT = "Also write the JSON document to this file."
+_RECORD = (
+    "Also keep the result beside each model that birdbone saved, as bench.json, and write its "
+    "report.html again."
+)
 _TRUST = "Allow Python code in a model folder to run."
 
 
@@ -42,6 +46,7 @@ def bench(
         int, typer.Option(min=1, help="Timed runs per model; medians are reported.")
     ] = 3,
     out: Annotated[Path | None, typer.Option(help=_OUT)] = None,
+    record: Annotated[bool, typer.Option("--record", help=_RECORD)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress.")] = False,
     trust: Annotated[bool, typer.Option("--trust-remote-code", help=_TRUST)] = False,
@@ -78,9 +83,31 @@ def bench(
         found = asyncio.run(run_benchmark(contenders, rounds=rounds, announce=report))
     measured_on = _measured_on(contenders, names[0], length, rounds)
     document = json.dumps(contest_document(found, measured_on), indent=2, ensure_ascii=False)
+    if record:
+        _record(models, contest_document(found, measured_on))
     if out is not None:
         write_text(out, document + "\n")
     typer.echo(document) if as_json else show(contest_report(found, measured_on))
+
+
+def _record(models: Sequence[str], document: Mapping[str, Any]) -> None:
+    """Write the result beside each model that birdbone saved, and its page again if it has one."""
+    from ..models.writing.output_path import write_text
+    from ..models.writing.publishing import BENCH, REPORT, is_ours, path_of, records_of
+    from ..reports.html_report.page import report_page
+    from ..reports.html_report.records import read_model
+    from ..reports.provenance import without_paths
+    from ..reports.terminal import say
+
+    content = json.dumps(without_paths(document), indent=2, ensure_ascii=False) + "\n"
+    for path in map(Path, models):
+        if not is_ours(records_of(path) if path.is_file() else path):
+            say("birdbone", f"birdbone did not save '{path}', so nothing is recorded beside it")
+            continue
+        write_text(path_of(path, BENCH), content)
+        page = path_of(path, REPORT)
+        if page.is_file():
+            write_text(page, report_page([read_model(path)]))
 
 
 @dataclass(frozen=True)

@@ -1,66 +1,94 @@
-"""``birdbone plot PATH``: the waves of a run as a picture."""
+"""``birdbone plot PATH...``: waves and saved models as a picture."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import DataError, RunFolderError
 
-_PATH = "A saved folder, a run folder, or the JSON document of a run."
+if TYPE_CHECKING:
+    from ..reports.curve import Series
+
+_PATHS = "Saved folders, .gguf files, run folders, or JSON documents of runs."
 _OF = "Size on the horizontal axis; by default bytes if the waves change them, else parameters."
 
 
 def plot(
-    path: Annotated[Path, typer.Argument(help=_PATH)],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=_PATHS)],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .png or .svg file to write.")],
     of: Annotated[Literal["bytes", "parameters", "flops"] | None, typer.Option(help=_OF)] = None,
 ) -> None:
-    """Plot perplexity against size over the waves of a run. Needs the extra birdbone[plot]."""
-    from ..journal.journal import MARKER
-    from ..reports.curve import draw_curve
-    from ..reports.waves import recorded_waves
+    """Plot perplexity against size: the waves of runs, and saved models.
 
-    is_run = (path / MARKER).is_file()
-    steps = _steps_of_run(path) if is_run else _recorded_steps(path)
-    measure = draw_curve(recorded_waves(steps), out, measure=of)
+    Several paths are drawn side by side. Needs the extra birdbone[plot].
+    """
+    from ..reports.curve import draw_series
+
+    measure = draw_series([_series(path) for path in paths], out, measure=of)
     typer.echo(f"{out}: perplexity against {measure}", err=True)
 
 
-def _steps_of_run(folder: Path) -> list[dict[str, Any]]:
-    """The records of the link waves in the last run, or else of the last one kept.
+def _series(path: Path) -> Series:
+    from ..journal.journal import MARKER
+    from ..reports.curve import Series, final_of
+    from ..reports.waves import recorded_waves
+
+    if (path / MARKER).is_file():
+        steps, figures = _steps_of_run(path)
+    else:
+        found = _record(path)
+        steps, figures = found["steps"], found.get("figures") or {}
+    try:
+        final = final_of(figures)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"'{path}' is not the record of a run ({type(error).__name__}: {error}); give a "
+            f"folder that birdbone saved"
+        ) from None
+    return Series(path.resolve().name, recorded_waves(steps), final)
+
+
+def _steps_of_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The waves of the last run, or else of the last one kept, and the figures of what it saved.
 
     Raises:
-        RunFolderError: no link waves has finished in this folder.
+        RunFolderError: neither waves nor save has finished in this folder.
     """
     from ..journal.journal import Journal
 
     journal = Journal(folder)
-    finished = [each for each in journal.steps() if each.step.link == "waves"]
+    finished = journal.steps()
     last = set(journal.last())
-    chosen = [each for each in finished if each.key in last] or finished
-    if not chosen:
+    saves = [
+        each.step.metrics for each in finished if each.step.link == "save" and each.key in last
+    ]
+    waves = [each for each in finished if each.step.link == "waves"]
+    chosen = [each for each in waves if each.key in last] or waves
+    if not chosen and not saves:
         raise RunFolderError(
-            f"run folder '{folder}' has no finished link 'waves', so there is nothing to plot; "
-            f"let the run finish it, or give a folder made by a chain with waves"
+            f"run folder '{folder}' has no finished link 'waves' or 'save', so there is nothing to "
+            f"plot; let the run finish one, or give a folder made by a chain with waves"
         )
-    return [step.as_dict() for step in chosen[-1].with_inner_steps()]
+    steps = [step.as_dict() for each in chosen[-1:] for step in each.with_inner_steps()]
+    return steps, {"light": dict(saves[-1])} if saves else {}
 
 
-def _recorded_steps(path: Path) -> Any:
-    """The history recorded with a saved model or printed by ``birdbone run --json``."""
+def _record(path: Path) -> dict[str, Any]:
+    """The record of a saved model, or what ``birdbone run --json`` printed."""
     from ..models.writing.publishing import PROVENANCE, path_of
 
     is_model = path.is_dir() or path.suffix == ".gguf"
     file = path_of(path, PROVENANCE) if is_model else path
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["steps"]
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {"steps": found["steps"], "figures": found.get("figures")}
     except OSError as error:
         raise DataError(f"'{file}' cannot be read: {error.strerror}") from None
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"'{file}' is not the record of a run ({type(error).__name__}: {error}); give a folder "
             f"that birdbone saved, a run folder, or the output of `birdbone run --json`"

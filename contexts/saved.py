@@ -31,6 +31,12 @@ class Saved:
     figures: Mapping[str, Mapping[str, float]]
     measured_on: Mapping[str, str]
 
+    @property
+    def records(self) -> Path:
+        """The folder with card, ``birdbone.json``, ``proof.json`` and ``report.html``."""
+        is_folder = self.path.suffix != ".gguf" or self.path.is_dir()
+        return self.path if is_folder else self.path.with_name(f"{self.path.name}.birdbone")
+
     def _repr_html_(self) -> str:
         """The figures as a table, for notebooks."""
         sides = list(self.figures)

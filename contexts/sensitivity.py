@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SENSITIVITIES = "sensitivities"
+"""The metric that holds the estimated rise of the loss of each linear, by name."""
+
 
 @dataclass(frozen=True)
 class GridLoss:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..texts import Windows
+from ..texts.worst_windows import WorstWindow
 from .task_scores import Recovery, TaskScores
 
 JUDGED_ON: Mapping[str, str] = MappingProxyType(
@@ -80,6 +81,7 @@ class Judgement:
         median_kl, kl_99, kl_999: median, 99 % and 99.9 % quantile of KL(dense || light) over the
             predicted tokens, nats; NaN if unknown.
         rms_dp: root mean square change of the probability of the token that follows.
+        worst: the windows with the largest mean KL divergence, the worst first.
     """
 
     dense: Perplexity
@@ -97,6 +99,7 @@ class Judgement:
     kl_99: float = math.nan
     kl_999: float = math.nan
     rms_dp: float = math.nan
+    worst: tuple[WorstWindow, ...] = ()
 
     @property
     def margin(self) -> float:

@@ -23,11 +23,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """Progress of a link: ``done`` of ``total`` (None if unknown) items called ``label``."""
+    """Progress of a link: ``done`` of ``total`` (None if unknown) items called ``label``.
+
+    ``loss``: of the step that was just trained, in training.
+    """
 
     label: str
     done: int
     total: int | None
+    loss: float | None = None
 
 
 @dataclass
@@ -91,7 +95,7 @@ running: ContextVar[Any] = ContextVar("running", default=None)
 _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
-def announce(label: str, done: int, total: int | None = None) -> None:
+def announce(label: str, done: int, total: int | None = None, loss: float | None = None) -> None:
     """Report the progress of the running link; also the point where a cancelled link stops.
 
     Call it once per block or batch, from the link's thread or its coroutine.
@@ -104,7 +108,7 @@ def announce(label: str, done: int, total: int | None = None) -> None:
         raise Cancelled(f"stopped at {label} {done}")
     for observer in observers.get():
         try:
-            observer.call("progress", running.get(), ProgressEvent(label, done, total))
+            observer.call("progress", running.get(), ProgressEvent(label, done, total, loss))
         except Exception as error:  # noqa: BLE001 - see Observer.notify
             observer.drop("progress", error)
 

@@ -48,13 +48,13 @@ async def measure_gguf(
     """
     tokens = None if probe.tokens is None else probe.tokens.tolist()
     found = await run_llama_cpp(path, tokens, probe, vocabulary, announce)
-    return Measurement(found["figures"], found["environment"])
+    return Measurement(found["figures"], found["environment"], samples=found["samples"])
 
 
 async def run_llama_cpp(
     path: Path, tokens: list[list[int]] | None, probe: Probe, vocabulary: int, announce: Announce
 ) -> dict[str, Any]:
-    """All results of `measure_gguf` for a file: ``figures``, ``nll`` and ``environment``.
+    """All results of `measure_gguf` for a file, by name.
 
     Args:
         tokens: windows, of any length each.
@@ -74,5 +74,7 @@ async def run_llama_cpp(
         "prefill_tokens": probe.prefill_tokens,
         "decode_tokens": probe.decode_tokens,
         "repeats": probe.repeats,
+        "prompts": [list(prompt) for prompt in probe.prompts],
+        "sample_tokens": probe.sample_tokens,
     }
     return await run_alone(_PROGRAM, request, announce, opener="llama.cpp")

@@ -2,9 +2,9 @@
 
 `standalone` runs it in a fresh, isolated interpreter. It imports nothing of this package, so it
 measures what any user of the file gets. The request names the file, windows of token ids of
-held-out text and of text from elsewhere (or null), the number of threads and the counts. Progress
-goes to stdout as lines ``@ done total label``. Figures on text from elsewhere have names that begin
-with ``elsewhere_``.
+held-out text and of text from elsewhere (or null), prompts, the number of threads and the counts.
+Progress goes to stdout as lines ``@ done total label``. Figures on text from elsewhere have names
+that begin with ``elsewhere_``.
 
 llama.cpp's server does not return the probabilities of a prompt's tokens. Each window is therefore
 decoded token by token: one token is requested at a time, a logit bias forces it to be the next
@@ -50,8 +50,12 @@ def measure_file(request: dict[str, Any]) -> dict[str, Any]:
     if elsewhere:
         found = _perplexity(_nats(llama, elsewhere))
         figures.update({f"elsewhere_{name}": value for name, value in found.items()})
-    environment = _environment(request["threads"])
-    return {"figures": {"light": figures}, "nll": nll, "environment": environment}
+    return {
+        "figures": {"light": figures},
+        "nll": nll,
+        "samples": {"light": [llama.continued(each, request) for each in request["prompts"]]},
+        "environment": _environment(request["threads"]),
+    }
 
 
 class Llama:
@@ -65,7 +69,9 @@ class Llama:
         rows = [*(request["tokens"] or []), *(request["elsewhere"] or [])]
         longest = max((len(row) for row in rows), default=0)
         speed = request["prefill_tokens"] + request["decode_tokens"]
-        params.n_ctx = max(longest, speed) + _SPARE_POSITIONS
+        prompt = max((len(row) for row in request["prompts"]), default=0)
+        sample = prompt + request["sample_tokens"] if prompt else 0
+        params.n_ctx = max(longest, speed, sample) + _SPARE_POSITIONS
         params.n_parallel, params.warmup, params.verbosity = 1, True, -1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["threads"]
         self._server = xllamacpp.Server(params)
@@ -81,6 +87,11 @@ class Llama:
         asked = {"prompt": prompt, "n_predict": count, "temperature": 0, "ignore_eos": True}
         found = self._completion({**asked, "cache_prompt": False})["timings"]
         return found["prompt_per_second"], found["predicted_per_second"]
+
+    def continued(self, prompt: list[int], request: dict[str, Any]) -> str:
+        """Return the greedy continuation of a prompt, up to the end of the text."""
+        asked = {"prompt": prompt, "n_predict": request["sample_tokens"], "temperature": 0}
+        return str(self._completion({**asked, "cache_prompt": False})["choices"][0]["text"])
 
     def log_probability(self, before: list[int], token: int) -> float:
         """Return the natural log-probability of ``token`` after the tokens ``before``."""

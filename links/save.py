@@ -18,10 +18,11 @@ from ..engine import in_thread, link
 from ..errors import GateError, NumericsError, ProofError
 from ..models.writing.publishing import check_disk, private_folder, publish, publish_file
 from ..reports.provenance import stands, without_paths
+from .saving.examples import choose_examples, examples_record
 from .saving.forecast import save_forecast
 from .saving.formats import check_settings, chosen_form
 from .saving.judging import judge_saved, probe_for, record_of, require_proven
-from .saving.records import conditions, describe, keep_refused
+from .saving.records import Described, conditions, describe, keep_refused
 from .saving.settings import SaveSettings
 from .saving.target import asked_format, check_output, is_file_name
 from .saving.trial import save_trial
@@ -47,7 +48,8 @@ async def save(ctx: Savable, settings: SaveSettings) -> Written:
     target = check_output(settings.path, settings.format, settings.force)
     check_disk(target, needed_bytes(checkpoint, dense if settings.compare else None))
     texts = judged_texts(ctx)
-    probe = probe_for(checkpoint, texts)
+    examples = await in_thread(choose_examples, checkpoint, texts, settings)
+    probe = probe_for(checkpoint, texts, examples)
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder(target, "partial"))
         await write_as(form, checkpoint, folder, target, settings)
@@ -58,7 +60,9 @@ async def save(ctx: Savable, settings: SaveSettings) -> Written:
             judged = await judge_saved(ctx, form, folder, target, beside, probe, settings)
             record = await record_of(judged, ctx.get("heldout"), settings.proof_tokens)
             on = conditions(judged.found, probe, texts)
-            await in_thread(describe, ctx, form, folder, target.name, judged.found, on, record)
+            shown = examples_record(examples, judged.found, ctx.get("verdict"), checkpoint.id)
+            described = Described(form, target.name, judged.found, on, record, shown)
+            await in_thread(describe, ctx, folder, described, report=settings.report)
             await require_proven(folder, form, probe)
         except (ProofError, GateError, NumericsError) as error:
             raise await in_thread(keep_refused, ctx, folder, target, error) from error

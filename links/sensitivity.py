@@ -9,6 +9,7 @@ from pydantic import Field
 from ..checkpoints import Coded
 from ..contexts.flow import Calibrated, Partial, Sensitive
 from ..contexts.forecast import Forecast
+from ..contexts.sensitivity import SENSITIVITIES
 from ..engine import Settings, in_thread, link
 from ..errors import SettingError
 from ..models.blocks.linears import all_linears
@@ -61,6 +62,7 @@ async def sensitivity(ctx: Calibrated, settings: SensitivitySettings) -> Sensiti
             "loss": sum(losses.values()),
             "most_sensitive": max(losses, key=losses.__getitem__),
             "least_sensitive": min(losses, key=losses.__getitem__),
+            SENSITIVITIES: losses,
         },
     }
 

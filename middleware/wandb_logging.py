@@ -1,7 +1,8 @@
 """WandbLogging: a run of a chain as a Weights & Biases run, with settings and metrics per link.
 
 One run of a chain is one W&B run, opened when its first link starts. Nothing else of the process is
-collected: no console output, code, git state, machine details or command line.
+collected: no console output, code, git state, machine details or command line. `wandb_model` has
+what is logged of a saved model.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..engine import ProgressEvent
 from ..engine.naming import name_of
 from ..errors import MissingExtraError, ResourceError, SettingError, did_you_mean
 from .open_links import OpenLinks, RunNotes, logged_metrics, newest_step, of_run, settings_of
 from .redaction import HIDDEN, error_text, redacted
+from .wandb_model import log_model, log_tried
 
 if TYPE_CHECKING:
     import wandb
@@ -40,17 +44,23 @@ class _Record:
         self.links: OpenLinks[float] = OpenLinks()
         self.settings: dict[str, dict[str, Any]] = {}
         self.saved: object = None
+        self.tried = 0
+        self.places: Counter[str] = Counter()
+        self.runs: Counter[str] = Counter()
         self.unfinished: weakref.finalize[..., _Record] | None = None
 
 
 class WandbLogging:
     """Logs settings as config, and time, peak memory and metrics per link when the link ends.
 
-    After `save`, the figures of the dense and the light model follow as a table and as summary
-    values. A failed run ends with exit code 1 and the error's text in its summary. Settings and
-    texts that look like a key, token or password are never sent. W&B's global run is not used, so
-    other W&B runs may be open in the process. The W&B run ends with the chain's run. A plain
-    ``modulink.Chain`` does not report its end to middleware; the W&B run then ends when that
+    The loss of each training step is logged while it trains. After waves or candidates one table of
+    all of them follows; after `save`, the figures of the dense and the light model as a table and
+    as summary values, ``report.html`` as a panel, and the records of the model as an artifact,
+    whose source is the original model. A link that runs again goes on with its curves, under the
+    number of its run. A failed run ends with exit code 1 and the error's text in its summary.
+    Settings and texts that look like a key, token or password are never sent. W&B's global run is
+    not used, so other W&B runs may be open in the process. The W&B run ends with the chain's run. A
+    plain ``modulink.Chain`` does not report its end to middleware; the W&B run then ends when that
     runtime releases the run's notes.
 
     Args:
@@ -60,6 +70,8 @@ class WandbLogging:
             None uses ``WANDB_MODE``, or online if that is not set.
         directory: where W&B keeps its files, created if missing; None is W&B's default.
         config: further entries of the run's config; secrets are hidden here too.
+        tags: the run's tags.
+        model_files: also upload the weights and all other files of a saved model.
 
     Raises:
         SettingError: unknown mode.
@@ -74,12 +86,15 @@ class WandbLogging:
         mode: Mode | None = None,
         directory: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        model_files: bool = False,
     ) -> None:
         if mode is not None and mode not in _MODES:
             raise SettingError(f"WandbLogging has no mode {mode!r}; {did_you_mean(mode, _MODES)}")
         self._project, self._name, self._mode = project, name, mode
         self._directory = directory
         self._config = redacted(config or {})
+        self._tags, self._model_files = tuple(tags), model_files
 
     async def before(self, link: Any, ctx: Mapping[str, Any], mwctx: RunNotes) -> None:
         """Open the W&B run if this is its first link, and add the link's settings to the config."""
@@ -90,19 +105,31 @@ class WandbLogging:
             record.settings[name] = settings
             run.config[name] = settings
         record.links.open(link, time.perf_counter())
+        record.runs[name_of(link)] += 1
+
+    def progress(self, link: Any, event: ProgressEvent, mwctx: RunNotes) -> None:
+        """Log the loss of a training step."""
+        record = of_run(self, mwctx, _Record)
+        if event.loss is not None and record.run is not None:
+            _log_point(record, record.run, name_of(link), "loss", event.loss)
 
     async def after(self, link: Any, ctx: Mapping[str, Any], result: Any, mwctx: RunNotes) -> None:
         """Log the link's cost and metrics, and the figures of what it saved."""
         record, run = await self._opened(mwctx)
         figures = _measured(link, ctx, result, record.links.close(link))
-        _log_curves(run, name_of(link), figures)
+        _log_curves(record, run, name_of(link), figures)
         single = {key: value for key, value in figures.items() if not isinstance(value, list)}
         if single:
             run.log({f"{name_of(link)}/{key}": value for key, value in single.items()})
-        saved = result.get("saved") if isinstance(result, Mapping) else None
+        if not isinstance(result, Mapping):
+            return
+        record.tried = log_tried(run, result.get("history", ()), record.tried)
+        saved = result.get("saved")
         if saved is not ctx.get("saved") and saved is not record.saved:
             record.saved = saved
             _log_figures(run, getattr(saved, "figures", {}))
+            source = getattr(ctx.get("dense"), "source", "")
+            await asyncio.to_thread(log_model, run, saved, source, files=self._model_files)
 
     async def failed(
         self, link: Any, ctx: Mapping[str, Any], error: BaseException, mwctx: RunNotes
@@ -162,6 +189,7 @@ class WandbLogging:
                 mode=self._mode,
                 dir=self._directory,
                 config=self._config,
+                tags=self._tags or None,
                 settings=_private_settings(),
             )
         except wandb.Error as error:
@@ -217,14 +245,21 @@ def _measured(
     return {**metrics, "seconds": step.cost.seconds, "peak_bytes": step.cost.peak_bytes}
 
 
-def _log_curves(run: wandb.Run, name: str, figures: Mapping[str, Any]) -> None:
-    """Log each list a link measured as a curve over its own index, from 0."""
+def _log_curves(record: _Record, run: wandb.Run, name: str, figures: Mapping[str, Any]) -> None:
+    """Log each list a link measured as a curve."""
     for key, values in figures.items():
         if isinstance(values, list):
-            curve, place = f"{name}/{key}", f"{name}/{key}/place"
-            run.define_metric(curve, step_metric=place)
-            for at, value in enumerate(values):
-                run.log({place: at, curve: value})
+            for value in values:
+                _log_point(record, run, name, key, value)
+
+
+def _log_point(record: _Record, run: wandb.Run, name: str, key: str, value: float) -> None:
+    """Log a point of a curve over its own index, from 0; a later run of the link goes on."""
+    curve, place = f"{name}/{key}", f"{name}/{key}/place"
+    if curve not in record.places:
+        run.define_metric(curve, step_metric=place)
+    run.log({place: record.places[curve], curve: value, f"{name}/run": record.runs[name]})
+    record.places[curve] += 1
 
 
 def _log_figures(run: wandb.Run, figures: Mapping[str, Mapping[str, float]]) -> None:

@@ -1,9 +1,9 @@
-"""A plot of the rise of perplexity against size over the waves of a run."""
+"""A plot of the rise of perplexity against size: the waves of runs and the saved models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,20 +26,66 @@ _SUFFIXES = (".png", ".svg")
 _SIZE = (7.0, 4.2)  # inches
 _COLOURS = {"heldout": "#1f5f8b", "elsewhere": "#7a4f9a"}
 _LINES = {"heldout": "o-", "elsewhere": "s--"}
+_SAVED = {"heldout": "D", "elsewhere": "P"}
 _REVERTED = "#b5472f"
 
 
-def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = None) -> str:
-    """Plot every evaluated wave to a .png or .svg file; returns the measure of the horizontal axis.
+@dataclass(frozen=True)
+class Final:
+    """A saved model and what it was made from.
 
-    Held-out text and, where the record has it, text from elsewhere have a line each.
+    Attributes:
+        sizes, dense: sizes of the saved and of the original model, by measure; empty if unknown.
+        rises: rise of perplexity and its standard error, as fractions, by context key of the text.
+    """
+
+    sizes: Mapping[str, float]
+    dense: Mapping[str, float]
+    rises: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """The waves of one run and the model it saved; either may be missing."""
+
+    name: str
+    rows: Sequence[WaveRow]
+    final: Final | None = None
+
+
+def final_of(figures: Mapping[str, Mapping[str, float]]) -> Final | None:
+    """The saved model of measured figures; None if its rise was not measured."""
+    light, dense = figures.get("light", {}), figures.get("dense", {})
+    rises = {
+        text: (float(light[f"{prefix}rise"]), float(light.get(f"{prefix}rise_error", 0.0)))
+        for text, prefix in PREFIXES.items()
+        if f"{prefix}rise" in light
+    }
+    return Final(_sizes(light), _sizes(dense), rises) if rises else None
+
+
+def _sizes(figures: Mapping[str, float]) -> dict[str, float]:
+    keys = {"bytes": "weight_bytes", "parameters": "parameters"}
+    return {name: float(figures[key]) for name, key in keys.items() if key in figures}
+
+
+def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = None) -> str:
+    """Plot the waves of one run; see `draw_series`."""
+    return draw_series([Series("", rows)], path, measure=measure)
+
+
+def draw_series(series: Sequence[Series], path: Path, *, measure: str | None = None) -> str:
+    """Plot every evaluated wave and saved model to a .png or .svg file; returns the measure.
+
+    Held-out text and, where the record has it, text from elsewhere have a line each. Bars are
+    standard errors of the paired difference to the original model.
 
     Args:
-        measure: bytes, parameters or flops; None for bytes if the waves change them, else
-            parameters, which masks change too.
+        measure: the horizontal axis: bytes, parameters or flops; None for bytes if the waves change
+            them, else parameters, which masks change too.
 
     Raises:
-        DataError: fewer than two waves were evaluated.
+        DataError: fewer than two waves and models were evaluated.
         MissingExtraError: matplotlib is not installed.
         SettingError: the file name does not end in .png or .svg, or the file cannot be written.
         ResourceError: the disk or the quota is full.
@@ -47,13 +93,16 @@ def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = Non
     if path.suffix.lower() not in _SUFFIXES:
         raise SettingError(f"'{path}' does not end in .png or .svg; give a file name that does")
     check_writable_file(path)
-    judged = [row for row in rows if row.judged]
-    if len(judged) < 2:
+    judged = [replace(each, rows=[row for row in each.rows if row.judged]) for each in series]
+    rows = [row for each in judged for row in each.rows]
+    finals = [each.final for each in judged if each.final is not None]
+    if len(rows) + 2 * len(finals) < 2:
         raise DataError(
-            f"{len(judged)} waves were evaluated, and a plot needs at least 2; run more waves"
+            f"{len(rows)} waves were evaluated, and a plot needs at least 2; run more waves"
         )
-    chosen = measure or _changing(judged)
-    if any(chosen not in row.sizes for row in judged):
+    chosen = measure or _changing(rows)
+    sizes = [row.sizes for row in rows] + ([] if rows else [each.sizes for each in finals])
+    if any(chosen not in each for each in sizes):
         raise DataError(f"the record does not contain the {chosen} after each wave")
     # Without a date and a version, the same waves give the same file.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
@@ -64,47 +113,76 @@ def draw_curve(rows: Sequence[WaveRow], path: Path, *, measure: str | None = Non
 
 
 def _changing(rows: Sequence[WaveRow]) -> str:
-    return "bytes" if len({row.sizes.get("bytes") for row in rows}) > 1 else "parameters"
+    varied = not rows or len({row.sizes.get("bytes") for row in rows}) > 1
+    return "bytes" if varied else "parameters"
 
 
-def _draw(axes: Axes, rows: Sequence[WaveRow], measure: str) -> None:
-    label, scale = MEASURES[measure]
-    texts = {text: _points(rows, measure, scale, text) for text in PREFIXES}
-    every = [point for points in texts.values() for point in points]
+def _draw(axes: Axes, series: Sequence[Series], measure: str) -> None:
+    label = MEASURES[measure][0]
+    drawn = [_Drawn(place, each, measure, len(series)) for place, each in enumerate(series)]
+    every = [point for each in drawn for points in each.points.values() for point in points]
     ceiling = _ceiling([point for point in every if point.kept] or every)
     above = [point for point in every if point.height > ceiling]
-    for text, points in texts.items():
-        inside = [point for point in points if point not in above]
-        kept = [point for point in inside if point.kept]
-        reverted = [point for point in inside if not point.kept]
-        name, colour = SHORT_NAMES[text], _COLOURS[text]
-        _scatter(axes, kept, _LINES[text], colour, f"kept, {name}")
-        _scatter(axes, reverted, "x", colour, f"reverted, {name}")
-        for point in inside:
-            _name(axes, point, point.height, str(point.number), beside=True)
+    for each in drawn:
+        for text, points in each.points.items():
+            inside = [point for point in points if point not in above]
+            waves = [point for point in inside if not point.saved]
+            saved = [point for point in inside if point.saved]
+            colour = each.colour(text)
+            words = each.words(text)
+            _scatter(axes, [p for p in waves if p.kept], _LINES[text], colour, f"kept, {words}")
+            _scatter(axes, [p for p in waves if not p.kept], "x", colour, f"reverted, {words}")
+            _scatter(axes, saved, _SAVED[text], colour, f"saved, {words}")
+            for point in inside:
+                _name(axes, point, point.height, point.name, beside=True)
     if above:
         sizes, tops = [point.size for point in above], [ceiling] * len(above)
         axes.plot(sizes, tops, "^", color=_REVERTED, label="reverted, above (rise)")
     for point in above:
-        _name(axes, point, ceiling, f"{point.number} ({point.height:,.0f} %)", beside=False)
+        _name(axes, point, ceiling, f"{point.name} ({point.height:,.0f} %)", beside=False)
     axes.margins(x=0.08, y=0.1)
-    axes.invert_xaxis()  # smaller models to the right
     axes.set_xlabel(label)
     axes.set_ylabel("rise of perplexity over dense, %")
-    axes.set_title("Rise of perplexity against size, by wave", loc="left")
+    waves = any(each.rows for each in series)
+    title = "Rise of perplexity against size"
+    axes.set_title(f"{title}, by wave" if waves else title, loc="left")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
 
 
 @dataclass(frozen=True)
 class _Point:
-    """A wave on one text: its size, its rise and the rise's standard error, in percent."""
+    """A wave or model on one text: its size, rise and the rise's standard error, in percent."""
 
-    number: int
+    name: str
     kept: bool
     size: float
     height: float
     error: float
+    saved: bool = False
+
+
+class _Drawn:
+    """One series as points by text, and how it is told from the others."""
+
+    def __init__(self, place: int, series: Series, measure: str, count: int) -> None:
+        self._place, self._name, self._alone = place, series.name, count == 1
+        scale = MEASURES[measure][1]
+        self.points = {
+            text: [
+                *_points(series.rows, measure, scale, text),
+                *_final_points(series, measure, scale, text, alone=self._alone),
+            ]
+            for text in PREFIXES
+        }
+
+    def colour(self, text: str) -> str:
+        """By text for a single series, else by series."""
+        return _COLOURS[text] if self._alone else f"C{self._place}"
+
+    def words(self, text: str) -> str:
+        """The text, after the name of the series if there are several."""
+        return SHORT_NAMES[text] if self._alone else f"{self._name}, {SHORT_NAMES[text]}"
 
 
 def _points(rows: Sequence[WaveRow], measure: str, scale: float, text: str) -> list[_Point]:
@@ -113,7 +191,24 @@ def _points(rows: Sequence[WaveRow], measure: str, scale: float, text: str) -> l
         rise, error = (getattr(row, f"{PREFIXES[text]}{name}") for name in ("rise", "rise_error"))
         if rise is not None:
             size = row.sizes[measure] / scale
-            points.append(_Point(row.number, row.kept, size, 100 * rise, 100 * (error or 0.0)))
+            points.append(_Point(str(row.number), row.kept, size, 100 * rise, 100 * (error or 0.0)))
+    return points
+
+
+def _final_points(
+    series: Series, measure: str, scale: float, text: str, *, alone: bool
+) -> list[_Point]:
+    """The saved model and, if no wave stands for it, the original."""
+    final = series.final
+    if final is None or text not in final.rises or measure not in final.sizes:
+        return []
+    rise, error = final.rises[text]
+    name = "saved" if alone else series.name
+    size = final.sizes[measure] / scale
+    points = [_Point(name, True, size, 100 * rise, 100 * error, saved=True)]
+    if not series.rows and measure in final.dense:
+        size = final.dense[measure] / scale
+        points.append(_Point("original", True, size, 0.0, 0.0, saved=True))
     return points
 
 

@@ -46,6 +46,7 @@ def provenance(
     files: Mapping[str, Path],
     refused: str | None = None,
     tasks: Sequence[Recovery] = (),
+    examples: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of one saved model, as types that JSON can represent.
 
@@ -55,6 +56,7 @@ def provenance(
         files: every file of the folder by its name there; sizes and hashes are recorded.
         refused: why the model was not published, if it was refused.
         tasks: scores on tasks of lm-eval; empty if it was evaluated on none.
+        examples: further entries, of continuations and of the worst windows.
     """
     in_gguf = any(name.endswith(".gguf") for name in files)
     steps = [without_paths(step.as_dict()) for step in history]
@@ -68,12 +70,13 @@ def provenance(
         "dense": dense.id,
         **contents_record(as_in_gguf(checkpoint) if in_gguf else checkpoint),
         "steps": steps,
-        "layers": layer_records(checkpoint, history),
+        "layers": layer_records(checkpoint, dense, history),
         "texts": without_paths(texts),
         "figures": {name: dict(found) for name, found in figures.items()},
         **({"tasks": [each.as_dict() for each in tasks]} if tasks else {}),
         "remarks": text_remarks(figures),
         "measured_on": dict(measured_on),
+        **(examples or {}),
         "versions": {name: library_version(name) for name in _LIBRARIES},
         "files": weighed,
         "chain": hash_chain(dense.id, steps, weighed),

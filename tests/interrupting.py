@@ -28,10 +28,10 @@ class Place:
         self.kept = {name: value.clone() for name, value in tensors.items()}, copied
 
 
-def stop_at(done: int) -> Callable[[int, int], None]:
+def stop_at(done: int) -> Callable[..., None]:
     """An announce that breaks off once so much is done."""
 
-    def announce(so_far: int, total: int) -> None:
+    def announce(so_far: int, total: int, loss: float = 0.0) -> None:
         if so_far == done:
             raise Stopped
 
@@ -41,7 +41,9 @@ def stop_at(done: int) -> Callable[[int, int], None]:
 def stop_healing_at(done: int, heard: list[int]) -> Callable[..., None]:
     """An announce of `heal` that breaks off the first time so much is done; ``heard`` collects."""
 
-    def announce(label: str, so_far: int, total: int | None = None) -> None:
+    def announce(
+        label: str, so_far: int, total: int | None = None, loss: float | None = None
+    ) -> None:
         if label.startswith("healing"):
             heard.append(so_far)
             if so_far == done and heard.count(done) == 1:

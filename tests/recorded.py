@@ -55,12 +55,36 @@ def layers(blocks: int = 3) -> list[dict[str, Any]]:
             "kind": "int4 in groups of 32",
             "bits_per_weight": 4.5,
             "relative_error": 0.001 * (1 + block) * (1 + place),
+            "sensitivity": 0.01 * (1 + block),
+            "width": 1.0 if block else 0.75,
         }
         for block in range(blocks)
         for place, role in enumerate(ROLES)
     ]
     embedding = {"name": "model.embed_tokens", "shape": [128, 32], "kind": "bfloat16"}
     return [{**embedding, "bits_per_weight": 16.0}, *linears]
+
+
+def worst_window(**more: Any) -> dict[str, Any]:
+    """A window with the words around its worst token."""
+    figures = {"window": 3, "mean_kl": 0.1234, "rise": 0.25, "measured_on": "saved model"}
+    return {**figures, "before": "It was a dark and", "token": " stormy", "after": " night", **more}
+
+
+def bench() -> dict[str, Any]:
+    """What ``birdbone bench`` writes of a folder and a GGUF file."""
+    figures = {
+        "weight_bytes": 8e7,
+        "perplexity": 22.0,
+        "prefill_tokens_per_second": 512.25,
+        "decode_tokens_per_second": 20.5,
+        "peak_bytes": 9e8,
+    }
+    models = [
+        {"model": name, "runtime": runtime, "figures": figures, "environment": {"device": "x86"}}
+        for name, runtime in (("light", "transformers"), ("light.gguf", "llama.cpp"))
+    ]
+    return {"measured_on": {"rounds": "3", "speed": "128 tokens read"}, "models": models}
 
 
 def record(**more: Any) -> dict[str, Any]:
@@ -88,12 +112,24 @@ def record(**more: Any) -> dict[str, Any]:
             step("quantize", metrics={"worst_layer": "model.layers.2.mlp.down_proj"}),
         ],
         "layers": layers(),
-        "samples": [{"prompt": "The cat", "dense": " sat on a mat", "light": " sat on the dog"}],
+        "samples": [
+            {
+                "origin": "elsewhere",
+                "prompt": "The cat",
+                "dense": " sat on a mat",
+                "light": " sat on the dog",
+            }
+        ],
+        "worst_windows": {"heldout": [worst_window()], "elsewhere": [worst_window(rise=-0.05)]},
         "texts": {"heldout": {"text": "a book", "windows": 4, "length": 512}},
         "figures": {"dense": dense, "light": light},
         "remarks": ["A remark about <text>."],
         "measured_on": {"device": "x86_64", "elsewhere_windows": "4 of 512 tokens"},
         "versions": {"torch": "2.13.0"},
+        "birdbone": "9.9.9",
+        "dense": "d0" * 32,
+        "checkpoint": "c1" * 32,
+        "chain": ["a1" * 32, "b2" * 32],
         "files": {"model.safetensors": {"bytes": 80_000_000, "sha256": "ab" * 32}},
         **more,
     }

@@ -30,7 +30,7 @@ def save_forecast(ctx: Savable, settings: SaveSettings) -> Forecast:
         adds={"saved": None},
         block_passes=num_blocks(light) * runs,
         head_passes=runs,
-        decoded_tokens=models * 24 * 6,
+        decoded_tokens=models * 24 * 6 + _sampled_tokens(settings),
         starts=models + 1,
         moved_bytes=6 * (light.num_bytes + beside),
         memory_bytes=_memory_bytes(ctx, settings),
@@ -38,6 +38,11 @@ def save_forecast(ctx: Savable, settings: SaveSettings) -> Forecast:
         disk_bytes=light.num_bytes + _FILES_BYTES,
         passing_disk_bytes=beside,
     )
+
+
+def _sampled_tokens(settings: SaveSettings) -> int:
+    """Steps of decoding for the samples: prompts from text run together, those of chats alone."""
+    return 2 * 48 * min(settings.samples, 2) if settings.compare else 0
 
 
 def _memory_bytes(ctx: Savable, settings: SaveSettings) -> int:

@@ -91,13 +91,14 @@ async def judge_file(
         "nonzero": float(await in_thread(stored.count_nonzero)),
     }
     figures: dict[str, Mapping[str, float]] = {"light": {**found.figures["light"], **counts}}
-    environment = dict(found.environment)
+    environment, samples = dict(found.environment), dict(found.samples)
     if beside is not None:
         dense = await measure_folders(beside, None, probe, announce)
         figures["dense"] = dense.figures["light"]
         figures["light"] = {**figures["light"], **_rises(figures)}
         environment = {**dense.environment, **environment}
-    measured = Measurement(figures, environment)
+        samples["dense"] = dense.samples.get("light", ())
+    measured = Measurement(figures, environment, samples=samples)
     judged = cast("Savable", {**cast("dict[str, Any]", ctx), "checkpoint": stored})
     await check_accepted(judged, measured, dtype=probe.dtype, tolerance=tolerance)
     return measured

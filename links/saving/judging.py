@@ -18,8 +18,11 @@ from ...models.evaluation.proof import prove
 from ...models.evaluation.record import Record, make_record, probe_windows
 from ...texts import Windows
 from .acceptance import check_accepted, logits_tolerance
+from .examples import Examples
 from .gguf import file_name, judge_file, score_tolerance
 from .settings import SaveSettings
+
+_NONE = Examples()
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,14 @@ class Judged:
     tolerance: float
 
 
-def probe_for(checkpoint: Checkpoint, texts: Mapping[str, Windows]) -> Probe:
-    """The measurement of a saved model on the given texts, on the default device."""
+def probe_for(
+    checkpoint: Checkpoint, texts: Mapping[str, Windows], examples: Examples = _NONE
+) -> Probe:
+    """The measurement of a saved model on the given texts, on the default device.
+
+    Args:
+        examples: prompts to continue too.
+    """
     device = default_device()
     tokens = {name: windows.tokens for name, windows in texts.items()}
     return Probe(
@@ -47,6 +56,7 @@ def probe_for(checkpoint: Checkpoint, texts: Mapping[str, Windows]) -> Probe:
         dtype=judged_dtype(checkpoint, device),
         device=str(device),
         trust_remote_code=has_code(checkpoint),
+        prompts=[prompt.tokens for prompt in examples.prompts],
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...contexts.flow import Savable
@@ -14,36 +16,60 @@ from ...errors import BirdboneError, GateError, NumericsError, ProofError
 from ...models.evaluation.fresh_process import Measurement, Probe
 from ...models.evaluation.record import RECORD, Record
 from ...models.writing.folder import weight_format
-from ...models.writing.publishing import PROVENANCE, files_of, set_aside
+from ...models.writing.publishing import PROVENANCE, REPORT, files_of, set_aside
 from ...reports.card import model_card
+from ...reports.html_report.page import report_page
+from ...reports.html_report.records import model_record
 from ...reports.provenance import provenance
 from ...texts import Windows
 
+_NO_EXAMPLES: Mapping[str, Any] = MappingProxyType({})
 _TEXTS = ("calibration", "healing", "heldout", "elsewhere")
 
 
-def describe(
-    ctx: Savable,
-    form: str,
-    folder: Path,
-    name: str,
-    found: Measurement,
-    measured_on: Mapping[str, str],
-    record: Record,
-) -> None:
-    """Write the card and ``proof.json``, and last the provenance, which has all checksums."""
+@dataclass(frozen=True)
+class Described:
+    """What is written beside a saved model.
+
+    Attributes:
+        form: the format it is saved in.
+        name: of the folder or file.
+        found: measurements of the fresh processes.
+        measured_on: see `conditions`.
+        record: outputs on a few tokens, for later proofs.
+        examples: see `examples_record`.
+    """
+
+    form: str
+    name: str
+    found: Measurement
+    measured_on: Mapping[str, str]
+    record: Record
+    examples: Mapping[str, Any]
+
+
+def describe(ctx: Savable, folder: Path, about: Described, *, report: bool) -> None:
+    """Write the card and ``proof.json``, then the provenance, which has their checksums.
+
+    The report is written from the provenance, which therefore has no checksum of it.
+    """
+    figures = about.found.figures
     card = model_card(
-        name=name,
+        name=about.name,
         checkpoint=ctx["checkpoint"],
-        weight_format="gguf" if form == "gguf" else weight_format(ctx["checkpoint"]),
+        weight_format="gguf" if about.form == "gguf" else weight_format(ctx["checkpoint"]),
         history=ctx.get("history", ()),
-        figures=found.figures,
-        measured_on=measured_on,
+        figures=figures,
+        measured_on=about.measured_on,
         tasks=_tasks(ctx),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / RECORD).write_text(record.model_dump_json() + "\n", encoding="utf-8")
-    _write_provenance(folder, _provenance(ctx, folder, found.figures, measured_on))
+    (folder / RECORD).write_text(about.record.model_dump_json() + "\n", encoding="utf-8")
+    document = _provenance(ctx, folder, figures, about.measured_on, examples=about.examples)
+    _write_provenance(folder, document)
+    if report:
+        page = report_page([model_record(about.name, document)])
+        (folder / REPORT).write_text(page, encoding="utf-8")
 
 
 def conditions(found: Measurement, probe: Probe, texts: Mapping[str, Windows]) -> dict[str, str]:
@@ -79,6 +105,7 @@ def _provenance(
     figures: Mapping[str, Mapping[str, float]],
     measured_on: Mapping[str, str],
     refused: str | None = None,
+    examples: Mapping[str, Any] = _NO_EXAMPLES,
 ) -> dict[str, Any]:
     held = {name: path for name, path in files_of(folder).items() if name != PROVENANCE}
     return provenance(
@@ -90,6 +117,7 @@ def _provenance(
         measured_on=measured_on,
         files=held,
         refused=refused,
+        examples=examples,
         tasks=_tasks(ctx),
     )
 

@@ -42,4 +42,11 @@ class SaveSettings(Settings):
 
     proof_tokens: Annotated[int, Field(ge=0)] = 512
     """Held-out tokens kept in the folder's proof.json with the model's outputs on them, so that
-    anyone can prove the folder again; 0 keeps no text and uses made-up ids."""
+    anyone can prove the folder again; 0 keeps no text in any record and uses made-up ids."""
+
+    samples: Annotated[int, Field(ge=0)] = 3
+    """Prompts that the original and the saved model continue greedily by 48 tokens, for the record
+    and the report: from held-out text, from elsewhere, and for the chat template; 0 for none."""
+
+    report: bool = True
+    """Also write report.html, a page about the model; its plots need the extra birdbone[plot]."""

@@ -92,4 +92,5 @@ def _judgement(found: Comparison, windows: Windows, dtype: str) -> Judgement:
         kl_99=kl_99,
         kl_999=kl_999,
         rms_dp=found.rms_dp,
+        worst=found.worst_windows(),
     )

@@ -9,3 +9,6 @@ Announce = Callable[[str, int, int | None], None]
 
 AnnounceCount = Callable[[int, int], None]
 """Receives the number of finished units and their total."""
+
+AnnounceStep = Callable[[int, int, float], None]
+"""Receives the number of training steps taken, their total, and the loss of the last one."""

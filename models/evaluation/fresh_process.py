@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...checkpoints import open_folder
 from ...errors import CheckpointError, ProofError
+from ...texts.worst_windows import WorstWindow
 from ..blocks.announcing import Announce
 from ..blocks.config import impossible_depth
 from .memory_limit import MemoryLimit, memory_limit
@@ -49,6 +50,7 @@ class Probe:
             to fit the model's context.
         repeats: timed runs; the median is reported.
         trust_remote_code: allow Python code of the folder to run.
+        prompts: token ids that the models continue greedily, each by ``sample_tokens`` tokens.
     """
 
     tokens: Tensor | None
@@ -59,6 +61,8 @@ class Probe:
     repeats: int = 3
     trust_remote_code: bool = False
     elsewhere: Tensor | None = None
+    prompts: Sequence[Sequence[int]] = ()
+    sample_tokens: int = 48
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,16 @@ class Measurement:
         environment: device and versions.
         decoded: by the same names, greedy continuations of the same prompts, rows of token ids;
             empty unless both models were compared on text.
+        samples: by the same names, the continuations of `Probe.prompts`: token ids, or text where
+            the runtime returns text.
+        worst: by ``heldout`` and ``elsewhere``, the windows with the largest mean KL divergence.
     """
 
     figures: Mapping[str, Mapping[str, float]]
     environment: Mapping[str, str]
     decoded: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[Sequence[int] | str]] = field(default_factory=dict)
+    worst: Mapping[str, Sequence[WorstWindow]] = field(default_factory=dict)
 
 
 async def measure_folders(
@@ -96,7 +105,12 @@ async def measure_folders(
     figures = {"light": found["figures"]["light"]}
     if dense is not None:
         figures["dense"] = {**alone, **found["figures"]["dense"]}
-    return Measurement(figures, found["environment"], found["decoded"])
+    worst = {
+        name: tuple(WorstWindow(**window) for window in windows)
+        for name, windows in found["worst"].items()
+        if windows
+    }
+    return Measurement(figures, found["environment"], found["decoded"], found["samples"], worst)
 
 
 async def _measure(
@@ -114,6 +128,8 @@ async def _measure(
         "decode_tokens": probe.decode_tokens,
         "repeats": probe.repeats,
         "trust_remote_code": probe.trust_remote_code,
+        "prompts": [list(prompt) for prompt in probe.prompts],
+        "sample_tokens": probe.sample_tokens,
     }
     return await run_alone(_RESCORE, request, announce)
 

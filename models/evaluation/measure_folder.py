@@ -2,8 +2,8 @@
 
 `standalone` runs it in a fresh, isolated interpreter. It imports nothing of this package, so it
 measures what any user of the folder gets. The request names the folder, the dense one to compare
-with or null, windows of held-out text and of text from elsewhere or null, dtype, device and counts.
-Progress goes to stdout as lines ``@ done total label``.
+with or null, windows of held-out text and of text from elsewhere or null, prompts, dtype, device
+and counts. Progress goes to stdout as lines ``@ done total label``.
 
 Order matters: size and peak memory first, with nothing else loaded; then the dense model joins,
 both are timed in turns, and both read every window exactly once. Figures on text from elsewhere
@@ -32,6 +32,7 @@ _ROWS = 256  # positions whose log-probabilities are held at a time
 _QUANTILES = (0.5, 0.99, 0.999)  # of the KL divergence per token
 _PROMPTS = 4  # texts that both models go on from, and tokens of each
 _PROMPT_TOKENS = 32
+_WORST = 3  # windows of a text with the largest KL divergence that are named
 _STATUS = Path("/proc/self/status")
 _GRID = ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed")
 
@@ -47,13 +48,18 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         models["dense"] = _load(request["dense"], request)
         _timed(models["dense"], prompt, request)
         figures["dense"] = {}
+    worst: dict[str, list[dict[str, float]]] = {}
+    samples: dict[str, list[list[int]]] = {}
     if request["compare"]:
         found = [_speeds(models, prompt, request)]
         if tokens is not None:
-            found.append(_score(models, tokens.to(request["device"])))
+            scored, worst["heldout"] = _score(models, tokens.to(request["device"]))
+            found.append(scored)
         if request["elsewhere"]:
             elsewhere = torch.tensor(request["elsewhere"]).to(request["device"])
-            found.append(_from_elsewhere(_score(models, elsewhere)))
+            scored, worst["elsewhere"] = _score(models, elsewhere)
+            found.append(_from_elsewhere(scored))
+        samples = {name: _continuations(model, request) for name, model in models.items()}
         for name in figures:
             figures[name].update(
                 {key: value for each in found for key, value in each[name].items()}
@@ -64,6 +70,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "figures": figures,
         "decoded": decoded,
+        "samples": samples,
+        "worst": worst,
         "environment": _environment(request["device"]),
     }
 
@@ -131,10 +139,15 @@ def _readable(parameter: Tensor) -> Tensor:
 def _prompt(model: Any, tokens: Tensor | None, request: dict[str, Any]) -> Tensor:
     """Real tokens where there are some, ``[1, length]``, with room left for those decoded."""
     config = model.config.get_text_config(decoder=True)
-    limit = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    room = max(1, min(request["prefill_tokens"], limit - request["decode_tokens"]))
+    room = max(1, min(request["prefill_tokens"], _positions(model) - request["decode_tokens"]))
     flat = torch.arange(room) % config.vocab_size if tokens is None else tokens.reshape(-1)
     return flat[:room].unsqueeze(0).to(request["device"])
+
+
+def _positions(model: Any) -> int:
+    """The length of the model's context."""
+    config = model.config.get_text_config(decoder=True)
+    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
 
 
 def _speeds(
@@ -176,10 +189,32 @@ def _decoded(model: nn.Module, tokens: Tensor, request: dict[str, Any]) -> list[
     """
     room = _prompt(model, tokens, request).shape[1]
     prompts = tokens[:_PROMPTS, : min(room, _PROMPT_TOKENS)].to(request["device"])
+    return _greedy(model, prompts, request["decode_tokens"])
+
+
+def _continuations(model: Any, request: dict[str, Any]) -> list[list[int]]:
+    """Greedy continuations of the prompts, in their order; those of one length run together.
+
+    Rows of ``sample_tokens`` ids, fewer where the model's context ends.
+    """
+    prompts: list[list[int]] = request["prompts"]
+    rows: list[list[int]] = [[] for _ in prompts]
+    for length in sorted({len(prompt) for prompt in prompts}):
+        places = [place for place, prompt in enumerate(prompts) if len(prompt) == length]
+        together = torch.tensor([prompts[place] for place in places]).to(request["device"])
+        count = max(0, min(request["sample_tokens"], _positions(model) - length))
+        for place, row in zip(places, _greedy(model, together, count), strict=True):
+            rows[place] = row
+    return rows
+
+
+def _greedy(model: nn.Module, prompts: Tensor, count: int) -> list[list[int]]:
+    """The ``count`` most likely tokens after each of the prompts ``[prompts, length]``."""
     output, text = _begun(model, prompts), prompts
-    for _ in range(request["decode_tokens"]):
+    for place in range(count):
         text = torch.cat((text, output.logits[:, -1:].argmax(-1)), dim=1)
-        output = _continued(model, output, text)
+        if place + 1 < count:
+            output = _continued(model, output, text)
     rows: list[list[int]] = text[:, prompts.shape[1] :].tolist()
     return rows
 
@@ -232,8 +267,13 @@ def _peak_bytes(device: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _score(models: dict[str, nn.Module], tokens: Tensor) -> dict[str, dict[str, float]]:
-    """Perplexities, KL(dense || light), and agreement, on tokens ``[windows, length]``."""
+def _score(
+    models: dict[str, nn.Module], tokens: Tensor
+) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
+    """Perplexities, KL(dense || light), and agreement, on tokens ``[windows, length]``.
+
+    Also the windows with the largest mean KL divergence, the worst first.
+    """
     sums = [_Sums() for _ in tokens]
     size = _batch_size(models["light"], tokens.shape[1])
     for start in range(0, len(tokens), size):
@@ -244,7 +284,7 @@ def _score(models: dict[str, nn.Module], tokens: Tensor) -> dict[str, dict[str, 
             sums[start + row].add(batch[row], logits["light"][row], theirs)
         sys.stdout.write(f"@ {start + len(batch)} {len(tokens)} windows scored\n")
         sys.stdout.flush()
-    return _summary(sums, tokens.shape[1] - 1)
+    return _summary(sums, tokens.shape[1] - 1), _worst(sums, tokens.shape[1] - 1)
 
 
 def _from_elsewhere(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -265,6 +305,25 @@ def _summary(sums: list[_Sums], predicted: int) -> dict[str, dict[str, float]]:
     light["rms_dp"] = math.sqrt(sum(each.squared_dp for each in sums) / total)
     light["agreement"] = sum(each.agreed for each in sums) / total
     return {"light": light, "dense": _perplexity([each.dense / predicted for each in sums])}
+
+
+def _worst(sums: list[_Sums], predicted: int) -> list[dict[str, float]]:
+    """The windows with the largest mean KL divergence; none if there was no dense model.
+
+    Each with its index, mean KL, rise of perplexity, and the position of its worst token.
+    """
+    kls = [torch.cat(each.kl) if each.kl else None for each in sums]
+    means = [(float(kl.mean()), place) for place, kl in enumerate(kls) if kl is not None]
+    ordered = sorted(means, key=lambda each: (-each[0], each[1]))[:_WORST]
+    return [
+        {
+            "window": place,
+            "mean_kl": mean,
+            "rise": math.expm1((sums[place].light - sums[place].dense) / predicted),
+            "position": int(torch.cat(sums[place].kl).argmax()) + 1,
+        }
+        for mean, place in ordered
+    ]
 
 
 def _divergence(kl: Tensor) -> dict[str, float]:

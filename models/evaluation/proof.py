@@ -17,7 +17,7 @@ from ...checkpoints.durable import file_hash
 from ...errors import CheckpointError, ProofError
 from ..blocks.announcing import Announce
 from ..blocks.device import default_device
-from ..writing.publishing import PROVENANCE, files_of
+from ..writing.publishing import BENCH, PROVENANCE, REPORT, files_of
 from .fresh_process import run_alone
 from .record import RECORD, Record, logits_off, mean_nll, read_record
 
@@ -26,6 +26,7 @@ _DECODE_TOKENS = 24
 _MAX_BYTES = 64 << 20
 _PROSE = (".md",)  # text files, which no output depends on
 _SIGNATURES = (".minisig", ".sig", ".sigstore")  # made after the model was saved
+_WRITTEN_LATER = (PROVENANCE, REPORT, BENCH)  # after the list of checksums
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _files(folder: Path, kept: Mapping[str, Any] | None) -> list[Check]:
     if not isinstance(listed, Mapping):
         return [Check("files", None, "no checksums to hold the files against")]
     faults = [words for name, known in listed.items() if (words := _changed(folder, name, known))]
-    known = {*listed, PROVENANCE}
+    known = {*listed, *_WRITTEN_LATER}
     faults += [
         f"{name} is there and was not saved"
         for name, path in files_of(folder).items()

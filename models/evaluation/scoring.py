@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...checkpoints import Checkpoint
 from ...texts import Windows
+from ...texts.worst_windows import WORST, WorstWindow
 from ..blocks.announcing import Announce
 from ..blocks.device import default_device, judged_dtype
 from ..blocks.replay import capture, check_finite, logits, through_blocks
@@ -53,6 +54,18 @@ class Comparison:
         """Quantiles of the KL divergence over all predicted tokens, nats."""
         wanted: list[float] = self.kl.flatten().quantile(self.kl.new_tensor(fractions)).tolist()
         return wanted
+
+    def worst_windows(self) -> tuple[WorstWindow, ...]:
+        """The windows with the largest mean KL divergence, the worst first."""
+        means = self.kl.mean(1)
+        rises = (self.light_nll - self.dense_nll).mean(1).expm1()
+        places = means.argsort(descending=True, stable=True)[:WORST].tolist()
+        return tuple(
+            WorstWindow(
+                place, float(means[place]), float(rises[place]), int(self.kl[place].argmax()) + 1
+            )
+            for place in places
+        )
 
 
 def last_hidden(

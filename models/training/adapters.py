@@ -7,12 +7,13 @@ train mode, where this does not happen, and their weights are never read back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..blocks.announcing import AnnounceStep
 from ..blocks.skeleton import Skeleton
 from ..codecs.bitsandbytes import fits_nf4, linear_4bit
 from ..passes.resuming import ProgressStore
@@ -45,7 +46,7 @@ def heal_adapted(
     training: Training,
     *,
     unfinished: ProgressStore | None = None,
-    announce: Callable[[int, int], None] = lambda done, total: None,
+    announce: AnnounceStep = lambda done, total, loss: None,
 ) -> Healed:
     """Train adapters on the linears named in ``modules`` and merge them into the stored weights.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import SettingError
-from ..blocks.announcing import AnnounceCount
+from ..blocks.announcing import AnnounceStep
 from ..passes.losses import check_loss
 from ..passes.resuming import Keeping, ProgressStore
 from .distillation import Lesson
@@ -84,13 +84,13 @@ def train(
     *,
     keep_zeros: bool,
     unfinished: ProgressStore | None = None,
-    announce: AnnounceCount = lambda done, total: None,
+    announce: AnnounceStep = lambda done, total, loss: None,
 ) -> Trained:
     """Train some parameters of a model in place and restore the best iterate.
 
     Args:
         keep_zeros: keep pruned weights at zero (see `Survivors`).
-        announce: receives every optimiser step; may raise to stop.
+        announce: receives every optimiser step and its loss; may raise to stop.
 
     Raises:
         NumericsError: a loss that is NaN or infinite.
@@ -107,7 +107,7 @@ def train(
             if course.steps % (len(order) // training.epochs) == 0:
                 course.judge(f"after step {course.steps}")
             keeping.save(course.state)
-            announce(course.steps, len(order))
+            announce(course.steps, len(order), course.loss)
     return course.end()
 
 
@@ -188,6 +188,11 @@ class _Course:
         self._optimizer.step()
         self.steps += 1
         self._losses.append(total)
+
+    @property
+    def loss(self) -> float:
+        """The training loss of the last step."""
+        return self._losses[-1]
 
     def judge(self, when: str, fix: str | None = None) -> None:
         """Evaluate on the held-out windows, and keep the present iterate if it is the best."""

@@ -6,11 +6,10 @@ for models of up to a few billion parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from ...checkpoints import Checkpoint
+from ..blocks.announcing import AnnounceStep
 from ..blocks.skeleton import Skeleton
 from ..passes.resuming import ProgressStore
 from .blockwise import trainable
@@ -25,7 +24,7 @@ def heal_all(
     training: Training,
     *,
     unfinished: ProgressStore | None = None,
-    announce: Callable[[int, int], None] = lambda done, total: None,
+    announce: AnnounceStep = lambda done, total, loss: None,
 ) -> Healed:
     """Train all floating-point tensors of a model, embeddings and head included; fills ``light``.
 

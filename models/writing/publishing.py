@@ -22,6 +22,12 @@ from .output_path import staging_folder, unwritable
 PROVENANCE = "birdbone.json"
 """The provenance file; a folder with it was written by birdbone."""
 
+REPORT = "report.html"
+"""The page about a saved model, written from its provenance file after it."""
+
+BENCH = "bench.json"
+"""Speed and memory of a saved model by runtime, measured after it was saved."""
+
 RECORDS_SUFFIX = ".birdbone"
 """Suffix of the folder with the records of a single GGUF file."""
 

@@ -7,8 +7,9 @@ from functools import partial
 from html import escape
 
 from ...errors import DataError
-from . import sections
+from . import examples, sections
 from .records import ModelRecord
+from .summary import summary
 
 _CSS = """
 :root { color-scheme: light dark; --back: #fff; --text: #1c2126; --soft: #f2f4f6; --line: #d5dade; }
@@ -29,7 +30,14 @@ th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem 0.3rem 0; 
   vertical-align: top; }
 .numbers td:nth-child(n + 2), .numbers th:nth-child(n + 2) { text-align: right;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-.text td { width: 33%; white-space: pre-wrap; }
+.facts, .sides { display: grid; gap: 0.8rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr)); }
+.facts div { background: var(--soft); padding: 0.6rem 0.8rem; }
+.facts dt { font-size: 0.85rem; } .facts dd { margin: 0; font-weight: 600;
+  overflow-wrap: anywhere; }
+.sample { border-top: 1px solid var(--line); padding: 0.4rem 0; }
+.sample p { margin: 0.2rem 0 0.6rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+h4 { font-size: 0.85rem; margin: 0.4rem 0 0; font-weight: 600; }
 mark { background: #e8a33d55; color: inherit; }
 .remark { background: var(--soft); border-left: 3px solid #e8a33d; padding: 0.5rem 0.8rem; }
 nav a { margin-right: 0.9rem; color: inherit; }
@@ -39,7 +47,9 @@ _SECTIONS: tuple[tuple[str, Callable[[ModelRecord], str]], ...] = (
     ("Cost", sections.headline),
     ("Layers", sections.layers),
     ("Healing", sections.healing),
-    ("Generated text", sections.samples),
+    ("Generated text", examples.samples),
+    ("Where the models differ most", examples.worst_windows),
+    ("Speed and memory", sections.speed),
     ("Links", sections.links),
     ("Provenance", sections.provenance),
 )
@@ -56,6 +66,7 @@ def report_page(models: Sequence[ModelRecord]) -> str:
     if len(models) > 1:
         links = "".join(f'<a href="#m{i}">{escape(m.name)}</a>' for i, m in enumerate(models))
         parts.append(f"<nav>{links}</nav>")
+    parts.append(_content(partial(summary, models), title))
     overview = _content(partial(sections.size_and_quality, models), title)
     if overview:
         parts.append(f"<h2>Size and quality</h2>{overview}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...contexts.verdict import PREFIXES
 from ..both_texts import SHORT_NAMES
 from ..figures import draw_figure
+from ..units import in_bytes
 from .layers import LayerGrid
 from .records import Point
 
@@ -48,7 +49,6 @@ def frontier(points: Sequence[Point]) -> str:
         axes.set_xlabel("weights, MB")
         axes.set_ylabel("rise of perplexity, %")
         axes.margins(x=0.15, y=0.2)
-        axes.invert_xaxis()  # smaller models to the right
         axes.grid(alpha=0.2)
         axes.legend(frameon=False)
 
@@ -117,9 +117,13 @@ def timeline(steps: Sequence[Mapping[str, Any]]) -> str:
         for row, step in enumerate(steps):
             axes.barh(row, step["seconds"] / 60, left=start / 60, color=_COLOURS["heldout"])
             start += step["seconds"]
+            if step.get("peak_bytes"):
+                words = f" {in_bytes(step['peak_bytes'])}"
+                axes.annotate(words, (start / 60, row), va="center", fontsize=8)
         axes.set_yticks(range(len(steps)), [step["link"] for step in steps])
         axes.invert_yaxis()
-        axes.set_xlabel("minutes")
+        axes.set_xlabel("minutes; beside each bar its peak memory")
+        axes.margins(x=0.12)
         axes.grid(alpha=0.2, axis="x")
 
     return _svg(draw, 7.2, 1.0 + 0.3 * len(steps))

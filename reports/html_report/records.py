@@ -10,7 +10,7 @@ from typing import Any
 
 from ...contexts.verdict import PREFIXES
 from ...errors import DataError
-from ...models.writing.publishing import PROVENANCE, path_of
+from ...models.writing.publishing import BENCH, PROVENANCE, path_of
 from ..candidates import CandidateRow, candidate_rows
 from ..waves import WaveRow, recorded_waves
 
@@ -118,7 +118,16 @@ def read_model(path: Path) -> ModelRecord:
     """
     if not path.exists():
         raise DataError(f"'{path}' does not exist; give a folder that birdbone saved")
-    file = path_of(path, PROVENANCE)
+    facts = _read_object(path, PROVENANCE, "give a folder that birdbone saved")
+    if path_of(path, BENCH).is_file():
+        advice = "delete it, or run birdbone bench --record again"
+        facts = {**facts, "bench": _read_object(path, BENCH, advice)}
+    return model_record(path.resolve().name, facts)
+
+
+def _read_object(model: Path, name: str, advice: str) -> dict[str, Any]:
+    """A file of a saved model that holds a JSON object."""
+    file = path_of(model, name)
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
@@ -126,8 +135,5 @@ def read_model(path: Path) -> ModelRecord:
         if not isinstance(found, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"'{path}' has no {PROVENANCE} that can be read ({error}); give a folder that "
-            f"birdbone saved"
-        ) from None
-    return model_record(path.resolve().name, found)
+        raise DataError(f"'{model}' has no {name} that can be read ({error}); {advice}") from None
+    return found

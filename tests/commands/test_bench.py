@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded import record
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -111,14 +113,36 @@ def test_a_long_path_leaves_the_table_whole_in_80_columns(name: str) -> None:
     assert sum(name in line for line in lines) == 2
 
 
-def test_the_table_has_a_row_for_each(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def measure(light: Path, dense: None, probe: Probe, announce: Any) -> Measurement:
-        assert probe.tokens is not None
-        assert probe.tokens.shape == (2, 16)
-        figures = dict.fromkeys(("weight_bytes", "peak_bytes", "perplexity", *SPEEDS), 7.0)
-        other = {} if probe.elsewhere is None else {"elsewhere_perplexity": 8.5}
-        return Measurement({"light": {**figures, **other}}, {"device": "none"})
+async def measure(light: Path, dense: None, probe: Probe, announce: Any) -> Measurement:
+    """The same figures for every model, without a process."""
+    assert probe.tokens is not None
+    assert probe.tokens.shape == (2, 16)
+    figures = dict.fromkeys(("weight_bytes", "peak_bytes", "perplexity", *SPEEDS), 7.0)
+    other = {} if probe.elsewhere is None else {"elsewhere_perplexity": 8.5}
+    return Measurement({"light": {**figures, **other}}, {"device": "none"})
 
+
+def test_the_result_is_kept_beside_the_models_that_birdbone_saved(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_benchmark, "measure_folders", measure)
+    ours = tmp_path / "ours"
+    shutil.copytree(folders / "dense", ours)
+    (ours / "birdbone.json").write_text(json.dumps(record()))
+    (ours / "report.html").write_text("an older page")
+    sizes = ("--length", 16, "--windows", 2, "--rounds", 1)
+    found = run(
+        ours, folders / "packed", "--heldout-data", folders / "text.txt", *sizes, "--record"
+    )
+    assert found.exit_code == 0, found.output
+    kept = json.loads((ours / "bench.json").read_text())
+    assert [each["model"] for each in kept["models"]] == ["ours", "packed"]  # without folders
+    assert "<h2>Speed and memory</h2>" in (ours / "report.html").read_text()
+    assert not (folders / "packed" / "bench.json").exists()
+    assert "birdbone did not save" in found.output
+
+
+def test_the_table_has_a_row_for_each(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_benchmark, "measure_folders", measure)
     text = folders / "text.txt"
     models = (folders / "dense", folders / "packed")

@@ -1,15 +1,17 @@
-"""``birdbone plot``: the waves of a run as a picture, from any of its records."""
+"""``birdbone plot``: waves and saved models in one picture, from any of their records."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import birdbone, refused
-from recorded import record, wave
+from recorded import record, step, wave
+from typer.testing import Result
 
 from birdbone.contexts.flow import Empty
 from birdbone.engine import Chain, link, run
@@ -77,7 +79,7 @@ def test_a_run_folder_without_waves(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as store:
         asyncio.run(run(Chain(other()), store=store))
     words = refused("plot", tmp_path / "run", "--out", tmp_path / "curve.svg")
-    assert "has no finished link 'waves', so there is nothing to plot; let the run finish" in words
+    assert "has no finished link 'waves' or 'save', so there is nothing to plot; let the run finish" in words
 
 
 def test_a_run_folder_with_one_wave_too_few(tmp_path: Path) -> None:
@@ -114,10 +116,84 @@ def test_what_is_no_record(content: bytes | None, message: str, tmp_path: Path) 
 
 def test_one_wave_is_no_curve(tmp_path: Path) -> None:
     steps = [wave(1, kept=True, rise=0.05)]
-    path = document(tmp_path / "run.json", steps=steps)
+    path = document(tmp_path / "run.json", steps=steps, figures={})
     assert "1 waves were evaluated" in refused("plot", path, "--out", tmp_path / "curve.svg")
 
 
 def test_another_suffix(tmp_path: Path) -> None:
     words = refused("plot", document(tmp_path / "run.json"), "--out", tmp_path / "curve.pdf")
     assert "does not end in .png or .svg; give a file name that does" in words
+
+
+def draw(*args: object) -> Result:
+    return birdbone("plot", *args)
+
+
+def saved(tmp_path: Path, name: str, **more: Any) -> Path:
+    """A folder with a record."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "birdbone.json").write_text(json.dumps(record(**more)))
+    return folder
+
+
+def texts(picture: Path) -> list[str]:
+    """The words in a picture, top left to bottom right."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", picture.read_text())
+
+
+def axis(words: list[str], unit: str) -> list[float]:
+    """The numbers along the horizontal axis, in the order drawn."""
+    return [float(each) for each in words[: words.index(unit)] if re.fullmatch(r"[\d.]+", each)]
+
+
+def test_the_saved_model_is_drawn_beside_its_waves(tmp_path: Path) -> None:
+    picture = tmp_path / "a.svg"
+    done = draw(saved(tmp_path, "light"), "--out", picture)
+    assert done.exit_code == 0, done.output
+    words = texts(picture)
+    assert {"saved, held-out text", "saved, elsewhere"} <= set(words)
+    assert {"1", "saved"} <= set(words)
+    assert "original" not in words  # wave 0 or the waves themselves start there
+
+
+def test_sizes_rise_to_the_right(tmp_path: Path) -> None:
+    picture = tmp_path / "a.svg"
+    draw(saved(tmp_path, "light"), "--out", picture)
+    marked = axis(texts(picture), "weights in memory, MB")
+    assert len(marked) > 2
+    assert marked == sorted(marked)
+
+
+def test_several_models_are_drawn_side_by_side_without_waves(tmp_path: Path) -> None:
+    picture = tmp_path / "a.svg"
+    alone = [step("load"), step("quantize")]
+    folders = [saved(tmp_path, name, steps=alone) for name in ("four-bits", "three-bits")]
+    done = draw(*folders, "--out", picture)
+    assert done.exit_code == 0, done.output
+    words = texts(picture)
+    assert {"four-bits", "three-bits", "original"} <= set(words)
+    assert "saved, three-bits, elsewhere" in words
+    assert "Rise of perplexity against size" in words
+    assert "perplexity against bytes" in done.output
+
+
+def test_a_picture_needs_figures_or_waves(tmp_path: Path) -> None:
+    bare = saved(tmp_path, "bare", steps=[step("load")], figures={})
+    done = draw(bare, "--out", tmp_path / "a.svg")
+    assert done.exit_code == 1
+    assert "0 waves were evaluated" in done.output
+
+
+@pytest.mark.parametrize("figures", [{"light": 5}, {"light": {"rise": "much"}}, 5])
+def test_figures_of_another_form_are_refused(tmp_path: Path, figures: Any) -> None:
+    done = draw(saved(tmp_path, "light", figures=figures), "--out", tmp_path / "a.svg")
+    assert done.exit_code == 1
+    assert "is not the record of a run" in done.output
+
+
+def test_what_a_run_printed_is_drawn_as_the_folder_it_saved(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(record()))
+    for path, picture in ((saved(tmp_path, "light"), "a.svg"), (tmp_path / "run.json", "b.svg")):
+        assert draw(path, "--out", tmp_path / picture).exit_code == 0
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -30,6 +30,8 @@ from birdbone.models.codecs.bitsandbytes import int8_values, nf4_values
 from birdbone.models.evaluation import fresh_process
 from birdbone.models.evaluation.proof import read_papers
 from birdbone.models.writing.publishing import check_disk, check_target, publish
+from birdbone.reports.html_report.page import report_page
+from birdbone.reports.html_report.records import model_record
 
 TAIL = {"median_kl", "kl_99", "kl_999", "rms_dp"}
 KEYS = {
@@ -132,6 +134,40 @@ def test_saved_figures_are_those_of_the_folder(shared: Shared) -> None:
     assert shared.out["history"][-1].metrics["perplexity"] == light["perplexity"]
 
 
+def test_the_page_beside_the_model_is_made_of_its_record(shared: Shared) -> None:
+    record = json.loads((shared.folder / "birdbone.json").read_text())
+    page = report_page([model_record("light", record)])
+    assert (shared.folder / "report.html").read_text() == page
+    assert "report.html" not in record["files"]
+    assert "<h2>Generated text</h2>" in page
+
+
+@pytest.mark.parametrize("content", [None, "<p>Another page.</p>"])
+def test_the_page_may_be_written_again_or_deleted(
+    shared: Shared, tmp_path: Path, content: str | None
+) -> None:
+    folder = tmp_path / "light"
+    shutil.copytree(shared.folder, folder)
+    (folder / "report.html").unlink()
+    if content is not None:
+        (folder / "report.html").write_text(content)
+    assert all(check.holds for check in read_papers(folder).checks)
+    (folder / "bench.json").write_text("{}")  # as birdbone bench --record does
+    assert all(check.holds for check in read_papers(folder).checks)
+    (folder / "other.html").write_text("<p>Not of birdbone.</p>")
+    assert not all(check.holds for check in read_papers(folder).checks)
+
+
+def test_both_models_continue_the_same_prompts_in_the_record(shared: Shared) -> None:
+    record = json.loads((shared.folder / "birdbone.json").read_text())
+    assert [each["origin"] for each in record["samples"]] == ["heldout"] * 3
+    assert all(each["dense"] and each["light"] for each in record["samples"])
+    assert any(each["dense"] != each["light"] for each in record["samples"])
+    worst, *_ = record["worst_windows"]["heldout"]
+    assert worst["measured_on"] == "saved model"
+    assert worst["mean_kl"] > 0
+
+
 def test_provenance_says_what_was_done_and_no_path_of_this_machine(shared: Shared) -> None:
     ctx, folder = shared.ctx, shared.folder
     text = (folder / "birdbone.json").read_text()
@@ -149,7 +185,7 @@ def test_provenance_says_what_was_done_and_no_path_of_this_machine(shared: Share
     assert record["versions"].keys() >= {"torch", "transformers", "modulink-py"}
     assert record["figures"]["light"]["perplexity"] > 1
     assert "refused" not in record
-    held = {path.name for path in folder.iterdir()} - {"birdbone.json"}
+    held = {path.name for path in folder.iterdir()} - {"birdbone.json", "report.html"}
     assert record["files"].keys() == held
     for name, found in record["files"].items():
         data = (folder / name).read_bytes()
@@ -272,6 +308,9 @@ async def test_an_adapter_beside_the_weights_is_on_record_and_proven(tmp_path: P
     (failed,) = (check for check in read_papers(folder).checks if not check.holds)
     assert failed.words == "adapter/adapter_model.safetensors has another checksum than recorded"
     # None of the text is in the folder where none was allowed.
+    record = json.loads((folder / "birdbone.json").read_text())
+    assert record["samples"] == []
+    assert "compare=False" in record["samples_missing"]
     kept = json.loads((folder / "proof.json").read_text())
     assert kept["text"] == "ids drawn at random"
     assert len(kept["windows"]) == 1

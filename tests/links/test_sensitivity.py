@@ -50,6 +50,8 @@ async def test_estimates(arch: str) -> None:
         assert 0 < found.embeddings.loss < sum(found.linears[n].loss_at(2) for n in found.linears)
     metrics = ctx["history"][-1].metrics
     assert metrics["bits"] == 4
+    assert metrics["sensitivities"].keys() == found.linears.keys()
+    assert sum(metrics["sensitivities"].values()) == metrics["loss"]
     worst = max(found.linears, key=lambda name: found.linears[name].loss_at(4))
     assert metrics["most_sensitive"] == worst
 

@@ -84,6 +84,8 @@ class WandbFile:
     """What one offline run file says."""
 
     run: dict[str, str] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    artifacts: list[Any] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -129,12 +131,17 @@ def _read(path: Path) -> WandbFile:
                 "host": record.run.host,
             }
             found.config |= _items(record.run.config.update)
+            found.tags = list(record.run.tags)
         elif kind == "config":
             found.config |= _items(record.config.update)
         elif kind == "history":
             found.history.append(_items(record.history.item))
         elif kind == "summary":
             found.summary |= _items(record.summary.update)
+        elif kind == "request" and record.request.HasField("log_artifact"):
+            found.artifacts.append(record.request.log_artifact.artifact)
+        elif kind == "artifact":
+            found.artifacts.append(record.artifact)
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found

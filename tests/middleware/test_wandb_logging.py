@@ -3,12 +3,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from types import SimpleNamespace
 
 import modulink
 import pytest
 
+from birdbone.contexts.cost import Cost
 from birdbone.contexts.flow import Empty
-from birdbone.engine import Chain, link, run
+from birdbone.contexts.saved import Saved
+from birdbone.contexts.steps import Step
+from birdbone.engine import Chain, announce, link, run
 from birdbone.errors import LinkError, ResourceError, SettingError
 from birdbone.middleware import GpuMemory, WandbLogging
 
@@ -203,3 +207,77 @@ async def test_w_and_b_refusing_stops_the_run_before_its_first_link(links, make,
 def test_an_unknown_mode_is_refused():
     with pytest.raises(SettingError, match="no mode 'ofline'; did you mean 'offline'"):
         WandbLogging(project="light", mode="ofline")
+
+
+async def test_the_loss_is_logged_while_a_link_trains_and_goes_on_when_it_runs_again(
+    make, read_wandb
+):
+    @link
+    async def train(ctx: Empty) -> Empty:
+        for step, loss in enumerate((3.0, 2.0), 1):
+            announce("healing", step, 2, loss)
+        return {"metrics": {"heldout_loss": [1.5]}}
+
+    chain = Chain(train(), train())
+    chain.use(make())
+    await run(chain)
+    (found,) = read_wandb()
+    assert columns(found, "train/loss") == [3.0, 2.0, 3.0, 2.0]
+    assert columns(found, "train/loss/place") == [0, 1, 2, 3]
+    assert columns(found, "train/heldout_loss/place") == [0, 1]
+    with_loss = [step["train/run"] for step in found.history if "train/loss" in step]
+    assert with_loss == [1, 1, 2, 2]
+
+
+async def test_all_that_was_tried_is_one_table(make, read_wandb, tmp_path):
+    def tried(name: str, metrics: dict[str, object]) -> Step:
+        return Step(name, {}, Cost(2.5, None, "process"), metrics, within="search")
+
+    @link
+    async def search(ctx: Empty) -> Empty:
+        wave = tried("wave", {"wave": 1, "kept": True, "bytes": 7, "rise": 0.1})
+        other = tried("candidate", {"candidate": "int4", "predicted_bytes": 5, "kept": False})
+        return {"history": (*ctx.get("history", ()), wave, other)}
+
+    chain = Chain(search())
+    chain.use(make())
+    await run(chain)
+    (found,) = read_wandb()
+    assert columns(found, "tried/nrows") == [2]
+    (path,) = tmp_path.rglob("tried*.table.json")
+    written = json.loads(path.read_text())
+    rows = [dict(zip(written["columns"], row, strict=True)) for row in written["data"]]
+    assert [row["name"] for row in rows] == ["wave 1", "int4"]
+    assert [row["bytes"] for row in rows] == [7, 5]
+    assert [row["kept"] for row in rows] == [True, False]
+    assert rows[0]["rise"] == 0.1
+    assert rows[1]["seconds"] == 2.5
+
+
+@pytest.mark.parametrize("model_files", [False, True])
+async def test_a_saved_model_is_a_page_and_an_artifact(
+    make, read_wandb, tmp_path, model_files: bool
+):
+    folder = tmp_path / "light"
+    folder.mkdir()
+    for name in ("README.md", "birdbone.json", "proof.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    (folder / "report.html").write_text("<p>A page.</p>")
+
+    @link
+    async def publish(ctx: Empty) -> Empty:
+        return {"saved": Saved(folder, 5, {"light": {"rise": 0.25}}, {})}
+
+    chain = Chain(publish())
+    chain.use(make(tags=("small", "trial"), model_files=model_files))
+    await run(chain, {"dense": SimpleNamespace(source="someone/a-model")})
+    (found,) = read_wandb()
+    assert sorted(found.tags) == ["small", "trial"]
+    (panel,) = (tmp_path / "w").rglob("report*.html")
+    assert panel.read_text() == "<p>A page.</p>"
+    (artifact,) = (each for each in found.artifacts if each.type == "model")
+    assert artifact.name == "light"
+    assert json.loads(artifact.metadata) == {"source": "someone/a-model", "rise": 0.25}
+    names = {each.path for each in artifact.manifest.contents}
+    records = {"README.md", "birdbone.json", "proof.json", "report.html"}
+    assert names == records | ({"model.safetensors"} if model_files else set())

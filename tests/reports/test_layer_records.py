@@ -22,7 +22,7 @@ def test_each_matrix_has_its_shape_its_storage_and_its_latest_error() -> None:
     packed = Quantized(codes, torch.ones(32, 2), bits=4)
     checkpoint = dense.evolve({f"{DOWN}.weight": packed})
     history = [step("prune", {DOWN: 0.5}), step("quantize", {DOWN: 0.25})]
-    found = {each["name"]: each for each in layer_records(checkpoint, history)}
+    found = {each["name"]: each for each in layer_records(checkpoint, dense, history)}
     assert found[DOWN] == {
         "name": DOWN,
         "shape": [32, 64],
@@ -32,5 +32,22 @@ def test_each_matrix_has_its_shape_its_storage_and_its_latest_error() -> None:
     }
     embedding = found["model.embed_tokens"]
     assert (embedding["kind"], embedding["bits_per_weight"]) == ("float32", 32)
-    assert "relative_error" not in embedding
+    assert embedding.keys() == {"name", "shape", "kind", "bits_per_weight"}
     assert "model.norm" not in found
+
+
+def test_sensitivity_is_recorded_where_a_step_estimated_it() -> None:
+    dense = tiny_checkpoint()
+    found = Step("sensitivity", {}, Cost(1.0, None, "process"), {"sensitivities": {DOWN: 0.02}})
+    entries = {each["name"]: each for each in layer_records(dense, dense, [found])}
+    assert [name for name, each in entries.items() if "sensitivity" in each] == [DOWN]
+    assert entries[DOWN]["sensitivity"] == 0.02
+
+
+def test_widths_are_recorded_once_a_matrix_is_smaller_than_the_original() -> None:
+    dense = tiny_checkpoint()
+    name = f"{DOWN}.weight"
+    narrow = dense.evolve({name: dense.tensors[name][:, :48].clone()})
+    found = {each["name"]: each for each in layer_records(narrow, dense, [])}
+    assert found[DOWN]["width"] == 0.75
+    assert found["model.layers.0.mlp.down_proj"]["width"] == 1

@@ -34,6 +34,8 @@ def requested(tmp_path: Path, **more: Any) -> dict[str, Any]:
         "decode_tokens": 4,
         "repeats": 1,
         "trust_remote_code": False,
+        "prompts": [],
+        "sample_tokens": 6,
         "result": str(tmp_path / "result.json"),
         **more,
     }
@@ -107,6 +109,42 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     single = rescore.measure(request)["figures"]
     for name in ("dense", "light"):
         assert single[name]["perplexity"] == pytest.approx(whole[name]["perplexity"], rel=1e-5)
+
+
+def greedy(seed: int, prompt: list[int], count: int) -> list[int]:
+    """The most likely tokens after a prompt, the whole text computed again for each."""
+    model = Skeleton(tiny_checkpoint(seed=seed)).fill().eval()
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_prompts_of_any_length_are_continued_greedily_by_both_models(tmp_path: Path) -> None:
+    prompts = [[5, 6, 7], [40, 41], [9, 8, 7], list(range(4, 64))]
+    found = rescore.measure(requested(tmp_path, prompts=prompts))["samples"]
+    for seed, side in enumerate(("dense", "light")):
+        # The context of 64 tokens has room for 4 after the last prompt.
+        wanted = [greedy(seed, each, min(6, 64 - len(each))) for each in prompts]
+        assert found[side] == wanted
+
+
+def test_the_windows_with_the_largest_divergence_are_named_worst_first(tmp_path: Path) -> None:
+    found = rescore.measure(requested(tmp_path))["worst"]["heldout"]
+    dense, light = log_probabilities(0), log_probabilities(1)
+    kl = (dense.exp() * (dense - light)).sum(-1)
+    assert [each["window"] for each in found] == kl.mean(1).argsort(descending=True).tolist()
+    worst = found[0]["window"]
+    assert found[0]["mean_kl"] == pytest.approx(float(kl[worst].mean()), rel=1e-4)
+    assert found[0]["position"] == int(kl[worst].argmax()) + 1
+    after = tiny_windows(3, LENGTH).tokens[worst, 1:].unsqueeze(1)
+    apart = (dense[worst] - light[worst]).gather(1, after).mean()
+    assert found[0]["rise"] == pytest.approx(math.expm1(float(apart)), rel=1e-3)
+
+
+def test_a_folder_alone_has_no_worst_windows(tmp_path: Path) -> None:
+    assert rescore.measure(requested(tmp_path, dense=None))["worst"] == {"heldout": []}
 
 
 def test_a_model_gone_wrong_is_an_error_not_a_figure(tmp_path: Path) -> None:

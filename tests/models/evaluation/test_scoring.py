@@ -10,6 +10,7 @@ from tiny import tiny_checkpoint, tiny_windows
 
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.evaluation.scoring import (
+    Comparison,
     compare,
     last_hidden,
     own_perplexity,
@@ -95,6 +96,16 @@ def test_every_token_but_a_windows_first_is_predicted_and_kl_is_never_negative()
     assert found.kl.dtype == torch.float64
     assert (found.kl > 0).all()
     assert told == [1, 2, 3]
+
+
+def test_the_worst_windows_are_those_with_the_largest_mean_divergence() -> None:
+    kl = torch.tensor([[0.1, 0.1], [0.2, 0.8], [0.3, 0.1], [0.0, 0.0]], dtype=torch.float64)
+    light = torch.tensor([[1.0, 1.0], [2.0, 4.0], [1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    found = Comparison(torch.ones_like(kl), light, kl, 1.0).worst_windows()
+    assert [each.window for each in found] == [1, 2, 0]
+    assert found[0].mean_kl == pytest.approx(0.5)
+    assert found[0].rise == pytest.approx(math.expm1(2.0))
+    assert [each.position for each in found[:2]] == [2, 1]
 
 
 def test_agreement_counts_tokens_on_which_both_rank_the_same_first() -> None:

@@ -165,7 +165,7 @@ def test_broken_off_it_goes_on_to_the_same_bytes(
     with pytest.raises(Stopped):
         _train(model, unfinished=place, announce=stop_at(done))
     again, heard = _model(), list[int]()
-    trained = _train(again, unfinished=place, announce=lambda so_far, total: heard.append(so_far))
+    trained = _train(again, unfinished=place, announce=lambda so_far, *_: heard.append(so_far))
     assert heard == list(range(done + 1, 10))
     assert trained == whole
     assert all(torch.equal(a, b) for a, b in zip(_values(unbroken), _values(again), strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import record
+from recorded import bench, record, worst_window
 
 from birdbone.errors import DataError
 from birdbone.reports.html_report.page import report_page
@@ -21,6 +21,8 @@ HEADINGS = (
     "Layers",
     "Healing",
     "Generated text",
+    "Where the models differ most",
+    "Speed and memory",
     "Links",
     "Provenance",
 )
@@ -28,7 +30,7 @@ HEADINGS = (
 
 def model(name: str = "light", **more: object) -> ModelRecord:
     """A model with this record."""
-    return model_record(name, record(**more))
+    return model_record(name, record(bench=bench(), **more))
 
 
 def headings(page: str) -> list[str]:
@@ -54,8 +56,60 @@ def test_costs_on_both_texts_and_the_worst_layer_are_named() -> None:
     )
 
 
-def test_the_text_after_which_the_models_part_is_marked() -> None:
-    assert "<td> sat on <mark>the dog</mark></td>" in report_page([model()])
+def test_the_worst_layer_and_the_cost_elsewhere_stand_before_everything_else() -> None:
+    page = report_page([model()])
+    top = page[page.index("<h1>") : page.index("<h2>")]
+    assert "<dt>rise of perplexity, text from elsewhere</dt><dd>+20.0% ± 3.0%</dd>" in top
+    assert "<dd>model.layers.2.mlp.down_proj, output error 0.60%</dd>" in top
+    assert "<dd>80.0 MB, 32% of 250.0 MB</dd>" in top
+
+
+def test_several_models_have_a_row_each_at_the_top() -> None:
+    page = report_page([model("small"), model("smaller")])
+    top = page[page.index("<h1>") : page.index("<h2>")]
+    assert top.count("+20.0% ± 3.0%") == 2
+
+
+def test_the_text_after_which_the_models_part_is_marked_in_both() -> None:
+    page = report_page([model()])
+    assert "<p> sat on <mark>a mat</mark></p>" in page
+    assert "<p> sat on <mark>the dog</mark></p>" in page
+    assert "text from elsewhere</h4><p>The cat</p>" in page
+
+
+def test_why_there_are_no_continuations_is_said() -> None:
+    assert "No tokenizer." in report_page([model(samples=[], samples_missing="No tokenizer.")])
+
+
+def test_the_worst_windows_are_shown_around_their_worst_token() -> None:
+    page = report_page([model()])
+    assert "It was a dark and<mark> stormy</mark> night" in page
+    assert "window 3: KL 0.123 nats/token, perplexity -5.0%, saved model" in page
+
+
+def test_a_worst_window_of_a_text_that_may_not_be_kept_has_figures_alone() -> None:
+    entry = {k: v for k, v in worst_window().items() if k not in ("before", "token", "after")}
+    page = report_page([model(samples=[], worst_windows={"heldout": [entry]})])
+    assert "window 3: KL 0.123" in page
+    assert "<mark>" not in page
+
+
+def test_speeds_by_runtime_are_those_of_the_benchmark() -> None:
+    page = report_page([model()])
+    assert "<td>light.gguf</td><td>llama.cpp</td><td>80.0 MB</td><td>512.2</td>" in page
+
+
+def test_a_map_of_widths_is_left_out_where_nothing_was_narrowed() -> None:
+    layers = [{**each, "width": 1.0} for each in record()["layers"]]
+    assert "<h3>Width</h3>" in report_page([model()])
+    assert "<h3>Width</h3>" not in report_page([model(layers=layers)])
+    assert "<h3>Sensitivity</h3>" in report_page([model()])
+
+
+def test_versions_and_checksums_of_models_and_files_are_there() -> None:
+    page = report_page([model()])
+    for value in ("9.9.9", "2.13.0", "d0" * 32, "c1" * 32, "b2" * 32, "ab" * 32):
+        assert f"<td>{value}</td>" in page
 
 
 def test_what_was_not_used_is_said() -> None:
@@ -71,7 +125,12 @@ def test_several_models_stand_side_by_side() -> None:
 
 def test_names_and_texts_cannot_break_the_page() -> None:
     hostile = "<script>alert(1)</script>"
-    facts = record(source=hostile, samples=[dict.fromkeys(("prompt", "dense", "light"), hostile)])
+    facts = record(
+        source=hostile,
+        samples=[dict.fromkeys(("origin", "prompt", "dense", "light"), hostile)],
+        samples_missing=hostile,
+        worst_windows={hostile: [worst_window(before=hostile, token=hostile)]},
+    )
     facts["layers"][1]["name"] = f"model.layers.0.{hostile}"
     page = report_page([model_record(hostile, facts)])
     assert "<script" not in page
