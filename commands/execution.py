@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
 from .look_ahead import look_ahead, tell_after, tell_ahead
-from .options import LogFormat
+from .options import LogFormat, WandbRun
 from .run_store import beside_output, check_start, run_store
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Execution:
     as_json: bool = False
     quiet: bool = False
     log: LogFormat | None = None
-    wandb: str | None = None
+    wandb: WandbRun | None = None
     threads: int | None = None
 
 
@@ -115,5 +115,5 @@ def _middleware(how: Execution) -> list[Any]:
     if how.log is not None:
         chosen.append(middleware.Logging(renderer=how.log))
     if how.wandb is not None:
-        chosen.append(middleware.WandbLogging(project=how.wandb))
+        chosen.append(middleware.WandbLogging(**asdict(how.wandb)))
     return chosen

@@ -26,7 +26,12 @@ from .options import (
     StartFrom,
     Threads,
     Wandb,
+    WandbModel,
+    WandbModeName,
+    WandbName,
+    WandbTags,
     one_or_more,
+    wandb_run,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +68,10 @@ def fit_command(
     as_json: AsJson = False,
     quiet: Quiet = False,
     wandb: Wandb = None,
+    wandb_name: WandbName = None,
+    wandb_tags: WandbTags = None,
+    wandb_mode: WandbModeName = None,
+    wandb_model: WandbModel = False,
     threads: Threads = None,
     device: Device = None,
 ) -> None:
@@ -99,7 +108,7 @@ def fit_command(
         device_memory=device_memory,
         as_json=as_json,
         quiet=quiet,
-        wandb=wandb,
+        wandb=wandb_run(wandb, wandb_name, wandb_tags, wandb_mode, wandb_model),
         threads=threads,
     )
     execute(assemble, how)

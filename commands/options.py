@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from ..errors import SettingError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,6 +45,8 @@ _ACTIVATIONS = "Where hidden states rest between blocks, on an accelerator; auto
 _UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
 _TIME = "Time for each healing, such as 30min: more text is sampled from the model to fill it."
 _PRESET = "How much time to spend for how good a result."
+_WANDB_MODE = "offline writes the W&B run to ./wandb for `wandb sync`; default WANDB_MODE."
+_WANDB_MODEL = "Upload all files of the saved model to W&B, not its card and records alone."
 _SET = "Change a setting of a link; repeatable."
 
 ActivationsPlace = Annotated[
@@ -83,6 +88,46 @@ Time = Annotated[str | None, typer.Option(metavar="DURATION", help=_TIME)]
 Wandb = Annotated[
     str | None, typer.Option(metavar="PROJECT", help="Log to this Weights & Biases project.")
 ]
+WandbMode = Literal["online", "offline"]
+WandbModeName = Annotated[
+    WandbMode | None, typer.Option("--wandb-mode", help=_WANDB_MODE, show_default=False)
+]
+WandbModel = Annotated[bool, typer.Option("--wandb-model", help=_WANDB_MODEL)]
+WandbName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the W&B run.", show_default=False)
+]
+WandbTags = Annotated[
+    str | None, typer.Option(metavar="TAG,TAG", help="Tags of the W&B run.", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class WandbRun:
+    """The W&B run that a command logs to."""
+
+    project: str
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    mode: WandbMode | None = None
+    model_files: bool = False
+
+
+def wandb_run(
+    project: str | None, name: str | None, tags: str | None, mode: WandbMode | None, files: bool
+) -> WandbRun | None:
+    """The W&B run of the options; None without a project.
+
+    Raises:
+        SettingError: an option of W&B without ``--wandb``.
+    """
+    if project is not None:
+        split = (tag.strip() for tag in (tags or "").split(","))
+        return WandbRun(project, name, tuple(tag for tag in split if tag), mode, files)
+    given = {"name": name, "tags": tags, "mode": mode, "model": files}
+    for option, value in given.items():
+        if value:
+            raise SettingError(f"--wandb-{option} needs --wandb PROJECT, which turns W&B on")
+    return None
 
 
 def answer(

@@ -32,7 +32,12 @@ from .options import (
     Threads,
     Time,
     Wandb,
+    WandbModel,
+    WandbModeName,
+    WandbName,
+    WandbTags,
     one_or_more,
+    wandb_run,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +75,10 @@ def run_command(
     quiet: Quiet = False,
     log: Log = None,
     wandb: Wandb = None,
+    wandb_name: WandbName = None,
+    wandb_tags: WandbTags = None,
+    wandb_mode: WandbModeName = None,
+    wandb_model: WandbModel = False,
     threads: Threads = None,
     device: Device = None,
     activations: ActivationsPlace = None,
@@ -101,7 +110,7 @@ def run_command(
         as_json=as_json,
         quiet=quiet,
         log=log,
-        wandb=wandb,
+        wandb=wandb_run(wandb, wandb_name, wandb_tags, wandb_mode, wandb_model),
         threads=threads,
     )
     execute(assemble, how)

@@ -143,9 +143,9 @@ def _draw(axes: Axes, series: Sequence[Series], measure: str) -> None:
     axes.margins(x=0.08, y=0.1)
     axes.set_xlabel(label)
     axes.set_ylabel("rise of perplexity over dense, %")
-    waves = any(each.rows for each in series)
+    by_wave = any(each.rows for each in series)
     title = "Rise of perplexity against size"
-    axes.set_title(f"{title}, by wave" if waves else title, loc="left")
+    axes.set_title(f"{title}, by wave" if by_wave else title, loc="left")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
 
