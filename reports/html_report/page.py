@@ -23,7 +23,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
 h3 { font-size: 1rem; margin-top: 1.4rem; }
 h1, h2, h3 { overflow-wrap: anywhere; } td:last-child { overflow-wrap: anywhere; }
 figure { margin: 1rem 0; overflow-x: auto; }
-svg { width: 100%; height: auto; min-width: 34rem; max-width: 46rem; }
+svg { width: 100%; height: auto; min-width: 30rem; max-width: 46rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; min-width: 20rem; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem 0.3rem 0; text-align: left;
@@ -42,6 +42,9 @@ mark { background: #e8a33d55; color: inherit; }
 .remark { background: var(--soft); border-left: 3px solid #e8a33d; padding: 0.5rem 0.8rem; }
 nav a { margin-right: 0.9rem; color: inherit; }
 """
+
+# No scripts and no requests, whatever the texts of a record contain.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 _SECTIONS: tuple[tuple[str, Callable[[ModelRecord], str]], ...] = (
     ("Cost", sections.headline),
@@ -80,6 +83,7 @@ def report_page(models: Sequence[ModelRecord]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{escape(title)}: bird-bone</title><style>{_CSS}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )

@@ -83,8 +83,13 @@ def layers(model: ModelRecord) -> str:
     parts = [f"<h3>Layers with the largest error</h3>{named}"] if named else []
     for key, title, unit in _MAPS:
         grid = layer_grid(every, key, unit)
-        if grid is not None and (key not in _IF_VARIED or len(set(grid.cells.values())) > 1):
+        if grid is None:
+            continue
+        values = set(grid.cells.values())
+        if len(values) > 1:
             parts.append(f"<h3>{title}</h3>{_map(grid, logarithmic=key in _LOGARITHMIC)}")
+        elif key not in _IF_VARIED:
+            parts.append(f"<h3>{title}</h3><p>All linear layers: {values.pop():.4g} {unit}.</p>")
     return "".join(parts)
 
 

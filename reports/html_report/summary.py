@@ -11,7 +11,10 @@ from ..units import in_bytes
 from .elements import entries, table
 from .records import ModelRecord
 
-_COSTS = {"elsewhere": "rise of perplexity, text from elsewhere", "heldout": "held-out text"}
+_COSTS = {
+    "elsewhere": "rise of perplexity, text from elsewhere",
+    "heldout": "rise of perplexity, held-out text",
+}
 _HEAD = ("model", "weights", "rise, elsewhere", "rise, held-out text", "worst layer")
 _UNKNOWN = "not measured"
 

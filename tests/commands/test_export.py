@@ -100,6 +100,7 @@ def test_a_file_name_makes_a_file_with_records_beside_it(folders: Path, tmp_path
         "README.md",
         "birdbone.json",
         "proof.json",
+        "report.html",
     ]
     assert (
         "llama-cli -m path/to/light.gguf"

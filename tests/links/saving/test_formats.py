@@ -84,7 +84,11 @@ async def test_a_gguf_file_is_proven_by_llama_cpp(kind: Any, tmp_path: Path) -> 
     chain = Chain(save(path=str(target), format="gguf", kind=kind))
     out = await run(chain, context(checkpoint))
     saved, light = out["saved"], out["saved"].figures["light"]
-    assert names(target) == ["README.md", "birdbone.json", "model.gguf", "proof.json"]
+    records = ["README.md", "birdbone.json", "model.gguf", "proof.json", "report.html"]
+    assert names(target) == records
+    record = json.loads((target / "birdbone.json").read_text())
+    assert len(record["samples"]) == 3
+    assert all(each["dense"] and each["light"] for each in record["samples"])
     assert saved.weight_bytes == (target / "model.gguf").stat().st_size
     assert light["parameters"] == checkpoint.num_parameters
     dense = saved.figures["dense"]

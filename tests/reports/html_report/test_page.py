@@ -106,6 +106,14 @@ def test_a_map_of_widths_is_left_out_where_nothing_was_narrowed() -> None:
     assert "<h3>Sensitivity</h3>" in report_page([model()])
 
 
+def test_bits_that_are_the_same_everywhere_are_a_sentence() -> None:
+    page = report_page([model()])
+    assert "All linear layers: 4.5 bits per weight, scales included." in page
+    mixed = record()["layers"]
+    mixed[-1]["bits_per_weight"] = 8.5
+    assert "All linear layers" not in report_page([model(layers=mixed)])
+
+
 def test_versions_and_checksums_of_models_and_files_are_there() -> None:
     page = report_page([model()])
     for value in ("9.9.9", "2.13.0", "d0" * 32, "c1" * 32, "b2" * 32, "ab" * 32):
@@ -156,14 +164,30 @@ def test_without_matplotlib_the_tables_are_there(monkeypatch: pytest.MonkeyPatch
     assert headings(page) == list(HEADINGS)
 
 
+FRAME = """<body style="margin: 0"><iframe src="report.html" width="WIDTH" height="900"
+style="border: 0" onload="tell(this.contentDocument)"></iframe><script>
+function tell(page) {
+  const style = page.defaultView.getComputedStyle(page.body);
+  const unseen = [...page.querySelectorAll("dd, mark, svg, table")].filter(e => !e.getBoundingClientRect().width);
+  console.log("seen " + [page.documentElement.scrollWidth, unseen.length].join(" ") + " "
+    + [style.color, style.backgroundColor].join(" ").replace(/[^0-9 ]+/g, " "));
+}
+</script></body>"""
+
+
+def brightness(red: str, green: str, blue: str) -> float:
+    """Between 0 and 255, as an eye weighs the colours."""
+    return 0.299 * int(red) + 0.587 * int(green) + 0.114 * int(blue)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [400, 1280])
-def test_a_browser_opens_it_without_a_complaint(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1280, "dark")])
+def test_a_browser_opens_it_without_a_complaint(tmp_path: Path, width: int, scheme: str) -> None:
+    """In a frame, since a window cannot be as narrow as a phone; the page itself runs no script."""
     assert CHROMIUM is not None
-    file = tmp_path / "report.html"
-    # The page reports its own width, so that content that overflows a phone is seen.
-    probe = "<script>console.log('wide ' + document.documentElement.scrollWidth)</script></body>"
-    file.write_text(report_page([model()]).replace("</body>", probe))
+    (tmp_path / "report.html").write_text(report_page([model()]))
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.replace("WIDTH", str(width)))
     done = subprocess.run(
         [
             CHROMIUM,
@@ -175,11 +199,13 @@ def test_a_browser_opens_it_without_a_complaint(tmp_path: Path, width: int) -> N
             "--disable-component-update",
             "--disable-sync",
             "--enable-logging=stderr",
+            "--allow-file-access-from-files",
+            f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
             f"--user-data-dir={tmp_path / 'profile'}",
-            f"--window-size={width},900",
+            f"--window-size={max(width, 500)},900",
             "--hide-scrollbars",
             f"--screenshot={tmp_path / 'page.png'}",
-            file.as_uri(),
+            frame.as_uri(),
         ],
         capture_output=True,
         text=True,
@@ -187,8 +213,12 @@ def test_a_browser_opens_it_without_a_complaint(tmp_path: Path, width: int) -> N
         check=True,
     )
     said = re.findall(r'CONSOLE.*?"(.*?)"', done.stderr)
-    assert len(said) == 1, said
-    assert int(said[0].removeprefix("wide ")) <= max(width, 500)  # a window is at least 500 wide
+    assert len(said) == 1, said  # nothing but what the frame says
+    wide, without_width, *colours = said[0].removeprefix("seen ").split()
+    assert int(wide) <= width
+    assert without_width == "0"
+    text, back = brightness(*colours[:3]), brightness(*colours[3:6])
+    assert (back - text > 200) if scheme == "light" else (text - back > 150)
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
