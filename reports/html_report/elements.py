@@ -49,11 +49,6 @@ def listed(facts: Mapping[str, Any], key: str) -> Sequence[Any]:
     return found if isinstance(found, list) else []
 
 
-def entries(facts: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The mappings in a list of a record."""
-    return [each for each in listed(facts, key) if isinstance(each, Mapping)]
-
-
 def mapping(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """A mapping of a record; empty if it has none of that name."""
     found = facts.get(key)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from .elements import entries, mapping, remark
+from .elements import listed, mapping, remark
 from .records import ModelRecord
 
 _ORIGINS = {
@@ -19,7 +19,7 @@ _ORIGINS = {
 
 def samples(model: ModelRecord) -> str:
     """Greedy continuations of the same prompts; from where they part, both are marked."""
-    shown = [_sample(each) for each in entries(model.facts, "samples")]
+    shown = [_sample(each) for each in listed(model.facts, "samples")]
     missing = model.facts.get("samples_missing")
     if missing:
         shown.append(remark(str(missing)))
@@ -60,7 +60,7 @@ def worst_windows(model: ModelRecord) -> str:
     parts = []
     found = mapping(model.facts, "worst_windows")
     for text in found:
-        windows = "".join(_window(each) for each in entries(found, text))
+        windows = "".join(_window(each) for each in listed(found, text))
         if windows:
             parts.append(f"<h3>{escape(_ORIGINS.get(text, text))}</h3>{windows}")
     if not parts:

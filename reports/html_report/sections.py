@@ -12,7 +12,7 @@ from ..result import figure_rows
 from ..task_table import REMARK, recovery_cells
 from ..units import in_bytes, in_time
 from . import plots
-from .elements import entries, listed, mapping, pairs, plotted, remark, table
+from .elements import listed, mapping, pairs, plotted, remark, table
 from .layers import LayerGrid, layer_grid
 from .records import ModelRecord
 from .summary import worst_layers
@@ -74,7 +74,7 @@ def size_and_quality(models: Sequence[ModelRecord]) -> str:
 
 def layers(model: ModelRecord) -> str:
     """The worst layers by name; error, sensitivity, bits and width of every linear layer."""
-    every = entries(model.facts, "layers")
+    every = listed(model.facts, "layers")
     worst = (
         [str(e["name"]), f"{e['relative_error']:.2%}", str(e.get("kind"))]
         for e in worst_layers(model.facts, _WORST)
@@ -122,7 +122,7 @@ def speed(model: ModelRecord) -> str:
     """What ``birdbone bench`` recorded beside the model: size, speed and memory by runtime."""
     found = mapping(model.facts, "bench")
     rows = []
-    for each in entries(found, "models"):
+    for each in listed(found, "models"):
         figures = mapping(each, "figures")
         cells = (_of_bench(figures, key, form) for key, form in _BENCH)
         rows.append([str(each.get("model")), str(each.get("runtime")), *cells])

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...contexts.verdict import PREFIXES
 from ..units import in_bytes
-from .elements import entries, table
+from .elements import listed, table
 from .records import ModelRecord
 
 _COSTS = {
@@ -21,7 +21,7 @@ _UNKNOWN = "not measured"
 
 def worst_layers(facts: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
     """The layers with the largest error, the worst first; of a record without errors, none."""
-    known = (e for e in entries(facts, "layers") if isinstance(e.get("relative_error"), float))
+    known = (e for e in listed(facts, "layers") if isinstance(e.get("relative_error"), float))
     return sorted(known, key=lambda layer: -float(layer["relative_error"]))[:count]
 
 

@@ -79,7 +79,10 @@ def test_a_run_folder_without_waves(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as store:
         asyncio.run(run(Chain(other()), store=store))
     words = refused("plot", tmp_path / "run", "--out", tmp_path / "curve.svg")
-    assert "has no finished link 'waves' or 'save', so there is nothing to plot; let the run finish" in words
+    assert (
+        "has no finished link 'waves' or 'save', so there is nothing to plot; let the run finish"
+        in words
+    )
 
 
 def test_a_run_folder_with_one_wave_too_few(tmp_path: Path) -> None:

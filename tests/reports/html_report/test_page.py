@@ -168,7 +168,8 @@ FRAME = """<body style="margin: 0"><iframe src="report.html" width="WIDTH" heigh
 style="border: 0" onload="tell(this.contentDocument)"></iframe><script>
 function tell(page) {
   const style = page.defaultView.getComputedStyle(page.body);
-  const unseen = [...page.querySelectorAll("dd, mark, svg, table")].filter(e => !e.getBoundingClientRect().width);
+  const shown = [...page.querySelectorAll("dd, mark, svg, table")];
+  const unseen = shown.filter(each => !each.getBoundingClientRect().width);
   console.log("seen " + [page.documentElement.scrollWidth, unseen.length].join(" ") + " "
     + [style.color, style.backgroundColor].join(" ").replace(/[^0-9 ]+/g, " "));
 }
