@@ -170,7 +170,7 @@ def provenance(model: ModelRecord) -> str:
 
 
 def _versions(facts: Mapping[str, Any]) -> dict[str, Any]:
-    ours = {"bird-bone": facts["birdbone"]} if "birdbone" in facts else {}
+    ours = {"bird-bone": facts["birdbone"]} if facts.get("birdbone") else {}
     return {**ours, **mapping(facts, "versions")}
 
 

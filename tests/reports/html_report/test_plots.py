@@ -108,7 +108,8 @@ def test_losses_are_named_in_words() -> None:
 def test_links_are_bars_one_after_the_other() -> None:
     svg = drawn("timeline")
     assert [text for text in texts(svg) if text in ("load", "heal")] == ["load", "heal"]
-    assert "minutes" in texts(svg)
+    assert "minutes; beside each bar its peak memory" in texts(svg)
+    assert "500.0 MB" in [text.strip() for text in texts(svg)]
     starts = [
         tuple(float(x) for x in re.findall(r"[ML] ([\d.]+) ", path))
         for path in re.findall(r'<g id="patch_\d+">\s*<path d="([^"]*)"[^>]*clip-path', svg)

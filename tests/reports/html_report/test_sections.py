@@ -7,9 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from recorded import candidate, layers, record, step
+from recorded import bench, candidate, layers, record, step
 
 from birdbone.reports.html_report import sections
 from birdbone.reports.html_report.records import ModelRecord, model_record
@@ -69,13 +67,13 @@ def test_the_worst_layers_come_first_and_eight_at_most() -> None:
     assert found[0] == ["model.layers.5.mlp.down_proj", "1.20%", "int4 in groups of 32"]
     errors = [float(row[1].rstrip("%")) for row in found]
     assert errors == sorted(errors, reverse=True)
-    assert html.count("<svg") == 2  # errors, and bits
+    assert html.count("<svg") == 3  # errors, sensitivity, and width; bits are the same everywhere
 
 
 def test_without_errors_bits_alone_are_drawn() -> None:
     bare = [{k: v for k, v in each.items() if k != "relative_error"} for each in layers()]
     html = sections.layers(model(layers=bare))
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2
     assert "largest error" not in html
 
 
@@ -86,8 +84,9 @@ def test_a_record_without_layers_has_no_section(found: Any) -> None:
 
 def test_errors_of_zero_are_drawn_on_a_plain_scale() -> None:
     """A logarithm of zero would not be."""
-    exact = [{**each, "relative_error": 0.0} for each in layers()]
-    assert sections.layers(model(layers=exact)).count("<svg") == 2
+    exact = layers()
+    exact[1]["relative_error"] = 0.0
+    assert sections.layers(model(layers=exact)).count("<svg") == 3
 
 
 def test_losses_of_each_healing_are_drawn() -> None:
@@ -98,41 +97,6 @@ def test_losses_of_each_healing_are_drawn() -> None:
     assert "training loss" in html
     assert "heldout loss" not in html
     assert sections.healing(model(steps=[step("prune")])) == ""
-
-
-def sample(dense: str, light: str) -> str:
-    return sections.samples(model(samples=[{"prompt": "p", "dense": dense, "light": light}]))
-
-
-@pytest.mark.parametrize(
-    ("dense", "light", "marked"),
-    [
-        (" sat on a mat", " sat on the dog", " sat on <mark>the dog</mark>"),
-        ("abc", "abcd", "abc<mark>d</mark>"),
-        ("", "x", "<mark>x</mark>"),
-        ("same", "same", "same"),
-        ("longer", "long", "long"),
-        ("a < b", "a < c", "a &lt; <mark>c</mark>"),
-    ],
-)
-def test_what_differs_from_the_original_is_marked(dense: str, light: str, marked: str) -> None:
-    assert f"<td>{marked}</td></tr>" in sample(dense, light)
-
-
-@given(st.text(max_size=8), st.text(max_size=8))
-def test_marks_change_no_text(dense: str, light: str) -> None:
-    cell = sample(dense, light).rpartition("<td>")[2].partition("</td>")[0]
-    common = cell.partition("<mark>")[0]
-    for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&#x27;", "'")):
-        common = common.replace(entity, character)
-    common = common.replace("&amp;", "&")
-    assert dense.startswith(common)
-    assert light.startswith(common)
-
-
-def test_without_samples_there_is_no_section() -> None:
-    assert sections.samples(model(samples=[])) == ""
-    assert sections.samples(model(samples=None)) == ""
 
 
 def test_links_have_time_memory_and_settings() -> None:
@@ -150,20 +114,43 @@ def test_links_have_time_memory_and_settings() -> None:
     assert html.count("<svg") == 1
 
 
+def test_speed_has_a_row_for_each_runtime_and_how_it_was_measured() -> None:
+    html = sections.speed(model(bench=bench()))
+    speeds = ["80.0 MB", "512.2", "20.5", "900.0 MB"]
+    assert rows(html) == [
+        ["light", "transformers", *speeds],
+        ["light.gguf", "llama.cpp", *speeds],
+        ["rounds", "3"],
+        ["speed", "128 tokens read"],
+    ]
+    assert sections.speed(model()) == ""
+
+
 def test_provenance_has_texts_machine_versions_and_checksums() -> None:
     html = sections.provenance(model())
-    assert re.findall(r"<h3>(.*?)</h3>", html) == ["Texts", "Measured on", "Versions", "Files"]
+    assert re.findall(r"<h3>(.*?)</h3>", html) == [
+        "Texts",
+        "Measured on",
+        "Versions",
+        "Checksums of the models",
+        "Files",
+    ]
     assert rows(html) == [
         ["heldout", "a book", "4 × 512 tokens"],
         ["device", "x86_64"],
         ["elsewhere windows", "4 of 512 tokens"],
+        ["bird-bone", "9.9.9"],
         ["torch", "2.13.0"],
+        ["original", "d0" * 32],
+        ["light", "c1" * 32],
+        ["hash chain", "b2" * 32],
         ["model.safetensors", "80.0 MB", "ab" * 32],
     ]
 
 
 def test_parts_of_provenance_without_content_are_left_out() -> None:
-    html = sections.provenance(model(texts={}, measured_on=None, files=[]))
+    without = dict.fromkeys(("measured_on", "dense", "checkpoint", "chain", "birdbone"))
+    html = sections.provenance(model(texts={}, files=[], **without))
     assert re.findall(r"<h3>(.*?)</h3>", html) == ["Versions"]
 
 
@@ -172,10 +159,10 @@ def test_nothing_of_a_record_becomes_markup() -> None:
         source=HOSTILE,
         remarks=[HOSTILE],
         versions={HOSTILE: HOSTILE},
-        samples=[{"prompt": HOSTILE, "dense": HOSTILE, "light": "x" + HOSTILE}],
+        bench=bench() | {"measured_on": {HOSTILE: HOSTILE}},
         layers=[{**each, "kind": HOSTILE} for each in layers()],
     )
-    for section in (sections.headline, sections.layers, sections.samples, sections.provenance):
+    for section in (sections.headline, sections.layers, sections.speed, sections.provenance):
         assert "<script" not in section(hostile)
 
 
