@@ -25,7 +25,7 @@ GRID = LayerGrid(
     {("mlp.up", "0"): 0.1, ("mlp.up", "2"): 0.9, ("mlp.down", "1"): 0.5},
     "bits per weight",
 )
-STEPS = ({"link": "load", "seconds": 30.0}, {"link": "heal", "seconds": 90.0})
+STEPS = [{"link": "load", "seconds": 30.0, "peak_bytes": 5e8}, {"link": "heal", "seconds": 90.0}]
 EVERY: dict[str, Callable[[], str]] = {
     "frontier": lambda: plots.frontier(POINTS),
     "layer map": lambda: plots.layer_map(GRID),
