@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..contexts.task_scores import Recovery, TaskScores
 
-_WIDTHS = (15, 13, 13, 14, 14)  # metric, original, light, difference, recovery
+_WIDTHS = (17, 13, 13, 14, 14)  # metric, original, light, difference, recovery
 
 REMARK = (
     "± is one standard error; those of difference and recovery are paired: both models answered "

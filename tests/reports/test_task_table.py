@@ -41,7 +41,7 @@ def test_every_metric_has_a_line_that_fits() -> None:
         "prose,",
         "word_perplexity",
     ]
-    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert {len(line.rstrip()) for line in lines if "," not in line} == {79}
     assert lines[2].split()[:7] == ["acc", "0.875", "±", "0.125", "0.625", "±", "0.183"]
 
 
