@@ -155,8 +155,12 @@ def recoveries(dense: Iterable[TaskScores], light: Iterable[TaskScores]) -> tupl
     )
 
 
-def below(found: Iterable[Recovery], bound: float) -> str | None:
-    """In words, the metric whose recovery is furthest below a bound; None if all of them hold."""
+def below(found: Iterable[Recovery], bound: float, *, advice: str = "") -> str | None:
+    """In words, the metric whose recovery is furthest below a bound; None if all of them hold.
+
+    Args:
+        advice: what to do about it, at the end of the sentence.
+    """
     faults = [each for each in found if not each.holds(bound)]
     if not faults:
         return None
@@ -173,7 +177,7 @@ def below(found: Iterable[Recovery], bound: float) -> str | None:
         else f"{worst.metric} of {worst.task} rose from {worst.dense:.4g} to {worst.light:.4g}"
     ) + (
         f", a recovery of {worst.recovery:.2%} (standard error {error}), less than "
-        f"min_recovery={bound:.2%} asks for"
+        f"min_recovery={bound:.2%} asks for{advice}"
     )
 
 

@@ -20,6 +20,8 @@ from .validating.judge import judge
 from .validating.metrics import metrics, outlined_verdict
 from .validating.tasks import judge_tasks, task_choice, task_files, try_tasks
 
+_ADVICE = "; prune less, keep more bits, or heal longer"
+
 
 class ValidateSettings(Settings):
     """The settings of validate."""
@@ -74,8 +76,8 @@ async def validate(ctx: Validatable, settings: ValidateSettings) -> Validated:
     if max_rise is not None and fault is not None:
         raise GateError(
             f"perplexity rose by {fault.rise:.2%} (standard error {fault.rise_error:.2%}) over "
-            f"dense on {fault.text}, more than max_rise={max_rise:.2%} allows; "
-            f"prune less, keep more bits, or heal longer"
+            f"dense on {fault.text}, more than "
+            f"max_rise={max_rise:.2%} allows{_ADVICE}"
         )
     if verdict.remark is not None:
         # Without figures: Python shows equal warnings once, and waves validate often.
@@ -91,9 +93,10 @@ async def validate(ctx: Validatable, settings: ValidateSettings) -> Validated:
         verdict, reference = await judge_tasks(
             models, choice, verdict, reference, settings.batch_size
         )
-    lost = None if settings.min_recovery is None else below(verdict.tasks, settings.min_recovery)
+    least = settings.min_recovery
+    lost = None if least is None else below(verdict.tasks, least, advice=_ADVICE)
     if lost is not None:
-        raise GateError(f"{lost}; prune less, keep more bits, or heal longer")
+        raise GateError(lost)
     return {"verdict": verdict, "reference": reference, "metrics": metrics(verdict)}
 
 
