@@ -105,7 +105,8 @@ class LmEval:
             turn = self._turns[name] = self._turns.get(name, -1) + 1
             result = task_result(self.right[name][turn], name)
             (Path(request["place"]) / f"{place}.json").write_text(json.dumps(result))
-            announce("tasks evaluated", place + 1, len(request["tasks"]))
+            if place == 0:  # the last line of a process may be lost
+                announce("tasks evaluated", place + 1, len(request["tasks"]))
         return {}
 
 
