@@ -17,6 +17,7 @@ BLOCK_SIZES: Mapping[str, tuple[int, int]] = MappingProxyType(
         "q4_1": (32, 20),
         "q5_0": (32, 22),
         "q5_1": (32, 24),
+        "iq4_nl": (32, 18),
         "q2_k": (256, 84),
         "q3_k": (256, 110),
         "q4_k": (256, 144),

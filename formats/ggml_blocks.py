@@ -1,9 +1,9 @@
 """Packing integer codes into ggml's blocks, bit for bit: readers compute the quantised weights.
 
 All functions return uint8 [rows, bytes per row], in ggml's layouts. A block of 32 columns starts
-with a float16 scale; a super-block of 256 columns starts with one or two float16 factors of its
-smaller scales. Codes of less than a byte are stored in pairs: the first half of the block in the
-low bits, the second half in the high bits.
+with a float16 scale. Codes of less than a byte are stored in pairs: the first half of the block in
+the low bits, the second half in the high bits. Super-blocks of 256 columns are packed by
+`ggml_super_blocks`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..checkpoints import GgmlBlocks, TensorRef
 from ..errors import SettingError
 from ..solvers.grid import Grid
 from ..solvers.results import QuantizedWeight
+from .ggml_super_blocks import pack_q2_k, pack_q3_k, pack_q4_k, pack_q5_k, pack_q6_k
 from .ggml_types import GgmlKind, smallest_kind
 
 _COLUMNS = 32  # columns of a block (not of a super-block)
@@ -113,24 +114,24 @@ def _q8_0(codes: QuantizedWeight) -> Tensor:
     return _rows(_halves(codes.scales), codes.codes.view(rows, groups, _COLUMNS).view(torch.uint8))
 
 
-def _q4_k(codes: QuantizedWeight) -> Tensor:
-    """Pack Q4_K: eight scales and eight minimums of six bits take twelve bytes."""
-    blocks, rows = codes.super_blocks, codes.codes.shape[0]
-    assert blocks is not None  # the grid has super-blocks
-    scale = blocks.scale_steps.view(rows, -1, 8)
-    minimum = blocks.minimum_steps.view(rows, -1, 8)
-    first, last = scale[..., :4], scale[..., 4:]
-    first_minimum, last_minimum = minimum[..., :4], minimum[..., 4:]
-    six_bits = (
-        first | (last >> 4 << 6),
-        first_minimum | (last_minimum >> 4 << 6),
-        (last & 15) | ((last_minimum & 15) << 4),
-    )
-    quarters = codes.codes.view(torch.uint8).view(rows, -1, 4, 64)
-    units = _halves(blocks.scale_unit), _halves(blocks.minimum_unit)
-    return _rows(*units, *six_bits, _nibbles(quarters).flatten(-2))
+def _iq4_nl(codes: QuantizedWeight) -> Tensor:
+    """Pack IQ4_NL: the places of the codes among the grid's levels."""
+    rows, groups = codes.scales.shape
+    levels = torch.tensor(codes.grid.levels, dtype=torch.int8, device=codes.codes.device)
+    places = torch.searchsorted(levels, codes.codes).to(torch.uint8)
+    return _rows(_halves(codes.scales), _nibbles(places.view(rows, groups, _COLUMNS)))
 
 
 _PACKERS: Mapping[GgmlKind, Callable[[QuantizedWeight], Tensor]] = MappingProxyType(
-    {"q4_0": _q4_0, "q5_0": _q5_0, "q8_0": _q8_0, "q4_k": _q4_k}
+    {
+        "q4_0": _q4_0,
+        "q5_0": _q5_0,
+        "q8_0": _q8_0,
+        "iq4_nl": _iq4_nl,
+        "q2_k": pack_q2_k,
+        "q3_k": pack_q3_k,
+        "q4_k": pack_q4_k,
+        "q5_k": pack_q5_k,
+        "q6_k": pack_q6_k,
+    }
 )

@@ -1,4 +1,8 @@
-"""The bytes of a tensor in each ggml type."""
+"""The bytes of a tensor in each ggml type.
+
+Weights that no solver quantised, such as the head, are rounded to nearest: with searched scales on
+the grids of super-blocks and of IQ4_NL, by the gguf package on the others.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from gguf.quants import quantize
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..solvers.grid import NAMED_GRIDS
+from ..solvers.round_to_nearest import quantize_round_to_nearest
+from .ggml_blocks import pack
 from .ggml_types import GgmlKind, ggml_type
-from .k_quants import q4_k, q6_k
 
 # Values encoded at a time, to bound the temporary copies.
 _VALUES_PER_CHUNK = 1 << 24
@@ -46,10 +52,9 @@ def encode(kind: GgmlKind, values: Tensor, name: str) -> np.ndarray:
 
 
 def _quantized(kind: GgmlKind, values: Tensor) -> np.ndarray:
-    if kind == "q4_k":
-        return q4_k(values).numpy()
-    if kind == "q6_k":
-        return q6_k(values).numpy()
+    grid = NAMED_GRIDS.get(kind)
+    if grid is not None and (grid.super_block or grid.levels):
+        return pack(quantize_round_to_nearest(values, grid=grid, scales="searched")).numpy()
     return quantize(values.contiguous().numpy(), ggml_type(kind))
 
 

@@ -3,8 +3,9 @@
 The rule is that of llama.cpp's own quantiser, so files can be compared at equal size. Vectors and
 learned position embeddings stay float32. The output head, or the embedding if it is used as one, is
 Q6_K unless the file's type is Q8_0. If the blocks of a type do not divide a tensor's width, a
-fallback replaces it: Q5_0 for Q4_K, Q8_0 for Q6_K, float16 for all others. Not implemented:
-llama.cpp gives a few tensors of a Q4_K file more bits.
+fallback replaces it: IQ4_NL for Q2_K and Q3_K, Q5_0 for Q4_K and Q5_K (llama.cpp: Q5_1 for Q5_K),
+Q8_0 for Q6_K, float16 for all others. Not implemented: llama.cpp gives a few tensors of a K-quant
+file more bits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,22 @@ from typing import Any, Literal, get_args
 from ..checkpoints.ggml_sizes import block_size
 from ..checkpoints.gguf_package import require_gguf
 
-GgmlKind = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q6_k"]
+GgmlKind = Literal[
+    "f32",
+    "f16",
+    "bf16",
+    "q8_0",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "iq4_nl",
+    "q2_k",
+    "q3_k",
+    "q4_k",
+    "q5_k",
+    "q6_k",
+]
 
 GGML_KINDS: tuple[GgmlKind, ...] = get_args(GgmlKind)
 
@@ -31,7 +47,11 @@ FILE_TYPES: Mapping[GgmlKind, str] = MappingProxyType(
         "q4_1": "MOSTLY_Q4_1",
         "q5_0": "MOSTLY_Q5_0",
         "q5_1": "MOSTLY_Q5_1",
+        "iq4_nl": "MOSTLY_IQ4_NL",
+        "q2_k": "MOSTLY_Q2_K",
+        "q3_k": "MOSTLY_Q3_K_S",
         "q4_k": "MOSTLY_Q4_K_S",
+        "q5_k": "MOSTLY_Q5_K_S",
         "q6_k": "MOSTLY_Q6_K",
     }
 )
@@ -40,7 +60,9 @@ FILE_TYPES: Mapping[GgmlKind, str] = MappingProxyType(
 FLOAT_KINDS: tuple[GgmlKind, ...] = ("f32", "f16", "bf16")
 """Types that store plain values, so that quantised weights are dequantised to be stored."""
 
-_FALLBACKS: Mapping[GgmlKind, GgmlKind] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0"})
+_FALLBACKS: Mapping[GgmlKind, GgmlKind] = MappingProxyType(
+    {"q2_k": "iq4_nl", "q3_k": "iq4_nl", "q4_k": "q5_0", "q5_k": "q5_0", "q6_k": "q8_0"}
+)
 _UNQUANTIZED = ("position_embd.weight", "rope_freqs.weight")
 
 

@@ -114,7 +114,8 @@ def tensor_entries(
         unchanged = unchanged_kind(ref, kind)
         found = unchanged or kind_for_tensor(kind, gguf_name, shape, is_head=is_head)
         source = _Reordered(name, gguf_name, ref, architecture, config, bool(unchanged))
-        is_fallback = found == kind_for_width(kind, shape[-1]) != kind and not is_head
+        is_fallback = found == kind_for_width(kind, shape[-1]) != kind
+        is_fallback = is_fallback and not (is_head or unchanged)
         entries.append(TensorEntry(gguf_name, source, shape, found, is_fallback, bool(unchanged)))
     for gguf_name, tensor in rope_tensors(config).items():
         ref = InMemory(tensor)

@@ -16,7 +16,8 @@ from .quantizing.allocated import allocated, check_undecided, require_settled
 from .quantizing.calibrated import round_by_text
 from .quantizing.embeddings import chosen_embeddings, round_embeddings
 from .quantizing.forecast import quantize_forecast
-from .quantizing.grids import Grids, check_patterns, grids_of
+from .quantizing.ggml_tables import chosen_tables, round_tables
+from .quantizing.grids import Grids, check_overrides, check_patterns, grids_of
 from .quantizing.low_rank import Correcting, check_rank
 from .quantizing.settings import (
     BITSANDBYTES,
@@ -35,7 +36,8 @@ from .quantizing.warnings import warn_of_left, warn_of_unused
 async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     """Store the linears of every block as integers with one scale per group of input columns.
 
-    Norms and routers are not quantised; embeddings and head only with ``embedding_bits``. Neither
+    Norms and routers are not quantised; embeddings and head only with ``embedding_bits``, or with
+    ``embedding_grid`` and ``head_grid`` for a GGUF file. Neither
     are expert and Conv1D weights if the integers are to be packed, since no format that loads in
     plain transformers holds them.
     Weights with zero points are not packed: their dequantised values are stored, with a warning.
@@ -72,6 +74,9 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     if settings.embedding_bits is not None:
         light, more = await in_thread(round_embeddings, light)
         found = {**found, **more}
+    if tables := chosen_tables(checkpoint, settings):
+        light, more = await in_thread(round_tables, light, tables)
+        found = {**found, **more}
     metrics = {
         "method": settings.method,
         **found,
@@ -107,12 +112,13 @@ def _tuning(settings: QuantizeSettings) -> BlockTuning | None:
 @quantize.check
 def _check(ctx: Partial, settings: QuantizeSettings) -> None:
     """Settings that contradict each other, and weights that cannot be stored, by layer."""
-    if settings.method == "signround" and not packs_codes(settings):
+    packs = packs_codes(settings) or settings.grid == "allocated"
+    if settings.method == "signround" and not packs:
         raise SettingError(
             "quantize(method='signround') needs integers that can be packed; set symmetric=True "
             "and grid='int', or use method='gptq'"
         )
-    if settings.rank and (settings.method == "signround" or not packs_codes(settings)):
+    if settings.rank and (settings.method == "signround" or not packs):
         raise SettingError(
             "quantize(rank=...) corrects packed integers of gptq; set method='gptq', "
             "symmetric=True and grid='int', or rank=0"
@@ -122,13 +128,15 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
     if prepared:
         nf4_values(torch.ones(32, 64))  # fails if bitsandbytes cannot be used here
     if "allocation" in ctx:
-        check_undecided(settings)
+        check_undecided(settings, ctx["allocation"])
+    check_overrides(settings)
     checkpoint = ctx.get("checkpoint")
-    if checkpoint is None:
+    if checkpoint is None or (settings.grid == "allocated" and "allocation" not in ctx):
         return
     settings = allocated(settings, checkpoint, ctx.get("allocation"))
     if settings.embedding_bits is not None:
         chosen_embeddings(checkpoint)
+    chosen_tables(checkpoint, settings)
     grids = grids_of(settings)
     check_patterns(settings, all_linears(checkpoint))
     for linear in chosen_linears(
@@ -141,6 +149,12 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
 
 
 def _check_embedding_bits(settings: QuantizeSettings) -> None:
+    for name in ("embedding_grid", "head_grid"):
+        if getattr(settings, name) is not None and settings.grid == "int":
+            raise SettingError(
+                f"quantize({name}='{getattr(settings, name)}') is stored beside linears on a grid "
+                f"of ggml; set grid too, or use embedding_bits=8"
+            )
     if settings.embedding_bits is not None and not packs_codes(settings):
         raise SettingError(
             "quantize(embedding_bits=8) is stored beside packed integers; set symmetric=True and "

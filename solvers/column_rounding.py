@@ -1,7 +1,8 @@
 """Rounding one column to its group's grid, as often and as fast as the column loop needs it.
 
 Performs the operations of `Scales.encode` and `Scales.decode` in the same order, so the codes are
-bit-identical. What is constant for a group is prepared once, and no memory is allocated per column.
+bit-identical. What is constant for a group is prepared once, and no memory is allocated per column,
+except for unevenly spaced codes.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class ColumnRounder:
         minimum: Tensor | None,
     ) -> None:
         self._smallest, self._largest = grid.smallest, grid.largest
+        self._uneven = grid if grid.levels else None
         self._value, self._scale = value, scale
         self._zero_point, self._minimum = zero_point, minimum
 
@@ -56,7 +58,11 @@ class ColumnRounder:
         value = self._value
         if self._minimum is not None:
             column = column + self._minimum
-        torch.div(column, self._scale, out=value).round_()
+        torch.div(column, self._scale, out=value)
+        if self._uneven is not None:
+            codes.copy_(self._uneven.nearest_(value))
+            return value.mul_(self._scale)
+        value.round_()
         if self._zero_point is not None:
             value.add_(self._zero_point)
         codes.copy_(value.clamp_(self._smallest, self._largest))

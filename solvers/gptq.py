@@ -215,7 +215,7 @@ class _Rounding(ColumnRule):
     def plans_blocks(self) -> bool:
         # A group that starts inside a block is fitted to weights that the block itself updates,
         # so its scales are not known when the block starts.
-        if self._grid.super_block:  # the kernel does not support minimums
+        if self._grid.super_block or self._grid.levels:  # not supported by the kernel
             return False
         return self._unit % BLOCK_SIZE == 0 or self._unit == self.codes.shape[0]
 
@@ -264,7 +264,7 @@ class _StaticRounding(_Rounding):
 
     @property
     def plans_blocks(self) -> bool:
-        return not self._grid.super_block
+        return not (self._grid.super_block or self._grid.levels)
 
     def plan(self, start: int, rest: Tensor) -> BlockPlan:
         return self._plan(places=self._places[start : start + BLOCK_SIZE])

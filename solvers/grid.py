@@ -10,8 +10,9 @@ Codes are signed integers from -2^(bits-1) to 2^(bits-1) - 1, stored as int8.
   the convention of ggml's Q4_0.
 - Asymmetric grid: value = (code - zero_point) * scale. The range always includes 0, and 0 is
   represented exactly.
-- Q4_K, one of the grids named after ggml's block formats: codes are unsigned and value = code *
-  scale - minimum (`super_blocks`).
+- Grids named after ggml's block formats. Q2_K, Q4_K and Q5_K: codes are unsigned and value = code
+  * scale - minimum (`super_blocks`). Q3_K and Q6_K: symmetric, with scales that are small integers
+  (`signed_blocks`). IQ4_NL: signed scales, and codes that are not evenly spaced.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class Grid:
         scale_dtype: dtype the file format stores scales in; None if the caller chooses.
         super_block: consecutive input columns whose scales and minimums are stored as small
             integers, as in Q4_K; None for an ordinary grid.
+        scale_bits: bits of these integers.
+        levels: all codes, ascending, if they are not evenly spaced; they need more than ``bits``
+            each, and files store their places.
 
     Raises:
         SettingError: ``bits`` or ``group_size`` is out of range, or ``signed`` is set without
@@ -58,6 +62,8 @@ class Grid:
     signed: bool = False
     scale_dtype: torch.dtype | None = None
     super_block: int | None = None
+    scale_bits: int | None = None
+    levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -75,7 +81,7 @@ class Grid:
 
     @classmethod
     def named(cls, name: str) -> Grid:
-        """Return a grid named after a ggml type: "q4_0", "q5_0", "q8_0" or "q4_k".
+        """Return a grid named after a ggml type, one of `NAMED_GRIDS`.
 
         Raises:
             SettingError: the name is not one of these.
@@ -87,20 +93,44 @@ class Grid:
     @property
     def smallest(self) -> int:
         """The smallest code."""
-        return 0 if self.super_block else -(1 << (self.bits - 1))
+        if self.levels:
+            return self.levels[0]
+        return 0 if self.has_minimums else -(1 << (self.bits - 1))
 
     @property
     def largest(self) -> int:
         """The largest code."""
-        return self.smallest + (1 << self.bits) - 1
+        return self.levels[-1] if self.levels else self.smallest + (1 << self.bits) - 1
+
+    @property
+    def has_minimums(self) -> bool:
+        """Whether a minimum is subtracted after scaling, as in Q4_K."""
+        return bool(self.super_block) and not self.symmetric
+
+    @property
+    def exact_zero(self) -> bool:
+        """Whether every group represents zero exactly."""
+        return not self.has_minimums and (self.levels is None or 0 in self.levels)
+
+    def nearest_(self, values: Tensor) -> Tensor:
+        """Replace values in units of the scale by the nearest codes, in place; halves go to even.
+
+        Unevenly spaced codes: halves go to the smaller one.
+        """
+        if self.levels is None:
+            return values.round_().clamp_(self.smallest, self.largest)
+        levels = values.new_tensor(self.levels)
+        middles = (levels[1:] + levels[:-1]) / 2
+        return values.copy_(levels[torch.bucketize(values, middles)])
 
     def fitted_width(self, width: int) -> int:
         """Return how many columns have their scales fitted together; raises as `group_width`."""
         return self.super_block or self.group_width(width)
 
     def divides(self, width: int) -> bool:
-        """Return whether the groups divide a row of ``width`` columns."""
-        return not isinstance(self.group_size, int) or width % self.group_size == 0
+        """Return whether the groups, or super-blocks, divide a row of ``width`` columns."""
+        size = self.super_block or self.group_size
+        return not isinstance(size, int) or width % size == 0
 
     def group_width(self, width: int) -> int:
         """Return the columns per group in a row of ``width`` columns.
@@ -128,32 +158,46 @@ class Grid:
         return self.group_size
 
 
+NamedGrid = Literal["q4_0", "q5_0", "q8_0", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]
+
+_LEAST_FLOAT16 = 2.0**-24
+
+# ggml's kvalues_iq4nl, denser near zero.
+_IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
 NAMED_GRIDS: Mapping[str, Grid] = MappingProxyType(
     {
         "q4_0": Grid(4, 32, signed=True, scale_dtype=torch.float16),
         "q5_0": Grid(5, 32, signed=True, scale_dtype=torch.float16),
         "q8_0": Grid(8, 32, signed=True, scale_dtype=torch.float16),
-        "q4_k": Grid(4, 32, symmetric=False, super_block=256),
+        "iq4_nl": Grid(4, 32, signed=True, scale_dtype=torch.float16, levels=_IQ4_NL),
+        "q2_k": Grid(2, 16, symmetric=False, super_block=256, scale_bits=4),
+        "q3_k": Grid(3, 16, signed=True, super_block=256, scale_bits=6),
+        "q4_k": Grid(4, 32, symmetric=False, super_block=256, scale_bits=6),
+        "q5_k": Grid(5, 32, symmetric=False, super_block=256, scale_bits=6),
+        "q6_k": Grid(6, 16, signed=True, super_block=256, scale_bits=8),
     }
 )
+"""By the name of the ggml type that stores codes on the grid."""
 
 
 @dataclass(frozen=True, eq=False)
 class SuperBlocks:
-    """How Q4_K stores scales and minimums: integers times two float16 factors per super-block.
+    """How scales and minimums of super-blocks are stored: integers times float16 factors.
 
     Attributes:
         scale_unit: float16 [out_features, super_blocks], ggml's d.
-        minimum_unit: float16 [out_features, super_blocks], ggml's dmin.
-        scale_steps: uint8 [out_features, groups], 1 to 63; scale = scale_unit * scale_steps.
-        minimum_steps: uint8 [out_features, groups], 0 to 63; minimum = minimum_unit *
-            minimum_steps.
+        scale_steps: [out_features, groups], never 0; scale = scale_unit * scale_steps. uint8, or
+            int8 on a symmetric grid.
+        minimum_unit: float16 [out_features, super_blocks], ggml's dmin; None on a symmetric grid.
+        minimum_steps: uint8 [out_features, groups]; minimum = minimum_unit * minimum_steps. None
+            on a symmetric grid.
     """
 
     scale_unit: Tensor
-    minimum_unit: Tensor
     scale_steps: Tensor
-    minimum_steps: Tensor
+    minimum_unit: Tensor | None = None
+    minimum_steps: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +240,10 @@ class Scales:
         """
         if self.minimum is not None:
             values = values + self.minimum.to(values.dtype)
-        codes = torch.round(values / self.scale.to(values.dtype))
+        codes = values / self.scale.to(values.dtype)
         if self.zero_point is not None:
-            codes += self.zero_point.to(values.dtype)
-        return codes.clamp_(self.grid.smallest, self.grid.largest)
+            codes = codes.round_().add_(self.zero_point.to(values.dtype))
+        return self.grid.nearest_(codes)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the values of ``codes``, in the floating dtype of ``codes``."""
@@ -222,11 +266,13 @@ class Scales:
 
 
 def _joined_blocks(parts: Sequence[SuperBlocks], *, dim: int) -> SuperBlocks:
+    minimum_units = [part.minimum_unit for part in parts if part.minimum_unit is not None]
+    minimum_steps = [part.minimum_steps for part in parts if part.minimum_steps is not None]
     return SuperBlocks(
         torch.cat([part.scale_unit for part in parts], dim),
-        torch.cat([part.minimum_unit for part in parts], dim),
         torch.cat([part.scale_steps for part in parts], dim),
-        torch.cat([part.minimum_steps for part in parts], dim),
+        torch.cat(minimum_units, dim) if minimum_units else None,
+        torch.cat(minimum_steps, dim) if minimum_steps else None,
     )
 
 
@@ -256,10 +302,11 @@ def fit_scales(values: Tensor, *, grid: Grid, scale_dtype: torch.dtype, dim: int
 
 def require_exact_zero(grid: Grid, mask: Tensor | None) -> None:
     """Raise SettingError if a mask is given for a grid that cannot represent zero exactly."""
-    if mask is not None and grid.super_block:
+    if mask is not None and not grid.exact_zero:
+        what = f"super-blocks of {grid.super_block}" if grid.super_block else "uneven levels"
         raise SettingError(
-            f"a grid with super-blocks of {grid.super_block} has no exact zero, so pruned weights "
-            "would not stay zero; choose another grid, such as 'q4_0'"
+            f"a grid with {what} has no exact zero, so pruned weights would not stay zero; choose "
+            "another grid, such as 'q4_0'"
         )
 
 
@@ -271,6 +318,8 @@ def nearest_zero_point(low: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 def stored_scale(scale: Tensor, *, grid: Grid, scale_dtype: torch.dtype) -> Tensor:
     """Round scales to their storage dtype; an exact 0 becomes 1, and nothing else rounds to 0.
+
+    On a grid without an exact zero it becomes the smallest number, so that zeros stay almost zero.
 
     Raises:
         SolverError: a scale overflows its dtype.
@@ -284,4 +333,4 @@ def stored_scale(scale: Tensor, *, grid: Grid, scale_dtype: torch.dtype) -> Tens
             f"scale {float(scale.abs().max()):g} does not fit in {dtype}; "
             "store scales as bfloat16 or float32"
         )
-    return rounded.masked_fill_(scale == 0, 1.0)
+    return rounded.masked_fill_(scale == 0, 1.0 if grid.exact_zero else _LEAST_FLOAT16)

@@ -12,13 +12,15 @@ w_j^2 - <w, c>^2 / <c, c>. So a few widely spaced candidates are as good as many
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .grid import Grid, Scales, fit_scales, nearest_zero_point, stored_scale
-from .super_blocks import fit_super_blocks
+from .signed_blocks import round_scales
+from .super_blocks import better_blocks, fit_super_blocks
 
 ScaleRule = Literal["searched", "minmax"]
 
@@ -67,12 +69,27 @@ def _fit(
 ) -> Scales:
     if importance is None:
         importance = groups.new_ones(groups.shape[1:])
-    if grid.super_block:
+    if grid.has_minimums:
         return fit_super_blocks(groups, grid=grid, importance=importance, searched=rule != "minmax")
+    if grid.super_block:
+        return _in_super_blocks(groups, grid, importance, rule)
     plain = fit_scales(groups, grid=grid, scale_dtype=scale_dtype)
     if rule == "searched":
         plain = _searched(groups, plain, importance.to(groups.dtype), scale_dtype)
     return plain.squeeze(-1)
+
+
+def _in_super_blocks(groups: Tensor, grid: Grid, importance: Tensor, rule: ScaleRule) -> Scales:
+    """Return free scales rounded to small integers; searched ones only where they are better."""
+    free = replace(grid, super_block=None, scale_bits=None, scale_dtype=torch.float32)
+    plain = fit_scales(groups, grid=free, scale_dtype=torch.float32)
+    stored = round_scales(groups, plain.scale.squeeze(-1), grid=grid, importance=importance)
+    if rule == "minmax":
+        return stored
+    found = _searched(groups, plain, importance.to(groups.dtype), torch.float32).scale.squeeze(-1)
+    return better_blocks(
+        groups, round_scales(groups, found, grid=grid, importance=importance), stored, importance
+    )
 
 
 def shrink_factors(bits: int) -> list[float]:
@@ -89,6 +106,8 @@ def _searched(
     search = _Search(groups, importance, plain)
     for factor in shrink_factors(plain.grid.bits):
         search.try_range(factor)
+        if plain.grid.levels:  # which are not symmetric either
+            search.try_range(-factor)
     if not plain.grid.symmetric:
         for shift in (-1, 1):
             search.try_shift(shift)
@@ -151,10 +170,11 @@ class _Search:
 
     def _try(self, scale: Tensor, zero_point: Tensor | None) -> None:
         # Codes c of the candidate, less the zero point.
-        codes = torch.div(self._groups, scale, out=self._codes).round_()
+        codes = torch.div(self._groups, scale, out=self._codes)
         if zero_point is None:
-            codes.clamp_(self._grid.smallest, self._grid.largest)
+            self._grid.nearest_(codes)
         else:
+            codes.round_()
             codes.clamp_(self._grid.smallest - zero_point, self._grid.largest - zero_point)
         # Least-squares scale <w, c> / <c, c> for these codes, and the loss it saves.
         inner = torch.mul(self._weighted, codes, out=self._products).sum(-1, keepdim=True)

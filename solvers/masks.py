@@ -18,11 +18,19 @@ from .checks import require_finite, require_matrix
 
 Scope = Literal["layer", "row"]
 
+# With at least this fraction of zeros a matrix is taken to be pruned.
+_PRUNED = 0.01
+
 # Rows longer than `_LONG` are searched with the help of a sorted sample. The rank of a value in the
 # sample is right to within `_MARGIN` places: four standard deviations for a sample of that size.
 _LONG = 1 << 18
 _SAMPLE = 1 << 14
 _MARGIN = 1 << 8
+
+
+def is_pruned(weight: Tensor) -> bool:
+    """Return whether a matrix is taken to be pruned: at least one weight in a hundred is zero."""
+    return float((weight != 0).double().mean()) <= 1 - _PRUNED
 
 
 @dataclass(frozen=True)

@@ -249,10 +249,9 @@ class _Descent:
         """Set a column's codes to the nearest to its optimal values; return the change of v_j."""
         codes, change = self.codes[index], self._changes[index]
         scales = self._scales[index // self._group_width]
-        # code = round(code - (e H)_j / H_jj / scale), on the grid
+        # the code nearest to code - (e H)_j / H_jj / scale
         torch.div(self._gradients[index], scales, out=change)
-        torch.sub(codes, change, out=change).round_()
-        change.clamp_(self._grid.smallest, self._grid.largest).sub_(codes)
+        self._grid.nearest_(torch.sub(codes, change, out=change)).sub_(codes)
         if self._kept is not None:
             change *= self._kept[index]
         codes += change

@@ -18,6 +18,7 @@ from ...models.planning.outline import exchanged, outlined_blocks, outlined_code
 from ...solvers.grid import Grid
 from .allocated import allocated
 from .embeddings import outlined_embeddings
+from .ggml_tables import chosen_tables, outlined_tables
 from .grids import Grids, grids_of
 from .settings import CALIBRATED, QuantizeSettings, packs_codes, resolved
 from .solve import scale_dtype
@@ -72,7 +73,10 @@ def _outline(checkpoint: Checkpoint, settings: QuantizeSettings) -> Mapping[str,
     if settings.method in ("nf4", "nf4.single", "llm.int8"):
         return _for_bitsandbytes(checkpoint, grids_of(settings), settings.method)
     made = _on_grids(checkpoint, grids_of(settings), packable=packs_codes(settings))
-    return made if settings.embedding_bits is None else {**made, **outlined_embeddings(checkpoint)}
+    tables = outlined_tables(checkpoint, chosen_tables(checkpoint, settings))
+    if settings.embedding_bits is not None:
+        tables = outlined_embeddings(checkpoint)
+    return {**made, **tables}
 
 
 def _for_bitsandbytes(

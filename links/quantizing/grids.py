@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from ...errors import SettingError
+from ...formats.ggml_blocks import kind_of_grid
+from ...formats.ggml_types import kind_for_width
 from ...models.blocks.linears import Linear
-from ...solvers.grid import Grid
+from ...solvers.grid import NAMED_GRIDS, Grid
 from .settings import GridOverride, QuantizeSettings
 
 
@@ -19,7 +22,8 @@ class Grids:
     Attributes:
         common: the grid of linears that no pattern matches.
         ignored: name patterns of linears that are not quantised.
-        overrides: bits and group size by name pattern; the first match counts.
+        overrides: bits and group size, or a format of ggml, by name pattern; the first match
+            counts.
     """
 
     common: Grid
@@ -34,24 +38,57 @@ class Grids:
         """The grid of one linear."""
         for pattern, override in self.overrides.items():
             if fnmatchcase(linear.name, pattern):
-                return replace(self.common, **override)
+                return _overridden(self.common, override, linear)
         return fitting_grid(self.common, linear)
 
 
+def _overridden(common: Grid, override: GridOverride, linear: Linear) -> Grid:
+    if "grid" in override:
+        return fitting_grid(Grid.named(override["grid"]), linear)
+    sizes: dict[str, Any] = {name: value for name, value in override.items() if name != "grid"}
+    return replace(common, **sizes)
+
+
 def fitting_grid(grid: Grid, linear: Linear) -> Grid:
-    """The grid itself, or Q5_0 where super-blocks do not divide the width, as llama.cpp does."""
-    if grid.super_block and linear.shape[1] % grid.super_block:
-        return Grid.named("q5_0")
-    return grid
+    """The grid of a linear, as `fallback_grid`."""
+    return fallback_grid(grid, linear.shape[1])
+
+
+def fallback_grid(grid: Grid, width: int) -> Grid:
+    """The grid itself, or the fallback of `ggml_types` if its blocks do not divide the width."""
+    kind = kind_of_grid(grid)
+    found = None if kind is None else kind_for_width(kind, width)
+    return NAMED_GRIDS.get(found or "", grid)  # float16 is no grid: refused by its width
 
 
 def grids_of(settings: QuantizeSettings) -> Grids:
     """The grids that quantised weights are on."""
     if settings.grid != "int":
-        return Grids(Grid.named(settings.grid), settings.ignore)
+        return Grids(Grid.named(settings.grid), settings.ignore, settings.overrides or {})
     signed = bool(settings.signed and settings.symmetric)
     common = Grid(settings.bits, settings.group_size, settings.symmetric, signed=signed)
     return Grids(common, settings.ignore, settings.overrides or {})
+
+
+def check_overrides(settings: QuantizeSettings) -> None:
+    """Refuse overrides that are not of the kind of the common grid.
+
+    Raises:
+        SettingError: a format of ggml beside packed integers, or bits beside formats of ggml.
+    """
+    for pattern, override in (settings.overrides or {}).items():
+        if settings.grid == "int" and "grid" in override:
+            raise SettingError(
+                f"quantize(overrides): '{pattern}' is given a format of ggml, and the other "
+                f"linears integers, which no file holds together; set grid='{override['grid']}' "
+                f"too, or give bits and group_size"
+            )
+        wrong = [name for name in override if name != "grid"]
+        if settings.grid != "int" and wrong:
+            raise SettingError(
+                f"quantize(grid='{settings.grid}', overrides): '{pattern}' is given {wrong[0]}, "
+                f"which a format of ggml fixes; give a grid, such as {{'grid': 'q8_0'}}"
+            )
 
 
 def check_patterns(settings: QuantizeSettings, linears: Iterable[Linear]) -> None:

@@ -11,10 +11,11 @@ from typing_extensions import TypedDict
 from ...engine import BatchSize, Settings
 from ...errors import SettingError
 from ...solvers.gptq import Order
+from ...solvers.grid import NamedGrid
 from ...solvers.grid_search import ScaleRule
 
 QuantizeMethod = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
-GridName = Literal["int", "q4_0", "q5_0", "q8_0", "q4_k"]
+GridName = Literal["int", "allocated", NamedGrid]
 
 CALIBRATED = ("gptq", "signround")
 """Methods that use the inputs of the linears on calibration text."""
@@ -27,8 +28,10 @@ _MATCHING = 0.5
 
 
 class GridOverride(TypedDict, total=False):
-    """Bits and group size of some linears; what is absent is as in the settings."""
+    """Bits and group size of some linears, or their format of ggml; what is absent is as in the
+    settings."""
 
+    grid: NamedGrid
     bits: Annotated[int, Field(ge=2, le=8)]
     group_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None
 
@@ -49,13 +52,21 @@ class QuantizeSettings(Settings):
     any characters. A pattern that matches no linear is an error."""
 
     overrides: dict[str, GridOverride] | None = None
-    """Bits and group size of linears by name pattern, such as ``{"*.down_proj": {"bits": 8}}``; the
-    first match counts. vLLM needs the same grid for q, k and v of a block, and for gate and up."""
+    """Bits and group size of linears by name pattern, such as ``{"*.down_proj": {"bits": 8}}``, or
+    with a grid of ggml that of some, ``{"*.down_proj": {"grid": "q8_0"}}``; the first match counts.
+    vLLM needs the same grid for q, k and v of a block, and for gate and up."""
 
     embedding_bits: Literal[8] | None = None
     """Bits of the embedding and the output head: 8, one scale per row (token), rounded to nearest;
     null leaves them in the dtype of the model. A tied head is stored once. Loads in transformers;
     a GGUF file holds it as Q8_0; not tried in vLLM."""
+
+    embedding_grid: NamedGrid | None = None
+    """With a grid of ggml: the format of the embedding in a GGUF file, rounded to nearest; null
+    leaves it to save, which uses q6_k if it is the head too, and the type of the linears if not."""
+
+    head_grid: NamedGrid | None = None
+    """The same of an output head that is not tied to the embedding."""
 
     symmetric: bool = True
     """No zero points. Only symmetric weights are stored as integers."""
@@ -65,8 +76,9 @@ class QuantizeSettings(Settings):
     larger extreme; takes no extra bytes. By default on for gptq and signround, off for rtn."""
 
     grid: GridName = "int"
-    """int, as set above; or a format of ggml (q4_0, q5_0, q8_0, q4_k), which fixes all of these.
-    Layers whose width is not a multiple of the 256 of q4_k use q5_0, as in llama.cpp."""
+    """int, as set above; or a format of ggml, which fixes all of these. For layers whose width is
+    not a multiple of 256, iq4_nl replaces q2_k and q3_k, q5_0 q4_k and q5_k, and q8_0 q6_k.
+    allocated: those that allocate chose, integers or formats of ggml."""
 
     method: QuantizeMethod = "auto"
     """gptq (2210.17323), which needs calibration windows; signround (2309.05516), which starts from

@@ -24,13 +24,11 @@ from ...solvers.gptq import Order, quantize_gptq
 from ...solvers.gram import Gram
 from ...solvers.grid import Grid
 from ...solvers.grid_search import ScaleRule
+from ...solvers.masks import is_pruned
 from ...solvers.results import QuantizedWeight
 from ...solvers.target import target_weight
 from .grids import Grids
 from .low_rank import Correcting
-
-# With at least this fraction of zeros a matrix is taken to be pruned, and its zeros are kept.
-_MASKED = 0.01
 
 
 @dataclass(frozen=True)
@@ -207,12 +205,14 @@ def scale_dtype(grid: Grid, checkpoint: Checkpoint, linear: Linear) -> torch.dty
 
 def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
     """Mask of the weights of a stack that are not zeros of pruned matrices."""
-    masks = [weight != 0 for weight in weights]
-    pruned = [float(mask.double().mean()) <= 1 - _MASKED for mask in masks]
+    pruned = [is_pruned(weight) for weight in weights]
     if not any(pruned):
         return None
     return torch.cat(
-        [mask if thin else torch.ones_like(mask) for mask, thin in zip(masks, pruned, strict=True)]
+        [
+            weight != 0 if thin else torch.ones_like(weight, dtype=torch.bool)
+            for weight, thin in zip(weights, pruned, strict=True)
+        ]
     )
 
 

@@ -38,11 +38,13 @@ _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "seed": _TUNED,
         "overrides": _ON_A_GRID,
         "embedding_bits": _ON_A_GRID,
+        "embedding_grid": _ON_A_GRID,
+        "head_grid": _ON_A_GRID,
     }
 )
 """By setting: the methods that use it."""
 
-_FIXED_BY_A_GRID = ("bits", "group_size", "symmetric", "signed", "overrides")
+_FIXED_BY_A_GRID = ("bits", "group_size", "symmetric", "signed")
 
 
 def warn_of_unused(settings: QuantizeSettings, method: str) -> None:
@@ -95,11 +97,12 @@ def _wider(checkpoint: Checkpoint, left: Sequence[str]) -> str:
 
 def _warn_of_stand_ins(checkpoint: Checkpoint, grid: Grid) -> None:
     linears = all_linears(checkpoint)
-    others = [linear.name for linear in linears if fitting_grid(grid, linear) != grid]
+    others = [linear for linear in linears if fitting_grid(grid, linear) != grid]
     if others:
+        instead = kind_of_grid(fitting_grid(grid, others[0]))
         warnings.warn(
-            f"quantize uses q5_0 for {len(others)} linears, such as '{others[0]}': super-blocks of "
-            f"{grid.super_block} do not divide their width",
+            f"quantize uses {instead} for {len(others)} linears, such as '{others[0].name}': "
+            f"super-blocks of {grid.super_block} do not divide their width",
             stacklevel=4,
         )
     experts = sorted({linear.tensor for linear in linears if linear.expert is not None})

@@ -28,6 +28,9 @@ def test_a_width_that_blocks_do_not_divide_has_a_fallback() -> None:
     assert [kind_for_width("q4_k", width) for width in (256, 576, 40)] == ["q4_k", "q5_0", "f16"]
     assert [kind_for_width("q6_k", width) for width in (512, 576, 40)] == ["q6_k", "q8_0", "f16"]
     assert kind_for_width("q8_0", 40) == "f16"
+    assert [kind_for_width(kind, 576) for kind in ("q2_k", "q3_k", "q5_k", "iq4_nl")] == [
+        *("iq4_nl", "iq4_nl", "q5_0", "iq4_nl")
+    ]
 
 
 @pytest.mark.parametrize(

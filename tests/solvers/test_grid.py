@@ -114,8 +114,18 @@ def test_a_signed_asymmetric_grid_is_refused() -> None:
         Grid(4, None, symmetric=False, signed=True)
 
 
+def test_uneven_levels() -> None:
+    """IQ4_NL: the nearest level in units of the scale; a group of zeros stays almost zero."""
+    grid = Grid.named("iq4_nl")
+    assert (grid.smallest, grid.largest, grid.exact_zero) == (-127, 113, False)
+    values = torch.tensor([-200.0, -116.0, -115.0, -5.0, 0.0, 7.5, 200.0])
+    assert grid.nearest_(values).tolist() == [-127, -127, -104, -10, 1, 13, 113]
+    scales = fit_scales(torch.zeros(1, 32), grid=grid, scale_dtype=torch.float16)
+    assert 0 < scales.decode(scales.encode(torch.zeros(1, 32))).abs().max() < 1e-6
+
+
 def test_named_grids() -> None:
     assert Grid.named("q4_0").scale_dtype == torch.float16
     assert (Grid.named("q4_k").smallest, Grid.named("q4_k").largest) == (0, 15)
-    with pytest.raises(SettingError, match=r"'q5_1' is not known; take .*q4_0, q5_0, q8_0, q4_k"):
+    with pytest.raises(SettingError, match=r"'q5_1' is not known; take .*q4_0, q5_0, q8_0, iq4_nl"):
         Grid.named("q5_1")
