@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+from ..contexts.sensitivity import QuantizedFormat
 from ..engine import Chain
 from ..engine.rebuilding import BODY
 from ..links import (
@@ -22,6 +23,7 @@ from ..links import (
     sensitivity,
     validate,
 )
+from ..links.saving.target import is_file_name
 from ..links.waves import waves
 from ..texts import DataSetting
 
@@ -85,14 +87,16 @@ def fit(*, model: str, out: str, data: DataSetting = "default") -> Chain:
     """Quantize into a budget of bytes: bits where they cost least, never worse than uniform.
 
     The budget is 30 % of the model's weight files, or set by allocate. Allocated and uniform
-    candidates are built and judged on both texts, and the best is saved.
+    candidates are built and judged on both texts, and the best is saved: as a folder, or with ggml
+    types if ``out`` is a GGUF file.
     """
+    format: QuantizedFormat = "gguf" if is_file_name(out) else "compressed-tensors"
     return Chain(
         load(model=model),
         calibrate(data=data),
-        sensitivity(),
+        sensitivity(format=format),
         allocate(),
-        select(body=Chain(quantize(group_size="auto"), validate(), name=BODY)),
+        select(body=Chain(quantize(grid="allocated"), validate(), name=BODY)),
         save(path=out),
         name="fit",
     )

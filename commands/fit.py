@@ -37,8 +37,11 @@ from .options import (
 if TYPE_CHECKING:
     from ..engine import Chain
 
-_BYTES = "Budget: size of the weight files, such as 80MB or 1.5GB."
-_RATIO = "Budget: fraction of the weight files of the model; 0.3 if no budget is given."
+_BYTES = "Budget: size of the weight files, or of the GGUF file, such as 80MB or 1.5GB."
+_RATIO = (
+    "Budget: fraction of the weight files of the model, or of its GGUF file with plain values; 0.3 "
+    "if no budget is given."
+)
 _BITS = "Budget: bits per parameter of everything that is stored."
 _RISE = "In place of a budget: the largest rise of perplexity on the worse text, such as 0.05."
 _RUNTIME = (
@@ -77,7 +80,8 @@ def fit_command(
 ) -> None:
     """Quantize a model into a size: bits go where they cost least.
 
-    Bits and group sizes of all linears and of the embedding are chosen by estimated loss. These
+    Bits and group sizes of all linears and of the embedding are chosen by estimated loss; for an
+    output that ends in .gguf, the ggml types of all matrices of that file. These
     and the best uniform settings of the same size are built and judged on held-out text and on
     text from elsewhere; the best is saved. The estimated time is printed before the run starts.
     The same chain with more options: birdbone run fit.
@@ -85,9 +89,7 @@ def fit_command(
 
     def assemble() -> Chain:
         from ..chains.presets import preset_chain
-        from ..links.allocating.budget import check_folder
 
-        check_folder(out)
         chain = preset_chain("fit", preset, model=model, out=out, data=one_or_more(data))
         options = {
             "bytes": size,

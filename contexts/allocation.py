@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import SettingError
+from .sensitivity import QuantizedFormat
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,12 @@ class LinearGrid:
     Attributes:
         bits: bits of an integer.
         group_size: input columns that share a scale; None for a whole row.
+        ggml_type: the type of a GGUF file, such as ``q4_0``; None for packed integers.
     """
 
     bits: int
     group_size: int | None
+    ggml_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,10 @@ class Candidate:
     Attributes:
         name: what tables call it, such as ``allocated`` or ``4 bits, groups of 64``.
         uniform: whether all linears have the same grid.
-        grids: the grid of every linear to quantise, by name; the others stay as they are.
-        embedding_bits: 8, or None if embedding and head stay as they are.
-        num_bytes: predicted bytes of the weight files.
+        grids: the grid of every linear to quantise, by name; the others stay as they are. For a
+            GGUF file embedding and head are among them.
+        embedding_bits: 8, or None if embedding and head stay as they are, or are among ``grids``.
+        num_bytes: predicted bytes of the weight files, or of the GGUF file.
         loss: estimated rise of the loss, nats per token.
     """
 
@@ -47,13 +51,14 @@ class Allocation:
     """The result of the allocate link.
 
     Attributes:
-        budget_bytes: what the weight files may take.
+        budget_bytes: what the weight files, or the GGUF file, may take.
         candidates: ways to store the model within the budget, the allocated ones first, each kind
             by ascending loss; for a largest rise, by ascending size.
         place: the candidate that quantize applies.
         exact: whether the knapsack was solved exactly.
         max_rise: look for the smallest candidate whose worse rise of perplexity is at most this;
             None to keep the best of all.
+        format: what the model is to be saved as, a folder of packed integers or a GGUF file.
 
     Raises:
         SettingError: there is no candidate at ``place``.
@@ -64,6 +69,7 @@ class Allocation:
     place: int = 0
     exact: bool = True
     max_rise: float | None = None
+    format: QuantizedFormat = "compressed-tensors"
 
     def __post_init__(self) -> None:
         if not 0 <= self.place < len(self.candidates):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+QuantizedFormat = Literal["compressed-tensors", "gguf"]
+"""Formats that hold quantised weights and whose sizes are predicted."""
 
 SENSITIVITIES = "sensitivities"
 """The metric that holds the estimated rise of the loss of each linear, by name."""
@@ -18,12 +22,14 @@ class GridLoss:
         group_size: input columns that share a scale; None for a whole row.
         num_bytes: integers, scales and shape as stored, without the file's header.
         loss: estimated rise of the loss, nats per token.
+        ggml_type: the type of a GGUF file, such as ``q4_0``; None for packed integers.
     """
 
     bits: int
     group_size: int | None
     num_bytes: int
     loss: float
+    ggml_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,13 @@ class Sensitivity:
     """The result of the sensitivity link.
 
     Attributes:
-        linears: of every linear that can be packed, by name.
-        embeddings: None if they cannot be rounded.
+        linears: of every linear that can be packed, by name. For a GGUF file embedding and head
+            are among them.
+        embeddings: None if they cannot be rounded, or are among ``linears``.
         checkpoint: id of the model.
         text: name of the text.
         num_tokens: tokens it was measured on.
+        format: what the grids are those of.
     """
 
     linears: Mapping[str, LinearSensitivity] = field(repr=False)
@@ -85,3 +93,4 @@ class Sensitivity:
     checkpoint: str
     text: str
     num_tokens: int
+    format: QuantizedFormat = "compressed-tensors"

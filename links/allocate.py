@@ -1,4 +1,4 @@
-"""allocate: choose bits and group size of every linear within one budget of bytes."""
+"""allocate: choose the grid of every linear, and of the embedding, within one budget of bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from ..contexts.flow import Allocatable, Allocating, Partial
 from ..contexts.forecast import Forecast
 from ..engine import Settings, changed, in_thread, link
 from ..errors import SettingError
-from ..models.planning.stored_bytes import stored_bytes
-from .allocating.budget import budget_bytes, check_one_budget, read_bytes
+from ..solvers.grid import NamedGrid
+from .allocating.budget import (
+    budget_bytes,
+    check_format,
+    check_one_budget,
+    read_bytes,
+    unquantised_bytes,
+)
 from .allocating.candidates import Choices, allocate_candidates, ladder_candidates
 from .allocating.runtimes import Limits, Runtime
 
@@ -27,11 +33,11 @@ class AllocateSettings(Settings):
     """The settings of allocate."""
 
     bytes: NumBytes | None = None
-    """Budget: bytes of the weight files, a number or a size such as 80MB."""
+    """Budget: bytes of the weight files, or of the GGUF file, a number or a size such as 80MB."""
 
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Budget: fraction of the bytes of the weight files of the model as it is; 0.3 if no budget is
-    given."""
+    """Budget: fraction of the bytes of the weight files of the model as it is, or of its GGUF file
+    with plain values; 0.3 if no budget is given."""
 
     bits: Annotated[float, Field(gt=0)] | None = None
     """Budget: bits per parameter of everything that is stored, embeddings and scales included."""
@@ -50,12 +56,18 @@ class AllocateSettings(Settings):
     """Group sizes to choose from; by default all that sensitivity estimated."""
 
     embedding_bits: Literal["auto", 8] | None = "auto"
-    """Bits of embedding and head: 8, null for as they are, or auto for the better of both."""
+    """Bits of embedding and head in a folder: 8, null for as they are, or auto for the better of
+    both."""
+
+    types: tuple[NamedGrid, ...] | None = None
+    """ggml types to choose from for a GGUF file, embedding and head included; by default all that
+    sensitivity estimated."""
 
     runtimes: tuple[Runtime, ...] = ("transformers",)
     """Choose only what these were seen to load: transformers loads everything; vllm 4 bits in
     groups of 32 or 64, the same for every linear, without an 8-bit embedding; llama.cpp, after an
-    export to GGUF, 4 and 8 bits in groups of a multiple of 32."""
+    export to GGUF, 4 and 8 bits in groups of a multiple of 32. A GGUF file is one for llama.cpp
+    whatever is set."""
 
     variants: Annotated[int, Field(ge=1, le=3)] = 2
     """Number of allocated candidates: by estimated loss; without 2 bits; with losses evened out."""
@@ -71,7 +83,8 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
     A multiple-choice knapsack over all linears and the embedding chooses the bits and group sizes
     of the least estimated loss; the sizes are those of the files, to the byte. Beside it are the
     best uniform settings within the same budget. quantize applies the first; select builds all and
-    keeps the best as measured.
+    keeps the best as measured. After sensitivity(format="gguf") it chooses ggml types, and sizes
+    are those of the GGUF file with header, tokenizer and padding.
 
     Raises:
         SettingError: several budgets, one below the smallest size or not below the original, or
@@ -98,15 +111,17 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
 
 
 def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
-    checkpoint = ctx["checkpoint"]
-    original_bytes = stored_bytes(checkpoint)
+    checkpoint, found = ctx["checkpoint"], ctx["sensitivity"]
+    check_format(changed(settings), found.format)
+    original_bytes = unquantised_bytes(checkpoint, found.format)
     choices = Choices(
         checkpoint,
-        ctx["sensitivity"],
-        Limits(settings.runtimes),
+        found,
+        Limits(("llama.cpp",) if found.format == "gguf" else settings.runtimes),
         settings.allowed_bits,
         settings.group_sizes,
         settings.embedding_bits,
+        settings.types,
     )
     if settings.rise is not None:
         ladder = ladder_candidates(choices, original_bytes, steps=settings.steps)
@@ -131,11 +146,13 @@ def _check(ctx: Partial, settings: AllocateSettings) -> None:
     )
     if not settings.runtimes:
         raise SettingError("allocate(runtimes=()) names no runtime; name at least one")
-    checkpoint = ctx.get("checkpoint")
+    checkpoint, found = ctx.get("checkpoint"), ctx.get("sensitivity")
+    if found is not None:
+        check_format(changed(settings), found.format)
     if checkpoint is not None and settings.rise is None:
         budget_bytes(
             checkpoint,
-            stored_bytes(checkpoint),
+            unquantised_bytes(checkpoint, None if found is None else found.format),
             num_bytes=settings.bytes,
             ratio=settings.ratio,
             bits=settings.bits,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ...checkpoints import Checkpoint
+from ...contexts.sensitivity import QuantizedFormat
 from ...errors import SettingError
-from ..saving.target import is_file_name
+from ...models.blocks.device import stored_dtype
+from ...models.planning.stored_bytes import stored_bytes
 
 DEFAULT_RATIO = 0.3
 
@@ -77,14 +80,44 @@ def check_one_budget(**budgets: Any) -> None:
         )
 
 
-def check_folder(out: str) -> None:
-    """Refuse an output whose size is not predicted.
+def unquantised_bytes(checkpoint: Checkpoint, format: QuantizedFormat | None) -> int:
+    """Bytes of the model as it is: of its weight files, or of a GGUF file with plain values.
+
+    Args:
+        format: what it is to be saved as; None if that is not known yet.
+    """
+    if format != "gguf":
+        return stored_bytes(checkpoint)
+    from ...formats.gguf_size import gguf_bytes  # needs the extra gguf
+
+    wide = any(stored_dtype(checkpoint, r).itemsize > 2 for r in checkpoint.refs.values())
+    return gguf_bytes(checkpoint, kind="f32" if wide else "f16")
+
+
+def check_format(given: Mapping[str, Any], format: QuantizedFormat) -> None:
+    """Refuse settings of allocate that the format of the sensitivity does not have.
+
+    Args:
+        given: the settings that are not left at their defaults.
 
     Raises:
-        SettingError: it is a GGUF file.
+        SettingError: naming the setting.
     """
-    if is_file_name(out):
+    if format == "gguf":
+        for name in ("group_sizes", "embedding_bits"):
+            if name in given:
+                raise SettingError(
+                    f"allocate({name}={given[name]!r}) is not one of a GGUF file, whose types fix "
+                    f"it; set types, such as types=('q4_0', 'q8_0')"
+                )
+        others = [name for name in given.get("runtimes", ()) if name != "llama.cpp"]
+        if others:
+            raise SettingError(
+                f"allocate(runtimes={list(given['runtimes'])}): {others[0]} was not seen to load a "
+                f"GGUF file; give llama.cpp alone, or a folder as output"
+            )
+    elif "types" in given:
         raise SettingError(
-            f"the budget is one of a folder of safetensors files, and '{out}' is a GGUF file, "
-            f"whose types have other sizes; give a folder, with runtime llama.cpp, and export it"
+            f"allocate(types={list(given['types'])}) are those of a GGUF file; give one as output, "
+            f"with sensitivity(format='gguf'), or set allowed_bits and group_sizes"
         )

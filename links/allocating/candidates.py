@@ -8,99 +8,32 @@ measured, not estimated (`select`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
-from ...checkpoints import Checkpoint, TensorRef
 from ...contexts.allocation import Allocation, Candidate, LinearGrid
-from ...contexts.sensitivity import GridLoss, LinearSensitivity, Sensitivity
+from ...contexts.sensitivity import GridLoss, LinearSensitivity
 from ...errors import SettingError
-from ...models.blocks.device import stored_dtype
-from ...models.planning.outline import exchanged, outlined_codes
-from ...models.planning.stored_bytes import stored_bytes
 from ...solvers.knapsack import Option, solve_knapsack
-from ..quantizing.embeddings import EMBEDDING_BITS, outlined_embeddings
-from .runtimes import Limits
+from ..quantizing.embeddings import EMBEDDING_BITS
+from .choices import (
+    Choices,
+    embedding_loss,
+    formats_of,
+    is_known,
+    outlined_candidate,
+    priced,
+    smallest_candidate,
+)
+from .uniform import uniform_candidates
+
+__all__ = ["Choices", "allocate_candidates", "ladder_candidates", "outlined_candidate"]
 
 # The header of a file depends on what is in it, by some kilobytes; a solution that is too large by
 # that is solved again with as much less.
 _TRIES = 8
 
 _EVENED = 0.5  # power of the ratio between a linear's loss and the mean that is kept
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What may be chosen for each linear, and for the embedding.
-
-    Attributes:
-        checkpoint: the model.
-        sensitivity: its estimates.
-        limits: what the runtimes load.
-        bits: bits that may be chosen; None for all that were estimated.
-        group_sizes: the same of group sizes.
-        embedding_bits: 8, None (as it is), or "auto" for either.
-    """
-
-    checkpoint: Checkpoint
-    sensitivity: Sensitivity
-    limits: Limits
-    bits: tuple[int, ...] | None
-    group_sizes: tuple[int | None, ...] | None
-    embedding_bits: int | str | None
-
-    @cached_property
-    def kinds(self) -> Mapping[str, list[str]]:
-        """Names of the linears that are stored alike, by kind."""
-        found: dict[str, list[str]] = {}
-        for name, each in self.sensitivity.linears.items():
-            found.setdefault(each.kind, []).append(name)
-        return found
-
-    def grids(self, linear: LinearSensitivity) -> list[GridLoss]:
-        """The grids that a linear may have."""
-        return [
-            each
-            for each in linear.grids
-            if (self.bits is None or each.bits in self.bits)
-            and (self.group_sizes is None or each.group_size in self.group_sizes)
-            and self.limits.takes(each.bits, each.group_size, linear.shape[1])
-        ]
-
-    @cached_property
-    def embeddings(self) -> tuple[int | None, ...]:
-        """What the embedding may be stored in: 8 bits, and None for as it is."""
-        wanted = (EMBEDDING_BITS, None) if self.embedding_bits == "auto" else (self.embedding_bits,)
-        possible = self.sensitivity.embeddings is not None and self.limits.embedding
-        found = tuple(each for each in wanted if each is None or possible)
-        if not found:
-            raise SettingError(
-                f"allocate(embedding_bits={self.embedding_bits}) is not possible: "
-                + (
-                    f"{self.limits} was not seen to load an embedding of 8 bits"
-                    if self.sensitivity.embeddings is not None
-                    else f"the embedding of '{self.checkpoint.source}' cannot be rounded"
-                )
-                + "; leave embedding_bits unset"
-            )
-        return found  # type: ignore[return-value]
-
-    def require_any(self) -> None:
-        """Refuse choices that leave a linear without a grid.
-
-        Raises:
-            SettingError: naming the linear.
-        """
-        for name, each in self.sensitivity.linears.items():
-            if not self.grids(each):
-                known = sorted({(g.bits, g.group_size or 0) for g in each.grids})
-                raise SettingError(
-                    f"layer '{name}' has no grid left that {self.limits} was seen to load among "
-                    f"those estimated, (bits, group size; 0: whole row) {known}; allow more bits "
-                    f"and group_sizes, in sensitivity too, or fewer runtimes"
-                )
 
 
 def allocate_candidates(
@@ -116,31 +49,30 @@ def allocate_candidates(
         SettingError: nothing fits, with the smallest size.
     """
     choices.require_any()
-    smallest = _smallest(choices)
+    smallest = smallest_candidate(choices)
     if smallest.num_bytes > budget:
         raise SettingError(
             f"a budget of {budget:,} bytes is below the smallest size of "
-            f"'{choices.checkpoint.source}', {smallest.num_bytes:,} bytes with {_formats(smallest)}"
-            f"; raise the budget, or allow fewer bits or larger groups"
+            f"'{choices.checkpoint.source}', {smallest.num_bytes:,} bytes with "
+            f"{formats_of(smallest)}; raise the budget, or allow "
+            + ("smaller types" if choices.is_gguf else "fewer bits or larger groups")
         )
     found: list[Candidate] = []
     exact = True
     if choices.limits.mixed:
         for each, solved in _allocated(choices, budget, smallest):
-            if len(found) < variants and not _known(each, found):
+            if len(found) < variants and not is_known(each, found):
                 found.append(each)
                 exact = exact and solved
     found += [
-        each
-        for each in _uniform(choices, budget, smallest, uniform)
-        if not any(_alike(each, other) for other in found)
+        each for each in uniform_candidates(choices, budget, uniform) if not is_known(each, found)
     ]
     if not found:
         raise SettingError(
             f"no uniform grid that {choices.limits} loads fits a budget of {budget:,} bytes; raise "
             f"the budget or allow more group sizes"
         )
-    return Allocation(budget, tuple(found), exact=exact)
+    return Allocation(budget, tuple(found), exact=exact, format=choices.sensitivity.format)
 
 
 def ladder_candidates(choices: Choices, original_bytes: int, *, steps: int) -> Allocation:
@@ -149,7 +81,7 @@ def ladder_candidates(choices: Choices, original_bytes: int, *, steps: int) -> A
     Neighbours differ by one factor.
     """
     choices.require_any()
-    smallest = _smallest(choices)
+    smallest = smallest_candidate(choices)
     if smallest.num_bytes >= original_bytes:
         raise SettingError(
             f"no grid makes '{choices.checkpoint.source}' smaller than its {original_bytes:,} bytes"
@@ -162,67 +94,12 @@ def ladder_candidates(choices: Choices, original_bytes: int, *, steps: int) -> A
         if choices.limits.mixed:
             made = next(_allocated(choices, budget, smallest), None)
         else:
-            made = next(((each, True) for each in _uniform(choices, budget, smallest, 1)), None)
-        if made is not None and not _known(made[0], found):
+            made = next(((each, True) for each in uniform_candidates(choices, budget, 1)), None)
+        if made is not None and not is_known(made[0], found):
             name = f"{made[0].name}, {budget / 1e6:.4g} MB"
             found.append(replace(made[0], name=name))
             exact = exact and made[1]
-    return Allocation(original_bytes, tuple(found), exact=exact)
-
-
-def outlined_candidate(checkpoint: Checkpoint, candidate: Candidate) -> Checkpoint:
-    """The model as the candidate stores it, without values."""
-    made: dict[str, TensorRef] = {}
-    for name, grid in candidate.grids.items():
-        ref = checkpoint.refs[f"{name}.weight"]
-        groups = 1 if grid.group_size is None else ref.shape[1] // grid.group_size
-        made[f"{name}.weight"] = outlined_codes(
-            ref, grid.bits, groups, stored_dtype(checkpoint, ref)
-        )
-    if candidate.embedding_bits is not None:
-        made.update(outlined_embeddings(checkpoint))
-    return exchanged(checkpoint, made)
-
-
-def _priced(choices: Choices, candidate: Candidate) -> Candidate:
-    """The candidate with its size in bytes, to the byte."""
-    outline = outlined_candidate(choices.checkpoint, candidate)
-    return replace(candidate, num_bytes=stored_bytes(outline))
-
-
-def _smallest(choices: Choices) -> Candidate:
-    """The candidate with the fewest bytes, whatever it costs."""
-    grids, loss = {}, 0.0
-    for name, each in choices.sensitivity.linears.items():
-        least = min(choices.grids(each), key=lambda grid: (grid.num_bytes, grid.loss))
-        grids[name] = LinearGrid(least.bits, least.group_size)
-        loss += least.loss
-    bits = EMBEDDING_BITS if EMBEDDING_BITS in choices.embeddings else None
-    found = Candidate("smallest", False, grids, bits, 0, loss + _embedding_loss(choices, bits))
-    return _priced(choices, found)
-
-
-def _embedding_loss(choices: Choices, bits: int | None) -> float:
-    embeddings = choices.sensitivity.embeddings
-    return 0.0 if bits is None or embeddings is None else embeddings.loss
-
-
-def _formats(candidate: Candidate) -> str:
-    pairs = {(each.bits, each.group_size or 0) for each in candidate.grids.values()}
-    listed = ", ".join(
-        f"{bits} bits and {f'groups of {size}' if size else 'one scale per row'}"
-        for bits, size in sorted(pairs)
-    )
-    embedding = "" if candidate.embedding_bits is None else " and an 8-bit embedding"
-    return f"{listed}{embedding}"
-
-
-def _known(candidate: Candidate, found: Iterable[Candidate]) -> bool:
-    return any(_alike(candidate, each) for each in found)
-
-
-def _alike(one: Candidate, other: Candidate) -> bool:
-    return dict(one.grids) == dict(other.grids) and one.embedding_bits == other.embedding_bits
+    return Allocation(original_bytes, tuple(found), exact=exact, format=choices.sensitivity.format)
 
 
 @dataclass(frozen=True)
@@ -242,7 +119,7 @@ def _items(choices: Choices, *, least_bits: int, evened: bool) -> list[_Item]:
     if embeddings is not None:
         sizes = {EMBEDDING_BITS: embeddings.num_bytes, None: embeddings.dense_bytes}
         options = tuple(
-            Option(sizes[bits], _embedding_loss(choices, bits)) for bits in choices.embeddings
+            Option(sizes[bits], embedding_loss(choices, bits)) for bits in choices.embeddings
         )
         items.append(_Item((), choices.embeddings, options))
     return items
@@ -255,7 +132,8 @@ def _linear_item(
     sums: dict[LinearGrid, list[GridLoss]] = {}
     for linear in linears:
         for each in choices.grids(linear):
-            sums.setdefault(LinearGrid(each.bits, each.group_size), []).append(each)
+            grid = LinearGrid(each.bits, each.group_size, each.ggml_type)
+            sums.setdefault(grid, []).append(each)
     shared = {grid: each for grid, each in sums.items() if len(each) == len(linears)}
     wide = {grid: each for grid, each in shared.items() if grid.bits >= least_bits} or shared
     factor = 1.0 if mean is None else _evening(linears, mean)
@@ -271,9 +149,15 @@ def _linear_item(
 
 
 def _reference_loss(linear: LinearSensitivity) -> float:
-    """Loss per weight on the middle one of its grids."""
+    """Loss per weight on the middle one of its grids; of ggml types on the first of 4 bits.
+
+    The types that a linear has depend on its width, so that their middle does too.
+    """
     losses = sorted(each.loss for each in linear.grids)
-    return losses[len(losses) // 2] / (linear.shape[0] * linear.shape[1])
+    chosen = losses[len(losses) // 2]
+    if linear.grids[0].ggml_type is not None:
+        chosen = min(linear.grids, key=lambda each: (abs(each.bits - 4), each.loss)).loss
+    return chosen / (linear.shape[0] * linear.shape[1])
 
 
 def _mean_loss(choices: Choices) -> float:
@@ -310,7 +194,7 @@ def _allocated(
             if room < floor:
                 break
             solved = solve_knapsack([item.options for item in items], room)
-            made = _priced(choices, _assembled(choices, name, items, solved.chosen))
+            made = priced(choices, _assembled(choices, name, items, solved.chosen))
             if made.num_bytes <= budget:
                 yield made, solved.exact
                 break
@@ -329,70 +213,12 @@ def _assembled(
         elif not item.names:
             embedding = grid
     loss = sum(_loss_on(choices.sensitivity.linears[each], grid) for each, grid in grids.items())
-    loss += _embedding_loss(choices, embedding)
+    loss += embedding_loss(choices, embedding)
     return Candidate(name, False, grids, embedding, 0, loss)
 
 
 def _loss_on(linear: LinearSensitivity, grid: LinearGrid) -> float:
+    wanted = (grid.bits, grid.group_size, grid.ggml_type)
     return next(
-        each.loss
-        for each in linear.grids
-        if (each.bits, each.group_size) == (grid.bits, grid.group_size)
+        each.loss for each in linear.grids if (each.bits, each.group_size, each.ggml_type) == wanted
     )
-
-
-def _uniform(choices: Choices, budget: int, smallest: Candidate, count: int) -> list[Candidate]:
-    """The uniform candidates of least estimated loss that fit."""
-    linears = choices.sensitivity.linears
-    bits = sorted({grid.bits for each in linears.values() for grid in choices.grids(each)})
-    sizes = {grid.group_size for each in linears.values() for grid in choices.grids(each)}
-    made = [
-        found
-        for width in bits
-        for size in sorted(sizes, key=lambda size: math.inf if size is None else size)
-        for embedding in choices.embeddings
-        if (found := _uniform_candidate(choices, width, size, embedding)) is not None
-    ]
-    fitting: list[Candidate] = []
-    for each in sorted(made, key=lambda each: each.loss):
-        if len(fitting) == count:
-            break
-        if _known(each, fitting):
-            continue
-        priced = _priced(choices, each)
-        if priced.num_bytes <= budget:
-            fitting.append(priced)
-    return fitting
-
-
-def _uniform_candidate(
-    choices: Choices, bits: int, group_size: int | None, embedding: int | None
-) -> Candidate | None:
-    """All linears in the largest groups up to a size that divide their width, if there are some."""
-    grids, loss, least = {}, 0.0, group_size
-    for name, each in choices.sensitivity.linears.items():
-        fitting = [grid for grid in choices.grids(each) if grid.bits == bits]
-        sized = [
-            grid
-            for grid in fitting
-            if (grid.group_size is None) == (group_size is None)
-            and (grid.group_size or 0) <= (group_size or 0)
-        ]
-        if not sized:
-            return None
-        chosen = max(sized, key=lambda grid: grid.group_size or 0)
-        grids[name] = LinearGrid(bits, chosen.group_size)
-        loss += chosen.loss
-        least = (
-            chosen.group_size if chosen.group_size is None else min(least or 0, chosen.group_size)
-        )
-    if not choices.limits.mixed and len(set(grids.values())) > 1:
-        return None
-    groups = "one scale per row" if group_size is None else f"groups of {group_size}"
-    if least != group_size:
-        groups += f" or {least}"
-    name = f"{bits} bits, {groups}"
-    if embedding is not None:
-        name += f", embedding {embedding} bits"
-    total = loss + _embedding_loss(choices, embedding)
-    return Candidate(name, True, grids, embedding, 0, total)

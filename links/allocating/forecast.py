@@ -10,7 +10,12 @@ from ...checkpoints import Checkpoint
 from ...contexts.allocation import Allocation
 from ...contexts.flow import Calibrated, Selectable
 from ...contexts.forecast import Forecast
-from ...contexts.sensitivity import EmbeddingSensitivity, LinearSensitivity, Sensitivity
+from ...contexts.sensitivity import (
+    EmbeddingSensitivity,
+    LinearSensitivity,
+    QuantizedFormat,
+    Sensitivity,
+)
 from ...engine import Chain
 from ...engine.rebuilding import links_with_settings
 from ...models.blocks.linears import all_linears, expert_kind
@@ -19,14 +24,25 @@ from ...models.planning.memory import pass_bytes, training_bytes
 from ...solvers.grid import Grid
 from ...texts import Windows
 from ..wave.context_bytes import context_bytes
-from .estimates import embeddings_to_round, priced_grid, rounded_embeddings_bytes
+from .estimates import (
+    embeddings_to_round,
+    priced_grid,
+    priced_type,
+    rounded_embeddings_bytes,
+)
+from .stored_matrices import stored_matrices
 
 # Work on one block's sampled rows: factorisations, and products for each grid.
 _SOLVES, _PRODUCTS_PER_GRID = 1.0, 0.5
 
 
 def sensitivity_forecast(
-    ctx: Calibrated, grids: Sequence[Grid], gradient_windows: int, batch_size: int
+    ctx: Calibrated,
+    grids: Sequence[Grid],
+    gradient_windows: int,
+    batch_size: int,
+    *,
+    format: QuantizedFormat = "compressed-tensors",
 ) -> Forecast:
     """One forward and backward pass of some windows, one pass of all, and rounding of samples."""
     checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
@@ -42,7 +58,7 @@ def sensitivity_forecast(
         checkpointing=False,
     )
     return Forecast(
-        adds={"sensitivity": outlined_sensitivity(checkpoint, windows, grids)},
+        adds={"sensitivity": outlined_sensitivity(checkpoint, windows, grids, format=format)},
         block_passes=blocks * (passes + count),
         gram_passes=blocks * count,
         head_passes=passes + 1,
@@ -54,9 +70,16 @@ def sensitivity_forecast(
 
 
 def outlined_sensitivity(
-    checkpoint: Checkpoint, windows: Windows, grids: Sequence[Grid]
+    checkpoint: Checkpoint,
+    windows: Windows,
+    grids: Sequence[Grid],
+    *,
+    format: QuantizedFormat = "compressed-tensors",
 ) -> Sensitivity:
     """A sensitivity with true sizes and made-up losses: four times less for each bit more."""
+    if format == "gguf":
+        made = _outlined_types(checkpoint, grids)
+        return Sensitivity(made, None, "", windows.text, windows.num_tokens, format)
     linears = {}
     for linear in (each for each in all_linears(checkpoint) if each.plain):
         fitting = [grid for grid in grids if grid.divides(linear.shape[1])]
@@ -78,6 +101,24 @@ def outlined_sensitivity(
         size = rounded_embeddings_bytes(checkpoint, names)
         embeddings = EmbeddingSensitivity(tuple(names), dense, size, 0.0)
     return Sensitivity(linears, embeddings, "", windows.text, windows.num_tokens)
+
+
+def _outlined_types(checkpoint: Checkpoint, grids: Sequence[Grid]) -> dict[str, LinearSensitivity]:
+    return {
+        name: LinearSensitivity(
+            shape=shape,
+            dense_bytes=checkpoint.refs[f"{name}.weight"].num_bytes,
+            kind=name,
+            compensated=1.0,
+            grids=tuple(
+                priced_type(shape, grid, _made_up(shape[0] * shape[1], grid, shape[1]))
+                for grid in grids
+                if grid.divides(shape[1])
+            ),
+        )
+        for name, shape in stored_matrices(checkpoint).items()
+        if any(grid.divides(shape[1]) for grid in grids)
+    }
 
 
 def _made_up(weights: int, grid: Grid, width: int) -> float:

@@ -80,10 +80,10 @@ async def try_candidate(ctx: Mapping[str, Any], body: Chain, place: int) -> Tria
 
 
 def _counted(candidate: Candidate) -> dict[str, int]:
-    """How many linears have each grid, such as ``4 bits, groups of 64``."""
+    """How many matrices have each grid, such as ``4 bits, groups of 64`` or ``q4_0``."""
     found: dict[str, int] = {}
     for grid in candidate.grids.values():
         groups = "whole rows" if grid.group_size is None else f"groups of {grid.group_size}"
-        name = f"{grid.bits} bits, {groups}"
+        name = grid.ggml_type or f"{grid.bits} bits, {groups}"
         found[name] = found.get(name, 0) + 1
     return dict(sorted(found.items()))

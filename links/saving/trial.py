@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, cast
 
 from ...checkpoints import Checkpoint
+from ...contexts.allocation import Allocation
 from ...contexts.flow import Savable
 from ...errors import CheckpointError, ModelError, SettingError
 from ...models.blocks.empty_model import shared_model
@@ -23,6 +26,13 @@ def save_trial(ctx: Savable, settings: SaveSettings) -> None:
     """
     checkpoint = ctx["checkpoint"]
     format = asked_format(settings.path, settings.format)
+    allocation: Allocation | None = cast("Mapping[str, Any]", ctx).get("allocation")
+    if allocation is not None and allocation.format == "gguf" != format:
+        raise SettingError(
+            f"save(path='{settings.path}') is a folder, and allocate chose the ggml types of a "
+            f"GGUF file, which a folder stores as plain values; give the name of a GGUF file, or "
+            f"set sensitivity(format='compressed-tensors')"
+        )
     if format == "gguf":
         from ...formats.gguf_writer import try_gguf  # needs the extra gguf
 

@@ -19,6 +19,18 @@ def embedding_names(checkpoint: Checkpoint) -> list[str]:
     return [name for name in names if name in checkpoint.refs]
 
 
+def table_names(checkpoint: Checkpoint) -> list[str]:
+    """Names of the tensors of the input embedding and of an untied head, of any class.
+
+    Unlike `embedding_names`, for formats that do not depend on the classes of transformers.
+    """
+    model = shared_model(checkpoint)
+    paths = {id(module): path for path, module in model.named_modules()}
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [f"{paths[id(module)]}.weight" for module in modules if id(module) in paths]
+    return [name for name in names if name in checkpoint.refs]
+
+
 def is_part_of_wrapper(checkpoint: Checkpoint) -> bool:
     """Whether the config contains the language model's config, as in vision models."""
     config = shared_model(checkpoint).config

@@ -54,6 +54,11 @@ class Linear:
         base = self.tensor.removesuffix(".weight")
         return base if self.expert is None else f"{base}[{self.expert}]"
 
+    @property
+    def has_own_tensor(self) -> bool:
+        """Whether ggml's blocks can hold it: plain, or GPT-2's transposed kind."""
+        return self.plain or (self.transposed and self.expert is None)
+
     def view(self, stored: Tensor) -> Tensor:
         """The matrix ``[out_features, in_features]`` as a view of the stored tensor."""
         matrix = stored if self.expert is None else stored[self.expert]

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ...checkpoints import Checkpoint
 from ...errors import NumericsError
 from ...solvers.gram import Gram, GramAccumulator
-from ..blocks.embeddings import embedding_paths
 from ..blocks.linears import all_linears
 from ..blocks.skeleton import Skeleton
 
@@ -31,40 +30,47 @@ class Fisher:
     """The gradient pass of a model on some windows.
 
     Attributes:
-        outputs: f of the plain linears, float32 [out_features], by linear name.
-        head: f of the output head, float32 [vocabulary]; None if the model has no plain head.
+        outputs: f of the linears with a tensor of their own, float32 [out_features], by name.
+        head: f of the output head, float32 [vocabulary]; None if the model has no linear head.
         head_inputs: Gram matrix of the inputs of the head; None without one.
-        embedding_rise: rise of the loss per token from the error of the embedding that was given;
-            0.0 if none was.
+        tokens: the distinct tokens of the windows, ascending, int64 [distinct].
+        embedding: squared gradients with respect to the rows of the embedding of ``tokens``, summed
+            over their occurrences, over the number of all tokens; float32 [distinct, width].
         num_tokens: tokens of the windows.
     """
 
     outputs: dict[str, Tensor]
     head: Tensor | None
     head_inputs: Gram | None
-    embedding_rise: float
+    tokens: Tensor
+    embedding: Tensor
     num_tokens: int
+
+    def embedding_rise(self, error: Tensor) -> float:
+        """Rise of the loss per token from an error of the embedding.
+
+        Args:
+            error: of the rows of `tokens`, [distinct, width].
+        """
+        return 0.5 * float((self.embedding * error.cpu().float().square()).sum())
 
 
 def output_fisher(
     checkpoint: Checkpoint,
     windows: Tensor,
     announce: Callable[[int, int], None],
-    *,
-    embedding_error: Tensor | None = None,
 ) -> Fisher:
     """Run the gradient pass.
 
     Args:
         windows: int64 ``[num_windows, length]``.
-        embedding_error: error of the input embedding, [vocabulary, width], to be priced too.
 
     Raises:
         NumericsError: the loss of a window is not finite.
     """
     skeleton = Skeleton(checkpoint)
     model = skeleton.fill()
-    sums = {name: _Squares() for name in _plain_linears(skeleton)}
+    sums = {name: _Squares() for name in _linears(skeleton)}
     head = _head(model)
     with ExitStack() as hooks:
         for name, total in sums.items():
@@ -73,12 +79,11 @@ def output_fisher(
         if head is not None:
             _hook(hooks, head, outputs)
             _hook(hooks, head, inputs)
-        entered = _Entered(embedding_error)
+        entered = _Entered(windows.unique())
         _hook(hooks, model.get_input_embeddings(), entered)
         for done, window in enumerate(windows.split(1), 1):
-            tokens = window.to(skeleton.device)
-            entered.tokens = tokens
-            _backward(model, tokens, done)
+            entered.window = window
+            _backward(model, window.to(skeleton.device), done)
             inputs.add()
             announce(done, len(windows))
     count = windows.numel()
@@ -87,7 +92,8 @@ def output_fisher(
         {name: total.mean(scale) for name, total in sums.items() if total.squares is not None},
         None if outputs.squares is None else outputs.mean(scale),
         None if inputs.sum is None else inputs.sum.gram(),
-        0.5 * entered.rise * scale,
+        entered.tokens,
+        entered.squares * scale,
         count,
     )
 
@@ -103,16 +109,15 @@ def _backward(model: nn.Module, tokens: Tensor, number: int) -> None:
         loss.backward()
 
 
-def _plain_linears(skeleton: Skeleton) -> Sequence[str]:
-    return [linear.name for linear in all_linears(skeleton.checkpoint) if linear.plain]
+def _linears(skeleton: Skeleton) -> Sequence[str]:
+    return [linear.name for linear in all_linears(skeleton.checkpoint) if linear.has_own_tensor]
 
 
 def _head(model: Any) -> nn.Module | None:
-    """The output head, where it can be quantised with the embedding."""
+    """The output head, where it is a linear without a bias."""
     head: nn.Module | None = model.get_output_embeddings()
-    paths = embedding_paths(model)
-    inside = any(model.get_submodule(path) is head for path in paths)
-    return head if inside else None
+    plain = isinstance(head, nn.Linear) and getattr(head, "bias", None) is None
+    return head if plain else None
 
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
@@ -163,19 +168,23 @@ class _Inputs:
 
 
 class _Entered:
-    """Starts the gradients at the embedding's output, and prices an error of the embedding."""
+    """Starts the gradients at the embedding's output, and sums their squares by token."""
 
-    def __init__(self, error: Tensor | None) -> None:
-        self.tokens = torch.empty(0, dtype=torch.int64)
-        self.rise = 0.0
-        self._error = error
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens.cpu()
+        self.window = torch.empty(0, dtype=torch.int64)
+        self.squares = torch.empty(0)
+        self._factor = 1.0
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         output.requires_grad_(True)
-        if self._error is not None:
-            output.register_hook(self._add)
+        # Gemma's embedding multiplies its rows by a constant.
+        self._factor = float(getattr(module, "embed_scale", 1.0))
+        output.register_hook(self._add)
 
     def _add(self, gradient: Tensor) -> None:
-        assert self._error is not None
-        moved = self._error[self.tokens.cpu()].to(gradient.device)  # [1, length, width]
-        self.rise += float((gradient.detach().float() * moved).square().sum())
+        squares = (gradient.detach().float() * self._factor).square().flatten(0, -2).cpu()
+        if not self.squares.numel():
+            self.squares = torch.zeros(len(self.tokens), squares.shape[1])
+        places = torch.searchsorted(self.tokens, self.window.cpu().flatten())
+        self.squares.index_add_(0, places, squares)

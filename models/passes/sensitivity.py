@@ -25,6 +25,7 @@ from ...solvers.factor import factorize
 from ...solvers.gptq import quantize_gptq
 from ...solvers.gram import Gram, GramAccumulator
 from ...solvers.grid import Grid
+from ...solvers.masks import is_pruned
 from ...solvers.round_to_nearest import quantize_round_to_nearest
 from ...texts import Windows
 from ..blocks.device import stored_dtype
@@ -45,7 +46,7 @@ class Estimates:
 
     Attributes:
         losses: rise of the loss in nats per token, by grid; grids that do not divide the width are
-            absent.
+            absent, as are those without an exact zero for a pruned weight.
         compensated: error of GPTQ as a fraction of that of rounding to nearest.
     """
 
@@ -59,12 +60,14 @@ def estimate_losses(
     grids: Sequence[Grid],
     fisher: Mapping[str, Tensor],
     *,
+    chosen: Callable[[Linear], bool] = lambda linear: linear.plain,
     batch_size: int,
     announce: Callable[[int, int], None],
 ) -> dict[Linear, Estimates]:
-    """The estimates of every plain linear of every block; the model itself is not changed.
+    """The estimates of the chosen linears of every block; the model itself is not changed.
 
     Args:
+        chosen: whether to estimate a linear.
         fisher: f of the linears, [out_features] by name; linears that are not in it saw no token
             and cost nothing.
     """
@@ -75,13 +78,13 @@ def estimate_losses(
     by_block = linears_by_block(checkpoint)
     for index, block in skeleton.each_block():
         prefix = f"{skeleton.path}.{index}."
-        linears = [linear for linear in by_block[index] if linear.plain]
+        linears = [linear for linear in by_block[index] if chosen(linear)]
         calls = [batch.calls[index] for batch in batches]
         groups, hidden = sum_inputs(block, prefix, linears, hidden, calls, GramAccumulator)
         for group in groups:
             gram = group.sum.gram()
             weights = {
-                linear: skeleton.model.get_parameter(linear.tensor).detach()
+                linear: linear.view(skeleton.model.get_parameter(linear.tensor).detach())
                 for linear in group.linears
             }
             dtypes = {
@@ -105,7 +108,7 @@ def _of_group(
     width = linears[0].shape[1]
     fitting = [grid for grid in grids if grid.divides(width)]
     nothing = Estimates(dict.fromkeys(fitting, 0.0), 1.0)
-    if gram.num_tokens == 0:
+    if gram.num_tokens == 0 or not fitting:
         return dict.fromkeys(linears, nothing)
     samples = [_Sample.of(weights[linear], fisher.get(linear.name)) for linear in linears]
     rows = torch.cat([sample.rows for sample in samples])  # [sampled rows of all, width]
@@ -141,7 +144,12 @@ def _of_group(
     for place, linear in enumerate(linears):
         plain = nearest[reference][place]
         left = min(compensating[place] / plain, 1.0) if plain > 0 else 1.0
-        losses = {grid: each[place] * left for grid, each in nearest.items()}
+        pruned = is_pruned(weights[linear])
+        losses = {
+            grid: each[place] * left
+            for grid, each in nearest.items()
+            if grid.exact_zero or not pruned
+        }
         made[linear] = Estimates(losses, left)
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,58 @@ def test_rise(folders: Path, tmp_path: Path) -> None:
     assert kept["predicted_bytes"] == min(good)
 
 
-def test_gguf_is_refused(folders: Path, tmp_path: Path) -> None:
-    found = run("fit", folders / "dense", "--out", tmp_path / "light.gguf")
+@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="llama.cpp is not installed")
+def test_gguf(folders: Path, tmp_path: Path) -> None:
+    """The file has the predicted size, embedding and head are among what is allocated."""
+    out, text = tmp_path / "light.gguf", ("--data", folders / "text.txt")
+    options = ("--out", out, "--ratio", 0.27, "--json", *text, *sets("quantize.matching=0"))
+    found = run("fit", folders / "dense", *options)
+    assert found.exit_code == 0, found.output
+    document = json.loads(found.stdout)
+    tried = [each["metrics"] for each in document["steps"] if each["link"] == "candidate"]
+    assert [each["uniform"] for each in tried].count(True) == 1
+    kept = next(each for each in tried if each["kept"])
+    assert kept["worse_rise"] == min(each["worse_rise"] for each in tried)
+    assert out.stat().st_size == kept["predicted_bytes"]
+    assert sum(kept["grids"].values()) == 23
+    assert set(kept["grids"]) <= {"q4_0", "q5_0", "q8_0", "iq4_nl"}
+    allocated = next(each["metrics"] for each in document["steps"] if each["link"] == "allocate")
+    assert kept["predicted_bytes"] <= allocated["budget_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bytes", "1kB"), "is below the smallest size of"),
+        (("--bytes", "1TB"), "give a smaller budget"),
+        (("--runtime", "vllm"), "vllm was not seen to load a GGUF file"),
+        (("--set", "sensitivity.bits=[4]"), "is not a setting of format 'gguf'; set types"),
+    ],
+)
+def test_gguf_refused_before_work(
+    options: tuple[str, ...], message: str, folders: Path, tmp_path: Path
+) -> None:
+    out = ("--out", tmp_path / "light.gguf", "--run", tmp_path / "run")
+    found = run("fit", folders / "dense", *out, *sets(), *options)
     assert found.exit_code == 1
-    assert "is a GGUF file, whose types have other sizes" in " ".join(found.output.split())
+    assert message in " ".join(found.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_types_need_a_file(folders: Path, tmp_path: Path) -> None:
+    """A folder would store the values of ggml's blocks as floats, far above the budget."""
+    options = (
+        "--out",
+        tmp_path / "light",
+        "--set",
+        "sensitivity.format=gguf",
+        "--ratio",
+        0.27,
+        *sets(),
+    )
+    found = run("fit", folders / "dense", *options)
+    assert found.exit_code == 1
+    assert "give the name of a GGUF file" in " ".join(found.output.split())
 
 
 def test_unknown_runtime(folders: Path, tmp_path: Path) -> None:

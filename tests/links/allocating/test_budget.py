@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import tiny_checkpoint
+from tiny_gguf import gguf_checkpoint
 
 from birdbone.errors import SettingError
+from birdbone.formats.gguf_writer import write_gguf
 from birdbone.links import allocate
 from birdbone.links.allocating.budget import (
     budget_bytes,
-    check_folder,
+    check_format,
     check_one_budget,
     read_bytes,
+    unquantised_bytes,
 )
+from birdbone.models.planning.stored_bytes import stored_bytes
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,30 @@ def test_one_budget() -> None:
         check_one_budget(bytes=1, ratio=None, bits=3.5)
 
 
-def test_output() -> None:
-    check_folder("light")
-    with pytest.raises(SettingError, match="is a GGUF file, whose types"):
-        check_folder("light.gguf")
+@pytest.mark.parametrize(
+    ("given", "format", "message"),
+    [
+        ({"group_sizes": (32,)}, "gguf", r"group_sizes=\(32,\)\) is not one of a GGUF file"),
+        ({"embedding_bits": 8}, "gguf", "embedding_bits=8.* set types"),
+        ({"runtimes": ("vllm",)}, "gguf", "vllm was not seen to load a GGUF file"),
+        ({"types": ("q4_0",)}, "compressed-tensors", "are those of a GGUF file; give one"),
+    ],
+)
+def test_settings_of_another_format(given: dict[str, Any], format: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        check_format(given, format)
+
+
+def test_settings_of_both_formats() -> None:
+    check_format({"types": ("q4_0",), "runtimes": ("llama.cpp",), "allowed_bits": (4,)}, "gguf")
+    check_format({"group_sizes": (32,), "runtimes": ("vllm",)}, "compressed-tensors")
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float32", "f32"), ("bfloat16", "bf16")])
+def test_unquantised_bytes(dtype: str, kind: Any, tmp_path: Path) -> None:
+    """Of a GGUF file with the values that the model is stored in."""
+    checkpoint = gguf_checkpoint("llama")
+    stored = replace(checkpoint, config={**checkpoint.config, "dtype": dtype})
+    size = write_gguf(stored, tmp_path / "model.gguf", kind=kind).num_bytes
+    assert unquantised_bytes(stored, "gguf") == size
+    assert unquantised_bytes(stored, None) == stored_bytes(stored)
