@@ -1,13 +1,16 @@
 """Fit beside uniform: what `birdbone fit` makes of several sizes, and the best uniform of each.
 
 python benchmarks/frontier.py --model MODEL --judge TEXT --work DIR [--sizes 60MB 70MB 80MB 95MB
-    110MB] [--data SOURCE] [--windows 32] [--uniform 2]
+    110MB] [--data SOURCE] [--windows 32] [--uniform 2] [--gguf]
 
 For every size the chain fit runs without save: allocated and uniform candidates are built and
 judged on held-out text and on text from elsewhere. The kept candidate and the best uniform one are
 written as folders, opened by plain transformers in float32, and scored on the first windows of
 TEXT, which nothing else reads. All sizes share one run folder in DIR; frontier.json holds finished
 sizes. The same command goes on after a stop.
+
+With --gguf the sizes are those of GGUF files, which llama.cpp scores; use another DIR. Files of
+llama.cpp's own quantiser at the same bytes are made and scored by gguf_peers.py.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from birdbone.engine import Chain, run
 from birdbone.journal import RunFolder
 from birdbone.links import allocate, calibrate, load, quantize, select, sensitivity, validate
 from birdbone.middleware import Progress
+from birdbone.models.evaluation.fresh_process import Probe
+from birdbone.models.reading.tokenizer import load_tokenizer
 from birdbone.models.writing.folder import write_model
 
 SIZES = ("60MB", "70MB", "80MB", "95MB", "110MB")
@@ -47,13 +52,13 @@ def opened(asked: argparse.Namespace) -> Chain:
             heldout_windows=asked.judge_windows,
             elsewhere_windows=asked.judge_windows,
         ),
-        sensitivity(),
+        sensitivity(format="gguf" if asked.gguf else "compressed-tensors"),
     )
 
 
 async def size_of(asked: argparse.Namespace, size: str) -> dict[str, Any]:
     """All candidates of one size as judged in memory, and two folders scored on the other text."""
-    rounding = quantize(group_size="auto")
+    rounding = quantize(grid="allocated")
     shared = Chain(
         opened(asked), allocate(bytes=size, variants=asked.variants, uniform=asked.uniform)
     )
@@ -68,7 +73,8 @@ async def size_of(asked: argparse.Namespace, size: str) -> dict[str, Any]:
         for place in _places(tried):
             allocation = replace(ctx["allocation"], place=place)
             light = await run(Chain(rounding), {**ctx, "allocation": allocation}, store=store)
-            tried[place] |= scored(asked, light["checkpoint"])
+            score = scored_by_llama_cpp if asked.gguf else scored_by_transformers
+            tried[place] |= await score(asked, light["checkpoint"])
     return {"size": size, "cpu_seconds": time.process_time() - begun, "candidates": tried}
 
 
@@ -80,7 +86,33 @@ def _places(tried: list[dict[str, Any]]) -> list[int]:
     return list(dict.fromkeys([kept, *best]))
 
 
-def scored(asked: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
+def judging_windows(asked: argparse.Namespace, tokenizer: Any) -> torch.Tensor:
+    """The first windows of the judging text."""
+    text = asked.judge.read_text(encoding="utf-8")
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False, return_tensors="pt").input_ids
+    length, count = asked.length, asked.scored_windows
+    return tokens[0, : length * count].view(count, length)
+
+
+async def scored_by_llama_cpp(asked: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
+    """Bytes of a written GGUF file, and perplexity by llama.cpp."""
+    from birdbone.formats.gguf_writer import write_gguf
+    from birdbone.formats.llama_cpp import measure_gguf
+
+    written = write_gguf(checkpoint, asked.work / "light.gguf", force=True)
+    windows = judging_windows(asked, load_tokenizer(checkpoint))
+    probe = Probe(windows, torch.float32, prefill_tokens=8, decode_tokens=4, repeats=1)
+    vocabulary = int(checkpoint.config["vocab_size"])
+    found = await measure_gguf(written.path, probe, vocabulary, lambda *_: None)
+    written.path.unlink()
+    return {
+        "file_bytes": written.num_bytes,
+        "types": dict(written.kinds),
+        "judge_perplexity": found.figures["light"]["perplexity"],
+    }
+
+
+async def scored_by_transformers(asked: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
     """Bytes of the files of a written folder, and perplexity by plain transformers."""
     folder = asked.work / "folder"
     shutil.rmtree(folder, ignore_errors=True)
@@ -88,10 +120,7 @@ def scored(asked: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
     write_model(checkpoint, folder, max_shard_bytes=_SHARD_BYTES)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    text = asked.judge.read_text(encoding="utf-8")
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False, return_tensors="pt").input_ids
-    length, count = asked.length, asked.scored_windows
-    windows = tokens[0, : length * count].view(count, length)
+    windows = judging_windows(asked, tokenizer)
     total = 0.0
     with torch.no_grad():
         for window in windows.split(1):
@@ -101,7 +130,8 @@ def scored(asked: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
             )
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     shutil.rmtree(folder)
-    return {"file_bytes": size, "judge_perplexity": math.exp(total / (count * (length - 1)))}
+    predicted = windows.numel() - len(windows)
+    return {"file_bytes": size, "judge_perplexity": math.exp(total / predicted)}
 
 
 def show(found: Mapping[str, Any]) -> None:
@@ -134,6 +164,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="tokens a window")
     parser.add_argument("--variants", type=int, default=2)
     parser.add_argument("--uniform", type=int, default=1)
+    parser.add_argument("--gguf", action="store_true", help="sizes of GGUF files")
     return parser.parse_args()
 
 
