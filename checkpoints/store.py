@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -69,6 +69,53 @@ class Stored(TensorRef):
                 f"{self.dtype} {self.shape} listed in its manifest; compute the checkpoint again"
             )
         return tensor
+
+
+class StoredCodes(Quantized):
+    """A quantised weight stored as an object; its parts are read each time they are needed."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        digest: str,
+        entry: Mapping[str, Any],
+        outline: Mapping[str, Tensor],
+    ) -> None:
+        self._store, self._digest, self._entry = store, digest, entry
+        self._describe(
+            outline["codes"],
+            outline["scales"],
+            bits=entry["bits"],
+            symmetric="zero_points" not in outline,
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        return self._digest
+
+    def parts(self) -> Mapping[str, Tensor]:
+        return self._store.parts(self._digest, self._entry)
+
+
+class StoredBlocks(GgmlBlocks):
+    """A weight in blocks of a ggml type stored as an object, read each time it is needed."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        digest: str,
+        entry: Mapping[str, Any],
+        outline: Mapping[str, Tensor],
+    ) -> None:
+        self._store, self._digest, self._entry = store, digest, entry
+        self._describe(outline["blocks"], kind=entry["format"], transposed=entry["transposed"])
+
+    @cached_property
+    def digest(self) -> str:
+        return self._digest
+
+    def parts(self) -> Mapping[str, Tensor]:
+        return self._store.parts(self._digest, self._entry)
 
 
 class ObjectStore:
@@ -131,9 +178,21 @@ class ObjectStore:
             left_out=tuple(LeftOut(**each) for each in manifest.get("left_out", ())),
         )
 
-    def keep(self, tensor: Tensor) -> dict[str, Any]:
-        """Store a single tensor and return a JSON-compatible entry for `tensor`."""
-        return self._keep(InMemory(tensor))
+    def keep(self, tensor: Tensor | TensorRef) -> dict[str, Any]:
+        """Store a single tensor and return a JSON-compatible entry for `tensor` and `ref`."""
+        return self._keep(InMemory(tensor) if isinstance(tensor, Tensor) else tensor)
+
+    def ref(self, entry: Mapping[str, Any]) -> TensorRef:
+        """Return a reference that reads what `keep` stored when it is needed.
+
+        Raises:
+            CheckpointError: the object is missing or its header is damaged, or ``entry`` is not
+                valid.
+        """
+        try:
+            return self._ref(entry)
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(f"{entry!r} is not a tensor entry: {error!r}") from error
 
     def tensor(self, entry: Mapping[str, Any]) -> Tensor:
         """Return the tensor for which `keep` returned ``entry``.
@@ -164,6 +223,39 @@ class ObjectStore:
         except FileNotFoundError as error:
             raise CheckpointError(f"the store lacks {path}; compute it again") from error
         except (OSError, SafetensorError) as error:
+            raise _damaged(path, str(error)) from error
+
+    def parts(self, key: str, entry: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        """Return the tensors of a quantised weight, verified against its key.
+
+        Raises:
+            CheckpointError: the object is missing or damaged.
+        """
+        parts = self.read(key)
+        try:
+            ref = build_ref(entry, parts)
+        except (KeyError, CheckpointError) as error:
+            raise _damaged(self._object(key), repr(error)) from error
+        if ref.digest != key:
+            raise self.mismatch(key)
+        self.mark_verified(key)
+        return tensors_of(ref)
+
+    def _outline(self, key: str) -> dict[str, Tensor]:
+        """Return the tensors of an object on the meta device; only its header is read."""
+        path = self._object(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                return {
+                    name: torch.empty(
+                        each.get_shape(), dtype=DTYPES[each.get_dtype()], device="meta"
+                    )
+                    for name, each in slices.items()
+                }
+        except FileNotFoundError as error:
+            raise CheckpointError(f"the store lacks {path}; compute it again") from error
+        except (OSError, SafetensorError, LookupError) as error:
             raise _damaged(path, str(error)) from error
 
     def mark_verified(self, key: str) -> None:
@@ -198,15 +290,13 @@ class ObjectStore:
         kind, key = entry["kind"], entry["digest"]
         if kind == "plain":
             return Stored(self, _key(key), _DTYPES[entry["dtype"]], tuple(entry["shape"]))
-        parts = self.read(key)
-        try:
-            ref = build_ref(entry, parts)
-        except (KeyError, CheckpointError) as error:
-            raise _damaged(self._object(key), repr(error)) from error
-        if ref.digest != key:
-            raise self.mismatch(key)
-        self.mark_verified(key)
-        return ref
+        if kind in _LAZY:
+            try:
+                return _LAZY[kind](self, _key(key), entry, self._outline(key))
+            except LookupError as error:
+                raise _damaged(self._object(key), repr(error)) from error
+        parts = self.parts(key, entry)
+        return build_ref(entry, parts)
 
     def _write_object(self, key: str, parts: Mapping[str, Tensor]) -> None:
         path = self._object(key)
@@ -239,6 +329,12 @@ class ObjectStore:
 
     def _manifest(self, id: str) -> Path:
         return self.folder / "manifests" / f"{_key(id)}.json"
+
+
+_LAZY: Mapping[str, type[StoredCodes] | type[StoredBlocks]] = {
+    "quantized": StoredCodes,
+    "ggml": StoredBlocks,
+}
 
 
 def _key(text: object) -> str:

@@ -160,10 +160,9 @@ class Quantized(TensorRef):
     computes.
 
     Attributes:
-        codes: int8 ``[out_features, in_features]``, from ``-2^(bits-1)`` to ``2^(bits-1) - 1``.
-        scales: ``[out_features, groups]``, in the dtype they are stored in.
-        zero_points: int8 ``[out_features, groups]``, or None on a symmetric grid.
-        bits: bits of a code.
+        bits: bits of a code, which is from ``-2^(bits-1)`` to ``2^(bits-1) - 1``.
+        num_groups: groups of columns, each with a scale.
+        symmetric: whether there are no zero points, so that code 0 decodes to 0.
 
     Raises:
         CheckpointError: the shapes do not fit each other.
@@ -182,8 +181,31 @@ class Quantized(TensorRef):
                 f"zero points {tuple(zero_points.shape)} do not have the shape of scales "
                 f"{tuple(scales.shape)}; give one per scale"
             )
-        self.codes, self.scales, self.zero_points, self.bits = codes, scales, zero_points, bits
+        self._parts = {"codes": codes, "scales": scales}
+        if zero_points is not None:
+            self._parts["zero_points"] = zero_points
+        self._describe(codes, scales, bits=bits, symmetric=zero_points is None)
+
+    def _describe(self, codes: Tensor, scales: Tensor, *, bits: int, symmetric: bool) -> None:
+        """Set what is known without values; the tensors may be on the meta device."""
+        self.bits, self.symmetric = bits, symmetric
         self.dtype, self.shape = scales.dtype, tuple(codes.shape)
+        self.num_groups = int(scales.shape[1])
+
+    @property
+    def codes(self) -> Tensor:
+        """int8 ``[out_features, in_features]``."""
+        return self.parts()["codes"]
+
+    @property
+    def scales(self) -> Tensor:
+        """``[out_features, groups]``, in the dtype they are stored in."""
+        return self.parts()["scales"]
+
+    @property
+    def zero_points(self) -> Tensor | None:
+        """int8 ``[out_features, groups]``, or None on a symmetric grid."""
+        return self.parts().get("zero_points")
 
     @property
     def storage_kind(self) -> str:
@@ -192,27 +214,25 @@ class Quantized(TensorRef):
     @property
     def group_size(self) -> int:
         """Columns that share one scale."""
-        return self.shape[1] // self.scales.shape[1]
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether there are no zero points, so that code 0 decodes to 0."""
-        return self.zero_points is None
+        return self.shape[1] // self.num_groups
 
     @property
     def num_bytes(self) -> int:
-        stored = self.num_values * self.bits // 8 + self.scales.numel() * self.scales.itemsize
-        return stored + (0 if self.zero_points is None else self.zero_points.numel())
+        num_scales = self.shape[0] * self.num_groups
+        stored = self.num_values * self.bits // 8 + num_scales * self.dtype.itemsize
+        return stored + (0 if self.symmetric else num_scales)
 
     def load(self) -> Tensor:
         return self.values(self.dtype)
 
     def values(self, dtype: torch.dtype) -> Tensor:
         """Return the dequantised weight ``[out_features, in_features]``, computed in ``dtype``."""
-        grouped = self.codes.reshape(*self.scales.shape, self.group_size).to(dtype)
-        if self.zero_points is not None:
-            grouped = grouped - self.zero_points.to(dtype).unsqueeze(2)
-        return (grouped * self.scales.to(dtype).unsqueeze(2)).flatten(1)
+        parts = self.parts()
+        scales = parts["scales"].to(dtype)
+        grouped = parts["codes"].reshape(*scales.shape, self.group_size).to(dtype)
+        if "zero_points" in parts:
+            grouped = grouped - parts["zero_points"].to(dtype).unsqueeze(2)
+        return (grouped * scales.unsqueeze(2)).flatten(1)
 
     @cached_property
     def digest(self) -> str:
@@ -223,8 +243,7 @@ class Quantized(TensorRef):
 
     def parts(self) -> Mapping[str, Tensor]:
         """The tensors it consists of, by name."""
-        whole = {"codes": self.codes, "scales": self.scales}
-        return whole if self.zero_points is None else {**whole, "zero_points": self.zero_points}
+        return self._parts
 
 
 def _divides(codes: Tensor, scales: Tensor) -> bool:
@@ -237,7 +256,6 @@ class GgmlBlocks(TensorRef):
     """A weight stored in blocks of a ggml type, written to GGUF files unchanged.
 
     Attributes:
-        blocks: uint8 ``[out_features, bytes per row]``.
         kind: name of the type in lower case, such as ``q4_0``.
         transposed: whether the tensor is ``[in_features, out_features]``, as in GPT-2.
 
@@ -252,9 +270,20 @@ class GgmlBlocks(TensorRef):
                 f"blocks {blocks.dtype} {tuple(blocks.shape)} are not rows of {kind}; give uint8 "
                 f"with {size} bytes for every {values} columns"
             )
-        self.blocks, self.kind, self.transposed = blocks.detach(), kind, transposed
+        self._parts = {"blocks": blocks.detach()}
+        self._describe(blocks, kind=kind, transposed=transposed)
+
+    def _describe(self, blocks: Tensor, *, kind: str, transposed: bool) -> None:
+        """Set what is known without values; the tensor may be on the meta device."""
+        values, size = block_size(kind)
+        self.kind, self.transposed, self._num_bytes = kind, transposed, blocks.numel()
         shape = (blocks.shape[0], blocks.shape[1] // size * values)
         self.dtype, self.shape = torch.float32, shape[::-1] if transposed else shape
+
+    @property
+    def blocks(self) -> Tensor:
+        """uint8 ``[out_features, bytes per row]``."""
+        return self.parts()["blocks"]
 
     def load(self) -> Tensor:
         """Return the values that llama.cpp computes from the blocks, float32.
@@ -274,7 +303,7 @@ class GgmlBlocks(TensorRef):
 
     @property
     def num_bytes(self) -> int:
-        return self.blocks.numel()
+        return self._num_bytes
 
     @cached_property
     def digest(self) -> str:
@@ -284,7 +313,7 @@ class GgmlBlocks(TensorRef):
 
     def parts(self) -> Mapping[str, Tensor]:
         """The tensors it consists of, by name."""
-        return {"blocks": self.blocks}
+        return self._parts
 
 
 BitsAndBytesKind = Literal["nf4", "nf4.single", "llm.int8"]

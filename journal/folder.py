@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import __version__
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, TensorRef
 from ..checkpoints.durable import write_durably
 from ..checkpoints.manifest import encode_manifest
 from ..checkpoints.user_paths import user_path
@@ -282,11 +282,17 @@ class _Place:
         self._note()
         return self._folder.recall(kept)
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def keep(self, ref: TensorRef) -> TensorRef:
+        """Store a finished tensor of the running link."""
+        self._folder.check_standing()
+        with writing_in(self._folder.path):
+            return self._progress.keep(ref)
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return the work in progress of an interrupted run."""
         return self._progress.load()
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
         """Store work in progress."""
         self._folder.check_standing()
         with writing_in(self._folder.path):

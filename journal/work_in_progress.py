@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoints import ObjectStore
+from ..checkpoints import ObjectStore, TensorRef
 from ..checkpoints.durable import write_durably
 from ..checkpoints.manifest import decode_manifest, encode_manifest
 from ..errors import CheckpointError, RunFolderError
@@ -34,15 +34,21 @@ class WorkInProgress:
         self._objects = ObjectStore(folder)
         self._manifest = folder / "progress.json"
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the tensors and facts saved last, or None if there are none.
+    def keep(self, ref: TensorRef) -> TensorRef:
+        """Store a finished tensor, which no longer has to be in memory.
+
+        It lasts beyond this process only if a later `save` names the returned reference.
+        """
+        return self._objects.ref(self._objects.keep(ref))
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return what was saved last, or None if there is nothing; references are read later.
 
         A damaged state is deleted, and None is returned.
         """
         try:
             found = decode_manifest(self._manifest.read_bytes())
-            tensors = {name: self._objects.tensor(entry) for name, entry in found["tensors"]}
-            return tensors, dict(found["facts"])
+            return {n: self._read(entry) for n, entry in found["tensors"]}, dict(found["facts"])
         except FileNotFoundError:
             return None
         except (*UNREADABLE, CheckpointError) as error:
@@ -50,11 +56,18 @@ class WorkInProgress:
             self.clear()
             return None
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def _read(self, entry: Mapping[str, Any]) -> Tensor | TensorRef:
+        if not entry.get("kept"):
+            return self._objects.tensor(entry)
+        ref = self._objects.ref(entry)
+        ref.load()  # verified now, so that damage starts the link again instead of ending it
+        return ref
+
+    def save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
         """Replace the saved state.
 
         Args:
-            tensors: name to tensor.
+            tensors: name to tensor, or to what `keep` returned.
             facts: JSON-compatible values.
 
         Raises:
@@ -67,7 +80,10 @@ class WorkInProgress:
                 f"work in progress cannot be saved: facts hold a value JSON cannot represent "
                 f"({error}); use numbers, text and lists, and pass tensors as tensors"
             ) from None
-        entries = {name: self._objects.keep(tensor) for name, tensor in tensors.items()}
+        entries = {
+            name: {**self._objects.keep(each), "kept": isinstance(each, TensorRef)}
+            for name, each in tensors.items()
+        }
         content = {"tensors": list(entries.items()), "facts": plain}
         write_durably(self._manifest, encode_manifest(content))
         named = {entry["digest"] for entry in entries.values()}

@@ -69,6 +69,7 @@ class Skeleton:
             yield self._materialise(index, self._read(self.block_names(index)))
         finally:
             self._release(index)
+            release_unused_memory()
 
     def each_block(self, start: int = 0) -> Iterator[tuple[int, nn.Module]]:
         """Every block from ``start`` on, one loaded at a time, with the next one read ahead."""

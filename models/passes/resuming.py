@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -69,6 +69,7 @@ class Resuming:
     def __init__(
         self, place: ProgressStore, *notes: BlockRecords, beside: dict[str, Tensor] | None = None
     ) -> None:
+        self._place = place
         self._keeping = Keeping(place, fraction=SAVING_FRACTION, pause_seconds=PAUSE_SECONDS)
         self._notes = notes
         self._beside = {} if beside is None else beside
@@ -97,6 +98,15 @@ class Resuming:
             {name: _restored(name, entry, tensors) for name, entry in facts["rewritten"]},
         )
 
+    def kept(self, finished: Mapping[str, Tensor | TensorRef]) -> Mapping[str, Tensor | TensorRef]:
+        """Finished tensors on disk instead of in memory, if the place for progress has one."""
+        if not isinstance(self._place, TensorPlace):
+            return finished
+        return {
+            name: self._place.keep(InMemory(value) if isinstance(value, Tensor) else value)
+            for name, value in finished.items()
+        }
+
     def save(self, standing: PassState) -> None:
         """Save the progress, if the last save is long enough ago.
 
@@ -106,12 +116,18 @@ class Resuming:
             return
         self._keeping.save(lambda: self._told(standing))
 
-    def _told(self, standing: PassState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"hidden.{n}": states for n, states in enumerate(standing.hidden)}
+    def _told(self, standing: PassState) -> tuple[dict[str, Any], dict[str, Any]]:
+        tensors: dict[str, Tensor | TensorRef] = {}
+        tensors |= {f"hidden.{n}": states for n, states in enumerate(standing.hidden)}
         tensors |= {f"given.{n}": states for n, states in enumerate(standing.given or ())}
         tensors |= {_BESIDE + name: tensor for name, tensor in self._beside.items()}
         entries = []
+        kept = isinstance(self._place, TensorPlace)
         for name, value in standing.rewritten.items():
+            if kept and isinstance(value, TensorRef):
+                entries.append([name, {"kept": True}])
+                tensors[f"rewritten.{name}"] = value
+                continue
             ref = InMemory(value) if isinstance(value, Tensor) else value
             entries.append([name, {**entry_of(ref), "bare": isinstance(value, Tensor)}])
             tensors |= {f"rewritten.{name}/{part}": t for part, t in tensors_of(ref).items()}
@@ -127,6 +143,8 @@ class Resuming:
 def _restored(
     name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Tensor | TensorRef:
+    if entry.get("kept"):
+        return tensors[f"rewritten.{name}"]
     ref = build_ref(entry, _below(f"rewritten.{name}/", tensors))
     return ref.load() if entry["bare"] else ref
 
@@ -143,11 +161,19 @@ _TRAINING_FRACTION = 0.05
 class ProgressStore(Protocol):
     """Storage for work in progress that outlives the process."""
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The tensors and facts saved last; None if nothing was saved."""
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(self, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Replace what was saved last."""
+
+
+@runtime_checkable
+class TensorPlace(Protocol):
+    """Storage that also takes single tensors, which then need not be in memory."""
+
+    def keep(self, ref: TensorRef) -> TensorRef:
+        """Store a tensor; the returned reference reads it, and may be among those saved."""
 
 
 class Keeping:

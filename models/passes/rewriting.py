@@ -110,7 +110,7 @@ def rewrite_blocks(
         if refine is not None and solutions:
             solved = Solved(block, prefix, solutions, weights, hidden, calls, hidden_out, given)
             fresh = _put(skeleton, {**solutions, **refine(solved)})
-        rewritten.update(fresh)
+        rewritten.update(fresh if resuming is None else resuming.kept(fresh))
         if fresh and index < last:
             with torch.no_grad():
                 hidden_out = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]

@@ -83,9 +83,10 @@ def hollow_blocks(
         view = _View(skeleton, block, prefix, change, units)
         calls = [batch.calls[index] for batch in batches]
         kept = {fed.linear: choose(fed) for fed in view.fed(hidden, calls, given)}
-        cut.update(view.cut(kept))
+        fresh = dict(view.cut(kept))
         if behind is not None and correct is not None and given is not None:
-            cut.update(view.corrected(behind, correct, hidden, calls, given))
+            fresh.update(view.corrected(behind, correct, hidden, calls, given))
+        cut.update(fresh if resuming is None else resuming.kept(fresh))
         with torch.no_grad():
             hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         check_finite(hidden, prefix.removesuffix("."))

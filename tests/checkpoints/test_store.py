@@ -196,3 +196,50 @@ def test_tensors_and_config_come_back_in_their_order(tmp_path: Path) -> None:
     assert list(found.refs) == ["b", "a", "c"]
     assert json.dumps(dict(found.config)) == json.dumps(dict(kept.config))
     assert list(found.files) == ["t", "a"]
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_codes_are_described_without_being_read(tmp_path: Path, zeros: bool) -> None:
+    points = torch.ones(2, 3, dtype=torch.int8) if zeros else None
+    made = Quantized(
+        torch.arange(24).reshape(2, 12).to(torch.int8),
+        torch.rand(2, 3).bfloat16(),
+        bits=6,
+        zero_points=points,
+    )
+    store = ObjectStore(tmp_path)
+    found = store.ref(store.keep(made))
+    assert isinstance(found, Quantized)
+    (path,) = (tmp_path / "objects").glob("*/*")
+    data = path.read_bytes()
+    path.write_bytes(data[:-8] + bytes(8))  # values, not the header
+    for name in ("bits", "shape", "dtype", "group_size", "symmetric", "num_bytes", "storage_kind"):
+        assert getattr(found, name) == getattr(made, name), name
+    assert found.digest == made.digest
+    with pytest.raises(CheckpointError, match="does not match its name"):
+        found.load()
+    path.write_bytes(data)
+    assert found.load().equal(made.load())
+
+
+def test_blocks_are_described_without_being_read(tmp_path: Path) -> None:
+    blocks = torch.arange(4 * 36, dtype=torch.uint8).reshape(4, 36)
+    made = GgmlBlocks(blocks, kind="q4_0", transposed=True)
+    store = ObjectStore(tmp_path)
+    found = store.ref(store.keep(made))
+    assert isinstance(found, GgmlBlocks)
+    (path,) = (tmp_path / "objects").glob("*/*")
+    data = path.read_bytes()
+    path.write_bytes(data[:-10] + bytes(10))
+    for name in ("kind", "transposed", "shape", "dtype", "num_bytes"):
+        assert getattr(found, name) == getattr(made, name), name
+    with pytest.raises(CheckpointError, match="does not match its name"):
+        found.parts()
+    path.unlink()
+    with pytest.raises(CheckpointError, match="compute it again"):
+        found.parts()
+
+
+def test_an_entry_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a tensor entry"):
+        ObjectStore(tmp_path).ref({})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from birdbone.checkpoints import Quantized
 from birdbone.errors import RunFolderError
 from birdbone.journal.work_in_progress import WorkInProgress
 
@@ -60,3 +61,36 @@ def test_a_damaged_state_is_deleted(work: WorkInProgress, lines: list[str], tmp_
     assert work.load() is None
     assert "starts over" in lines[0]
     assert not (tmp_path / "work").exists()
+
+
+def codes() -> Quantized:
+    return Quantized(torch.ones(2, 4, dtype=torch.int8), torch.full((2, 2), 0.5), bits=4)
+
+
+def test_a_kept_tensor_is_on_disk_and_lasts_once_it_is_saved(
+    work: WorkInProgress, tmp_path: Path, lines: list[str]
+) -> None:
+    made = codes()
+    kept = work.keep(made)
+    assert type(kept).__name__ == "StoredCodes"
+    assert kept.digest == made.digest
+    work.save({"a": kept, "b": torch.ones(1)}, {})
+    again = WorkInProgress(tmp_path / "work", lines.append)
+    tensors, _ = again.load() or ({}, {})
+    assert isinstance(tensors["a"], Quantized)
+    assert tensors["a"].codes.equal(made.codes)
+    assert tensors["b"].tolist() == [1.0]
+    again.save({"a": tensors["a"]}, {})
+    assert len(objects(tmp_path)) == 1
+
+
+def test_a_damaged_kept_tensor_starts_the_link_over(
+    work: WorkInProgress, tmp_path: Path, lines: list[str]
+) -> None:
+    work.save({"a": work.keep(codes())}, {})
+    (path,) = objects(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    assert WorkInProgress(tmp_path / "work", lines.append).load() is None
+    assert "work in progress is damaged and starts over" in lines[0]
