@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_checkpoint
+import torch
+from tiny import tiny_checkpoint, tiny_tokenizer
 from tiny_contexts import calibrated, digests, scored
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from birdbone.checkpoints import Quantized
 from birdbone.checkpoints.store import Stored, StoredCodes
@@ -77,3 +81,68 @@ async def test_codes_of_finished_blocks_are_not_in_memory(tmp_path: Path) -> Non
         await run(chain, ctx, store=store)
     assert held.counts[-1] > held.counts[0] > before
     assert streamed.counts[-1] == streamed.counts[0]
+
+
+PEAK = """
+import asyncio, sys, threading
+from pathlib import Path
+from birdbone import Chain, run
+from birdbone.journal import RunFolder
+from birdbone.links import calibrate, load, quantize, save, validate
+
+folder, peaks, ended = Path(sys.argv[1]), [0], threading.Event()
+
+def watch():
+    while not ended.wait(0.01):
+        status = Path("/proc/self/status").read_text()
+        peaks[0] = max(peaks[0], int(status.split("RssAnon:")[1].split()[0]))
+
+parts = dict(healing_windows=1, heldout_windows=2, elsewhere_windows=2)
+chain = Chain(
+    load(model=str(folder / "model")),
+    calibrate(data=str(folder / "words.txt"), length=64, windows=8, **parts),
+    quantize(group_size=64, matching=0.0),
+    validate(),
+    save(path=str(folder / "light"), compare=False),
+)
+
+async def main():
+    with RunFolder(folder / "run") as store:
+        await run(chain, {}, store=store)
+
+threading.Thread(target=watch, daemon=True).start()
+asyncio.run(main())
+ended.set()
+print(peaks[0] * 1024)
+"""
+
+
+def peak_bytes(folder: Path, layers: int) -> int:
+    """Peak anonymous memory of quantising a random bfloat16 Llama with so many thin layers."""
+    folder.mkdir()
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    words = [f"number {place} of the other thing " * 20 for place in range(400)]
+    (folder / "words.txt").write_text("\n\n".join(words))
+    command = [sys.executable, "-c", PEAK, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.timeout(1800)
+def test_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
+    shallow, deep = peak_bytes(tmp_path / "24", 24), peak_bytes(tmp_path / "48", 48)
+    assert deep < 1.05 * shallow
