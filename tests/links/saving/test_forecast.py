@@ -28,7 +28,8 @@ def test_two_models_in_three_processes() -> None:
     found = told()
     assert found.starts == 3
     assert found.block_passes == BLOCKS * (2 * (4 + 2) + 4)
-    assert found.decoded_tokens == 2 * 24 * 6
+    assert found.decoded_tokens == 2 * (24 * 6 + 2 * 48)
+    assert told({"samples": 1}).decoded_tokens == 2 * (24 * 6 + 48)
 
 
 def test_without_comparison() -> None:
