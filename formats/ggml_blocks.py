@@ -23,7 +23,14 @@ from .ggml_super_blocks import pack_q2_k, pack_q3_k, pack_q4_k, pack_q5_k, pack_
 from .ggml_types import GgmlKind, smallest_kind
 
 _COLUMNS = 32  # columns of a block (not of a super-block)
-_BY_BITS: Mapping[int, GgmlKind] = MappingProxyType({4: "q4_0", 8: "q8_0"})
+# The smallest type of one scale for 32 columns that has all codes of so many bits.
+_BY_BITS: Mapping[int, GgmlKind] = MappingProxyType(
+    {
+        **dict.fromkeys((2, 3, 4), "q4_0"),
+        5: "q5_0",
+        **dict.fromkeys((6, 7, 8), "q8_0"),
+    }
+)
 
 
 def kind_of_grid(grid: Grid) -> GgmlKind | None:
@@ -49,8 +56,8 @@ def pack(codes: QuantizedWeight) -> Tensor:
 def exact_kind(ref: TensorRef) -> GgmlKind | None:
     """Return the ggml type whose blocks store this weight without any change, or None.
 
-    For ggml blocks that is their own type. Integer codes of 4 and 8 bits without zero points are
-    stored exactly as Q4_0 and Q8_0 if their groups consist of whole blocks of 32 and float16
+    For ggml blocks that is their own type. Integer codes without zero points are stored exactly as
+    Q4_0 (up to 4 bits), Q5_0 or Q8_0 if their groups consist of whole blocks of 32 and float16
     represents their scales exactly.
     """
     if isinstance(ref, GgmlBlocks):

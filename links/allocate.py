@@ -66,8 +66,8 @@ class AllocateSettings(Settings):
     runtimes: tuple[Runtime, ...] = ("transformers",)
     """Choose only what these were seen to load: transformers loads everything; vllm 4 bits in
     groups of 32 or 64, the same for every linear, without an 8-bit embedding; llama.cpp, after an
-    export to GGUF, 4 and 8 bits in groups of a multiple of 32. A GGUF file is one for llama.cpp
-    whatever is set."""
+    export to GGUF, groups of a multiple of 32. A GGUF file is one for llama.cpp whatever is
+    set."""
 
     variants: Annotated[int, Field(ge=1, le=3)] = 2
     """Number of allocated candidates: by estimated loss; without 2 bits; with losses evened out."""

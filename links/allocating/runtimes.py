@@ -48,8 +48,8 @@ RUNTIMES: Mapping[Runtime, Loads] = MappingProxyType(
     {
         "transformers": Loads(),
         "vllm": Loads(bits=(4,), group_sizes=(32, 64), mixed=False, dense=False, embedding=False),
-        # Exported to GGUF without rounding again, as Q4_0 and Q8_0.
-        "llama.cpp": Loads(bits=(4, 8), multiple=_BLOCK, dense=False),
+        # Exported to GGUF without rounding again, as Q4_0, Q5_0 and Q8_0.
+        "llama.cpp": Loads(multiple=_BLOCK, dense=False),
     }
 )
 

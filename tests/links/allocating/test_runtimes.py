@@ -18,7 +18,7 @@ from birdbone.links.allocating.runtimes import RUNTIMES, Limits, Runtime
         (("vllm",), 8, 64, False),
         (("llama.cpp",), 4, 64, True),
         (("llama.cpp",), 8, None, True),
-        (("llama.cpp",), 5, 32, False),
+        (("llama.cpp",), 5, 32, True),
         (("llama.cpp",), 4, 48, False),
         (("vllm", "llama.cpp"), 4, 32, True),
         (("vllm", "llama.cpp"), 8, 32, False),

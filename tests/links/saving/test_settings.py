@@ -16,7 +16,7 @@ from birdbone.links import save
         ({}, r"save\(path\): Field required"),
         ({"path": 3}, r"save\(path=3\): Input should be a valid string"),
         ({"path": "o", "format": "onnx"}, r"save\(format='onnx'\): Input should be 'auto'"),
-        ({"path": "o", "kind": "q3_k"}, r"save\(kind='q3_k'\): Input should be"),
+        ({"path": "o", "kind": "q9_k"}, r"save\(kind='q9_k'\): Input should be"),
         ({"path": "o", "max_shard_gb": 0}, r"save\(max_shard_gb=0\): .* greater than 0"),
         ({"path": "o", "tolerance": 1.0}, r"save\(tolerance=1\.0\): .* less than 1"),
         ({"path": "o", "tolerance": 0.0}, r"save\(tolerance=0\.0\): .* greater than 0"),
