@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ def run_store(
     """
     from ..reports.terminal import say
 
-    store = None
+    store, absent = None, _absent_parents(folder)
     if folder is not None:
         store = _opened(folder, start_from) if asked else _tried(folder, start_from, expected)
     if folder is None or store is None:
@@ -88,10 +88,23 @@ def run_store(
             kept = f"finished links are kept in {folder}"
             say("birdbone", f"{kept}; the same command resumes from there")
         elif not asked:
-            shutil.rmtree(folder)
+            _remove(folder, absent)
         raise
     if not asked:
         shutil.rmtree(folder)
+
+
+def _absent_parents(folder: Path | None) -> list[Path]:
+    """The parents of a folder that do not exist, the innermost first."""
+    return [] if folder is None else [each for each in folder.parents if not each.exists()]
+
+
+def _remove(folder: Path, parents: list[Path]) -> None:
+    """Remove a folder and the parents that were made for it."""
+    shutil.rmtree(folder)
+    for each in parents:
+        with suppress(OSError):  # something else is in it
+            each.rmdir()
 
 
 def _opened(folder: Path, start_from: str | None) -> RunFolder:

@@ -62,7 +62,9 @@ def test_how_it_is_run(assembled: Any, tmp_path: Path) -> None:
     options = ("--run", tmp_path / "run", "--quiet", "--threads", 3, "--wandb", "project")
     birdbone("quantize", "mine", "--out", tmp_path / "light", *options, "--dry-run")
     how = assembled["how"]
-    assert (how.run_folder, how.threads, how.wandb) == (tmp_path / "run", 3, "project")
+    assert (how.run_folder, how.threads) == (tmp_path / "run", 3)
+    assert how.wandb is not None
+    assert how.wandb.project == "project"
     assert (how.quiet, how.dry_run, how.as_json, how.log) == (True, True, False, None)
 
 

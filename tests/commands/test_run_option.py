@@ -62,7 +62,7 @@ def test_a_run_stopped_by_a_signal_goes_on(tmp_path: Path) -> None:
     command = made(tmp_path, "heal: {epochs: 1000000}")
     code, told = stopped(command, signal.SIGTERM)
     assert code == 143, told
-    assert "finished links are kept, and the same command resumes from there" in told
+    assert f"finished links are kept in {tmp_path / 'run'}, and the same command resumes" in told
     assert "replayed" not in told
     code, told = stopped(command, signal.SIGINT)
     assert code == 130, told

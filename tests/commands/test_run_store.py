@@ -12,6 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 from typer.testing import CliRunner, Result
 
 from birdbone.cli import app
+from birdbone.commands.run_store import run_store
 from birdbone.journal import Journal, RunFolder
 
 RECIPE = """
@@ -111,6 +112,16 @@ def test_a_run_that_fails_at_once_leaves_no_folder(made: Path, tmp_path: Path) -
     refused = ran(made, tmp_path, ACCEPTED)
     assert refused.exit_code == 1
     assert not (tmp_path / "light.run").exists()
+
+
+def test_parents_are_removed_with_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b" / "light.run"
+    with (
+        pytest.raises(ValueError, match="at once"),
+        run_store(folder, asked=False, start_from=None, expected=None),
+    ):
+        raise ValueError("at once")
+    assert not list(tmp_path.iterdir())
 
 
 def test_from_is_refused_before_any_work(made: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,17 @@ def test_an_option_without_a_project_is_refused(option: str, given: tuple[object
         wandb_run(None, *given)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def wandb_ends() -> Iterator[None]:
+    """W&B keeps the folder of its first run until it is torn down."""
+    yield
+    import wandb
+
+    gc.collect()
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("wandb_ends")
 def test_a_run_is_logged_under_its_name_and_tags(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

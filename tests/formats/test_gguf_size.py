@@ -35,6 +35,7 @@ def test_every_type(kind: GgmlKind, tmp_path: Path) -> None:
     assert gguf_bytes(checkpoint, kind=kind) == written.num_bytes
 
 
+@pytest.mark.filterwarnings("ignore:.*are written as")
 @pytest.mark.parametrize("variant", ["llama", "llama tied", "qwen3", "gpt2"])
 def test_mixed_types(variant: str, tmp_path: Path) -> None:
     """Every linear has the next of the types that its width admits."""

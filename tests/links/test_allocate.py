@@ -48,7 +48,7 @@ async def test_predicted_size(arch: str, ratio: float, tmp_path: Path) -> None:
         ({"bytes": "1GB"}, "1,000,000,000 bytes, and the weight files of the model take"),
         ({"bits": 40.0}, "give a smaller budget"),
         ({"runtimes": ()}, "names no runtime"),
-        ({"runtimes": ("llama.cpp",), "allowed_bits": (3,)}, "no grid left that llama.cpp"),
+        ({"runtimes": ("llama.cpp",), "group_sizes": (16,)}, "no grid left that llama.cpp"),
     ],
 )
 async def test_refused(settings: dict[str, Any], message: str) -> None:
