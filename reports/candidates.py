@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -16,6 +16,7 @@ from .units import in_bytes, in_time
 
 _MISSING = "–"
 _HEAD = ("candidate", "weights", "perplexity", "rise", "elsewhere", "rise", "time", "")
+_TERMINAL_HEAD = ("candidate", "weights", "rise", "elsewhere", "time", "")
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,20 @@ def _row(step: Mapping[str, Any]) -> CandidateRow:
 def candidates_table(rows: Sequence[CandidateRow]) -> Table:
     """The candidates as a table for the terminal."""
     table = Table(
-        title="Candidates within the budget, judged in memory on held-out text and elsewhere",
+        title="Candidates within the budget: rise of perplexity on held-out text and elsewhere",
         title_justify="left",
         box=SIMPLE,
         pad_edge=False,
         collapse_padding=True,
     )
-    for place, name in enumerate(_HEAD):
-        table.add_column(name, justify="left" if place in (0, len(_HEAD) - 1) else "right")
+    for place, name in enumerate(_TERMINAL_HEAD):
+        last = place == len(_TERMINAL_HEAD) - 1
+        justify: Literal["left", "right"] = "left" if place == 0 or last else "right"
+        table.add_column(name, justify=justify, no_wrap=place > 0)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in _cells(row)), "kept" if row.kept else "")
+        rises = [_judged(row.figures.get(text))[1] for text in PREFIXES]
+        cells = (row.name, in_bytes(row.num_bytes), *rises, in_time(row.seconds))
+        table.add_row(*map(Text, cells), "kept" if row.kept else "")
     return table
 
 

@@ -10,7 +10,12 @@ from tiny import tiny_checkpoint
 
 from birdbone.contexts.cost import Cost
 from birdbone.contexts.steps import Step
-from birdbone.reports.candidates import candidate_rows, candidates_markdown, candidates_table
+from birdbone.reports.candidates import (
+    CandidateRow,
+    candidate_rows,
+    candidates_markdown,
+    candidates_table,
+)
 from birdbone.reports.card import model_card
 from birdbone.reports.result import result_report
 
@@ -70,10 +75,29 @@ def test_table() -> None:
     assert "Candidates within the budget" in text
     line = next(line for line in text.splitlines() if line.strip().startswith("allocated"))
     assert [*line.split()] == [
-        *("allocated", "70.0", "MB", "21.500", "10.0%", "±", "1.0%", "33.000", "20.0%"),
-        *("1.5", "min", "kept"),
+        *("allocated", "70.0", "MB", "10.0%", "±", "1.0%", "20.0%", "1.5", "min", "kept"),
     ]
     assert "–" in next(line for line in text.splitlines() if line.strip().startswith("2 bits"))
+
+
+def test_table_in_80_columns() -> None:
+    """A long name may wrap, figures may not."""
+    name = "4 bits, groups of 128 or 64, embedding 8 bits"
+    rows = [
+        CandidateRow(
+            name,
+            True,
+            84_600_000,
+            {"heldout": (32.7, 0.12, 0.015), "elsewhere": (34.1, 0.116, 0.004)},
+            144.0,
+            "smallest rise",
+        )
+    ]
+    console = Console(file=StringIO(), width=80)
+    console.print(candidates_table(rows))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(each in text for each in ("84.6 MB", "12.0% ± 1.5%", "11.6% ± 0.4%", "2.4 min"))
+    assert len(text.strip().splitlines()) <= 7
 
 
 def test_markdown() -> None:
