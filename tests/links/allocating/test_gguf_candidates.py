@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_choices import gguf_choices, wide_checkpoint
 from tiny_contexts import calibrated
 from tiny_gguf import gguf_checkpoint
 
-from birdbone.checkpoints import Checkpoint, GgmlBlocks
+from birdbone.checkpoints import GgmlBlocks
 from birdbone.contexts.allocation import Allocation
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, SettingError
@@ -22,26 +23,6 @@ from birdbone.links.allocating.candidates import (
     ladder_candidates,
     outlined_candidate,
 )
-from birdbone.links.allocating.forecast import outlined_sensitivity
-from birdbone.links.allocating.runtimes import Limits
-from birdbone.solvers.grid import NAMED_GRIDS, Grid
-
-
-def wide(variant: str) -> Checkpoint:
-    """Down projections of 256 columns, which super-blocks divide; other widths are 32."""
-    return gguf_checkpoint(variant, **{_inner(variant): 256})
-
-
-def _inner(variant: str) -> str:
-    return "n_inner" if variant == "gpt2" else "intermediate_size"
-
-
-def choices(variant: str = "llama tied", **settings: Any) -> Choices:
-    checkpoint = settings.pop("checkpoint", None) or wide(variant)
-    windows = calibrated(checkpoint)["calibration"]
-    grids = [Grid.named(name) for name in NAMED_GRIDS]
-    found = outlined_sensitivity(checkpoint, windows, grids, format="gguf")
-    return Choices(checkpoint, found, Limits(("llama.cpp",)), None, None, "auto", **settings)
 
 
 def smallest_bytes(found: Choices) -> int:
@@ -53,7 +34,7 @@ def smallest_bytes(found: Choices) -> int:
 @pytest.mark.parametrize("variant", ["llama tied", "llama", "gemma3", "gpt2"])
 async def test_written_size(variant: str, tmp_path: Path) -> None:
     """By the links; the file has the bytes of the candidate, and every matrix its type."""
-    checkpoint = wide(variant)
+    checkpoint = wide_checkpoint(variant)
     chain = Chain(
         sensitivity(format="gguf", windows=2),
         allocate(bytes=int(0.9 * gguf_bytes(checkpoint, kind="q8_0"))),
@@ -77,7 +58,7 @@ async def test_written_size(variant: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", ["llama tied", "qwen3"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
 def test_candidates_fit(variant: str, share: float) -> None:
-    found = choices(variant)
+    found = gguf_choices(variant)
     checkpoint = found.checkpoint
     smallest = smallest_bytes(found)
     budget = smallest + int(share * (gguf_bytes(checkpoint, kind="q8_0") - smallest))
@@ -93,30 +74,14 @@ def test_candidates_fit(variant: str, share: float) -> None:
 
 def test_smallest_names_the_types() -> None:
     with pytest.raises(SettingError, match=r"with iq4_nl, q2_k; .*allow smaller types") as refused:
-        allocate_candidates(choices(types=("iq4_nl", "q2_k", "q8_0")), 1, variants=1, uniform=0)
+        allocate_candidates(
+            gguf_choices(types=("iq4_nl", "q2_k", "q8_0")), 1, variants=1, uniform=0
+        )
     assert "below the smallest size of 'tiny'" in str(refused.value)
 
 
-def test_uniform_falls_back() -> None:
-    """A type whose super-blocks do not divide a width gives way to the one that files use."""
-    made = allocate_candidates(choices(), 10**9, variants=1, uniform=100)
-    by_name = {each.name: each for each in made.candidates if each.uniform}
-    q4_k = by_name["q4_k, embedding q8_0"].grids
-    assert q4_k["model.layers.0.mlp.down_proj"].ggml_type == "q4_k"
-    assert q4_k["model.layers.0.mlp.up_proj"].ggml_type == "q5_0"
-    assert q4_k["model.embed_tokens"].ggml_type == "q8_0"
-
-
-def test_uniform_falls_back_to_what_is_allowed() -> None:
-    """Without q5_0 it is the smallest larger type among those allowed; q8_0 alone is allocated."""
-    made = allocate_candidates(choices(types=("q4_k", "q8_0")), 10**9, variants=1, uniform=100)
-    names = [each.name for each in made.candidates if each.uniform]
-    assert names == ["q4_k, embedding q8_0"]
-    assert {each.ggml_type for each in made.current.grids.values()} == {"q8_0"}
-
-
 def test_sizes_for_a_rise() -> None:
-    found = choices()
+    found = gguf_choices()
     made = ladder_candidates(found, gguf_bytes(found.checkpoint, kind="f16"), steps=5)
     sizes = [each.num_bytes for each in made.candidates]
     assert sizes == sorted(set(sizes))
@@ -174,7 +139,7 @@ async def test_budgets_refused(settings: dict[str, Any], message: str) -> None:
 
 async def test_signround_is_refused() -> None:
     """It tunes integers; the types of a GGUF file are solved by gptq."""
-    found = choices()
+    found = gguf_choices()
     made = allocate_candidates(found, 10**9, variants=1, uniform=0)
     assert isinstance(made, Allocation)
     ctx = {**calibrated(found.checkpoint), "allocation": made}
