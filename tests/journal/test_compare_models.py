@@ -141,7 +141,10 @@ def test_a_folder_is_read_as_it_is_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["nowhere/at/all", "nowhere:5", "", "./none.gguf"])
-def test_nothing_there_is_refused(text: str) -> None:
+def test_nothing_there_is_refused(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(BirdboneError, match=r"not found|not") as caught:
         model_of(text)
     assert isinstance(caught.value, ModelError)
