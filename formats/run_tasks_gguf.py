@@ -34,7 +34,7 @@ def _model(request: dict[str, Any]) -> Any:
     from lm_eval.api.model import TemplateLM
 
     opened: dict[str, Any] = runpy.run_path(str(_LLAMA))
-    room = {"tokens": None, "elsewhere": None, "prompts": [], "decode_tokens": 0}
+    room: dict[str, Any] = {"tokens": None, "elsewhere": None, "prompts": [], "decode_tokens": 0}
     llama = opened["Llama"]({**request, **room, "prefill_tokens": request["max_length"]})
     kind: Any = type("LlamaCpp", (LlamaCppModel, TemplateLM), {})
     return kind(llama, min(request["max_length"], llama.positions))
