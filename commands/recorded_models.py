@@ -24,8 +24,8 @@ def recorded_model(path: Path) -> ModelRecord:
     if not (path / MARKER).is_file():
         return read_model(path)
     journal = Journal(path)
-    last = set(journal.last())
-    finished = [each for each in journal.steps() if each.key in last]
+    kept = {each.key: each for each in journal.steps()}
+    finished = [kept[key] for key in dict.fromkeys(journal.last()) if key in kept]
     return model_record(path.resolve().name, _facts(path, finished))
 
 
