@@ -63,3 +63,14 @@ def _transformers_logging() -> tuple[bool, int] | None:
     from transformers.utils import logging
 
     return logging.is_progress_bar_enabled(), logging.get_verbosity()
+
+
+@pytest.fixture
+def quiet_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B without messages, with nothing left of the tests before, or for the tests after."""
+    from offline_wandb import close_wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    close_wandb()
+    yield
+    close_wandb()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,22 +34,11 @@ def test_an_option_without_a_project_is_refused(option: str, given: tuple[object
         wandb_run(None, *given)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def wandb_ends() -> Iterator[None]:
-    """W&B keeps the folder of its first run until it is torn down."""
-    yield
-    import wandb
-
-    gc.collect()
-    wandb.teardown()
-
-
-@pytest.mark.usefixtures("wandb_ends")
+@pytest.mark.usefixtures("quiet_wandb")
 def test_a_run_is_logged_under_its_name_and_tags(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_SILENT", "true")
     model = written(checkpoint, tmp_path / "model")
     (tmp_path / "recipe.yaml").write_text("links: [load]\n")
     options = ("--wandb", "light", "--wandb-name", "first", "--wandb-tags", "small,int4")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +10,11 @@ from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from offline_wandb import close_wandb
 from pydantic import Field
 
 from birdbone.contexts.forecast import Forecast
 from birdbone.engine import announce, in_thread, link
-from birdbone.middleware.wandb_logging import CLOSING
 
 _BLOCK = 32 * 1024
 _FILE_HEADER, _CHUNK_HEADER = 7, 7
@@ -147,31 +145,12 @@ def _read(path: Path) -> WandbFile:
     return found
 
 
-def _close_wandb() -> None:
-    """Wait until W&B has written all it has: its service goes on after ``finish`` returned."""
-    import wandb
-
-    gc.collect()  # stored exceptions hold the frames that hold a run's notes
-    for thread in threading.enumerate():
-        if thread.name == CLOSING:
-            thread.join()
-    wandb.teardown()
-
-
-@pytest.fixture
-def quiet_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """W&B without messages, and without anything left of it for the next test."""
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    yield
-    _close_wandb()
-
-
 @pytest.fixture
 def read_wandb(tmp_path: Path) -> Callable[[], list[WandbFile]]:
     """Reads every run file under the test's folder."""
 
     def read() -> list[WandbFile]:
-        _close_wandb()
+        close_wandb()
         runs = (tmp_path / "w" / "wandb").glob("offline-run-*/run-*.wandb")
         return [_read(path) for path in sorted(runs)]
 

@@ -33,7 +33,7 @@ class Run:
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folders(quiet_wandb: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W&B copies the files of an artifact to its own folders first."""
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "w"))
