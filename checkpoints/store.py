@@ -71,51 +71,43 @@ class Stored(TensorRef):
         return tensor
 
 
-class StoredCodes(Quantized):
-    """A quantised weight stored as an object; its parts are read each time they are needed."""
+class StoredParts(TensorRef):
+    """What quantised weights stored as objects share: parts are read each time they are needed."""
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        digest: str,
-        entry: Mapping[str, Any],
-        outline: Mapping[str, Tensor],
-    ) -> None:
-        self._store, self._digest, self._entry = store, digest, entry
+    def __init__(self, store: ObjectStore, key: str, entry: Mapping[str, Any]) -> None:
+        self._store, self._key, self._entry = store, key, entry
+        self._set_outline(store.outline(key))
+
+    def _set_outline(self, parts: Mapping[str, Tensor]) -> None:
+        """Set what is known without values, from the parts on the meta device."""
+        raise NotImplementedError
+
+    @cached_property
+    def digest(self) -> str:
+        return self._key
+
+    def parts(self) -> Mapping[str, Tensor]:
+        return tensors_of(self._store.coded(self._key, self._entry))
+
+
+class StoredCodes(StoredParts, Quantized):
+    """A quantised weight stored as an object."""
+
+    def _set_outline(self, parts: Mapping[str, Tensor]) -> None:
         self._describe(
-            outline["codes"],
-            outline["scales"],
-            bits=entry["bits"],
-            symmetric="zero_points" not in outline,
+            parts["codes"],
+            parts["scales"],
+            bits=self._entry["bits"],
+            symmetric="zero_points" not in parts,
         )
 
-    @cached_property
-    def digest(self) -> str:
-        return self._digest
 
-    def parts(self) -> Mapping[str, Tensor]:
-        return self._store.parts(self._digest, self._entry)
+class StoredBlocks(StoredParts, GgmlBlocks):
+    """A weight in blocks of a ggml type stored as an object."""
 
-
-class StoredBlocks(GgmlBlocks):
-    """A weight in blocks of a ggml type stored as an object, read each time it is needed."""
-
-    def __init__(
-        self,
-        store: ObjectStore,
-        digest: str,
-        entry: Mapping[str, Any],
-        outline: Mapping[str, Tensor],
-    ) -> None:
-        self._store, self._digest, self._entry = store, digest, entry
-        self._describe(outline["blocks"], kind=entry["format"], transposed=entry["transposed"])
-
-    @cached_property
-    def digest(self) -> str:
-        return self._digest
-
-    def parts(self) -> Mapping[str, Tensor]:
-        return self._store.parts(self._digest, self._entry)
+    def _set_outline(self, parts: Mapping[str, Tensor]) -> None:
+        kind, transposed = self._entry["format"], self._entry["transposed"]
+        self._describe(parts["blocks"], kind=kind, transposed=transposed)
 
 
 class ObjectStore:
@@ -200,10 +192,7 @@ class ObjectStore:
         Raises:
             CheckpointError: the tensor is missing or damaged, or ``entry`` is not valid.
         """
-        try:
-            return self._ref(entry).load()
-        except (LookupError, TypeError) as error:
-            raise CheckpointError(f"{entry!r} is not a tensor entry: {error!r}") from error
+        return self.ref(entry).load()
 
     def ids(self) -> list[str]:
         """Return the ids of all stored checkpoints, sorted."""
@@ -225,8 +214,8 @@ class ObjectStore:
         except (OSError, SafetensorError) as error:
             raise _damaged(path, str(error)) from error
 
-    def parts(self, key: str, entry: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        """Return the tensors of a quantised weight, verified against its key.
+    def coded(self, key: str, entry: Mapping[str, Any]) -> TensorRef:
+        """Return a quantised weight with its tensors in memory, verified against its key.
 
         Raises:
             CheckpointError: the object is missing or damaged.
@@ -239,10 +228,14 @@ class ObjectStore:
         if ref.digest != key:
             raise self.mismatch(key)
         self.mark_verified(key)
-        return tensors_of(ref)
+        return ref
 
-    def _outline(self, key: str) -> dict[str, Tensor]:
-        """Return the tensors of an object on the meta device; only its header is read."""
+    def outline(self, key: str) -> dict[str, Tensor]:
+        """Return the tensors of an object on the meta device; only its header is read.
+
+        Raises:
+            CheckpointError: the object is missing or its header is damaged.
+        """
         path = self._object(key)
         try:
             with safe_open(path, framework="pt") as file:
@@ -292,11 +285,10 @@ class ObjectStore:
             return Stored(self, _key(key), _DTYPES[entry["dtype"]], tuple(entry["shape"]))
         if kind in _LAZY:
             try:
-                return _LAZY[kind](self, _key(key), entry, self._outline(key))
+                return _LAZY[kind](self, _key(key), entry)
             except LookupError as error:
                 raise _damaged(self._object(key), repr(error)) from error
-        parts = self.parts(key, entry)
-        return build_ref(entry, parts)
+        return self.coded(_key(key), entry)
 
     def _write_object(self, key: str, parts: Mapping[str, Tensor]) -> None:
         path = self._object(key)
@@ -331,10 +323,7 @@ class ObjectStore:
         return self.folder / "manifests" / f"{_key(id)}.json"
 
 
-_LAZY: Mapping[str, type[StoredCodes] | type[StoredBlocks]] = {
-    "quantized": StoredCodes,
-    "ggml": StoredBlocks,
-}
+_LAZY: Mapping[str, type[StoredParts]] = {"quantized": StoredCodes, "ggml": StoredBlocks}
 
 
 def _key(text: object) -> str:

@@ -61,13 +61,9 @@ def _steps_of_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     from ..journal.journal import Journal
 
     journal = Journal(folder)
-    finished = journal.steps()
-    last = set(journal.last())
-    saves = [
-        each.step.metrics for each in finished if each.step.link == "save" and each.key in last
-    ]
-    waves = [each for each in finished if each.step.link == "waves"]
-    chosen = [each for each in waves if each.key in last] or waves
+    last = journal.steps_of_last_run()
+    saves = [each.step.metrics for each in last if each.step.link == "save"]
+    chosen = [each for each in (*journal.steps(), *last) if each.step.link == "waves"]
     if not chosen and not saves:
         raise RunFolderError(
             f"run folder '{folder}' has no finished link 'waves' or 'save', so there is nothing to "

@@ -23,9 +23,7 @@ def recorded_model(path: Path) -> ModelRecord:
 
     if not (path / MARKER).is_file():
         return read_model(path)
-    journal = Journal(path)
-    kept = {each.key: each for each in journal.steps()}
-    finished = [kept[key] for key in dict.fromkeys(journal.last()) if key in kept]
+    finished = Journal(path).steps_of_last_run()
     return model_record(path.resolve().name, _facts(path, finished))
 
 

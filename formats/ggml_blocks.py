@@ -64,9 +64,10 @@ def exact_kind(ref: TensorRef) -> GgmlKind | None:
         return smallest_kind([ref.kind])
     if not isinstance(ref, checkpoints.Quantized) or not ref.symmetric:
         return None
-    fits = ref.group_size % _COLUMNS == 0 and torch.equal(
-        ref.scales, ref.scales.to(torch.float16).to(ref.scales.dtype)
-    )
+    if ref.group_size % _COLUMNS:
+        return None
+    scales = ref.scales
+    fits = torch.equal(scales, scales.to(torch.float16).to(scales.dtype))
     return _BY_BITS.get(ref.bits) if fits else None
 
 
@@ -77,8 +78,9 @@ def exact_blocks(ref: TensorRef) -> Tensor:
     kind = exact_kind(ref)
     assert isinstance(ref, checkpoints.Quantized)
     assert kind is not None
-    scales = ref.scales.repeat_interleave(ref.group_size // _COLUMNS, dim=1)
-    return pack(QuantizedWeight(ref.codes, scales, None, Grid.named(kind))).cpu()
+    parts = ref.parts()  # read once
+    scales = parts["scales"].repeat_interleave(ref.group_size // _COLUMNS, dim=1)
+    return pack(QuantizedWeight(parts["codes"], scales, None, Grid.named(kind))).cpu()
 
 
 def _in_blocks(codes: QuantizedWeight) -> Tensor:

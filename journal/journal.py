@@ -167,17 +167,26 @@ class Journal:
         except UNREADABLE:
             return []
 
+    def steps_of_last_run(self) -> list[KeptOutcome]:
+        """Return the stored outcomes that the last run used, in its order; empty if unknown.
+
+        Raises:
+            RunFolderError: an outcome is damaged.
+        """
+        every = {each.key: each for each in self.steps()}
+        return [every[key] for key in dict.fromkeys(self.last()) if key in every]
+
     def leading_to(self, kept: KeptOutcome) -> list[KeptOutcome]:
         """Return the steps of the run that ``kept`` belongs to, up to and including it.
 
         If the last run used this step, these are the last run's steps; otherwise all steps that
         were first done before it.
         """
-        every = {each.key: each for each in self.steps()}
-        last = [every[key] for key in dict.fromkeys(self.last()) if key in every]
-        if kept.key in {each.key for each in last}:
-            return last[: [each.key for each in last].index(kept.key) + 1]
-        return [each for each in every.values() if each.number <= kept.number]
+        last = self.steps_of_last_run()
+        keys = [each.key for each in last]
+        if kept.key in keys:
+            return last[: keys.index(kept.key) + 1]
+        return [each for each in self.steps() if each.number <= kept.number]
 
     def value(self, kept: KeptOutcome, key: str) -> Any:
         """Return what a step added to the context as ``key``.

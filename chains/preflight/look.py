@@ -10,7 +10,6 @@ depends on guessed sizes, and errors of a forecast itself, are reported and refu
 from __future__ import annotations
 
 import gc
-import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -125,13 +124,8 @@ def preflight(
         walk.blind_from,
         tuple(cautions),
         texts,
-        model_bytes=_tensor_bytes(dense) if isinstance(dense, Checkpoint) else 0,
+        model_bytes=dense.num_bytes if isinstance(dense, Checkpoint) else 0,
     )
-
-
-def _tensor_bytes(checkpoint: Checkpoint) -> int:
-    refs = checkpoint.all_refs.values()
-    return sum(math.prod(ref.shape) * ref.dtype.itemsize for ref in refs)
 
 
 def check_ahead(chain: Chain) -> None:

@@ -309,9 +309,10 @@ def packed(name: str, ref: Quantized) -> dict[str, Tensor]:
             f"'{name}' is quantised with zero points, which plain transformers does not load "
             f"from a packed folder; quantise with symmetric=True"
         )
+    parts = ref.parts()  # read once
     return {
-        f"{name}_packed": pack_to_int32(ref.codes.cpu().contiguous(), ref.bits),
-        f"{name}_scale": ref.scales,
+        f"{name}_packed": pack_to_int32(parts["codes"].cpu().contiguous(), ref.bits),
+        f"{name}_scale": parts["scales"],
         f"{name}_shape": torch.tensor(ref.shape),
     }
 
@@ -322,7 +323,7 @@ def packed_outline(name: str, ref: Quantized) -> dict[str, Tensor]:
     words = math.ceil(width * ref.bits / 32)
     return {
         f"{name}_packed": torch.empty(rows, words, dtype=torch.int32, device="meta"),
-        f"{name}_scale": torch.empty(ref.scales.shape, dtype=ref.scales.dtype, device="meta"),
+        f"{name}_scale": _scales_outline(ref),
         f"{name}_shape": torch.empty(2, dtype=torch.int64, device="meta"),
     }
 
@@ -334,14 +335,20 @@ def per_row(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor
         name: of the weight, ending in ``.weight``; int8 [vocabulary, width].
         heads: names of tied heads; each repeats the scales [vocabulary, 1], never the codes.
     """
-    scales = {f"{each}_scale": ref.scales for each in (name, *heads)}
-    return {name: ref.codes.contiguous(), **scales}
+    parts = ref.parts()  # read once
+    scales = {f"{each}_scale": parts["scales"] for each in (name, *heads)}
+    return {name: parts["codes"].contiguous(), **scales}
 
 
 def per_row_outline(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor]:
     """The same names, shapes and dtypes as `per_row`, on the meta device."""
-    scales = {f"{each}_scale": ref.scales.to("meta") for each in (name, *heads)}
-    return {name: ref.codes.to("meta"), **scales}
+    scales = {f"{each}_scale": _scales_outline(ref) for each in (name, *heads)}
+    return {name: torch.empty(ref.shape, dtype=torch.int8, device="meta"), **scales}
+
+
+def _scales_outline(ref: Quantized) -> Tensor:
+    """The scales ``[out_features, groups]`` on the meta device; nothing is read."""
+    return torch.empty(ref.shape[0], ref.num_groups, dtype=ref.dtype, device="meta")
 
 
 def quantization_config(
@@ -379,7 +386,7 @@ def quantization_config(
 
 def _grid(ref: Quantized) -> _Grid:
     """Bits and group size; None where a whole row shares its scale."""
-    return ref.bits, None if ref.scales.shape[1] == 1 else ref.group_size
+    return ref.bits, None if ref.num_groups == 1 else ref.group_size
 
 
 def _scheme(grid: _Grid, targets: list[str], format: str = _PACKED) -> QuantizationScheme:

@@ -27,6 +27,7 @@ from ...checkpoints import (
 )
 from ...checkpoints.ggml_sizes import block_size
 from ...checkpoints.shards import shard_paths
+from ...checkpoints.store import StoredParts
 from ...errors import ModelError
 from ..blocks.config import check_depth
 from ..blocks.empty_model import shared_model, tied_parameters
@@ -222,6 +223,8 @@ def held_bytes(*checkpoints: Checkpoint) -> int:
 
 
 def _held(ref: TensorRef) -> int:
+    if isinstance(ref, StoredParts):
+        return 0
     if isinstance(ref, Quantized | GgmlBlocks):
         return sum(part.numel() * part.itemsize for part in ref.parts().values())
     if isinstance(ref, BitsAndBytes):

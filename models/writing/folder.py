@@ -150,7 +150,7 @@ def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> d
         if (ref := codes.get(name)) is not None
         and ref.bits == 8
         and ref.symmetric
-        and ref.scales.shape[1] == 1
+        and ref.num_groups == 1
     }
 
 

@@ -13,6 +13,7 @@ from command_line import birdbone, refused
 from recorded import record, step, wave
 from typer.testing import Result
 
+from birdbone.commands.plot import _steps_of_run
 from birdbone.contexts.flow import Empty
 from birdbone.engine import Chain, link, run
 from birdbone.journal import RunFolder
@@ -71,6 +72,12 @@ async def waves(ctx: Empty, *, number: int) -> dict[str, Any]:
 
 
 @link
+async def save(ctx: Empty, *, size: int) -> dict[str, Any]:
+    """Leaves what the link save leaves in the history: here a size alone."""
+    return {"metrics": {"weight_bytes": size}}
+
+
+@link
 async def other(ctx: Empty) -> dict[str, Any]:
     return {}
 
@@ -90,6 +97,15 @@ def test_a_run_folder_with_one_wave_too_few(tmp_path: Path) -> None:
         asyncio.run(run(Chain(waves(number=1)), store=store))
     words = refused("plot", tmp_path / "run", "--out", tmp_path / "curve.svg")
     assert "0 waves were evaluated, and a plot needs at least 2" in words
+
+
+def test_the_figures_are_of_the_last_run_not_of_the_step_made_last(tmp_path: Path) -> None:
+    """A run that takes its steps up again uses one that was made before others."""
+    for sizes in ((3,), (7, 3)):
+        with RunFolder(tmp_path / "run") as store:
+            asyncio.run(run(Chain(*(save(size=size) for size in sizes)), store=store))
+    _, figures = _steps_of_run(tmp_path / "run")
+    assert figures == {"light": {"weight_bytes": 3}}
 
 
 @pytest.mark.parametrize(

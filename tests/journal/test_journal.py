@@ -47,6 +47,14 @@ def test_the_last_run_is_known_by_its_keys(journal: Journal) -> None:
     assert numbers(journal.leading_to(found[1])) == [1, 2]
 
 
+def test_the_steps_of_the_last_run_come_in_its_order(journal: Journal) -> None:
+    keys = journal.last()
+    (journal.path / "last.json").write_bytes(
+        encode_manifest({"keys": [keys[2], keys[0], "gone", keys[2]], "open": []})
+    )
+    assert numbers(journal.steps_of_last_run()) == [4, 1]
+
+
 def test_what_led_to_an_older_step_is_all_before_it(journal: Journal) -> None:
     assert numbers(journal.leading_to(journal.step(3))) == [1, 2, 3]
 

@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_checkpoint, tiny_configs
 from tiny_folders import quantized, written
 
-from birdbone.checkpoints import BitsAndBytes
+from birdbone.checkpoints import BitsAndBytes, ObjectStore, Quantized
 from birdbone.engine import run
 from birdbone.errors import ModelError
 from birdbone.links import quantize
@@ -63,6 +63,17 @@ def test_codes_are_held_a_byte_each_and_stored_in_fewer() -> None:
         Outlined((8, 64), torch.float32, held=True), torch.empty(8, 64, device="meta"), kind="nf4"
     )
     assert held_bytes(exchanged(checkpoint, {name: handed})) - rest == 2 * 8 * 64 * 4
+
+
+def test_codes_on_disk_are_not_held(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint()
+    name = next(iter(checkpoint.refs))
+    codes = Quantized(torch.ones(2, 4, dtype=torch.int8), torch.full((2, 2), 0.5), bits=4)
+    store = ObjectStore(tmp_path)
+    stored = store.ref(store.keep(codes))
+    rest = held_bytes(checkpoint) - checkpoint.refs[name].num_bytes
+    assert held_bytes(exchanged(checkpoint, {name: codes})) == rest + 2 * 4 + 2 * 2 * 4
+    assert held_bytes(exchanged(checkpoint, {name: stored})) == rest
 
 
 def test_drawn_values_are_the_same_each_time_and_finite() -> None:
