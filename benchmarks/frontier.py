@@ -1,13 +1,15 @@
 """Fit beside uniform: what `birdbone fit` makes of several sizes, and the best uniform of each.
 
 python benchmarks/frontier.py --model MODEL --judge TEXT --work DIR [--sizes 60MB 70MB 80MB 95MB
-    110MB] [--data SOURCE] [--windows 32] [--uniform 2] [--gguf]
+    110MB] [--data SOURCE] [--windows 32] [--uniform 2] [--remove 0.1] [--gguf]
 
 For every size the chain fit runs without save: allocated and uniform candidates are built and
 judged on held-out text and on text from elsewhere. The kept candidate and the best uniform one are
 written as folders, opened by plain transformers in float32, and scored on the first windows of
 TEXT, which nothing else reads. All sizes share one run folder in DIR; frontier.json holds finished
 sizes. The same command goes on after a stop.
+
+With --remove models without that fraction of the neurons compete, the best of them healed too.
 
 With --gguf the sizes are those of GGUF files, which llama.cpp scores; use another DIR. Files of
 llama.cpp's own quantiser at the same bytes are made and scored by gguf_peers.py.
@@ -31,7 +33,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from birdbone.engine import Chain, run
 from birdbone.journal import RunFolder
-from birdbone.links import allocate, calibrate, load, quantize, select, sensitivity, validate
+from birdbone.links import (
+    allocate,
+    calibrate,
+    heal,
+    load,
+    profile,
+    prune,
+    quantize,
+    score,
+    select,
+    sensitivity,
+    validate,
+)
 from birdbone.middleware import Progress
 from birdbone.models.evaluation.fresh_process import Probe
 from birdbone.models.reading.tokenizer import load_tokenizer
@@ -48,9 +62,10 @@ def opened(asked: argparse.Namespace) -> Chain:
         calibrate(
             data=asked.data,
             windows=asked.windows,
-            healing_windows=1,
+            healing_windows=asked.windows if asked.remove else 1,
             heldout_windows=asked.judge_windows,
             elsewhere_windows=asked.judge_windows,
+            length=asked.length,
         ),
         sensitivity(format="gguf" if asked.gguf else "compressed-tensors"),
     )
@@ -59,10 +74,14 @@ def opened(asked: argparse.Namespace) -> Chain:
 async def size_of(asked: argparse.Namespace, size: str) -> dict[str, Any]:
     """All candidates of one size as judged in memory, and two folders scored on the other text."""
     rounding = quantize(grid="allocated")
-    shared = Chain(
-        opened(asked), allocate(bytes=size, variants=asked.variants, uniform=asked.uniform)
+    start = opened(asked)
+    shared = Chain(start, allocate(bytes=size, variants=asked.variants, uniform=asked.uniform))
+    removal = Chain(
+        *(profile(), score(), prune(pattern="neurons"), heal()),
+        *(start.links[-1], allocate(variants=1, uniform=0)),
     )
-    whole = Chain(select(body=Chain(rounding, validate())))
+    judging = select(body=Chain(rounding, validate()), removal=removal, remove=tuple(asked.remove))
+    whole = Chain(judging)
     for each in (shared, whole):
         each.use(Progress())
     begun = time.process_time()
@@ -70,11 +89,13 @@ async def size_of(asked: argparse.Namespace, size: str) -> dict[str, Any]:
         ctx = await run(shared, store=store)
         result = await run(whole, ctx, store=store)
         tried = [dict(step.metrics) for step in result["history"] if step.link == "candidate"]
+        scored = scored_by_llama_cpp if asked.gguf else scored_by_transformers
         for place in _places(tried):
-            allocation = replace(ctx["allocation"], place=place)
-            light = await run(Chain(rounding), {**ctx, "allocation": allocation}, store=store)
-            score = scored_by_llama_cpp if asked.gguf else scored_by_transformers
-            tried[place] |= await score(asked, light["checkpoint"])
+            light = result
+            if not tried[place]["kept"]:
+                allocation = replace(ctx["allocation"], place=place)
+                light = await run(Chain(rounding), {**ctx, "allocation": allocation}, store=store)
+            tried[place] |= await scored(asked, light["checkpoint"])
     return {"size": size, "cpu_seconds": time.process_time() - begun, "candidates": tried}
 
 
@@ -164,6 +185,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="tokens a window")
     parser.add_argument("--variants", type=int, default=2)
     parser.add_argument("--uniform", type=int, default=1)
+    parser.add_argument("--remove", nargs="+", type=float, default=(), help="of the neurons")
     parser.add_argument("--gguf", action="store_true", help="sizes of GGUF files")
     return parser.parse_args()
 

@@ -48,6 +48,10 @@ _RUNTIME = (
     "Use only what this runtime was seen to load: transformers (default), vllm or llama.cpp; "
     "repeatable."
 )
+_REMOVE = (
+    "Also try a model without this fraction of the feed-forward neurons, within the same budget; "
+    "repeatable. The best of these is tried once more, healed."
+)
 
 
 def fit_command(
@@ -59,6 +63,7 @@ def fit_command(
     bits: Annotated[float | None, typer.Option(help=_BITS)] = None,
     rise: Annotated[float | None, typer.Option(help=_RISE)] = None,
     runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
+    remove: Annotated[list[float] | None, typer.Option(metavar="FRACTION", help=_REMOVE)] = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
     assignments: SetOptions = None,
@@ -89,8 +94,11 @@ def fit_command(
 
     def assemble() -> Chain:
         from ..chains.presets import preset_chain
+        from ..chains.removing import with_removal
 
         chain = preset_chain("fit", preset, model=model, out=out, data=one_or_more(data))
+        if remove:
+            chain = with_removal(chain, remove)
         options = {
             "bytes": size,
             "ratio": ratio,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import modulink
 
@@ -39,13 +39,18 @@ def _settings(each: Any) -> dict[str, Any]:
 
 
 def chain_settings(factory: LinkFactory[..., Any, Any]) -> list[str]:
-    """Names of the settings that must be chains."""
+    """Names of the settings that are chains, or None."""
     kinds = {name: field.annotation for name, field in factory.settings_type.model_fields.items()}
-    return [
-        name
-        for name, kind in kinds.items()
-        if isinstance(kind, type) and issubclass(kind, modulink.Chain)
-    ]
+    return [name for name, kind in kinds.items() if _is_chain(kind)]
+
+
+def _is_chain(kind: Any) -> bool:
+    """Whether a type is a chain's, or one that may also be None."""
+    if isinstance(kind, type):
+        return issubclass(kind, modulink.Chain)
+    if get_origin(kind) is Annotated:
+        return _is_chain(get_args(kind)[0])
+    return any(map(_is_chain, get_args(kind)))
 
 
 def spelled_settings(each: Any) -> dict[str, Any]:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from ..contexts.flow import Selectable, Selected
+from pydantic import Field
+
+from ..contexts.flow import Partial, Selectable, Selected
 from ..contexts.forecast import Forecast
 from ..engine import Settings, link
 from .allocating.body import SelectBody
 from .allocating.forecast import select_forecast
+from .allocating.removal import RemovalChain, check_fractions, removal_of, require_budget
 from .allocating.search import SearchResult, search
 
 
 class SelectSettings(Settings):
     """The settings of select."""
+
+    removal: RemovalChain | None = None
+    """The chain that makes a smaller model for ``remove``: prune of whole units without a sparsity,
+    then sensitivity and allocate, which gets the same budget. Links heal in it run for the best
+    fraction only, which is then tried again."""
+
+    remove: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Fractions of the units to remove. Each is one candidate more: bits are allocated on what is
+    left within the same budget, and it is built and judged as the others are."""
 
     body: SelectBody
     """The chain that builds and judges one candidate, with quantize and validate at least."""
@@ -27,14 +39,16 @@ async def select(ctx: Selectable, settings: SelectSettings) -> Selected:
 
     Under a budget every candidate is tried, and the one whose worse rise is smallest is kept.
     Uniform settings of the same budget are among them, so that the result is no worse than these
-    on the texts that judge. For a largest rise, the smallest candidate whose worse rise is no
+    on the texts that judge. With ``remove`` smaller models of the same budget compete too. For a
+    largest rise, the smallest candidate whose worse rise is no
     larger is found by bisection. The history records every candidate that was tried, kept or not,
     with its predicted bytes and its figures on both texts.
 
     Raises:
         GateError: no candidate passes the validate of the body, or none is good enough.
     """
-    return _result(ctx, await search(ctx, settings.body))
+    removal = removal_of(settings.removal, settings.remove)
+    return _result(ctx, await search(ctx, settings.body, removal))
 
 
 def _result(ctx: Selectable, found: SearchResult) -> Selected:
@@ -55,7 +69,15 @@ def _result(ctx: Selectable, found: SearchResult) -> Selected:
     return cast("Selected", {**added, **promised, "history": history, "metrics": metrics})
 
 
+@select.check
+def _check(ctx: Partial, settings: SelectSettings) -> None:
+    """Fractions to remove without a way to remove them, or without a budget."""
+    check_fractions(settings.removal, settings.remove)
+    if "allocation" in ctx:
+        require_budget(ctx["allocation"], settings.remove)
+
+
 @select.forecast
 def _forecast(ctx: Selectable, settings: SelectSettings) -> Forecast:
-    """The body once for each candidate."""
-    return select_forecast(ctx, settings.body)
+    """The body once for each candidate, and removal before it for each fraction."""
+    return select_forecast(ctx, settings.body, removal_of(settings.removal, settings.remove))

@@ -30,6 +30,7 @@ from .estimates import (
     priced_type,
     rounded_embeddings_bytes,
 )
+from .removal import Removal
 from .stored_matrices import stored_matrices
 
 # Work on one block's sampled rows: factorisations, and products for each grid.
@@ -125,14 +126,19 @@ def _made_up(weights: int, grid: Grid, width: int) -> float:
     return float(weights * 4.0**-grid.bits * (1 + grid.group_width(width) / (4 * width)))
 
 
-def select_forecast(ctx: Selectable, body: Chain) -> Forecast:
-    """The body once for each candidate; the reference is computed once."""
+def select_forecast(ctx: Selectable, body: Chain, removal: Removal | None = None) -> Forecast:
+    """The body once for each candidate; the reference is computed once.
+
+    Raises:
+        SettingError: the model cannot lose a fraction of ``removal``, or what is left of it has no
+            allocation within the budget.
+    """
     allocation = ctx["allocation"]
     whole, peak, kept = Forecast(), 0, 0
     start: dict[str, Any] = dict(ctx)
     places = _tried(allocation)
     for place in places:
-        forecast, highest = _through(
+        forecast, highest, _ = _through(
             {**start, "allocation": replace(allocation, place=place)}, body
         )
         peak = max(peak, highest + kept - context_bytes(ctx))
@@ -141,7 +147,12 @@ def select_forecast(ctx: Selectable, body: Chain) -> Forecast:
         if "reference" in forecast.adds:
             start["reference"] = forecast.adds["reference"]
         whole = whole.then(forecast)
-    count = len(places)
+    for chain in () if removal is None else _removals(removal, allocation):
+        forecast, highest, smaller = _through(start, chain)
+        built, higher, _ = _through(smaller, body)
+        peak = max(peak, highest + kept - context_bytes(ctx), higher + kept - context_bytes(ctx))
+        whole = whole.then(forecast).then(built)
+    count = len(places) + (0 if removal is None else removal.trials)
     note = f"{count} {'candidate is' if count == 1 else 'candidates are'} built and judged"
     return replace(
         whole,
@@ -150,6 +161,14 @@ def select_forecast(ctx: Selectable, body: Chain) -> Forecast:
         notes=(note, *whole.notes),
         memory_bytes=max(0, peak),
     )
+
+
+def _removals(removal: Removal, allocation: Allocation) -> list[Chain]:
+    """The chains that remove, in the order they run; any fraction may be healed."""
+    chains = [removal.bound(each, allocation, healed=False) for each in removal.fractions]
+    if removal.heals:
+        chains.append(removal.bound(removal.fractions[0], allocation, healed=True))
+    return chains
 
 
 def _tried(allocation: Allocation) -> list[int]:
@@ -163,8 +182,8 @@ def _tried(allocation: Allocation) -> list[int]:
     return places
 
 
-def _through(ctx: dict[str, Any], body: Chain) -> tuple[Forecast, int]:
-    """The forecasts of the links of a chain together, and the peak of memory with the context."""
+def _through(ctx: dict[str, Any], body: Chain) -> tuple[Forecast, int, dict[str, Any]]:
+    """The forecasts of a chain's links together, the peak of memory, and the context after it."""
     whole, peak = Forecast(), 0
     for each in links_with_settings(body):
         hook = each.factory.hooks.forecast
@@ -173,4 +192,4 @@ def _through(ctx: dict[str, Any], body: Chain) -> tuple[Forecast, int]:
             peak, context_bytes(ctx) + forecast.memory_bytes, context_bytes(ctx, forecast.adds)
         )
         whole, ctx = whole.then(forecast), {**ctx, **forecast.adds}
-    return whole, peak
+    return whole, peak, ctx

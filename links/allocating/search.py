@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from ...contexts.allocation import Allocation
 from ...contexts.steps import Step
 from ...engine import Chain, announce
 from ...errors import GateError
+from .removal import Removal, try_removed
 from .trial import Trial, try_candidate
 
 
@@ -26,35 +27,64 @@ class SearchResult:
     records: tuple[Step, ...]
 
 
-async def search(ctx: Mapping[str, Any], body: Chain) -> SearchResult:
+async def search(
+    ctx: Mapping[str, Any], body: Chain, removal: Removal | None = None
+) -> SearchResult:
     """Try all candidates and keep the best, or look for the smallest that is good enough.
+
+    Args:
+        removal: smaller models to try beside the candidates within a budget.
 
     Raises:
         GateError: no candidate passes the validate of the body, or none is good enough.
     """
     allocation: Allocation = ctx["allocation"]
     if allocation.max_rise is None:
-        return await _best(dict(ctx), body, len(allocation.candidates))
+        return await _best(dict(ctx), body, removal)
     return await _smallest(dict(ctx), body, allocation, allocation.max_rise)
 
 
-async def _best(ctx: dict[str, Any], body: Chain, count: int) -> SearchResult:
+async def _best(ctx: dict[str, Any], body: Chain, removal: Removal | None) -> SearchResult:
+    count = len(ctx["allocation"].candidates)
+    more = 0 if removal is None else removal.trials
     tried: list[Trial] = []
-    best: Trial | None = None
-    for place in range(count):
-        announce("candidates", place, count)
-        trial = await try_candidate(ctx, body, place)
-        better = trial.context is not None and (best is None or trial.rise < best.rise)
-        best = trial if better else best
-        tried = _lightened([*tried, trial], best)
+
+    async def add(trying: Awaitable[Trial]) -> None:
+        announce("candidates", len(tried), count + more)
+        trial = await trying
+        tried.append(trial)
+        tried[:] = _lightened(tried, _least(tried))
         _remember(ctx, trial)
+
+    for place in range(count):
+        await add(try_candidate(ctx, body, place))
+    if removal is not None:
+        for fraction in removal.fractions:
+            await add(try_removed(ctx, body, removal, fraction))
+        if removal.heals:
+            rises = [each.rise for each in tried[count:]]
+            fraction = removal.fractions[rises.index(min(rises))]
+            await add(try_removed(ctx, body, removal, fraction, healed=True))
+    best = _least(tried)
     if best is None:
         raise GateError(
-            f"none of {count} candidates passes; the last one, '{tried[-1].candidate.name}': "
+            f"none of {len(tried)} candidates passes; the last one, '{tried[-1].candidate.name}': "
             f"{tried[-1].failure}"
         )
-    less = f"rises more than '{best.candidate.name}'"
-    return _found(best, tried, "smallest rise on the worse text", less)
+    records = tuple(each.settled(kept=each is best, reason=_outcome(each, best)) for each in tried)
+    return SearchResult(best, records)
+
+
+def _least(tried: Sequence[Trial]) -> Trial | None:
+    """The trial of the smallest rise, the first of equal ones; None if all failed."""
+    passed = [each for each in tried if each.failure is None]
+    return min(passed, key=lambda each: each.rise, default=None)
+
+
+def _outcome(trial: Trial, best: Trial) -> str:
+    if trial is best:
+        return "smallest rise on the worse text"
+    return f"rises by {trial.rise:.1%}, and '{best.candidate.name}' by {best.rise:.1%}"
 
 
 async def _smallest(
@@ -91,13 +121,6 @@ async def _smallest(
             else each.settled(kept=False, reason=reasons[id(each)])
         )
         for each in tried
-    )
-    return SearchResult(best, records)
-
-
-def _found(best: Trial, tried: Sequence[Trial], why: str, why_not: str) -> SearchResult:
-    records = tuple(
-        each.settled(kept=each is best, reason=why if each is best else why_not) for each in tried
     )
     return SearchResult(best, records)
 

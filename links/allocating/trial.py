@@ -48,13 +48,18 @@ class Trial:
         return replace(self.record, metrics=metrics)
 
 
-async def try_candidate(ctx: Mapping[str, Any], body: Chain, place: int) -> Trial:
+async def try_candidate(
+    ctx: Mapping[str, Any], body: Chain, place: int, *, meter: Meter | None = None
+) -> Trial:
     """Run the body on a candidate.
+
+    Args:
+        meter: what has measured the cost so far; None if the candidate begins here.
 
     Raises:
         LinkError: a link failed for a reason that concerns all candidates.
     """
-    meter = Meter()
+    meter = Meter() if meter is None else meter
     allocation: Allocation = replace(ctx["allocation"], place=place, max_rise=None)
     candidate = allocation.current
     found: dict[str, Any] = {

@@ -12,7 +12,18 @@ from tiny_contexts import calibrated
 from birdbone.contexts.allocation import Allocation, Candidate, LinearGrid
 from birdbone.engine import Chain, run
 from birdbone.errors import ChainError, GateError, LinkError, SolverError
-from birdbone.links import heal, load, quantize, select, validate
+from birdbone.links import (
+    allocate,
+    heal,
+    load,
+    profile,
+    prune,
+    quantize,
+    score,
+    select,
+    sensitivity,
+    validate,
+)
 from birdbone.models.blocks.linears import all_linears
 
 pytestmark = pytest.mark.filterwarnings("ignore:validate. the rises on held-out text and on text")
@@ -53,7 +64,8 @@ async def test_best_is_kept(order: tuple[int, ...]) -> None:
     assert min(rises) == ctx["verdict"].rise
     for each in records:
         assert each["worse_rise"] == max(each["rise"], each["elsewhere_rise"])
-    assert {each["reason"] for each in records if not each["kept"]} == {"rises more than '8 bits'"}
+        best = f"and '8 bits' by {min(rises):.1%}"
+        assert each["kept"] or each["reason"] == f"rises by {each['worse_rise']:.1%}, {best}"
     assert ctx["history"][-1].metrics["kept"] == "8 bits"
 
 
@@ -145,6 +157,89 @@ async def test_no_size_is_good_enough() -> None:
     ctx, body = _ladder({2: 0.4, 3: 0.2, 4: 0.1}, 0.01)
     with pytest.raises(LinkError, match=r"the smallest rise is 10\.00%, of '4 bits'"):
         await run(select(body=body), ctx)
+
+
+_REMOVAL = Chain(
+    *(profile(), score(), prune(pattern="neurons"), heal(epochs=1, batch_size=2)),
+    *(sensitivity(bits=(4, 8), group_sizes=(16,)), allocate(variants=1, uniform=0)),
+)
+
+
+def _judged(rises: dict[str, float]) -> Any:
+    """A link that makes up the rise of each candidate by a part of its name."""
+
+    async def judged(ctx: dict[str, Any]) -> dict[str, Any]:
+        name, verdict = ctx["allocation"].current.name, ctx["verdict"]
+        rise = next(rise for part, rise in rises.items() if part in name)
+        worse = replace(verdict.heldout, rise=rise)
+        return {**ctx, "verdict": replace(verdict, heldout=worse, elsewhere=None)}
+
+    return judged
+
+
+@pytest.mark.parametrize(
+    ("rises", "kept"),
+    [
+        ({"bits": 0.1, "48 of": 0.2, "32 of 64 neurons, healed": 0.15, "32 of": 0.18}, "4 bits"),
+        ({"bits": 0.2, "48 of": 0.05, "32 of": 0.06}, "48 of 64 neurons, allocated"),
+        ({"healed": 0.1, "bits": 0.2, "48": 0.3, "32": 0.25}, "32 of 64 neurons, healed, alloc"),
+    ],
+)
+async def test_removal_competes(rises: dict[str, float], kept: str) -> None:
+    """It wins where it rises less; only the better fraction is healed."""
+    body = Chain(quantize(group_size="auto", method="rtn"), validate(), _judged(rises))
+    ctx = await run(select(removal=_REMOVAL, remove=(0.25, 0.5), body=body), _context(4))
+    records, current = _records(ctx), ctx["allocation"].current
+    names = [each["candidate"].removesuffix("ated") for each in records]
+    healed = min((48, 32), key=lambda width: rises.get(f"{width} of", rises.get(str(width), 9.0)))
+    assert names == [
+        *("4 bits", "48 of 64 neurons, alloc", "32 of 64 neurons, alloc"),
+        f"{healed} of 64 neurons, healed, alloc",
+    ]
+    assert current.name.startswith(kept)
+    assert [each["candidate"] for each in records if each["kept"]] == [current.name]
+    assert all(each["predicted_bytes"] <= 50_000 for each in records)
+    inner = [step for step in ctx["history"] if step.within == "select"]
+    links = [step.link for step in inner if step.link != "candidate"]
+    removing = ["profile", "score", "prune", *(["heal"] if "healed" in kept else [])]
+    smaller = "neurons" in kept
+    assert links == [
+        *([*removing, "sensitivity", "allocate"] if smaller else []),
+        *("quantize", "validate"),
+    ]
+    width = int(kept.split()[0]) if smaller else 64
+    assert ctx["checkpoint"].config["intermediate_size"] == width
+    assert ctx["dense"].config["intermediate_size"] == 64
+
+
+async def test_forecast_of_removal() -> None:
+    """Each fraction and the healed one cost a pass of removal and one of the body."""
+    ctx = _context(4)
+    without, one, two = (
+        select.hooks.forecast(  # type: ignore[misc]
+            ctx, select(removal=_REMOVAL, remove=remove, body=_BODY).settings
+        )
+        for remove in ((), (0.25,), (0.25, 0.5))
+    )
+    assert "5 candidates are built and judged" not in one.notes
+    assert ("3 candidates are built and judged" in one.notes, len(without.notes)) == (True, 1)
+    assert without.block_passes < one.block_passes < two.block_passes
+    assert one.adds["checkpoint"].config["intermediate_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"remove": (0.1,)}, r"select\(remove=\[0.1\]\) has no removal; give the chain"),
+        ({"remove": (0.25, 0.25), "removal": _REMOVAL}, "names a fraction twice"),
+        ({"remove": (0.25,), "removal": _REMOVAL, "rise": 0.1}, "has none; give a budget"),
+    ],
+)
+async def test_removal_refused(settings: dict[str, Any], message: str) -> None:
+    ctx = _context(4)
+    ctx["allocation"] = replace(ctx["allocation"], max_rise=settings.pop("rise", None))
+    with pytest.raises(LinkError, match=message):
+        await run(select(body=_BODY, **settings), ctx)
 
 
 async def test_other_failures_end_the_run() -> None:
