@@ -40,9 +40,9 @@ async def select(ctx: Selectable, settings: SelectSettings) -> Selected:
     Under a budget every candidate is tried, and the one whose worse rise is smallest is kept.
     Uniform settings of the same budget are among them, so that the result is no worse than these
     on the texts that judge. With ``remove`` smaller models of the same budget compete too. For a
-    largest rise, the smallest candidate whose worse rise is no
-    larger is found by bisection. The history records every candidate that was tried, kept or not,
-    with its predicted bytes and its figures on both texts.
+    largest rise, the smallest candidate whose worse rise is no larger is found by bisection. The
+    history records every candidate that was tried, kept or not, with its predicted bytes and its
+    figures on both texts.
 
     Raises:
         GateError: no candidate passes the validate of the body, or none is good enough.

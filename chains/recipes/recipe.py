@@ -163,10 +163,12 @@ class _Reader:
                 f"{where}: the settings of {name} are {_kind(settings)}; "
                 f"write {name}: {{name: value}}"
             )
+        fields = factory.settings_type.model_fields
         chains = {
             setting: self._chain(setting, settings[setting], _at(self.source, settings, setting))
             for setting in chain_settings(factory)
             if setting in settings
+            and (settings[setting] is not None or fields[setting].is_required())
         }
         return Entry(factory, {**settings, **chains}, where)
 

@@ -196,7 +196,8 @@ def _allocated(
             solved = solve_knapsack([item.options for item in items], room)
             made = priced(choices, _assembled(choices, name, items, solved.chosen))
             if made.num_bytes <= budget:
-                yield made, solved.exact
+                if made.grids:  # quantize needs a linear to quantise
+                    yield made, solved.exact
                 break
             room = min(room, solved.size) - (made.num_bytes - budget)
 

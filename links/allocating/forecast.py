@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from ...contexts.sensitivity import (
 )
 from ...engine import Chain
 from ...engine.rebuilding import links_with_settings
+from ...errors import SettingError
 from ...models.blocks.linears import all_linears, expert_kind
 from ...models.planning.effort import num_blocks
 from ...models.planning.memory import pass_bytes, training_bytes
@@ -147,10 +148,13 @@ def select_forecast(ctx: Selectable, body: Chain, removal: Removal | None = None
         if "reference" in forecast.adds:
             start["reference"] = forecast.adds["reference"]
         whole = whole.then(forecast)
-    for chain in () if removal is None else _removals(removal, allocation):
-        forecast, highest, smaller = _through(start, chain)
-        built, higher, _ = _through(smaller, body)
-        peak = max(peak, highest + kept - context_bytes(ctx), higher + kept - context_bytes(ctx))
+    for fraction, chain in () if removal is None else _removals(removal, allocation):
+        try:
+            forecast, highest, smaller = _through(start, chain)
+            built, higher, _ = _through(smaller, body)
+        except SettingError as error:
+            raise SettingError(f"remove={fraction:g}: {error}") from error
+        peak = max(peak, max(highest, higher) + kept - context_bytes(ctx))
         whole = whole.then(forecast).then(built)
     count = len(places) + (0 if removal is None else removal.trials)
     note = f"{count} {'candidate is' if count == 1 else 'candidates are'} built and judged"
@@ -163,12 +167,13 @@ def select_forecast(ctx: Selectable, body: Chain, removal: Removal | None = None
     )
 
 
-def _removals(removal: Removal, allocation: Allocation) -> list[Chain]:
+def _removals(removal: Removal, allocation: Allocation) -> Iterator[tuple[float, Chain]]:
     """The chains that remove, in the order they run; any fraction may be healed."""
-    chains = [removal.bound(each, allocation, healed=False) for each in removal.fractions]
+    for fraction in removal.fractions:
+        yield fraction, removal.bound(fraction, allocation, healed=False)
     if removal.heals:
-        chains.append(removal.bound(removal.fractions[0], allocation, healed=True))
-    return chains
+        fraction = removal.fractions[0]
+        yield fraction, removal.bound(fraction, allocation, healed=True)
 
 
 def _tried(allocation: Allocation) -> list[int]:

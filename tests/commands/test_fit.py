@@ -60,6 +60,9 @@ def test_fit(folders: Path, tmp_path: Path) -> None:
         (("--bytes", "small"), "is not a size; write one such as 80MB"),
         (("--runtime", "vllm", "--bytes", "30kB"), "was seen to load"),
         (("--set", "quantize.bits=3"), "is decided by allocate"),
+        (("--remove", "0.001"), "remove=0.001: prune(pattern='neurons', sparsity=0.001): 64 of 64"),
+        (("--remove", "0.5", "--ratio", "0.9"), "remove=0.5: allocate(bytes=169,675) allows"),
+        (("--remove", "0.5", "--rise", "0.1"), "has none; give a budget"),
     ],
 )
 def test_refused_before_work(

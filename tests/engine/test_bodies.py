@@ -77,3 +77,10 @@ def test_another_is_refused_with_the_fix(links: tuple[object, ...], message: str
     with pytest.raises(ChainError) as refused:
         check(*links)
     assert str(refused.value).endswith(f"the body of {message}")
+
+
+def test_a_body_without_a_judge_is_called_by_its_name() -> None:
+    rules = {"of": "rounds", "part": "start", "needs": {"shrink": "all stays"}, "outside": {}}
+    require_body(Chain(validate(), shrink()), **rules)
+    with pytest.raises(ChainError, match="the start of rounds has no shrink link, so all stays"):
+        require_body(Chain(validate()), **rules)

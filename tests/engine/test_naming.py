@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from birdbone.engine import Chain, link, spelled_settings
 from birdbone.engine.naming import chain_settings, chains_of, name_of, provided_by, summary
@@ -28,6 +28,13 @@ async def dye(ctx: Feather) -> Feather:
 
 @link
 async def twice(ctx: Nothing, *, body: Chain) -> Nothing:
+    return {}
+
+
+@link
+async def perhaps(
+    ctx: Nothing, *, body: Annotated[Chain, "checked"] | None = None, count: int | None = None
+) -> Nothing:
     return {}
 
 
@@ -61,7 +68,7 @@ def test_chains_among_the_settings_are_found_and_written_out() -> None:
     outer = twice(body=body)
     assert chains_of(outer) == {"body": body}
     assert chains_of(plain) == chains_of(pluck()) == {}
-    assert chain_settings(twice) == ["body"]
+    assert chain_settings(twice) == chain_settings(perhaps) == ["body"]
     assert chain_settings(pluck) == []
     assert spelled_settings(outer) == {
         "body": [

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from birdbone.chains import CHAINS, build, configure, dump, load_recipe, one_shot
 from birdbone.chains.recipes import own_links
+from birdbone.chains.removing import with_removal
 from birdbone.engine import Chain, chains_of, link
 from birdbone.errors import ChainError
 from birdbone.links import calibrate, load, profile, prune, score, validate
@@ -48,6 +49,11 @@ def test_every_predefined_chain_comes_back_from_its_recipe(name: str, tmp_path: 
 def test_nested_chains_come_back_with_their_names(tmp_path: Path) -> None:
     wave = Chain(prune(pattern="2:4"), Chain(validate()), name="wave")
     chain = Chain(load(model="m"), calibrate(), profile(), score(), wave, name="outer")
+    assert content(rebuilt(chain, tmp_path)) == content(chain)
+
+
+def test_a_chain_that_may_be_none_comes_back(tmp_path: Path) -> None:
+    chain = with_removal(CHAINS["fit"](model="m", out="o"), [0.1])
     assert content(rebuilt(chain, tmp_path)) == content(chain)
 
 

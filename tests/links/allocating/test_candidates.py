@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tiny import tiny_checkpoint
 from tiny_choices import packed_choices
@@ -55,6 +57,18 @@ def test_smallest_is_possible() -> None:
 def test_nearly_all_of_a_budget_is_used() -> None:
     found = allocate_candidates(packed_choices(), 42_000, variants=1, uniform=0)
     assert found.current.num_bytes > 41_500
+
+
+def test_some_linear_is_quantised() -> None:
+    """Rounding the embedding alone would be the least loss here, and quantize refuses it."""
+    choices = packed_choices()
+    embeddings = choices.sensitivity.embeddings
+    assert embeddings is not None
+    free = replace(choices.sensitivity, embeddings=replace(embeddings, loss=0.0))
+    choices = replace(choices, sensitivity=free)
+    budget = stored_bytes(choices.checkpoint) - 1
+    found = allocate_candidates(choices, budget, variants=3, uniform=1)
+    assert [bool(each.grids) for each in found.candidates] == [True]
 
 
 def test_embedding_where_it_is_cheap() -> None:
