@@ -10,6 +10,7 @@ from tiny import tiny_checkpoint, tiny_windows
 from tiny_contexts import calibrated
 
 from birdbone.contexts.allocation import Allocation, Candidate, LinearGrid
+from birdbone.contexts.forecast import Forecast
 from birdbone.engine import Chain, run
 from birdbone.errors import ChainError, GateError, LinkError, SolverError
 from birdbone.links import (
@@ -214,16 +215,18 @@ async def test_removal_competes(rises: dict[str, float], kept: str) -> None:
 
 async def test_forecast_of_removal() -> None:
     """Each fraction and the healed one cost a pass of removal and one of the body."""
-    ctx = _context(4)
-    without, one, two = (
-        select.hooks.forecast(  # type: ignore[misc]
-            ctx, select(removal=_REMOVAL, remove=remove, body=_BODY).settings
-        )
-        for remove in ((), (0.25,), (0.25, 0.5))
-    )
-    assert "5 candidates are built and judged" not in one.notes
+
+    def foretold(remove: tuple[float, ...], body: Chain) -> Forecast:
+        settings = select(removal=_REMOVAL, remove=remove, body=body).settings
+        found: Forecast = select.hooks.forecast(_context(4), settings)  # type: ignore[misc]
+        return found
+
+    longer = Chain(*_BODY.links, validate())
+    without, one, two = (foretold(remove, _BODY) for remove in ((), (0.25,), (0.25, 0.5)))
     assert ("3 candidates are built and judged" in one.notes, len(without.notes)) == (True, 1)
     assert without.block_passes < one.block_passes < two.block_passes
+    more = foretold((), longer).block_passes - without.block_passes
+    assert foretold((0.25,), longer).block_passes - one.block_passes == 3 * more
     assert one.adds["checkpoint"].config["intermediate_size"] == 64
 
 
