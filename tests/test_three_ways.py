@@ -46,8 +46,9 @@ async def test_assembling_a_chain(model: str, tmp_path: Path) -> None:
         return ctx
 
     light = tmp_path / "light"
+    parts = {"healing_windows": 8, "heldout_windows": 4, "elsewhere_windows": 4}
     chain = Chain(
-        load(model=model), calibrate(windows=64), profile(), score(),
+        load(model=model), calibrate(windows=16, length=64, **parts), profile(), score(),
         prune(sparsity=0.3), heal(), quantize(bits=4), validate(max_rise=0.03), tell,
         save(path=str(light)),
     )  # fmt: skip

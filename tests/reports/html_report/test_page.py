@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,19 @@ def model(name: str = "light", **more: object) -> ModelRecord:
     return model_record(name, record(bench=bench(), **more))
 
 
+@cache
+def whole_page() -> str:
+    """The page of that model."""
+    return report_page([model()])
+
+
 def headings(page: str) -> list[str]:
     """The second-level headings in order."""
     return re.findall(r"<h2>(.*?)</h2>", page)
 
 
 def test_every_part_of_the_record_has_a_section() -> None:
-    assert headings(report_page([model()])) == list(HEADINGS)
+    assert headings(whole_page()) == list(HEADINGS)
 
 
 def test_sections_without_content_are_left_out() -> None:
@@ -48,7 +55,7 @@ def test_sections_without_content_are_left_out() -> None:
 
 
 def test_costs_on_both_texts_and_the_worst_layer_are_named() -> None:
-    page = report_page([model()])
+    page = whole_page()
     assert "<td>rise over dense, elsewhere</td><td>–</td><td>20.0% ± 3.0%</td>" in page
     worst = page.index("Layers with the largest error")
     assert page.index("model.layers.2.mlp.down_proj", worst) < page.index(
@@ -57,7 +64,7 @@ def test_costs_on_both_texts_and_the_worst_layer_are_named() -> None:
 
 
 def test_the_worst_layer_and_the_cost_elsewhere_stand_before_everything_else() -> None:
-    page = report_page([model()])
+    page = whole_page()
     top = page[page.index("<h1>") : page.index("<h2>")]
     assert "<dt>rise of perplexity, text from elsewhere</dt><dd>+20.0% ± 3.0%</dd>" in top
     assert "<dd>model.layers.2.mlp.down_proj, output error 0.60%</dd>" in top
@@ -71,7 +78,7 @@ def test_several_models_have_a_row_each_at_the_top() -> None:
 
 
 def test_the_text_after_which_the_models_part_is_marked_in_both() -> None:
-    page = report_page([model()])
+    page = whole_page()
     assert "<p> sat on <mark>a mat</mark></p>" in page
     assert "<p> sat on <mark>the dog</mark></p>" in page
     assert "text from elsewhere</h4><p>The cat</p>" in page
@@ -82,7 +89,7 @@ def test_why_there_are_no_continuations_is_said() -> None:
 
 
 def test_the_worst_windows_are_shown_around_their_worst_token() -> None:
-    page = report_page([model()])
+    page = whole_page()
     assert "It was a dark and<mark> stormy</mark> night" in page
     assert "window 3: KL 0.123 nats/token, perplexity -5.0%, saved model" in page
 
@@ -95,19 +102,19 @@ def test_a_worst_window_of_a_text_that_may_not_be_kept_has_figures_alone() -> No
 
 
 def test_speeds_by_runtime_are_those_of_the_benchmark() -> None:
-    page = report_page([model()])
+    page = whole_page()
     assert "<td>light.gguf</td><td>llama.cpp</td><td>80.0 MB</td><td>512.2</td>" in page
 
 
 def test_a_map_of_widths_is_left_out_where_nothing_was_narrowed() -> None:
     layers = [{**each, "width": 1.0} for each in record()["layers"]]
-    assert "<h3>Width</h3>" in report_page([model()])
+    assert "<h3>Width</h3>" in whole_page()
     assert "<h3>Width</h3>" not in report_page([model(layers=layers)])
-    assert "<h3>Sensitivity</h3>" in report_page([model()])
+    assert "<h3>Sensitivity</h3>" in whole_page()
 
 
 def test_bits_that_are_the_same_everywhere_are_a_sentence() -> None:
-    page = report_page([model()])
+    page = whole_page()
     assert "All linear layers: 4.5 bits per weight, scales included." in page
     mixed = record()["layers"]
     mixed[-1]["bits_per_weight"] = 8.5
@@ -115,13 +122,13 @@ def test_bits_that_are_the_same_everywhere_are_a_sentence() -> None:
 
 
 def test_versions_and_checksums_of_models_and_files_are_there() -> None:
-    page = report_page([model()])
+    page = whole_page()
     for value in ("9.9.9", "2.13.0", "d0" * 32, "c1" * 32, "b2" * 32, "ab" * 32):
         assert f"<td>{value}</td>" in page
 
 
 def test_what_was_not_used_is_said() -> None:
-    assert "Evaluated and not used: wave 2." in report_page([model()])
+    assert "Evaluated and not used: wave 2." in whole_page()
 
 
 def test_several_models_stand_side_by_side() -> None:
@@ -146,14 +153,14 @@ def test_names_and_texts_cannot_break_the_page() -> None:
 
 
 def test_the_page_asks_for_no_other_file() -> None:
-    page = report_page([model()])
+    page = whole_page()
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
     assert "url(http" not in page
     assert "@import" not in page
 
 
 def test_equal_records_give_equal_pages() -> None:
-    assert report_page([model()]) == report_page([model()])
+    assert report_page([model()]) == whole_page()
 
 
 def test_without_matplotlib_the_tables_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +193,7 @@ def brightness(red: str, green: str, blue: str) -> float:
 def test_a_browser_opens_it_without_a_complaint(tmp_path: Path, width: int, scheme: str) -> None:
     """In a frame, since a window cannot be as narrow as a phone; the page itself runs no script."""
     assert CHROMIUM is not None
-    (tmp_path / "report.html").write_text(report_page([model()]))
+    (tmp_path / "report.html").write_text(whole_page())
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.replace("WIDTH", str(width)))
     done = subprocess.run(
