@@ -18,6 +18,8 @@ _SETTINGS = {
     "bytes": "allocate.bytes",
     "ratio": "allocate.ratio",
     "average-bits": "allocate.bits",
+    "memory": "allocate.memory",
+    "context": "allocate.context",
     "rise": "allocate.rise",
     "runtime": "allocate.runtimes",
     "time": "heal.time",

@@ -43,6 +43,10 @@ _RATIO = (
     "if no budget is given."
 )
 _BITS = "Budget: bits per parameter of everything that is stored."
+_MEMORY = "Budget: memory of weights and KV cache together, such as 4GB."
+_CONTEXT = (
+    "Tokens of the KV cache for --memory; 4096 by default, or as many as the model has positions."
+)
 _RISE = "In place of a budget: the largest rise of perplexity on the worse text, such as 0.05."
 _RUNTIME = (
     "Use only what this runtime was seen to load: transformers (default), vllm or llama.cpp; "
@@ -61,6 +65,8 @@ def fit_command(
     size: Annotated[str | None, typer.Option("--bytes", metavar="SIZE", help=_BYTES)] = None,
     ratio: Annotated[float | None, typer.Option(help=_RATIO)] = None,
     bits: Annotated[float | None, typer.Option(help=_BITS)] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help=_MEMORY)] = None,
+    context: Annotated[int | None, typer.Option(metavar="TOKENS", help=_CONTEXT)] = None,
     rise: Annotated[float | None, typer.Option(help=_RISE)] = None,
     runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
     remove: Annotated[list[float] | None, typer.Option(metavar="FRACTION", help=_REMOVE)] = None,
@@ -103,6 +109,8 @@ def fit_command(
             "bytes": size,
             "ratio": ratio,
             "average-bits": bits,
+            "memory": memory,
+            "context": context,
             "rise": rise,
             "runtime": tuple(runtime) if runtime else None,
             "elsewhere": one_or_more(elsewhere),

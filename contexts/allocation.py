@@ -59,6 +59,7 @@ class Allocation:
         max_rise: look for the smallest candidate whose worse rise of perplexity is at most this;
             None to keep the best of all.
         format: what the model is to be saved as, a folder of packed integers or a GGUF file.
+        cache_bytes: what the KV cache takes of a budget of memory; 0 for other budgets.
 
     Raises:
         SettingError: there is no candidate at ``place``.
@@ -70,6 +71,7 @@ class Allocation:
     exact: bool = True
     max_rise: float | None = None
     format: QuantizedFormat = "compressed-tensors"
+    cache_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.place < len(self.candidates):

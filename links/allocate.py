@@ -8,14 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from ..checkpoints import Checkpoint
 from ..contexts.allocation import Allocation
 from ..contexts.flow import Allocatable, Allocating, Partial
 from ..contexts.forecast import Forecast
+from ..contexts.sensitivity import QuantizedFormat
 from ..engine import Settings, changed, in_thread, link
 from ..errors import SettingError
 from ..solvers.grid import NamedGrid
 from .allocating.budget import (
     budget_bytes,
+    cache_bytes,
     check_format,
     check_one_budget,
     read_bytes,
@@ -41,6 +44,14 @@ class AllocateSettings(Settings):
 
     bits: Annotated[float, Field(gt=0)] | None = None
     """Budget: bits per parameter of everything that is stored, embeddings and scales included."""
+
+    memory: NumBytes | None = None
+    """Budget: memory of the weights as stored and of the KV cache of one sequence together, a
+    number of bytes or a size such as 4GB."""
+
+    context: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of the KV cache for ``memory``; 4096 by default, or as many as the model has positions
+    if these are fewer."""
 
     rise: Annotated[float, Field(gt=0)] | None = None
     """In place of a budget: the largest rise of perplexity on the worse text. The candidates are
@@ -90,12 +101,7 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
         SettingError: several budgets, one below the smallest size or not below the original, or
             runtimes that load none of the grids.
     """
-    if "steps" in changed(settings) and settings.rise is None:
-        warnings.warn(
-            f"allocate(steps={settings.steps}) is not used without rise; with a budget, variants "
-            f"and uniform set the number of candidates",
-            stacklevel=2,
-        )
+    _warn_of_unused(settings)
     found = await in_thread(_allocation, ctx, settings)
     first = found.current
     return {
@@ -106,14 +112,48 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
             "estimated_loss": first.loss,
             "candidates": len(found.candidates),
             "exact": found.exact,
+            **({"kv_cache_bytes": found.cache_bytes} if settings.memory is not None else {}),
         },
     }
+
+
+def _warn_of_unused(settings: AllocateSettings) -> None:
+    if "steps" in changed(settings) and settings.rise is None:
+        warnings.warn(
+            f"allocate(steps={settings.steps}) is not used without rise; with a budget, variants "
+            f"and uniform set the number of candidates",
+            stacklevel=3,
+        )
+    if settings.context is not None and settings.memory is None:
+        warnings.warn(
+            f"allocate(context={settings.context}) is not used without memory; other budgets count "
+            f"weights alone",
+            stacklevel=3,
+        )
+
+
+def _budget(
+    checkpoint: Checkpoint, format: QuantizedFormat | None, settings: AllocateSettings
+) -> tuple[int, int]:
+    """Bytes of the weights, and of the KV cache for a budget of memory."""
+    memory, cache = settings.memory, 0
+    if memory is not None:
+        cache = cache_bytes(checkpoint, memory, settings.context, format)
+    budget = budget_bytes(
+        checkpoint,
+        unquantised_bytes(checkpoint, format),
+        num_bytes=settings.bytes,
+        ratio=settings.ratio,
+        bits=settings.bits,
+        memory=memory,
+        cache_bytes=cache,
+    )
+    return budget, cache
 
 
 def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
     checkpoint, found = ctx["checkpoint"], ctx["sensitivity"]
     check_format(changed(settings), found.format)
-    original_bytes = unquantised_bytes(checkpoint, found.format)
     choices = Choices(
         checkpoint,
         found,
@@ -124,17 +164,16 @@ def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
         settings.types,
     )
     if settings.rise is not None:
+        original_bytes = unquantised_bytes(checkpoint, found.format)
         ladder = ladder_candidates(choices, original_bytes, steps=settings.steps)
         return replace(ladder, max_rise=settings.rise)
-    budget = budget_bytes(
-        checkpoint,
-        original_bytes,
-        num_bytes=settings.bytes,
-        ratio=settings.ratio,
-        bits=settings.bits,
-    )
+    budget, cache = _budget(checkpoint, found.format, settings)
     return allocate_candidates(
-        choices, budget, variants=settings.variants, uniform=settings.uniform
+        choices,
+        budget,
+        variants=settings.variants,
+        uniform=settings.uniform,
+        cache_bytes=cache,
     )
 
 
@@ -142,7 +181,11 @@ def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
 def _check(ctx: Partial, settings: AllocateSettings) -> None:
     """Budgets that contradict each other, or that are not below the original."""
     check_one_budget(
-        bytes=settings.bytes, ratio=settings.ratio, bits=settings.bits, rise=settings.rise
+        bytes=settings.bytes,
+        ratio=settings.ratio,
+        bits=settings.bits,
+        memory=settings.memory,
+        rise=settings.rise,
     )
     if not settings.runtimes:
         raise SettingError("allocate(runtimes=()) names no runtime; name at least one")
@@ -150,13 +193,7 @@ def _check(ctx: Partial, settings: AllocateSettings) -> None:
     if found is not None:
         check_format(changed(settings), found.format)
     if checkpoint is not None and settings.rise is None:
-        budget_bytes(
-            checkpoint,
-            unquantised_bytes(checkpoint, None if found is None else found.format),
-            num_bytes=settings.bytes,
-            ratio=settings.ratio,
-            bits=settings.bits,
-        )
+        _budget(checkpoint, None if found is None else found.format, settings)
 
 
 @allocate.forecast

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +10,18 @@ from typing import Any
 from ...checkpoints import Checkpoint
 from ...contexts.sensitivity import QuantizedFormat
 from ...errors import SettingError
+from ...models.blocks.config import context_length
 from ...models.blocks.device import stored_dtype
+from ...models.blocks.embeddings import table_names
+from ...models.planning.kv_cache import kv_cache_bytes
 from ...models.planning.stored_bytes import stored_bytes
 
 DEFAULT_RATIO = 0.3
+
+CONTEXT = 4096
+"""Tokens of the KV cache that a budget of memory counts by default."""
+
+_HALF = 2  # bytes of a value of llama.cpp's cache
 
 _SIZE = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[kKMGT]?i?)B?\s*")
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -42,18 +51,24 @@ def budget_bytes(
     num_bytes: int | None,
     ratio: float | None,
     bits: float | None,
+    memory: int | None = None,
+    cache_bytes: int = 0,
 ) -> int:
     """The budget in bytes of weight files.
 
     Args:
         original_bytes: weight files of the model as it is.
         bits: bits per parameter, of everything that is stored.
+        memory: bytes of weights and KV cache together.
+        cache_bytes: what the cache takes of ``memory``.
 
     Raises:
         SettingError: the budget is not below the original.
     """
     if num_bytes is not None:
         budget, words = num_bytes, f"bytes={num_bytes:,}"
+    elif memory is not None:
+        budget, words = memory - cache_bytes, f"memory={memory:,}"
     elif bits is not None:
         budget, words = int(bits * checkpoint.num_parameters / 8), f"bits={bits}"
     else:
@@ -78,6 +93,37 @@ def check_one_budget(**budgets: Any) -> None:
         raise SettingError(
             f"allocate({', '.join(given)}) states {len(given)} budgets; give one of them"
         )
+
+
+def cache_bytes(
+    checkpoint: Checkpoint, memory: int, context: int | None, format: QuantizedFormat | None
+) -> int:
+    """Bytes of the KV cache of ``context`` tokens, in float16 for a GGUF file, else as stored.
+
+    Args:
+        memory: what weights and cache may take together.
+        context: by default `CONTEXT`, or as many tokens as the model has positions.
+
+    Raises:
+        SettingError: the cache alone takes all of the memory, the model has fewer positions, or
+            the cache of its layers is not known.
+    """
+    positions = context_length(checkpoint) or math.inf
+    tokens = int(min(CONTEXT, positions)) if context is None else context
+    if tokens > positions:
+        raise SettingError(
+            f"allocate(context={tokens}): the model has {positions} positions; set context to "
+            f"{positions} or less"
+        )
+    embedding = next(iter(table_names(checkpoint)))
+    stored = stored_dtype(checkpoint, checkpoint.refs[embedding]).itemsize
+    found = kv_cache_bytes(checkpoint, tokens, _HALF if format == "gguf" else stored)
+    if found >= memory:
+        raise SettingError(
+            f"allocate(memory={memory:,}): the KV cache of {tokens:,} tokens alone takes "
+            f"{found:,} bytes; give more memory or a shorter context"
+        )
+    return found
 
 
 def unquantised_bytes(checkpoint: Checkpoint, format: QuantizedFormat | None) -> int:

@@ -37,13 +37,14 @@ _EVENED = 0.5  # power of the ratio between a linear's loss and the mean that is
 
 
 def allocate_candidates(
-    choices: Choices, budget: int, *, variants: int, uniform: int
+    choices: Choices, budget: int, *, variants: int, uniform: int, cache_bytes: int = 0
 ) -> Allocation:
     """The candidates that are worth building, each predicted to fit the budget exactly.
 
     Args:
         variants: how many allocated candidates at most.
         uniform: how many uniform candidates at most.
+        cache_bytes: what a KV cache has taken of the budget already.
 
     Raises:
         SettingError: nothing fits, with the smallest size.
@@ -51,8 +52,9 @@ def allocate_candidates(
     choices.require_any()
     smallest = smallest_candidate(choices)
     if smallest.num_bytes > budget:
+        less = f" ({cache_bytes:,} less for the KV cache)" if cache_bytes else ""
         raise SettingError(
-            f"a budget of {budget:,} bytes is below the smallest size of "
+            f"a budget of {budget:,} bytes{less} is below the smallest size of "
             f"'{choices.checkpoint.source}', {smallest.num_bytes:,} bytes with "
             f"{formats_of(smallest)}; raise the budget, or allow "
             + ("smaller types" if choices.is_gguf else "fewer bits or larger groups")
@@ -72,7 +74,13 @@ def allocate_candidates(
             f"no uniform grid that {choices.limits} loads fits a budget of {budget:,} bytes; raise "
             f"the budget or allow more group sizes"
         )
-    return Allocation(budget, tuple(found), exact=exact, format=choices.sensitivity.format)
+    return Allocation(
+        budget,
+        tuple(found),
+        exact=exact,
+        format=choices.sensitivity.format,
+        cache_bytes=cache_bytes,
+    )
 
 
 def ladder_candidates(choices: Choices, original_bytes: int, *, steps: int) -> Allocation:

@@ -92,6 +92,8 @@ class Removal:
             if isinstance(each.settings, PruneSettings):
                 return {"sparsity": fraction}
             if each.__name__ == "allocate":
+                if getattr(each.settings, "memory", None) is not None:
+                    return {}  # a smaller model may have a smaller KV cache
                 return {"bytes": allocation.budget_bytes, "ratio": None, "bits": None}
             return {}
 

@@ -48,6 +48,14 @@ async def test_predicted_size(arch: str, ratio: float, tmp_path: Path) -> None:
         ({"bytes": "1GB"}, "1,000,000,000 bytes, and the weight files of the model take"),
         ({"bits": 40.0}, "give a smaller budget"),
         ({"runtimes": ()}, "names no runtime"),
+        ({"memory": "40kB", "bits": 3.0}, "states 2 budgets; give one of them"),
+        (
+            {"memory": "20kB"},
+            r"memory=20,000\): the KV cache of 64 tokens alone takes 24,576 bytes; give more",
+        ),
+        ({"memory": "60kB", "context": 65}, "context=65.: the model has 64 positions; set context"),
+        ({"memory": "26kB"}, r"1,424 bytes \(24,576 less for the KV cache\) is below the smallest"),
+        ({"memory": "1GB"}, r"memory=1,000,000,000\) allows 999,975,424 bytes, and the weight"),
         ({"runtimes": ("llama.cpp",), "group_sizes": (16,)}, "no grid left that llama.cpp"),
     ],
 )
@@ -80,6 +88,21 @@ class _Watch:
 
     async def after(self, link: Any, ctx: Any, result: Any, mwctx: Any) -> None:
         """Nothing."""
+
+
+@pytest.mark.parametrize(("context", "cache"), [(None, 24_576), (16, 6144)])
+async def test_memory(context: int | None, cache: int) -> None:
+    """The weights get what the KV cache leaves: 3 layers, 2 heads of 8 values, float32."""
+    ctx = await _run("llama", memory="70kB", context=context)
+    allocation = ctx["allocation"]
+    assert (allocation.budget_bytes, allocation.cache_bytes) == (70_000 - cache, cache)
+    assert allocation.current.num_bytes <= 70_000 - cache
+    assert ctx["history"][-1].metrics["kv_cache_bytes"] == cache
+
+
+async def test_context_is_for_memory() -> None:
+    with pytest.warns(UserWarning, match=r"allocate\(context=16\) is not used without memory"):
+        await _run("llama", ratio=0.3, context=16)
 
 
 async def test_steps_are_for_a_rise() -> None:

@@ -15,6 +15,7 @@ from birdbone.formats.gguf_writer import write_gguf
 from birdbone.links import allocate
 from birdbone.links.allocating.budget import (
     budget_bytes,
+    cache_bytes,
     check_format,
     check_one_budget,
     read_bytes,
@@ -59,6 +60,17 @@ def test_kinds_of_budget() -> None:
     assert budget_bytes(checkpoint, 1000, **{**nothing, "num_bytes": 7}) == 7
     bits = budget_bytes(checkpoint, 10**9, **{**nothing, "bits": 4.0})
     assert bits == checkpoint.num_parameters // 2
+
+
+def test_memory() -> None:
+    """In a GGUF file the cache has two bytes a value, in a folder as many as the weights."""
+    checkpoint = tiny_checkpoint("llama")
+    assert cache_bytes(checkpoint, 10**6, 16, "gguf") == 3 * 2 * 2 * 8 * 16 * 2
+    assert cache_bytes(checkpoint, 10**6, 16, "compressed-tensors") == 3 * 2 * 2 * 8 * 16 * 4
+    half = replace(checkpoint, config={**checkpoint.config, "dtype": "float16"})
+    assert cache_bytes(half, 10**6, 16, None) == 3 * 2 * 2 * 8 * 16 * 2
+    nothing: dict[str, Any] = {"num_bytes": None, "ratio": None, "bits": None}
+    assert budget_bytes(checkpoint, 1000, **nothing, memory=900, cache_bytes=300) == 600
 
 
 @pytest.mark.parametrize("settings", [{"num_bytes": 1000}, {"bits": 32.0}])

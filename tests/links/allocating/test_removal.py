@@ -36,6 +36,13 @@ def test_bound(healed: bool) -> None:
     )
 
 
+def test_memory_is_kept() -> None:
+    """A smaller model may have a smaller KV cache, which leaves more for its weights."""
+    chain = Chain(*REMOVAL.links[:5], allocate(memory="4GB"))
+    made = Removal(chain, (0.1,)).bound(0.1, ALLOCATION, healed=False)
+    assert (made.links[-1].settings.memory, made.links[-1].settings.bytes) == (4 * 10**9, None)
+
+
 def test_trials() -> None:
     """One for each fraction, and one healed."""
     bare = Chain(*(each for each in REMOVAL.links if each.__name__ != "heal"))
