@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _TOP = "Number of linears to list."
 _BITS = "Bits at which linears are ranked."
+_PLOT = "Also plot all linears to this .png or .svg file; needs the extra birdbone[plot]."
 _WINDOWS = "Number of windows of text to measure on."
 
 
@@ -26,6 +28,7 @@ def sensitivity_command(
     length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
     bits: Annotated[int, typer.Option(min=2, max=8, help=_BITS)] = 4,
     top: Annotated[int, typer.Option(min=1, help=_TOP)] = 15,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help=_PLOT)] = None,
     run_folder: RunFolderPath = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -43,7 +46,11 @@ def sensitivity_command(
         from ..engine import Chain
         from ..links import calibrate, load
         from ..links import sensitivity as estimate
+        from ..reports.figures import check_plot_file, require_matplotlib
 
+        if plot is not None:
+            check_plot_file(plot)
+            require_matplotlib()
         texts = calibrate(
             data=one_or_more(data) or "default",
             windows=windows,
@@ -58,10 +65,16 @@ def sensitivity_command(
         )
 
     def tell(found: Preflight | None, result: Mapping[str, Any], *, as_json: bool) -> None:
-        from ..reports.sensitivity import sensitivity_document, sensitivity_report
+        from ..reports.sensitivity import (
+            draw_sensitivity,
+            sensitivity_document,
+            sensitivity_report,
+        )
         from .options import answer
 
         measured = result["sensitivity"]
+        if plot is not None:
+            draw_sensitivity(measured, plot, bits=bits)
         answer(
             sensitivity_document(measured, bits=bits),
             lambda: sensitivity_report(measured, bits=bits, top=top),

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..contexts.verdict import PREFIXES
-from ..errors import DataError, SettingError
-from ..models.writing.output_path import check_writable_file
+from ..errors import DataError
 from .both_texts import SHORT_NAMES
-from .figures import draw_figure
+from .figures import check_plot_file, draw_plot_file
 from .waves import WaveRow
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ MEASURES = {
     "parameters": ("parameters without the zeros of masks, millions", 1e6),
     "flops": ("operations per token, billions", 1e9),
 }
-_SUFFIXES = (".png", ".svg")
 _SIZE = (7.0, 4.2)  # inches
 _COLOURS = {"heldout": "#1f5f8b", "elsewhere": "#7a4f9a"}
 _LINES = {"heldout": "o-", "elsewhere": "s--"}
@@ -90,9 +88,7 @@ def draw_series(series: Sequence[Series], path: Path, *, measure: str | None = N
         SettingError: the file name does not end in .png or .svg, or the file cannot be written.
         ResourceError: the disk or the quota is full.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise SettingError(f"'{path}' does not end in .png or .svg; give a file name that does")
-    check_writable_file(path)
+    check_plot_file(path)
     judged = [replace(each, rows=[row for row in each.rows if row.judged]) for each in series]
     rows = [row for each in judged for row in each.rows]
     finals = [each.final for each in judged if each.final is not None]
@@ -104,11 +100,7 @@ def draw_series(series: Sequence[Series], path: Path, *, measure: str | None = N
     sizes = [row.sizes for row in rows] + ([] if rows else [each.sizes for each in finals])
     if any(chosen not in each for each in sizes):
         raise DataError(f"the record does not contain the {chosen} after each wave")
-    # Without a date and a version, the same waves give the same file.
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
-    draw_figure(
-        lambda axes: _draw(axes, judged, chosen), path, size=_SIZE, metadata=metadata, dpi=150
-    )
+    draw_plot_file(lambda axes: _draw(axes, judged, chosen), path, size=_SIZE)
     return chosen
 
 

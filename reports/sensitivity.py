@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -11,6 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contexts.sensitivity import LinearSensitivity, Sensitivity
+from ..errors import DataError
+from .figures import draw_plot_file
+from .html_report.layers import layer_grid
+from .html_report.plots import draw_layers, layers_size
 from .units import in_bytes
 
 _MISSING = "–"
@@ -80,6 +85,22 @@ def sensitivity_document(found: Sensitivity, *, bits: int) -> dict[str, Any]:
             }
         ),
     }
+
+
+def draw_sensitivity(found: Sensitivity, path: Path, *, bits: int) -> None:
+    """Plot the loss of every linear to a .png or .svg file: a map of blocks and kinds of linear.
+
+    Raises:
+        DataError: fewer than two linears of blocks have an estimate at these bits.
+        MissingExtraError: matplotlib is not installed.
+        SettingError: the file name does not end in .png or .svg, or the file cannot be written.
+    """
+    layers = [{"name": name, "loss": each.loss_at(bits)} for name, each in found.linears.items()]
+    grid = layer_grid(layers, "loss", f"rise of the loss at {bits} bits, nats")
+    if grid is None:
+        raise DataError(f"fewer than 2 linears have an estimate at {bits} bits to plot")
+    logarithmic = any(value > 0 for value in grid.cells.values())
+    draw_plot_file(lambda axes: draw_layers(axes, grid, logarithmic), path, size=layers_size(grid))
 
 
 def _linear(name: str, each: LinearSensitivity) -> Mapping[str, Any]:

@@ -73,25 +73,29 @@ def _scatter(axes: Axes, points: Sequence[Point], text: str, kept: bool) -> None
 
 def layer_map(grid: LayerGrid, *, logarithmic: bool = False) -> str:
     """One value per linear layer: blocks from left to right, kinds of linear from top to bottom."""
+    return _svg(lambda axes: draw_layers(axes, grid, logarithmic), *layers_size(grid))
 
-    def draw(axes: Axes) -> None:
-        from matplotlib.colors import LogNorm
 
-        mesh = axes.pcolormesh(
-            grid.values(), cmap="viridis", norm=LogNorm() if logarithmic else None
-        )
-        axes.set_yticks([row + 0.5 for row in range(len(grid.roles))], grid.roles)
-        step = max(1, len(grid.blocks) // 12)
-        axes.set_xticks(
-            [column + 0.5 for column in range(0, len(grid.blocks), step)], grid.blocks[::step]
-        )
-        axes.invert_yaxis()
-        axes.set_xlabel("block")
-        bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02)
-        bar.set_label(grid.unit)
-        bar.outline.set_visible(False)
+def layers_size(grid: LayerGrid) -> tuple[float, float]:
+    """Width and height of a map of layers, in inches."""
+    return 7.2, 1.3 + 0.28 * len(grid.roles)
 
-    return _svg(draw, 7.2, 1.3 + 0.28 * len(grid.roles))
+
+def draw_layers(axes: Axes, grid: LayerGrid, logarithmic: bool) -> None:
+    """Draw a map of layers."""
+    from matplotlib.colors import LogNorm
+
+    mesh = axes.pcolormesh(grid.values(), cmap="viridis", norm=LogNorm() if logarithmic else None)
+    axes.set_yticks([row + 0.5 for row in range(len(grid.roles))], grid.roles)
+    step = max(1, len(grid.blocks) // 12)
+    axes.set_xticks(
+        [column + 0.5 for column in range(0, len(grid.blocks), step)], grid.blocks[::step]
+    )
+    axes.invert_yaxis()
+    axes.set_xlabel("block")
+    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02)
+    bar.set_label(grid.unit)
+    bar.outline.set_visible(False)
 
 
 def curves(losses: Mapping[str, Sequence[float]]) -> str:

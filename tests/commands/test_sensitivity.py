@@ -42,6 +42,20 @@ def test_as_many_as_asked_for(args: Any) -> None:
     assert [name for name in names if name in shown] == names[:2]
 
 
+def test_plot(args: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    shown = birdbone(*args, "--bits", 3, "--plot", tmp_path / "a.svg").stdout
+    assert "worst at 3 bits first" in shown
+    words = (tmp_path / "a.svg").read_text()
+    assert "rise of the loss at 3 bits, nats" in words
+    assert "mlp.down_proj" in words
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_work(folders: Path) -> None:
+    words = refused("sensitivity", folders / "none", "--plot", "a.pdf")
+    assert "'a.pdf' does not end in .png or .svg" in words
+
+
 def test_bits_that_are_not_usual(args: Any) -> None:
     found = document(*args, "--bits", 5)
     assert {grid["bits"] for grid in found["linears"][0]["grids"]} == {2, 3, 4, 5, 6, 8}

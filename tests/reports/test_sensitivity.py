@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from birdbone.contexts.sensitivity import (
@@ -13,7 +17,13 @@ from birdbone.contexts.sensitivity import (
     LinearSensitivity,
     Sensitivity,
 )
-from birdbone.reports.sensitivity import ranked, sensitivity_document, sensitivity_report
+from birdbone.errors import DataError
+from birdbone.reports.sensitivity import (
+    draw_sensitivity,
+    ranked,
+    sensitivity_document,
+    sensitivity_report,
+)
 
 
 def _linear(loss: float) -> LinearSensitivity:
@@ -60,3 +70,19 @@ def test_document() -> None:
     assert document["linears"][0]["grids"][1]["group_size"] is None
     assert document["embeddings"]["loss_at_8_bits"] == 0.0001
     assert document["tokens"] == 2048
+
+
+def test_plot(tmp_path: Path) -> None:
+    """Every linear has a cell; a loss of zero leaves it empty."""
+    pytest.importorskip("matplotlib")
+    names = [f"m.{block}.{role}" for block in (0, 1) for role in ("up", "down")]
+    losses = (0.002, 0.005, 0.0, 0.001)
+    linears = {name: _linear(loss) for name, loss in zip(names, losses, strict=True)}
+    draw_sensitivity(replace(FOUND, linears=linears), tmp_path / "a.svg", bits=4)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "a.svg").read_text())
+    assert {"up", "down", "block", "rise of the loss at 4 bits, nats"} <= set(texts)
+    nothing = dict.fromkeys(names, _linear(0.0))
+    draw_sensitivity(replace(FOUND, linears=nothing), tmp_path / "b.png", bits=4)
+    assert (tmp_path / "b.png").read_bytes()[1:4] == b"PNG"
+    with pytest.raises(DataError, match="fewer than 2 linears have an estimate at 3 bits"):
+        draw_sensitivity(FOUND, tmp_path / "c.svg", bits=3)
