@@ -28,7 +28,12 @@ def plot(
     """
     from ..reports.curve import draw_series
 
-    measure = draw_series([_series(path) for path in paths], out, measure=of)
+    series = [_series(path) for path in paths]
+    measure = draw_series(series, out, measure=of)
+    for path, each in zip(paths, series, strict=True):
+        if each.final is None and not any(row.judged for row in each.rows):
+            left_out = f"note: '{path}' is left out: its record has no rise over the original model"
+            typer.echo(left_out, err=True)
     typer.echo(f"{out}: perplexity against {measure}", err=True)
 
 

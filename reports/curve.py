@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MEASURES = {
-    "bytes": ("weights in memory, MB", 1e6),
+    "bytes": ("weights, MB", 1e6),
     "parameters": ("parameters without the zeros of masks, millions", 1e6),
     "flops": ("operations per token, billions", 1e9),
 }
@@ -132,7 +132,7 @@ def _draw(axes: Axes, series: Sequence[Series], measure: str) -> None:
         axes.plot(sizes, tops, "^", color=_REVERTED, label="reverted, above (rise)")
     for point in above:
         _name(axes, point, ceiling, f"{point.name} ({point.height:,.0f} %)", beside=False)
-    axes.margins(x=0.08, y=0.1)
+    axes.margins(x=0.14, y=0.1)  # room for names beside points
     axes.set_xlabel(label)
     axes.set_ylabel("rise of perplexity over dense, %")
     by_wave = any(each.rows for each in series)
@@ -225,13 +225,15 @@ def _name(axes: Axes, point: _Point, height: float, words: str, *, beside: bool)
 def _scatter(axes: Axes, points: Sequence[_Point], style: str, colour: str, name: str) -> None:
     if not points:
         return
+    from matplotlib.colors import to_rgba
+
     axes.errorbar(
         [point.size for point in points],
         [point.height for point in points],
         yerr=[point.error for point in points],
         fmt=style,
         color=colour,
-        ecolor=f"{colour}66",
+        ecolor=to_rgba(colour, 0.4),
         capsize=3,
         label=name,
     )

@@ -179,7 +179,7 @@ def test_the_saved_model_is_drawn_beside_its_waves(tmp_path: Path) -> None:
 def test_sizes_rise_to_the_right(tmp_path: Path) -> None:
     picture = tmp_path / "a.svg"
     draw(saved(tmp_path, "light"), "--out", picture)
-    marked = axis(texts(picture), "weights in memory, MB")
+    marked = axis(texts(picture), "weights, MB")
     assert len(marked) > 2
     assert marked == sorted(marked)
 
@@ -195,6 +195,16 @@ def test_several_models_are_drawn_side_by_side_without_waves(tmp_path: Path) -> 
     assert "saved, three-bits, elsewhere" in words
     assert "Rise of perplexity against size" in words
     assert "perplexity against bytes" in done.output
+
+
+def test_a_model_without_a_rise_is_left_out_with_a_note(tmp_path: Path) -> None:
+    """As `birdbone export` records it, which does not measure the original."""
+    picture = tmp_path / "a.svg"
+    exported = saved(tmp_path, "exported", steps=[step("load")], figures={"light": {"bytes": 1}})
+    done = draw(saved(tmp_path, "light"), exported, "--out", picture)
+    assert done.exit_code == 0, done.output
+    assert f"note: '{exported}' is left out: its record has no rise" in done.stderr
+    assert "light' is left out" not in done.stderr
 
 
 def test_a_picture_needs_figures_or_waves(tmp_path: Path) -> None:

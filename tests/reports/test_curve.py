@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from birdbone.errors import DataError, MissingExtraError, SettingError
-from birdbone.reports.curve import MEASURES, draw_curve
+from birdbone.reports.curve import MEASURES, Series, draw_curve, draw_series, final_of
 from birdbone.reports.waves import WaveRow
 
 FIGURES = ("perplexity", "perplexity_error", "rise", "rise_error")
@@ -51,6 +51,15 @@ def test_evaluated_waves_are_named_and_others_are_not(tmp_path: Path) -> None:
     assert "kept, held-out text" in texts
     assert "kept, elsewhere" not in texts
     assert "Rise of perplexity against size, by wave" in texts
+
+
+def test_errors_have_the_colour_of_what_they_belong_to(tmp_path: Path) -> None:
+    figures = {"weight_bytes": 1e6, "rise": 0.1, "rise_error": 0.01}
+    final = final_of({"light": figures, "dense": {"weight_bytes": 4e6}})
+    draw_series([Series(name, [], final) for name in ("a", "b")], tmp_path / "a.svg")
+    strokes = re.findall(r"stroke: (#[0-9a-f]{6})", (tmp_path / "a.svg").read_text())
+    plain = {"#000000", "#b0b0b0", "#cccccc"}
+    assert {each for each in strokes if each not in plain} == {"#1f77b4", "#ff7f0e"}
 
 
 @pytest.mark.parametrize("measure", MEASURES)

@@ -98,7 +98,7 @@ def test_the_picture_names_each_judged_wave_and_what_stands_along_its_edges(tmp_
     draw_curve(rows(), path)
     text = path.read_text()
     for words in (
-        "weights in memory, MB",
+        "weights, MB",
         "rise of perplexity over dense, %",
         "kept, held-out text",
         ">4<",
