@@ -79,7 +79,7 @@ check: setup ## formatting, lint, types, direction of imports
 	$(BIN)/mypy -p birdbone
 	$(BIN)/lint-imports
 
-bench: setup ## every solver on random layers; benchmarks/peers.py describes whole models
+bench: setup ## every solver on random layers; benchmarks/table.py compares whole models
 	$(BIN)/python benchmarks/solvers.py
 
 .venv/docs: docs-requirements.txt .venv/linked

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peers import perplexity, unscored
+from own_run import perplexity, unscored
 
 from birdbone.checkpoints import Checkpoint
 from birdbone.contexts.verdict import Verdict
