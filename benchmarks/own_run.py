@@ -39,7 +39,8 @@ def main() -> None:
     job = read_job()
     ctx: Any = asyncio.run(run(Chain(load(model=job["model"], dtype="float32"))))
     windows = Windows(job["tokens"], "calibration")
-    ctx |= dict.fromkeys(("calibration", "healing", "heldout"), windows)
+    ctx |= {"calibration": windows, "heldout": windows}
+    ctx["healing"] = Windows(job.get("healing", job["tokens"]), "healing")
     ctx |= {"profile": None, "scores": unscored(ctx["checkpoint"])}
     links = [LINKS[name](**settings) for name, settings in job["links"]]
     with measured() as record:

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 
 def read_job() -> dict[str, Any]:
-    """The job named on the command line; its calibration tokens, int64 [windows, length], loaded.
+    """The job named on the command line, with the tensors of its file ``texts`` in it.
 
-    Keys: ``model`` (folder), ``tokens``, ``threads``, ``batch_size``, ``task`` (what to do),
-    ``weights`` and ``record`` (files to write).
+    Keys: ``model`` (folder), ``threads``, ``batch_size``, ``task`` (what to do), ``weights`` and
+    ``record`` (files to write); ``tokens`` to calibrate on, and ``healing`` to train on where the
+    method heals, int64 [windows, length].
     """
     job: dict[str, Any] = json.loads(Path(sys.argv[-1]).read_text())
     torch.set_num_threads(job["threads"])
-    return {**job, "tokens": load_file(job["tokens"])["tokens"]}
+    return {**job, **load_file(job["texts"])}
 
 
 @contextmanager

@@ -79,11 +79,10 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         given = opened(asked.model)
         self.tokenizer = load_tokenizer(given)
-        self.judges = {
-            name: self._windows(name, text, asked.judge_windows) for name, text in asked.judge
-        }
+        self.judges = {name: self._windows(text, asked.judge_windows) for name, text in asked.judge}
+        self.text = self._windows(asked.calibration, None)
         name = Path(asked.model).name
-        first = self._windows(name, asked.calibration, asked.windows, seed=0)
+        first = drawn(self.text, 0, asked.windows)
         setting = {
             "model": name,
             "id": given.id[:12],
@@ -99,12 +98,10 @@ class Bench:
         self.folder = self._dense(given, first, drift)
         self.checkpoint = opened(str(self.folder))
 
-    def _windows(self, name: str, text: str, limit: int, seed: int | None = None) -> Windows:
+    def _windows(self, text: str, limit: int | None) -> Windows:
         documents = read_corpus(text, self.tokenizer).documents
         length = self.asked.length
-        return pack_windows(
-            documents, self.tokenizer, length=length, limit=limit, text=name, seed=seed
-        )
+        return pack_windows(documents, self.tokenizer, length=length, limit=limit, text=text)
 
     def _dense(self, given: Checkpoint, windows: Windows, steps: int) -> Path:
         """The model as a plain float32 folder, which all sides load."""
@@ -143,12 +140,15 @@ class Bench:
     def _run(self, task: Task, method: Method, seed: int) -> dict[str, Any]:
         change = self._change(task)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
-            tokens = Path(folder, "tokens.safetensors")
-            windows = self._windows("", self.asked.calibration, self.asked.windows, seed=seed)
-            save_file({"tokens": windows.tokens.contiguous()}, tokens)
+            windows = drawn(self.text, seed, self.asked.windows)
+            texts = {"tokens": windows.tokens}
+            if method.healing_windows:
+                more = drawn(self.text, seed, method.healing_windows, skip=windows.num_windows)
+                texts["healing"] = more.tokens
+            save_file(texts, Path(folder, "texts.safetensors"))
             job = {
                 "model": str(self.folder.resolve()),
-                "tokens": str(tokens.resolve()),
+                "texts": str(Path(folder, "texts.safetensors").resolve()),
                 "threads": self.asked.threads,
                 "batch_size": BATCH_SIZE,
                 "weights": str(Path(folder, "weights.safetensors").resolve()),
@@ -207,6 +207,13 @@ def opened(model: str) -> Checkpoint:
     ctx: Any = asyncio.run(run(Chain(load(model=model, dtype="float32"))))
     found: Checkpoint = ctx["checkpoint"]
     return found
+
+
+def drawn(text: Windows, seed: int, count: int, skip: int = 0) -> Windows:
+    """A random choice of windows in the order of the text; those after the first ``skip`` drawn."""
+    order = torch.randperm(text.num_windows, generator=torch.Generator().manual_seed(seed))
+    chosen = order[skip : skip + count].sort().values
+    return Windows(text.tokens[chosen].contiguous(), text.text)
 
 
 def runs(asked: argparse.Namespace) -> Iterator[tuple[int, Task, Method]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 GROUP_SIZE = 64
 AUTOROUND_ITERATIONS = 20
+HEALING_WINDOWS = 32
 LLM_COMPRESSOR, AUTOROUND, TORCH_PRUNING = "llm-compressor", "AutoRound", "Torch-Pruning"
 
 # The script of each peer, run by the interpreter of its own environment.
@@ -27,6 +28,8 @@ class Method:
         links: links of bird-bone with their settings; empty for a peer.
         peer: the peer that runs it; None for bird-bone.
         extra: what the peer's task has besides that of the other methods.
+        healing_windows: number of windows to train on, of the calibration text, other than those
+            to calibrate on.
         uses_text: whether the result depends on the calibration text, and so on the seed.
     """
 
@@ -34,6 +37,7 @@ class Method:
     links: Sequence[tuple[str, Mapping[str, Any]]] = ()
     peer: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    healing_windows: int = 0
     uses_text: bool = True
 
 
@@ -79,7 +83,11 @@ def structured(percent: int) -> Task:
     methods = (
         Method("Torch-Pruning, Taylor", peer=TORCH_PRUNING),
         Method("bird-bone, not healed", [neurons]),
-        Method("bird-bone, healed", [neurons, ("heal", {})]),
+        Method(
+            f"bird-bone, healed on {HEALING_WINDOWS} more windows",
+            [neurons, ("heal", {})],
+            healing_windows=HEALING_WINDOWS,
+        ),
     )
     return Task(f"structured {percent} %", {"fraction": percent / 100}, methods)
 

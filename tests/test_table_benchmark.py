@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tiny import tiny_checkpoint
+import torch
+from tiny import tiny_checkpoint, tiny_windows
 from tiny_folders import written
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -137,6 +138,15 @@ def test_the_same_command_resumes(
     ]
     modules["table"].main(words)
     assert len(finished) == 3
+
+
+def test_windows_to_heal_on_are_none_to_calibrate_on(modules: dict[str, ModuleType]) -> None:
+    text, drawn = tiny_windows(8), modules["table"].drawn
+    first, second = drawn(text, 1, 3), drawn(text, 1, 5, skip=3)
+    both = torch.cat([first.tokens, second.tokens])
+    assert sorted(both.tolist()) == sorted(text.tokens.tolist())
+    assert drawn(text, 2, 3).digest != first.digest
+    assert drawn(text, 1, 3).digest == first.digest
 
 
 def test_a_failed_process_is_a_reason(modules: dict[str, ModuleType], tmp_path: Path) -> None:
