@@ -31,21 +31,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from birdbone.chains.removing import with_removal
 from birdbone.engine import Chain, run
 from birdbone.journal import RunFolder
-from birdbone.links import (
-    allocate,
-    calibrate,
-    heal,
-    load,
-    profile,
-    prune,
-    quantize,
-    score,
-    select,
-    sensitivity,
-    validate,
-)
+from birdbone.links import allocate, calibrate, load, quantize, select, sensitivity, validate
 from birdbone.middleware import Progress
 from birdbone.models.evaluation.fresh_process import Probe
 from birdbone.models.reading.tokenizer import load_tokenizer
@@ -74,14 +63,10 @@ def opened(asked: argparse.Namespace) -> Chain:
 async def size_of(asked: argparse.Namespace, size: str) -> dict[str, Any]:
     """All candidates of one size as judged in memory, and two folders scored on the other text."""
     rounding = quantize(grid="allocated")
-    start = opened(asked)
-    shared = Chain(start, allocate(bytes=size, variants=asked.variants, uniform=asked.uniform))
-    removal = Chain(
-        *(profile(), score(), prune(pattern="neurons"), heal()),
-        *(start.links[-1], allocate(variants=1, uniform=0)),
-    )
-    judging = select(body=Chain(rounding, validate()), removal=removal, remove=tuple(asked.remove))
-    whole = Chain(judging)
+    start, judging = opened(asked), select(body=Chain(rounding, validate()))
+    budget = allocate(bytes=size, variants=asked.variants, uniform=asked.uniform)
+    *before, trying = with_removal(Chain(*start.links, budget, judging), asked.remove).links
+    shared, whole = Chain(*before), Chain(trying)
     for each in (shared, whole):
         each.use(Progress())
     begun = time.process_time()

@@ -11,6 +11,7 @@ import typer
 from ..errors import DataError, RunFolderError
 
 if TYPE_CHECKING:
+    from ..journal.journal import KeptOutcome
     from ..reports.curve import Series
 
 _PATHS = "Saved folders, .gguf files, run folders, or JSON documents of runs."
@@ -68,7 +69,7 @@ def _steps_of_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     journal = Journal(folder)
     last = journal.steps_of_last_run()
     saves = [each.step.metrics for each in last if each.step.link == "save"]
-    chosen = [each for each in (*journal.steps(), *last) if each.step.link == "waves"]
+    chosen = _waves(last) or _waves(journal.steps())
     if not chosen and not saves:
         raise RunFolderError(
             f"run folder '{folder}' has no finished link 'waves' or 'save', so there is nothing to "
@@ -76,6 +77,10 @@ def _steps_of_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         )
     steps = [step.as_dict() for each in chosen[-1:] for step in each.with_inner_steps()]
     return steps, {"light": dict(saves[-1])} if saves else {}
+
+
+def _waves(steps: list[KeptOutcome]) -> list[KeptOutcome]:
+    return [each for each in steps if each.step.link == "waves"]
 
 
 def _record(path: Path) -> dict[str, Any]:
