@@ -222,7 +222,7 @@ def _starved(row: list[tuple[frozenset[str], frozenset[str], bool]]) -> bool:
     return False
 
 
-@settings(deadline=None, max_examples=40)  # a busy machine is no fault
+@settings(deadline=None)  # a busy machine is no fault
 @given(rows)
 def test_a_row_is_refused_exactly_where_a_link_would_starve(
     row: list[tuple[frozenset[str], frozenset[str], bool]],
