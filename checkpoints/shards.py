@@ -9,11 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .tensors import DTYPES, InShard, TensorRef, check_dtype
+from .safetensors_layout import StoredTensor
+from .safetensors_writer import write_safetensors
+from .tensors import DTYPES, InShard, TensorRef
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -177,18 +178,19 @@ def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
 def write_folder(
     folder: Path,
     tensors: Mapping[str, Tensor],
-    sizes: Mapping[str, int],
+    outline: Mapping[str, StoredTensor],
     *,
     max_bytes: int,
     verbatim: Collection[str] = (),
 ) -> list[Path]:
-    """Write tensors as safetensors shards with an index. Holds one shard in memory at a time.
+    """Write tensors as safetensors shards with an index. Holds one tensor in memory at a time.
 
     Args:
         folder: an existing folder. Files appear there under their final names, so pass a temporary
             one.
-        tensors: name to tensor; each is read once, so the mapping may load lazily.
-        sizes: name to bytes, to plan the shards without loading.
+        tensors: name to tensor; each is read once, in the order of ``outline``, so the mapping may
+            load lazily.
+        outline: name to dtype and shape, to plan the shards and write headers without loading.
         max_bytes: maximum size of a shard, unless a single tensor is larger.
         verbatim: names whose values are written bit for bit, negative zeros included.
 
@@ -196,26 +198,24 @@ def write_folder(
         The weight files written.
 
     Raises:
-        CheckpointError: no tensors, a dtype that cannot be saved, or ``tensors`` and ``sizes`` have
-            different names.
+        CheckpointError: no tensors, a dtype that cannot be saved, or ``tensors`` and ``outline``
+            differ in names, dtypes or shapes.
+        ResourceError: the disk or a quota is full.
     """
-    odd = sorted(tensors.keys() ^ sizes.keys())
+    odd = sorted(tensors.keys() ^ outline.keys())
     if odd:
         raise CheckpointError(
-            f"tensor '{odd[0]}' has no size or no values; give both for every tensor"
+            f"tensor '{odd[0]}' has no outline or no values; give both for every tensor"
         )
+    sizes = {name: each.num_bytes for name, each in outline.items()}
     shards = plan_shards(sizes, max_bytes)
     if not shards:
         raise CheckpointError("a checkpoint without tensors cannot be saved")
     paths = [folder / _shard_name(place, len(shards)) for place in range(len(shards))]
     weight_map = {}
     for path, names in zip(paths, shards, strict=True):
-        cleaned = {
-            name: _copied(name, tensors[name]) if name in verbatim else _clean(name, tensors[name])
-            for name in names
-        }
-        save_file(cleaned, path, metadata=dict(METADATA))
-        del cleaned  # before the next shard is gathered
+        here = {name: outline[name] for name in names}
+        write_safetensors(path, here, tensors.__getitem__, METADATA, verbatim=verbatim)
         weight_map.update(dict.fromkeys(names, path.name))
     if len(paths) > 1:
         _write_index(folder, weight_map, sum(sizes.values()))
@@ -241,7 +241,8 @@ def append_to_folder(folder: Path, refs: Mapping[str, TensorRef]) -> None:
         weight_map |= dict.fromkeys(held[path], renamed)
         path.rename(folder / renamed)
     added = folder / _shard_name(len(shards), len(shards) + 1)
-    save_file({n: _copied(n, ref.load()) for n, ref in refs.items()}, added, dict(METADATA))
+    outline = {name: StoredTensor.of(ref) for name, ref in refs.items()}
+    write_safetensors(added, outline, lambda name: refs[name].load(), METADATA, verbatim=outline)
     weight_map |= dict.fromkeys(refs, added.name)
     _write_index(folder, weight_map, total)
     sync([added])
@@ -255,24 +256,6 @@ def _write_index(folder: Path, weight_map: Mapping[str, str], total: int) -> Non
 
 def _shard_name(place: int, count: int) -> str:
     return SINGLE if count == 1 else f"model-{place + 1:05d}-of-{count:05d}.safetensors"
-
-
-def _clean(name: str, tensor: Tensor) -> Tensor:
-    """Return a contiguous copy on the CPU, with -0.0 replaced by +0.0.
-
-    Negative zeros would be missed by readers that look for zero bits. It is always a copy, because
-    safetensors refuses tensors that share memory. Float8 has no addition and keeps its negative
-    zeros.
-    """
-    cleaned = _copied(name, tensor)
-    wide_float = cleaned.is_floating_point() and cleaned.itemsize > 1
-    return cleaned.add_(0.0) if wide_float else cleaned
-
-
-def _copied(name: str, tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU; safetensors refuses tensors that share memory."""
-    check_dtype(name, tensor.dtype)
-    return tensor.detach().cpu().contiguous().clone()
 
 
 def sync(paths: Iterable[Path]) -> None:

@@ -11,8 +11,10 @@ from ...models.blocks.empty_model import text_config
 from ...models.evaluation.record import probe_windows
 from ...models.planning.effort import num_blocks
 from ...models.planning.memory import pass_bytes, written_bytes
+from ...models.writing.folder import converted_together
 from ...texts import Windows
 from .settings import SaveSettings
+from .target import asked_format
 
 _FILES_BYTES = 4 << 20  # tokenizer, card and records
 _PROCESS_BYTES = 512 << 20  # an interpreter with its libraries, and one batch of logits
@@ -46,19 +48,26 @@ def _sampled_tokens(settings: SaveSettings) -> int:
 
 
 def _memory_bytes(ctx: Savable, settings: SaveSettings) -> int:
-    """The shard being written, or the model being scored; without the fresh processes.
+    """The model being scored, or the tensors being written; without the fresh processes.
 
-    Shards are collected in the machine's memory, so a GPU need not hold them.
+    Tensors are written from the machine's memory, so a GPU need not hold them.
     """
     light, heldout = ctx["checkpoint"], ctx.get("heldout")
     needs = [_scored_bytes(light, probe_windows(light, heldout, settings.proof_tokens))]
     if "verdict" not in ctx:
         needs += [_scored_bytes(light, windows) for windows in judged_texts(ctx).values()]
     if default_device().type == "cpu":
-        size = int(settings.max_shard_gb * 1e9)
-        written = [light, ctx["dense"]] if settings.compare else [light]
-        needs += [written_bytes(each, size) for each in written]
+        needs.append(_writing_bytes(ctx, settings))
     return max(needs)
+
+
+def _writing_bytes(ctx: Savable, settings: SaveSettings) -> int:
+    """Writing the light model, and the original as a folder if the two are compared."""
+    light, dense = ctx["checkpoint"], ctx["dense"]
+    is_folder = asked_format(settings.path, settings.format) != "gguf"
+    groups = converted_together(light) if is_folder else [[name] for name in light.refs]
+    beside = written_bytes(dense, converted_together(dense)) if settings.compare else 0
+    return max(written_bytes(light, groups), beside)
 
 
 def _scored_bytes(checkpoint: Checkpoint, windows: Windows) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
-from ...checkpoints.shards import plan_shards
+from ...checkpoints import BitsAndBytes, Checkpoint, Quantized, TensorRef
+from ...checkpoints.safetensors_writer import PIECE_BYTES
 from ...texts import Windows
 from ..blocks.activations import resting_device
 from ..blocks.device import compute_dtype, default_device, judged_dtype
@@ -127,28 +127,37 @@ def training_bytes(
     return passed + model + step
 
 
-def written_bytes(checkpoint: Checkpoint, max_shard_bytes: int) -> int:
+def written_bytes(checkpoint: Checkpoint, groups: Iterable[Sequence[str]]) -> int:
     """Peak bytes of writing a model folder, beyond the model.
 
-    Counted: the tensors gathered for one shard, and the temporary copies of the tensor that is
-    being added: float32 values read from a file, or intermediates of packing.
+    Counted: what the largest group of tensors takes while it is read, packed or converted, and the
+    piece of a tensor that is copied. For bitsandbytes also the quantised model, which transformers
+    holds whole.
+
+    Args:
+        groups: the names that are converted together (`writing.folder.converted_together`).
     """
-    peak = 0
-    sizes = {name: ref.num_bytes for name, ref in checkpoint.refs.items()}
-    for names in plan_shards(sizes, max_shard_bytes):
-        gathered = 0
-        for name in names:
-            gathered += sizes[name]
-            peak = max(peak, gathered + _made_from(checkpoint.refs[name]))
-    return peak
+    held = any(isinstance(ref, BitsAndBytes) for ref in checkpoint.refs.values())
+    peak = max((_group_bytes([checkpoint.refs[n] for n in names]) for names in groups), default=0)
+    largest = max((ref.num_bytes for ref in checkpoint.refs.values()), default=0)
+    return peak + min(PIECE_BYTES, largest) + (checkpoint.num_bytes if held else 0)
 
 
-def _made_from(ref: TensorRef) -> int:
+def _group_bytes(refs: Sequence[TensorRef]) -> int:
+    """Of tensors that are read one by one; those of a larger group are there twice."""
+    converted = sum(ref.num_bytes for ref in refs) if len(refs) > 1 else 0
+    return converted + sum(map(_read_bytes, refs))
+
+
+def _read_bytes(ref: TensorRef) -> int:
+    """Of one tensor: its float32 values; or codes, what packing makes of them, and the result."""
     if isinstance(ref, Quantized):
-        return _PACKED_BYTES * ref.num_values
-    if isinstance(ref, GgmlBlocks):
-        return 4 * ref.num_values
-    return 0 if in_memory(ref) else 4 * ref.num_values
+        return ref.num_bytes + _PACKED_BYTES * ref.num_values
+    if isinstance(ref, BitsAndBytes):
+        return _read_bytes(ref.source)
+    if in_memory(ref):
+        return 0
+    return max(4, ref.dtype.itemsize) * ref.num_values
 
 
 def factor_bytes(width: int) -> int:

@@ -8,10 +8,9 @@ is what an allocation trades; headers are counted for the whole folder only.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ...checkpoints import BitsAndBytes, Checkpoint, Quantized
-from ...checkpoints.safetensors_size import StoredTensor, safetensors_bytes
+from ...checkpoints.safetensors_layout import StoredTensor, safetensors_bytes
 from ...checkpoints.shards import METADATA, plan_shards
 from ...errors import SettingError
 from ..codecs.compressed_tensors import packed_outline, per_row
@@ -35,16 +34,11 @@ def stored_bytes(checkpoint: Checkpoint, *, max_shard_bytes: int = MAX_SHARD_BYT
                 f"quantise to integers"
             )
     _, outline = folder_outline(checkpoint)
-    tensors = {name: _stored(tensor) for name, tensor in outline.items()}
-    unused = checkpoint.unused.items()
-    tensors.update({name: StoredTensor(ref.dtype, tuple(ref.shape)) for name, ref in unused})
+    tensors = {name: StoredTensor.of(tensor) for name, tensor in outline.items()}
+    tensors.update({name: StoredTensor.of(ref) for name, ref in checkpoint.unused.items()})
     sizes = {name: each.num_bytes for name, each in tensors.items()}
     shards = plan_shards(sizes, max_shard_bytes)
     return sum(safetensors_bytes({n: tensors[n] for n in names}, METADATA) for names in shards)
-
-
-def _stored(tensor: Tensor) -> StoredTensor:
-    return StoredTensor(tensor.dtype, tuple(tensor.shape))
 
 
 def linear_bytes(

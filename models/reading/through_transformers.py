@@ -18,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ...checkpoints import Checkpoint, write_folder
+from ...checkpoints.safetensors_layout import StoredTensor
 from ...checkpoints.shards import INDEX, SINGLE, shard_paths
 from ...errors import CheckpointError, ModelError
 from ..blocks.progress_bars import quietly
@@ -66,10 +67,10 @@ def load_written_dense(source: Source, dense: Checkpoint, trust: bool) -> Checkp
     Raises:
         ModelError, CheckpointError: as `load_renamed`.
     """
-    sizes = {name: ref.num_bytes for name, ref in dense.refs.items()}
+    outline = {name: StoredTensor.of(ref) for name, ref in dense.refs.items()}
     with tempfile.TemporaryDirectory() as aside:
         folder = _with_description(Path(aside), {**dense.config, "dtype": "float32"}, dense)
-        write_folder(folder, dense.tensors, sizes, max_bytes=_SHARD_BYTES)
+        write_folder(folder, dense.tensors, outline, max_bytes=_SHARD_BYTES)
         return _loaded(source, folder, dense, trust, dtype=torch.float32)
 
 

@@ -31,6 +31,7 @@ from ...checkpoints import (
     write_folder,
 )
 from ...checkpoints.allocator import release_unused_memory
+from ...checkpoints.safetensors_layout import StoredTensor
 from ...checkpoints.shards import append_to_folder, sync
 from ...errors import CheckpointError, ModelError
 from ..blocks.announcing import AnnounceCount
@@ -172,7 +173,7 @@ def _write_weights(
 ) -> None:
     outgoing = _Outgoing(checkpoint, model, announce)
     write_folder(
-        folder, outgoing, outgoing.sizes, max_bytes=max_bytes, verbatim=checkpoint.unused.keys()
+        folder, outgoing, outgoing.stored, max_bytes=max_bytes, verbatim=checkpoint.unused.keys()
     )
 
 
@@ -194,12 +195,25 @@ def folder_outline(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Te
     return config, _Outgoing(checkpoint, model, _silent).outline
 
 
+def converted_together(checkpoint: Checkpoint) -> list[list[str]]:
+    """The names of the tensors that are in memory together while a folder is written.
+
+    Single names, or those of a block if transformers converts names or shapes. Nothing is read.
+
+    Raises:
+        ModelError: the architecture is unknown, or a tensor is made from several blocks.
+    """
+    plain = replace(checkpoint, unused={})
+    return _Outgoing(plain, shared_model(plain), _silent).groups
+
+
 class _Outgoing(Mapping[str, Tensor]):
     """The tensors to write, computed when they are read; the last group is cached.
 
     Attributes:
         outline: the model's tensors on the meta device, by their names in files.
-        sizes: bytes by name, unused tensors included.
+        stored: dtypes and shapes by name, unused tensors included.
+        groups: the names, in the checkpoint, of tensors that are converted together.
     """
 
     def __init__(
@@ -208,8 +222,8 @@ class _Outgoing(Mapping[str, Tensor]):
         self._refs, self._model, self._announce = checkpoint.refs, model, announce
         self._is_packed = weight_format(checkpoint) == "packed"
         self._rows = _stored_per_row(model, _of_kind(checkpoint, Quantized))
-        self._groups = self._group()
-        outlines = [self._translated(self._outline(group)) for group in self._groups]
+        self.groups = self._group()
+        outlines = [self._translated(self._outline(group)) for group in self.groups]
         translated = [name for outline in outlines for name in outline]
         renamed = names_for_files(checkpoint, model, translated)
         self._place_of: dict[str, tuple[int, str]] = {}
@@ -218,15 +232,15 @@ class _Outgoing(Mapping[str, Tensor]):
             for name, tensor in outline.items():
                 self._place_of[renamed[name]] = (place, name)
                 self.outline[renamed[name]] = tensor
-        self.sizes = {name: tensor.nbytes for name, tensor in self.outline.items()}
+        self.stored = {name: StoredTensor.of(tensor) for name, tensor in self.outline.items()}
         self._unused = checkpoint.unused
         for name, ref in self._unused.items():
-            if name in self.sizes:
+            if name in self.stored:
                 raise CheckpointError(
                     f"unused tensor '{name}' has the name of a tensor of the model; load with "
                     f"keep_unused=False"
                 )
-            self.sizes[name] = ref.num_bytes
+            self.stored[name] = StoredTensor.of(ref)
         self._made: tuple[int, dict[str, Tensor]] = (-1, {})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -234,18 +248,18 @@ class _Outgoing(Mapping[str, Tensor]):
             return self._unused[name].load()
         place, translated = self._place_of[name]
         if self._made[0] != place:
-            self._announce(place, len(self._groups))
-            # Packing leaves temporary tensors in memory beside those collected for the shard.
+            self._announce(place, len(self.groups))
+            # The tensors of the last group, and what packing allocated, before the next is made.
             self._made = (-1, {})
             release_unused_memory()
-            self._made = (place, self._translated(self._values(self._groups[place])))
+            self._made = (place, self._translated(self._values(self.groups[place])))
         return self._made[1][translated]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.sizes)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self.stored)
 
     def _group(self) -> list[list[str]]:
         """Groups of names that are converted together: single names, or the names of a block."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from birdbone.checkpoints import Checkpoint, InMemory, TensorRef, open_folder, write_folder
+from birdbone.checkpoints.safetensors_layout import StoredTensor
 from birdbone.errors import CheckpointError
 
 
@@ -74,7 +75,7 @@ def test_evolve_refuses_an_unknown_name() -> None:
 
 
 def test_id_is_content_not_order_place_or_history(small: Checkpoint, tmp_path) -> None:
-    write_folder(tmp_path, dict(small.tensors), _sizes(small), max_bytes=8)
+    write_folder(tmp_path, dict(small.tensors), _outline(small), max_bytes=8)
     plus_zero = {"a": torch.tensor([1.0, 0.0, 0.0, 3.0]), "b": torch.ones(2, 1)}
     in_memory = Checkpoint(
         dict(reversed(small.config.items())),
@@ -191,5 +192,5 @@ def _tensors(values: Mapping[str, int]) -> dict[str, Tensor]:
     return {name: torch.tensor([value]) for name, value in values.items()}
 
 
-def _sizes(checkpoint: Checkpoint) -> dict[str, int]:
-    return {name: ref.num_bytes for name, ref in checkpoint.refs.items()}
+def _outline(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    return {name: StoredTensor.of(ref) for name, ref in checkpoint.refs.items()}

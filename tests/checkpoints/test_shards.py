@@ -1,5 +1,7 @@
 import json
 import pickle
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from birdbone.checkpoints import open_folder, write_folder
+from birdbone.checkpoints.safetensors_layout import StoredTensor
 from birdbone.checkpoints.shards import INDEX, SINGLE, plan_shards, shard_paths
 from birdbone.checkpoints.tensors import DTYPES
 from birdbone.errors import CheckpointError
@@ -19,8 +22,8 @@ TENSORS = {name: torch.full((4,), float(place)) for place, name in enumerate("ab
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], max_bytes: int = 1000) -> list[Path]:
-    sizes = {name: tensor.numel() * tensor.itemsize for name, tensor in tensors.items()}
-    return write_folder(folder, tensors, sizes, max_bytes=max_bytes)
+    outline = {name: StoredTensor.of(tensor) for name, tensor in tensors.items()}
+    return write_folder(folder, tensors, outline, max_bytes=max_bytes)
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
@@ -90,10 +93,41 @@ def test_nothing_to_write_is_refused(tmp_path: Path) -> None:
         _write(tmp_path, {})
 
 
-@pytest.mark.parametrize("sizes", [{"a": 16}, {**dict.fromkeys("abcde", 16), "f": 4}])
-def test_sizes_and_tensors_name_the_same(tmp_path: Path, sizes: dict[str, int]) -> None:
-    with pytest.raises(CheckpointError, match=r"tensor '[bf]' has no size or no values"):
-        write_folder(tmp_path, TENSORS, sizes, max_bytes=100)
+@pytest.mark.parametrize("names", ["a", "abcdef"])
+def test_outline_and_tensors_name_the_same(tmp_path: Path, names: str) -> None:
+    outline = {name: StoredTensor(torch.float32, (4,)) for name in names}
+    with pytest.raises(CheckpointError, match=r"tensor '[bf]' has no outline or no values"):
+        write_folder(tmp_path, TENSORS, outline, max_bytes=100)
+
+
+class Watched(Mapping[str, Tensor]):
+    """Makes a tensor when it is read, once those read before are gone."""
+
+    def __init__(self, names: str) -> None:
+        self.names, self.read, self._last = names, "", lambda: None
+
+    def __getitem__(self, name: str) -> Tensor:
+        assert self._last() is None
+        self.read += name
+        made = torch.full((4,), float(ord(name)))
+        self._last = weakref.ref(made)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@pytest.mark.parametrize("max_bytes", [32, 1000])
+def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path, max_bytes: int) -> None:
+    tensors = Watched("cabed")
+    outline = {name: StoredTensor(torch.float32, (4,)) for name in tensors}
+    write_folder(tmp_path, tensors, outline, max_bytes=max_bytes)
+    assert tensors.read == "cabed"
+    expected = {name: torch.full((4,), float(ord(name))) for name in "abcde"}
+    assert _same(_read(tmp_path), expected)
 
 
 @given(

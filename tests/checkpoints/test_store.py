@@ -18,6 +18,7 @@ from birdbone.checkpoints import (
     open_folder,
     write_folder,
 )
+from birdbone.checkpoints.safetensors_layout import StoredTensor
 from birdbone.checkpoints.tensors import DTYPES
 from birdbone.errors import CheckpointError
 
@@ -71,8 +72,8 @@ def test_a_weight_quantised_by_bitsandbytes_may_have_any_source(tmp_path: Path) 
 
 
 def test_a_folder_a_store_and_memory_give_one_id(tmp_path: Path, small: Checkpoint) -> None:
-    sizes = {name: ref.num_bytes for name, ref in small.refs.items()}
-    write_folder(tmp_path, small.tensors, sizes, max_bytes=100)
+    outline = {name: StoredTensor.of(ref) for name, ref in small.refs.items()}
+    write_folder(tmp_path, small.tensors, outline, max_bytes=100)
     opened = Checkpoint(small.config, open_folder(tmp_path), small.files)
     store = ObjectStore(tmp_path / "store")
     kept = store.load(store.save(opened))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_configs, tiny_windows
 
-from birdbone.checkpoints import Checkpoint
+from birdbone.checkpoints import BitsAndBytes, Checkpoint, InMemory
+from birdbone.checkpoints.safetensors_writer import PIECE_BYTES
 from birdbone.models.planning.memory import pass_bytes, written_bytes
 from birdbone.models.planning.outline import Outlined, outlined_codes
 
@@ -73,19 +76,33 @@ def outline(*, held: bool) -> Checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("held", "size", "expected"),
+    ("held", "groups", "expected"),
     [
-        (True, 1 << 30, 2800),  # the shard, at last
-        (True, 2000, 2000),  # the larger of two shards
-        (False, 1 << 30, 2000 + 4 * 1000),  # the first, and it in float32 as it is read
+        (True, (["embed"], ["head"]), 2000),  # a copy of a piece
+        (False, (["embed"], ["head"]), 4 * 1000 + 2000),  # in float32 as it is read
+        (False, (["embed", "head"],), 4 * 1400 + 2800 + 2000),  # both, and what they become
     ],
 )
-def test_writing_holds_a_shard_and_what_a_tensor_is_made_from(
-    held: bool, size: int, expected: int
+def test_writing_holds_what_the_largest_group_is_made_from(
+    held: bool, groups: Sequence[list[str]], expected: int
 ) -> None:
-    assert written_bytes(outline(held=held), size) == expected
+    assert written_bytes(outline(held=held), groups) == expected
+
+
+def test_writing_copies_pieces_of_a_large_tensor() -> None:
+    large = Outlined((1 << 30,), torch.bfloat16, held=True)
+    assert written_bytes(Checkpoint({}, {"embed": large}), [["embed"]]) == PIECE_BYTES
+
+
+def test_bitsandbytes_holds_the_quantised_model() -> None:
+    source = InMemory(torch.zeros(64, 64))
+    refs = {"w": BitsAndBytes(source, torch.zeros(64, 64), kind="nf4"), "norm": source}
+    checkpoint = Checkpoint({}, refs)
+    piece = source.num_bytes
+    assert written_bytes(checkpoint, [["w"], ["norm"]]) == piece + checkpoint.num_bytes
 
 
 def test_writing_codes_holds_what_packing_passes_through() -> None:
     codes = outlined_codes(Outlined((8, 64), torch.float32, held=True), 4, 2, torch.bfloat16)
-    assert written_bytes(Checkpoint({}, {"codes": codes}), 1 << 30) == codes.num_bytes + 9 * 8 * 64
+    found = written_bytes(Checkpoint({}, {"codes": codes}), [["codes"]])
+    assert found == 2 * codes.num_bytes + 9 * 8 * 64  # with a copy of the result

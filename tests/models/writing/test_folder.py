@@ -25,7 +25,7 @@ from birdbone.models.codecs import bitsandbytes as bitsandbytes_room
 from birdbone.models.codecs.bitsandbytes import int8_values, nf4_values
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
-from birdbone.models.writing.folder import weight_format, write_model
+from birdbone.models.writing.folder import converted_together, weight_format, write_model
 from birdbone.solvers.grid import Grid
 
 BLOCK_LINEARS = ("llama", "qwen3", "gemma3", "opt", "gpt_neox", "phi3", "mixtral", "gpt_oss")
@@ -287,3 +287,13 @@ def test_a_bitsandbytes_folder_is_written_before_any_forward(
     again = open_checkpoint(find_model(str(folder)))
     for name, ref in checkpoint.refs.items():
         assert torch.equal(again.tensors[name], ref.load().float()), name
+
+
+def test_only_names_that_are_converted_together_are_in_memory_together() -> None:
+    """transformers writes the experts of a block one by one."""
+    plain, experts = tiny_checkpoint(), tiny_checkpoint("mixtral")
+    assert converted_together(plain) == [[name] for name in plain.refs]
+    groups = converted_together(experts)
+    assert sorted(name for group in groups for name in group) == sorted(experts.refs)
+    blocks = {tuple({name.split(".")[2] for name in group if "layers" in name}) for group in groups}
+    assert blocks == {(), ("0",), ("1",), ("2",)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from birdbone.checkpoints.safetensors_size import StoredTensor, safetensors_bytes
+from birdbone.checkpoints.safetensors_layout import StoredTensor, safetensors_bytes
 from birdbone.checkpoints.tensors import DTYPES
 from birdbone.errors import CheckpointError
 
