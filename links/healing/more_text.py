@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoints import TensorRef
 from ...contexts.flow import Healable
 from ...engine import Unfinished, announce
 from ...models.blocks.empty_model import text_config
+from ...models.passes.resuming import TensorPlace
 from ...models.reading.tokenizer import load_tokenizer
 from ...models.sampling.self_text import sample_text
 from ...texts import Windows, check_vocabulary, copied_windows, pack_windows
@@ -79,9 +81,31 @@ class _Stage:
         own = {name: tensor for name, tensor in tensors.items() if name not in self._found[0]}
         return own, facts["inner"]
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None) -> None:
+    def save(self, tensors: Mapping[str, Any], facts: Mapping[str, Any] | None) -> None:
         found, noted = self._found
         self._place.save({**tensors, **found}, {**noted, "stage": self._name, "inner": facts})
+
+
+class _KeepingStage(_Stage):
+    """A stage whose place also takes single tensors."""
+
+    def __init__(
+        self, place: TensorPlace, name: str, found: tuple[Mapping[str, Tensor], Mapping[str, Any]]
+    ) -> None:
+        super().__init__(place, name, found)
+        self._tensors = place
+
+    def keep(self, ref: TensorRef) -> TensorRef:
+        """Store a tensor; the returned reference reads it."""
+        return self._tensors.keep(ref)
+
+
+def _stage(
+    place: Unfinished, name: str, found: tuple[Mapping[str, Tensor], Mapping[str, Any]]
+) -> _Stage:
+    if isinstance(place, TensorPlace):
+        return _KeepingStage(place, name, found)
+    return _Stage(place, name, found)
 
 
 def healing_text(
@@ -102,8 +126,8 @@ def healing_text(
     if state is not None and state[1]["stage"] == "training":
         drawn = state[0][_TEXT]
     else:
-        drawn = _drawn(ctx, settings, facts["windows"], _Stage(place, "sampling", ({}, facts)))
-    training = _Stage(place, "training", ({_TEXT: drawn}, facts))
+        drawn = _drawn(ctx, settings, facts["windows"], _stage(place, "sampling", ({}, facts)))
+    training = _stage(place, "training", ({_TEXT: drawn}, facts))
     if state is None or state[1]["stage"] != "training":
         training.save({}, None)
     there = ctx["healing"]
@@ -140,7 +164,7 @@ def _decided(
             f"time, or leave it out",
             stacklevel=2,
         )
-    stage = _Stage(place, "sampling", ({}, facts))
+    stage = _stage(place, "sampling", ({}, facts))
     stage.save(*(first.state or ({}, None)))
     return facts
 

@@ -100,12 +100,7 @@ class Resuming:
 
     def kept(self, finished: Mapping[str, Tensor | TensorRef]) -> Mapping[str, Tensor | TensorRef]:
         """Finished tensors on disk instead of in memory, if the place for progress has one."""
-        if not isinstance(self._place, TensorPlace):
-            return finished
-        return {
-            name: self._place.keep(InMemory(value) if isinstance(value, Tensor) else value)
-            for name, value in finished.items()
-        }
+        return self._keeping.kept(finished)
 
     def save(self, standing: PassState) -> None:
         """Save the progress, if the last save is long enough ago.
@@ -169,7 +164,7 @@ class ProgressStore(Protocol):
 
 
 @runtime_checkable
-class TensorPlace(Protocol):
+class TensorPlace(ProgressStore, Protocol):
     """Storage that also takes single tensors, which then need not be in memory."""
 
     def keep(self, ref: TensorRef) -> TensorRef:
@@ -201,11 +196,24 @@ class Keeping:
         ), pause_seconds
         self._saved_at, self._took = time.monotonic(), 0.0
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """What was saved before the work was interrupted; None to start from the beginning."""
         return None if self._place is None else self._place.load()
 
-    def save(self, made: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]) -> None:
+    def kept(self, finished: Mapping[str, Tensor | TensorRef]) -> Mapping[str, Tensor | TensorRef]:
+        """Finished tensors on disk instead of in memory, if the place for progress has one.
+
+        What is returned must be among the tensors of the next `save`.
+        """
+        place = self._place
+        if not isinstance(place, TensorPlace):
+            return finished
+        return {
+            name: place.keep(InMemory(value) if isinstance(value, Tensor) else value)
+            for name, value in finished.items()
+        }
+
+    def save(self, made: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
         """Save the tensors and facts that ``made`` returns, if enough time was worked since."""
         start = time.monotonic()
         worked = start - self._saved_at

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints import Checkpoint, Coded
+from ...checkpoints import Checkpoint, Coded, TensorRef
 from ...errors import SettingError
 from ..blocks.announcing import AnnounceCount
 from ..blocks.replay import Batch, Call, capture, check_finite, replay
@@ -328,12 +328,15 @@ class _Pupil:
 
 
 class _Progress:
-    """The finished blocks, saved so that an interrupted run resumes after them."""
+    """The finished blocks, saved so that an interrupted run resumes after them.
+
+    Their tensors are on disk if the place for work in progress takes single tensors.
+    """
 
     def __init__(self, keeping: Keeping) -> None:
         self._keeping = keeping
         tensors, facts = keeping.load() or ({}, {})
-        self._weights: dict[str, Tensor] = dict(tensors)
+        self._weights: dict[str, Tensor | TensorRef] = dict(tensors)
         self._facts: dict[str, list[Any]] = {key: list(facts.get(key, ())) for key in _FACTS}
 
     @property
@@ -348,12 +351,12 @@ class _Progress:
 
     def add(self, lesson: _Lesson) -> None:
         """Add the result of the next block."""
-        self._weights.update(lesson.weights)
+        self._weights.update(self._keeping.kept(lesson.weights))
         for key, values in self._facts.items():
             values.append(getattr(lesson, key))
         self._keeping.save(lambda: (self._weights, self._facts))
 
-    def of_block(self, light: Skeleton, index: int) -> dict[str, Tensor]:
+    def of_block(self, light: Skeleton, index: int) -> dict[str, Tensor | TensorRef]:
         """The healed tensors of a finished block."""
         names = light.block_names(index)
         return {name: self._weights[name] for name in names if name in self._weights}

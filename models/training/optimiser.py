@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints import TensorRef
+
 _WARMUP_SHARE = 0.1
 
 
@@ -53,13 +55,14 @@ class Healed:
     """The result of a training.
 
     Attributes:
-        weights: the trained tensors by checkpoint name, in the layout and dtype they are stored in.
+        weights: the trained tensors by checkpoint name, in the layout and dtype they are stored in;
+            references to those that are on disk.
         steps: optimiser steps.
         trained_parameters: number of trained values.
         curves: losses in order, by name.
     """
 
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor | TensorRef]
     steps: int
     trained_parameters: int
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)

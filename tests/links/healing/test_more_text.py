@@ -6,6 +6,7 @@ import torch
 from interrupting import Place, stop_healing_at
 from tiny import tiny_checkpoint, tiny_windows
 
+from birdbone.checkpoints import InMemory, TensorRef
 from birdbone.engine import run
 from birdbone.errors import LinkError
 from birdbone.journal.folder import RunFolder
@@ -15,6 +16,7 @@ from birdbone.links.healing import train as healers
 from birdbone.links.healing.budget import Budget
 from birdbone.links.healing.more_text import healing_text
 from birdbone.links.healing.settings import HealSettings
+from birdbone.models.passes.resuming import TensorPlace
 
 
 @pytest.fixture
@@ -103,6 +105,28 @@ def test_what_was_decided_and_sampled_is_kept(
     assert kept is not None
     assert list(kept[0]) == ["weight"]
     assert kept[1] == {"steps": 3}
+
+
+class TakesTensors(Place):
+    """A place that also takes single tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[TensorRef] = []
+
+    def keep(self, ref: TensorRef) -> TensorRef:
+        self.taken.append(ref)
+        return ref
+
+
+def test_its_place_takes_single_tensors_if_that_of_the_link_does(ctx: Any) -> None:
+    place, ref = TakesTensors(), InMemory(torch.ones(2))
+    found = healing_text(ctx, HealSettings(tokens=16 * 6), 1, place).place
+    assert isinstance(found, TensorPlace)
+    assert found.keep(ref) is ref
+    assert place.taken == [ref]
+    plain = healing_text(ctx, HealSettings(tokens=16 * 6), 1, Place()).place
+    assert not isinstance(plain, TensorPlace)
 
 
 def test_the_batch_that_was_timed_is_not_sampled_again(

@@ -16,17 +16,18 @@ from tiny import tiny_checkpoint, tiny_tokenizer
 from tiny_contexts import calibrated, digests, scored
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from birdbone.checkpoints import Quantized
+from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.checkpoints.store import Stored, StoredCodes
 from birdbone.engine import Chain, ProgressEvent, run
 from birdbone.journal import RunFolder
-from birdbone.links import prune, quantize
+from birdbone.links import heal, prune, quantize
 from birdbone.models.passes import resuming
 
 PASSES: dict[str, tuple[Any, type]] = {
     "codes": (quantize(group_size=32), StoredCodes),
     "masks": (prune(sparsity=0.5), Stored),
     "neurons": (prune(pattern="neurons", sparsity=0.25), Stored),
+    "healed": (heal(method="blocks", epochs=6, learning_rate=1e-2), Stored),
 }
 
 
@@ -44,21 +45,29 @@ class Counting:
         self.counts.append(len(held))
 
 
+def shrunk(checkpoint: Checkpoint) -> Checkpoint:
+    """Every linear 0.3 times as large, which healing improves."""
+    linears = [name for name in checkpoint.refs if name.endswith("_proj.weight")]
+    return checkpoint.evolve({name: checkpoint.tensors[name] * 0.3 for name in linears})
+
+
 @pytest.mark.parametrize("name", PASSES)
 async def test_finished_tensors_are_on_disk_and_the_result_is_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step, kind = PASSES[name]
     ctx = await scored("llama_tied")
+    if name == "healed":
+        ctx = {**ctx, "checkpoint": shrunk(ctx["checkpoint"])}
     kept: list[Any] = []
-    whole = resuming.Resuming.kept
+    whole = resuming.Keeping.kept
 
-    def noting(self: resuming.Resuming, finished: Any) -> Any:
+    def noting(self: resuming.Keeping, finished: Any) -> Any:
         found = whole(self, finished)
         kept.extend(found.values())
         return found
 
-    monkeypatch.setattr(resuming.Resuming, "kept", noting)
+    monkeypatch.setattr(resuming.Keeping, "kept", noting)
     plain = await run(step, ctx)
     assert not any(isinstance(each, kind) for each in kept)
     kept.clear()
@@ -67,6 +76,7 @@ async def test_finished_tensors_are_on_disk_and_the_result_is_the_same(
     assert kept
     assert {type(each) for each in kept} == {kind}
     assert digests(stored["checkpoint"]) == digests(plain["checkpoint"])
+    assert digests(plain["checkpoint"]) != digests(ctx["checkpoint"])
     assert not list((tmp_path / "run" / "unfinished").glob("*"))
 
 
