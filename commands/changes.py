@@ -20,6 +20,7 @@ _SETTINGS = {
     "average-bits": "allocate.bits",
     "memory": "allocate.memory",
     "context": "allocate.context",
+    "speed": "allocate.speed",
     "rise": "allocate.rise",
     "runtime": "allocate.runtimes",
     "time": "heal.time",

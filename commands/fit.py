@@ -47,6 +47,10 @@ _MEMORY = "Budget: memory of weights and KV cache together, such as 4GB."
 _CONTEXT = (
     "Tokens of the KV cache for --memory; 4096 by default, or as many as the model has positions."
 )
+_SPEED = (
+    "Budget of a GGUF file: how many times as many tokens per second as the original it generates "
+    "in llama.cpp, such as 1.5x; measured on this machine."
+)
 _RISE = "In place of a budget: the largest rise of perplexity on the worse text, such as 0.05."
 _RUNTIME = (
     "Use only what this runtime was seen to load: transformers (default), vllm or llama.cpp; "
@@ -67,6 +71,7 @@ def fit_command(
     bits: Annotated[float | None, typer.Option(help=_BITS)] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help=_MEMORY)] = None,
     context: Annotated[int | None, typer.Option(metavar="TOKENS", help=_CONTEXT)] = None,
+    speed: Annotated[str | None, typer.Option(metavar="RATIO", help=_SPEED)] = None,
     rise: Annotated[float | None, typer.Option(help=_RISE)] = None,
     runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
     remove: Annotated[list[float] | None, typer.Option(metavar="FRACTION", help=_REMOVE)] = None,
@@ -111,6 +116,7 @@ def fit_command(
             "average-bits": bits,
             "memory": memory,
             "context": context,
+            "speed": speed,
             "rise": rise,
             "runtime": tuple(runtime) if runtime else None,
             "elsewhere": one_or_more(elsewhere),

@@ -36,6 +36,8 @@ class Candidate:
         embedding_bits: 8, or None if embedding and head stay as they are, or are among ``grids``.
         num_bytes: predicted bytes of the weight files, or of the GGUF file.
         loss: estimated rise of the loss, nats per token.
+        speed: how many times as many tokens per second as the original it generates, as measured
+            for a budget of speed; None for other budgets.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Candidate:
     embedding_bits: int | None
     num_bytes: int
     loss: float
+    speed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Allocation:
             None to keep the best of all.
         format: what the model is to be saved as, a folder of packed integers or a GGUF file.
         cache_bytes: what the KV cache takes of a budget of memory; 0 for other budgets.
+        too_slow: for a budget of speed that no way to store the model reaches: what was measured;
+            the only candidate is then the fastest one.
 
     Raises:
         SettingError: there is no candidate at ``place``.
@@ -72,6 +77,7 @@ class Allocation:
     max_rise: float | None = None
     format: QuantizedFormat = "compressed-tensors"
     cache_bytes: int = 0
+    too_slow: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.place < len(self.candidates):

@@ -50,7 +50,7 @@ def gguf_header_bytes(checkpoint: Checkpoint) -> int:
     if checkpoint.files:
         describe_tokenizer(writer, checkpoint, int(model.config.vocab_size))
     write_header(writer, tensor_entries(checkpoint, model, architecture, kind))
-    return _padded(writer.num_bytes)
+    return padded_bytes(writer.num_bytes)
 
 
 def gguf_data_bytes(checkpoint: Checkpoint, *, kind: GgmlKind | None = None) -> int:
@@ -62,15 +62,16 @@ def gguf_data_bytes(checkpoint: Checkpoint, *, kind: GgmlKind | None = None) -> 
     model, kind = shared_model(checkpoint), file_kind(checkpoint, kind)
     architecture, _ = architecture_of(model.config)
     entries = tensor_entries(checkpoint, model, architecture, kind)
-    return sum(_padded(entry.num_bytes) for entry in entries)
+    return sum(padded_bytes(entry.num_bytes) for entry in entries)
 
 
 def stored_tensor_bytes(kind: GgmlKind, shape: tuple[int, ...]) -> int:
     """Bytes that a tensor of that shape takes in a file, padding included."""
-    return _padded(tensor_bytes(kind, shape))
+    return padded_bytes(tensor_bytes(kind, shape))
 
 
-def _padded(num_bytes: int) -> int:
+def padded_bytes(num_bytes: int) -> int:
+    """Bytes up to the next multiple of the alignment."""
     return GGUFWriter.ggml_pad(num_bytes, _ALIGNMENT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from ..contexts.forecast import Forecast
 from ..contexts.sensitivity import QuantizedFormat
 from ..engine import Settings, changed, in_thread, link
 from ..errors import SettingError
+from ..formats.llama_cpp import require_llama_cpp
 from ..solvers.grid import NamedGrid
 from .allocating.budget import (
     budget_bytes,
@@ -22,13 +24,22 @@ from .allocating.budget import (
     check_format,
     check_one_budget,
     read_bytes,
+    read_ratio,
     unquantised_bytes,
 )
 from .allocating.candidates import Choices, allocate_candidates, ladder_candidates
+from .allocating.running_speed import MEASURED_TOKENS, running_speeds
 from .allocating.runtimes import Limits, Runtime
+from .allocating.speed import fast_allocation, guessed_allocation, num_measured
+
+_ROUNDS = 3  # turns in which speeds are measured
 
 NumBytes = Annotated[
     int, BeforeValidator(read_bytes), Field(ge=1), WithJsonSchema({"type": ["integer", "string"]})
+]
+
+Ratio = Annotated[
+    float, BeforeValidator(read_ratio), WithJsonSchema({"type": ["number", "string"]})
 ]
 
 
@@ -52,6 +63,10 @@ class AllocateSettings(Settings):
     context: Annotated[int, Field(ge=1)] | None = None
     """Tokens of the KV cache for ``memory``; 4096 by default, or as many as the model has positions
     if these are fewer."""
+
+    speed: Annotated[Ratio, Field(gt=1)] | None = None
+    """Budget of a GGUF file: how many times as many tokens per second as the original it generates
+    in llama.cpp on this machine, such as 1.5 or 1.5x, as measured."""
 
     rise: Annotated[float, Field(gt=0)] | None = None
     """In place of a budget: the largest rise of perplexity on the worse text. The candidates are
@@ -95,14 +110,20 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
     of the least estimated loss; the sizes are those of the files, to the byte. Beside it are the
     best uniform settings within the same budget. quantize applies the first; select builds all and
     keeps the best as measured. After sensitivity(format="gguf") it chooses ggml types, and sizes
-    are those of the GGUF file with header, tokenizer and padding.
+    are those of the GGUF file with header, tokenizer and padding. For a budget of speed, files of
+    the same types without values are run by llama.cpp, in turns with the original as an F16 file;
+    if none is fast enough, the fastest is the only candidate, and quantize refuses it.
 
     Raises:
         SettingError: several budgets, one below the smallest size or not below the original, or
             runtimes that load none of the grids.
+        ProofError: llama.cpp cannot run the model.
     """
     _warn_of_unused(settings)
-    found = await in_thread(_allocation, ctx, settings)
+    if settings.speed is not None:
+        found = await _fast_allocation(ctx, settings, settings.speed)
+    else:
+        found = await in_thread(_allocation, ctx, settings)
     first = found.current
     return {
         "allocation": found,
@@ -112,6 +133,7 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
             "estimated_loss": first.loss,
             "candidates": len(found.candidates),
             "exact": found.exact,
+            **({} if first.speed is None else {"speed": first.speed}),
             **({"kv_cache_bytes": found.cache_bytes} if settings.memory is not None else {}),
         },
     }
@@ -151,11 +173,11 @@ def _budget(
     return budget, cache
 
 
-def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
-    checkpoint, found = ctx["checkpoint"], ctx["sensitivity"]
+def _choices(ctx: Allocatable, settings: AllocateSettings) -> Choices:
+    found = ctx["sensitivity"]
     check_format(changed(settings), found.format)
-    choices = Choices(
-        checkpoint,
+    return Choices(
+        ctx["checkpoint"],
         found,
         Limits(("llama.cpp",) if found.format == "gguf" else settings.runtimes),
         settings.allowed_bits,
@@ -163,6 +185,38 @@ def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
         settings.embedding_bits,
         settings.types,
     )
+
+
+async def _fast_allocation(
+    ctx: Allocatable, settings: AllocateSettings, speed: float
+) -> Allocation:
+    original = ctx.get("dense", ctx["checkpoint"])
+
+    async def stopwatch(models: Sequence[Checkpoint]) -> list[float]:
+        return await running_speeds(original, models, rounds=_ROUNDS)
+
+    return await fast_allocation(
+        _choices(ctx, settings),
+        speed,
+        stopwatch,
+        budget_bytes=unquantised_bytes(ctx["checkpoint"], "gguf"),
+        variants=settings.variants,
+        uniform=settings.uniform,
+    )
+
+
+def _allocation(ctx: Allocatable, settings: AllocateSettings) -> Allocation:
+    """The allocation; for a budget of speed, a guess."""
+    checkpoint, found = ctx["checkpoint"], ctx["sensitivity"]
+    choices = _choices(ctx, settings)
+    if settings.speed is not None:
+        return guessed_allocation(
+            choices,
+            settings.speed,
+            original_bytes=unquantised_bytes(ctx.get("dense", checkpoint), "gguf"),
+            variants=settings.variants,
+            uniform=settings.uniform,
+        )
     if settings.rise is not None:
         original_bytes = unquantised_bytes(checkpoint, found.format)
         ladder = ladder_candidates(choices, original_bytes, steps=settings.steps)
@@ -185,18 +239,26 @@ def _check(ctx: Partial, settings: AllocateSettings) -> None:
         ratio=settings.ratio,
         bits=settings.bits,
         memory=settings.memory,
+        speed=settings.speed,
         rise=settings.rise,
     )
+    if settings.speed is not None:
+        require_llama_cpp()
     if not settings.runtimes:
         raise SettingError("allocate(runtimes=()) names no runtime; name at least one")
     checkpoint, found = ctx.get("checkpoint"), ctx.get("sensitivity")
     if found is not None:
         check_format(changed(settings), found.format)
-    if checkpoint is not None and settings.rise is None:
+    if checkpoint is not None and settings.rise is None and settings.speed is None:
         _budget(checkpoint, None if found is None else found.format, settings)
 
 
 @allocate.forecast
 def _forecast(ctx: Allocatable, settings: AllocateSettings) -> Forecast:
-    """Seconds; on estimates that are made up the sizes are still true."""
-    return Forecast(adds={"allocation": _allocation(ctx, settings)})
+    """Seconds, unless speed is measured; on estimates that are made up the sizes are still true."""
+    adds = {"allocation": _allocation(ctx, settings)}
+    if settings.speed is None:
+        return Forecast(adds=adds)
+    files = 1 + num_measured(_choices(ctx, settings), settings.variants, settings.uniform)
+    runs = files * _ROUNDS
+    return Forecast(adds=adds, guessed=True, starts=runs, decoded_tokens=runs * MEASURED_TOKENS)

@@ -15,8 +15,8 @@ from ..contexts.verdict import PREFIXES
 from .units import in_bytes, in_time
 
 _MISSING = "–"
-_HEAD = ("candidate", "weights", "perplexity", "rise", "elsewhere", "rise", "time", "")
-_TERMINAL_HEAD = ("candidate", "weights", "rise", "elsewhere", "time", "")
+_HEAD = ("perplexity", "rise", "elsewhere", "rise", "time", "")
+_TERMINAL_HEAD = ("rise", "elsewhere", "time", "")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class CandidateRow:
         name: how it stores the model.
         kept: whether it is the one that was saved.
         num_bytes: predicted bytes of its weight files.
+        speed: how many times as fast as the original it generates; None if speed was no budget.
         figures: perplexity, rise and rise_error by text, ``heldout`` and ``elsewhere``; a text is
             absent if the candidate failed before it was judged, or there was no such text.
         seconds: wall time of building and judging it.
@@ -39,6 +40,7 @@ class CandidateRow:
     figures: Mapping[str, tuple[float, float | None, float | None]]
     seconds: float
     reason: str
+    speed: float | None = None
 
 
 def candidate_rows(steps: Iterable[Step | Mapping[str, Any]]) -> list[CandidateRow]:
@@ -64,6 +66,7 @@ def _row(step: Mapping[str, Any]) -> CandidateRow:
         },
         seconds=step["seconds"],
         reason=found["reason"],
+        speed=found.get("speed"),
     )
 
 
@@ -76,30 +79,42 @@ def candidates_table(rows: Sequence[CandidateRow]) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    for place, name in enumerate(_TERMINAL_HEAD):
-        last = place == len(_TERMINAL_HEAD) - 1
+    head = _head(rows, _TERMINAL_HEAD)
+    for place, name in enumerate(head):
+        last = place == len(head) - 1
         justify: Literal["left", "right"] = "left" if place == 0 or last else "right"
         table.add_column(name, justify=justify, no_wrap=place > 0)
     for row in rows:
         rises = [_judged(row.figures.get(text))[1] for text in PREFIXES]
-        cells = (row.name, in_bytes(row.num_bytes), *rises, in_time(row.seconds))
+        cells = (*_first_cells(row, rows), *rises, in_time(row.seconds))
         table.add_row(*map(Text, cells), "kept" if row.kept else "")
     return table
 
 
 def candidates_markdown(rows: Sequence[CandidateRow]) -> str:
     """The same as Markdown, with the reason in each row."""
-    lines = [f"| {' | '.join(_HEAD)} |", f"|---|{'---:|' * (len(_HEAD) - 2)}---|"]
+    head = _head(rows, _HEAD)
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 2)}---|"]
     for row in rows:
         reason = f"kept: {row.reason}" if row.kept else row.reason
-        cells = (cell.replace("|", "/") for cell in (*_cells(row), reason))
-        lines.append(f"| {' | '.join(cells)} |")
+        judged = [cell for text in PREFIXES for cell in _judged(row.figures.get(text))]
+        cells = (*_first_cells(row, rows), *judged, in_time(row.seconds), reason)
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)
 
 
-def _cells(row: CandidateRow) -> tuple[str, ...]:
-    judged = [cell for text in PREFIXES for cell in _judged(row.figures.get(text))]
-    return (row.name, in_bytes(row.num_bytes), *judged, in_time(row.seconds))
+def _head(rows: Sequence[CandidateRow], rest: Sequence[str]) -> list[str]:
+    """The names of the columns; speed is one if it was measured."""
+    return ["candidate", "weights", *(["speed"] if _timed(rows) else []), *rest]
+
+
+def _first_cells(row: CandidateRow, rows: Sequence[CandidateRow]) -> list[str]:
+    speed = _MISSING if row.speed is None else f"×{row.speed:.2f}"
+    return [row.name, in_bytes(row.num_bytes), *([speed] if _timed(rows) else [])]
+
+
+def _timed(rows: Sequence[CandidateRow]) -> bool:
+    return any(row.speed is not None for row in rows)
 
 
 def _judged(figures: tuple[float, float | None, float | None] | None) -> tuple[str, str]:

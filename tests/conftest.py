@@ -1,5 +1,6 @@
 """What holds for every test: no network, and nothing decided by how many cores there are."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -74,3 +75,12 @@ def quiet_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     close_wandb()
     yield
     close_wandb()
+
+
+@pytest.fixture
+def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link allocate measures speeds on a machine of which they are known."""
+    from made_up_machine import made_up_speeds
+
+    module = importlib.import_module("birdbone.links.allocate")
+    monkeypatch.setattr(module, "running_speeds", made_up_speeds)

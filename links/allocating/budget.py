@@ -44,6 +44,11 @@ def read_bytes(value: Any) -> Any:
     return round(float(found["number"]) * factor)
 
 
+def read_ratio(value: Any) -> Any:
+    """A ratio such as ``1.5x`` as a number; other values are returned as they are."""
+    return value.strip().removesuffix("x") if isinstance(value, str) else value
+
+
 def budget_bytes(
     checkpoint: Checkpoint,
     original_bytes: int,
@@ -149,6 +154,12 @@ def check_format(given: Mapping[str, Any], format: QuantizedFormat) -> None:
     Raises:
         SettingError: naming the setting.
     """
+    if "speed" in given and format != "gguf":
+        raise SettingError(
+            f"allocate(speed={given['speed']:g}) is measured in llama.cpp, which runs GGUF files; "
+            f"give a .gguf file as output, with sensitivity(format='gguf'); transformers computes "
+            f"in floating point, where fewer bits are not faster and removing neurons is"
+        )
     if format == "gguf":
         for name in ("group_sizes", "embedding_bits"):
             if name in given:

@@ -8,7 +8,7 @@ measured, not estimated (`select`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...contexts.allocation import Allocation, Candidate, LinearGrid
@@ -27,7 +27,13 @@ from .choices import (
 )
 from .uniform import uniform_candidates
 
-__all__ = ["Choices", "allocate_candidates", "ladder_candidates", "outlined_candidate"]
+__all__ = [
+    "Choices",
+    "allocate_candidates",
+    "allocated_within",
+    "ladder_candidates",
+    "outlined_candidate",
+]
 
 # The header of a file depends on what is in it, by some kilobytes; a solution that is too large by
 # that is solved again with as much less.
@@ -110,6 +116,10 @@ def ladder_candidates(choices: Choices, original_bytes: int, *, steps: int) -> A
     return Allocation(original_bytes, tuple(found), exact=exact, format=choices.sensitivity.format)
 
 
+Size = Callable[[str, GridLoss], int]
+"""What a linear, by name, takes of the budget on a grid."""
+
+
 @dataclass(frozen=True)
 class _Item:
     """Linears that are stored alike, or the embedding: what it may be, with size and loss."""
@@ -119,10 +129,19 @@ class _Item:
     options: tuple[Option, ...]
 
 
-def _items(choices: Choices, *, least_bits: int, evened: bool) -> list[_Item]:
+def _num_bytes(name: str, grid: GridLoss) -> int:
+    """The size of a linear on a grid where the budget is one of bytes."""
+    return grid.num_bytes
+
+
+def _items(
+    choices: Choices, *, least_bits: int, evened: bool, size: Size = _num_bytes
+) -> list[_Item]:
     """The items of the knapsack; a linear keeps all its grids if none has ``least_bits``."""
     mean = _mean_loss(choices) if evened else None
-    items = [_linear_item(choices, names, least_bits, mean) for names in choices.kinds.values()]
+    items = [
+        _linear_item(choices, names, least_bits, mean, size) for names in choices.kinds.values()
+    ]
     embeddings = choices.sensitivity.embeddings
     if embeddings is not None:
         sizes = {EMBEDDING_BITS: embeddings.num_bytes, None: embeddings.dense_bytes}
@@ -134,20 +153,20 @@ def _items(choices: Choices, *, least_bits: int, evened: bool) -> list[_Item]:
 
 
 def _linear_item(
-    choices: Choices, names: Sequence[str], least_bits: int, mean: float | None
+    choices: Choices, names: Sequence[str], least_bits: int, mean: float | None, size: Size
 ) -> _Item:
     linears = [choices.sensitivity.linears[name] for name in names]
-    sums: dict[LinearGrid, list[GridLoss]] = {}
-    for linear in linears:
+    sums: dict[LinearGrid, list[Option]] = {}
+    for name, linear in zip(names, linears, strict=True):
         for each in choices.grids(linear):
             grid = LinearGrid(each.bits, each.group_size, each.ggml_type)
-            sums.setdefault(grid, []).append(each)
+            sums.setdefault(grid, []).append(Option(size(name, each), each.loss))
     shared = {grid: each for grid, each in sums.items() if len(each) == len(linears)}
     wide = {grid: each for grid, each in shared.items() if grid.bits >= least_bits} or shared
     factor = 1.0 if mean is None else _evening(linears, mean)
     grids: list[LinearGrid | int | None] = list(wide)
     options = [
-        Option(sum(each.num_bytes for each in parts), factor * sum(each.loss for each in parts))
+        Option(sum(each.size for each in parts), factor * sum(each.cost for each in parts))
         for parts in wide.values()
     ]
     if choices.limits.dense:
@@ -208,6 +227,19 @@ def _allocated(
                     yield made, solved.exact
                 break
             room = min(room, solved.size) - (made.num_bytes - budget)
+
+
+def allocated_within(choices: Choices, limit: int, size: Size) -> Iterator[Candidate]:
+    """The variants of the knapsack for a budget other than one of bytes; sizes are not known yet.
+
+    If nothing is within the limit, what takes least of it.
+    """
+    for name, least_bits, evened in _VARIANTS:
+        items = _items(choices, least_bits=least_bits, evened=evened, size=size)
+        options = [item.options for item in items]
+        floor = sum(min(option.size for option in each) for each in options)
+        solved = solve_knapsack(options, max(limit, floor))
+        yield _assembled(choices, name, items, solved.chosen)
 
 
 def _assembled(

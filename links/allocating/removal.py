@@ -35,6 +35,9 @@ _OUTSIDE = {
     "select": "beside",
 }
 
+# Budgets that leave a smaller model other bytes: its KV cache is smaller, and it runs faster.
+_OWN_BUDGETS = ("memory", "speed")
+
 
 def check_removal(removal: Chain) -> Chain:
     """Refuse a chain that cannot make a smaller model and its allocation.
@@ -92,8 +95,8 @@ class Removal:
             if isinstance(each.settings, PruneSettings):
                 return {"sparsity": fraction}
             if each.__name__ == "allocate":
-                if getattr(each.settings, "memory", None) is not None:
-                    return {}  # a smaller model may have a smaller KV cache
+                if any(getattr(each.settings, name, None) for name in _OWN_BUDGETS):
+                    return {}
                 return {"bytes": allocation.budget_bytes, "ratio": None, "bits": None}
             return {}
 

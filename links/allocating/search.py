@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,8 +62,8 @@ async def _best(ctx: dict[str, Any], body: Chain, removal: Removal | None) -> Se
     if removal is not None:
         for fraction in removal.fractions:
             await add(try_removed(ctx, body, removal, fraction))
-        if removal.heals:
-            rises = [each.rise for each in tried[count:]]
+        rises = [each.rise for each in tried[count:]]
+        if removal.heals and min(rises) < math.inf:
             fraction = removal.fractions[rises.index(min(rises))]
             await add(try_removed(ctx, body, removal, fraction, healed=True))
     best = _least(tried)

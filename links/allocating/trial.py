@@ -51,7 +51,7 @@ class Trial:
 async def try_candidate(
     ctx: Mapping[str, Any], body: Chain, place: int, *, meter: Meter | None = None
 ) -> Trial:
-    """Run the body on a candidate.
+    """Run the body on a candidate; one that is too slow fails without being built.
 
     Args:
         meter: what has measured the cost so far; None if the candidate begins here.
@@ -68,20 +68,26 @@ async def try_candidate(
         "predicted_bytes": candidate.num_bytes,
         "estimated_loss": candidate.loss,
         "embedding_bits": candidate.embedding_bits,
+        **({} if candidate.speed is None else {"speed": candidate.speed}),
         "grids": _counted(candidate),
     }
+    if allocation.too_slow is not None:
+        return _failed(candidate, allocation.too_slow, Step("candidate", {}, meter.stop(), found))
     try:
         context = await body.run({**ctx, "allocation": allocation})
     except LinkError as error:
         if not isinstance(error.__cause__, _FAILURES):
             raise
-        failed = Step("candidate", {}, meter.stop(), found, None)
-        return Trial(candidate, math.inf, str(error), None, None, (), failed)
+        return _failed(candidate, str(error), Step("candidate", {}, meter.stop(), found))
     verdict: Verdict = context["verdict"]
     record = Step("candidate", {}, meter.stop(), {**found, **metrics(verdict)}, verdict.checkpoint)
     steps = tuple(context["history"][len(ctx.get("history", ())) :])
     rise = math.inf if math.isnan(verdict.rise) else verdict.rise
     return Trial(candidate, rise, None, context, context["reference"], steps, record)
+
+
+def _failed(candidate: Candidate, reason: str, record: Step) -> Trial:
+    return Trial(candidate, math.inf, reason, None, None, (), record)
 
 
 def _counted(candidate: Candidate) -> dict[str, int]:

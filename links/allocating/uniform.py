@@ -19,7 +19,7 @@ from .stored_matrices import tables
 
 def uniform_candidates(choices: Choices, budget: int, count: int) -> list[Candidate]:
     """The uniform candidates of least estimated loss that fit."""
-    made = _of_types(choices) if choices.is_gguf else _of_grids(choices)
+    made = uniform_types(choices) if choices.is_gguf else _of_grids(choices)
     fitting: list[Candidate] = []
     for each in sorted(made, key=lambda each: each.loss):
         if len(fitting) == count:
@@ -46,14 +46,14 @@ def _of_grids(choices: Choices) -> list[Candidate]:
     ]
 
 
-def _of_types(choices: Choices) -> Iterator[Candidate]:
-    """Every type for the linears with every type for embedding and head."""
+def uniform_types(choices: Choices, *, one_type: bool = False) -> Iterator[Candidate]:
+    """Every type for the linears with every type for embedding and head, or with the same."""
     every = choices.sensitivity.linears
     beside = [name for name in tables(choices.checkpoint) if name in every]
     used = {grid.ggml_type for each in every.values() for grid in choices.grids(each)}
     types = [kind for kind in GGML_KINDS if kind in used]
     for kind in types:
-        for other in types:
+        for other in [kind] if one_type else types:
             wanted = {name: other if name in beside else kind for name in every}
             found = {name: _of_type(choices, every[name], each) for name, each in wanted.items()}
             grids = {

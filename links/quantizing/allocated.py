@@ -9,7 +9,7 @@ from typing import Any
 from ...checkpoints import Checkpoint
 from ...contexts.allocation import Allocation, Candidate
 from ...engine import changed
-from ...errors import SettingError
+from ...errors import GateError, SettingError
 from ...models.blocks.embeddings import table_names
 from ...models.blocks.linears import all_linears
 from .settings import BITSANDBYTES, GridOverride, QuantizeSettings
@@ -77,12 +77,17 @@ def _types(candidate: Candidate, beside: Sequence[str]) -> dict[str, Any]:
 
 
 def require_settled(allocation: Allocation | None) -> None:
-    """Refuse candidates among which measurements have to decide.
+    """Refuse candidates among which measurements have to decide, or that are too slow.
 
     Raises:
         SettingError: the allocation is one for a largest rise.
+        GateError: no candidate reaches a budget of speed.
     """
-    if allocation is not None and allocation.max_rise is not None:
+    if allocation is None:
+        return
+    if allocation.too_slow is not None:
+        raise GateError(allocation.too_slow)
+    if allocation.max_rise is not None:
         raise SettingError(
             f"allocate(rise={allocation.max_rise}) leaves the size to select, which measures the "
             f"rise; put quantize into the body of select, or give allocate a budget"

@@ -55,6 +55,8 @@ def test_fit(folders: Path, tmp_path: Path) -> None:
     [
         (("--bytes", "40kB", "--bits", "3"), "states 2 budgets; give one of them"),
         (("--bytes", "40kB", "--rise", "0.05"), "states 2 budgets; give one of them"),
+        (("--speed", "1.5x", "--ratio", "0.3"), "states 2 budgets; give one of them"),
+        (("--speed", "1.5x"), "speed=1.5) is measured in llama.cpp, which runs GGUF files"),
         (("--bytes", "1kB"), "1,000 bytes is below the smallest size of"),
         (("--bytes", "1TB"), "give a smaller budget"),
         (("--memory", "20kB", "--context", "64"), "the KV cache of 64 tokens alone takes 24,576"),
@@ -152,3 +154,22 @@ def test_unknown_runtime(folders: Path, tmp_path: Path) -> None:
     found = run("fit", folders / "dense", "--out", tmp_path / "light", "--runtime", "tgi")
     assert found.exit_code == 1
     assert "Input should be 'transformers', 'vllm' or 'llama.cpp'" in " ".join(found.output.split())
+
+
+@pytest.mark.usefixtures("made_up_machine")
+def test_removal_reaches_a_speed(folders: Path, tmp_path: Path) -> None:
+    """No types of the whole model are fast enough; those without half of the neurons are."""
+    out = tmp_path / "light.gguf"
+    options = ("--out", out, "--speed", "2.4x", "--remove", 0.5, "--json")
+    more = ("save.proof_tokens=0", "sensitivity.types=['q8_0', 'q4_0']", "quantize.matching=0")
+    text = ("--data", folders / "text.txt")
+    found = run("fit", folders / "dense", *options, *sets(*more), *text)
+    assert found.exit_code == 0, found.output
+    steps = json.loads(found.stdout)["steps"]
+    tried = [each["metrics"] for each in steps if each["link"] == "candidate"]
+    assert [each["kept"] for each in tried].count(True) == 1
+    whole, *smaller = tried
+    assert whole["speed"] < 2.4 <= min(each["speed"] for each in smaller)
+    assert "no ggml types make the model run 2.4 times as fast" in whole["reason"]
+    assert "neurons" in next(each["candidate"] for each in tried if each["kept"])
+    assert out.is_file()

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_machine import made_up_speeds
 from tiny import tiny_checkpoint
+from tiny_choices import wide_checkpoint
 from tiny_contexts import calibrated
 from tiny_folders import written
 
 from birdbone.engine import Chain, run
-from birdbone.errors import LinkError
+from birdbone.errors import LinkError, SettingError
 from birdbone.links import allocate, quantize, sensitivity
 from birdbone.models.planning.stored_bytes import stored_bytes
 
@@ -48,6 +50,7 @@ async def test_predicted_size(arch: str, ratio: float, tmp_path: Path) -> None:
         ({"bytes": "1GB"}, "1,000,000,000 bytes, and the weight files of the model take"),
         ({"bits": 40.0}, "give a smaller budget"),
         ({"runtimes": ()}, "names no runtime"),
+        ({"speed": 1.5, "rise": 0.1}, "states 2 budgets; give one of them"),
         ({"memory": "40kB", "bits": 3.0}, "states 2 budgets; give one of them"),
         (
             {"memory": "20kB"},
@@ -88,6 +91,43 @@ class _Watch:
 
     async def after(self, link: Any, ctx: Any, result: Any, mwctx: Any) -> None:
         """Nothing."""
+
+
+async def _fast(speed: float | str, *more: Any) -> dict[str, Any]:
+    chain = Chain(sensitivity(format="gguf", windows=2), allocate(speed=speed), *more)
+    return await run(chain, calibrated(wide_checkpoint("llama tied")))
+
+
+@pytest.mark.usefixtures("made_up_machine")
+async def test_speed() -> None:
+    ctx = await _fast("1.8x", quantize(grid="allocated", matching=0.0))
+    metrics = next(step.metrics for step in ctx["history"] if step.link == "allocate")
+    assert metrics["speed"] == ctx["allocation"].current.speed >= 1.8
+    (found,) = await made_up_speeds(ctx["dense"], [ctx["checkpoint"]], rounds=1)
+    assert found == pytest.approx(metrics["speed"])
+
+
+@pytest.mark.usefixtures("made_up_machine")
+async def test_quantize_refuses_what_is_too_slow() -> None:
+    with pytest.raises(LinkError, match="'quantize' failed: no ggml types make the model run 9 ti"):
+        await _fast(9, quantize(grid="allocated"))
+
+
+async def test_speed_of_a_folder() -> None:
+    with pytest.raises(LinkError, match=r"speed=1.5\) is measured in llama.cpp, which runs GGUF"):
+        await _run("llama", speed=1.5)
+
+
+async def test_speed_needs_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birdbone.formats.llama_cpp.find_spec", lambda name: None)
+    with pytest.raises(LinkError, match=r"run pip install 'birdbone\[llama\]'"):
+        await _fast(1.5)
+
+
+@pytest.mark.parametrize("speed", [1, "0.5x", "fast"])
+def test_no_speed(speed: float | str) -> None:
+    with pytest.raises(SettingError, match=r"allocate\(speed="):
+        allocate(speed=speed)
 
 
 @pytest.mark.parametrize(("context", "cache"), [(None, 24_576), (16, 6144)])

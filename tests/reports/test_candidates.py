@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -134,3 +135,13 @@ def test_result_and_card_show_them() -> None:
         measured_on={},
     )
     assert "nothing was saved" in _printed(result_report({"history": HISTORY}))
+
+
+def test_speed_is_a_column_if_it_was_measured() -> None:
+    rows = candidate_rows(HISTORY)
+    assert "speed" not in _printed(candidates_table(rows)) + candidates_markdown(rows)
+    timed = [replace(rows[0], speed=1.523), *rows[1:]]
+    for text in (_printed(candidates_table(timed)), candidates_markdown(timed)):
+        assert "speed" in text
+        assert text.count("×1.52") == 1
+    assert len({line.count("|") for line in candidates_markdown(timed).splitlines()}) == 1
