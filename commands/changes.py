@@ -27,6 +27,7 @@ _SETTINGS = {
     "keep-unused": "load.keep_unused",
     "device": "load.device",
     "activations": "load.activations",
+    "precision": "load.precision",
 }
 
 

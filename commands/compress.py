@@ -21,6 +21,7 @@ from .options import (
     Force,
     Keep,
     Out,
+    PassPrecision,
     PresetName,
     Quiet,
     RunFolderPath,
@@ -71,6 +72,7 @@ def compress(
     threads: Threads = None,
     device: Device = None,
     activations: ActivationsPlace = None,
+    precision: PassPrecision = None,
 ) -> None:
     """Prune neurons, train to recover, and quantize a model.
 
@@ -91,6 +93,7 @@ def compress(
             "elsewhere": one_or_more(elsewhere),
             "device": device,
             "activations": activations,
+            "precision": precision,
             "time": time,
         }
         return configured(chain, assignments or [], options, force=force)

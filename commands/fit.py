@@ -19,6 +19,7 @@ from .options import (
     Force,
     Keep,
     Out,
+    PassPrecision,
     PresetName,
     Quiet,
     RunFolderPath,
@@ -93,6 +94,7 @@ def fit_command(
     wandb_model: WandbModel = False,
     threads: Threads = None,
     device: Device = None,
+    precision: PassPrecision = None,
 ) -> None:
     """Quantize a model into a size: bits go where they cost least.
 
@@ -121,6 +123,7 @@ def fit_command(
             "runtime": tuple(runtime) if runtime else None,
             "elsewhere": one_or_more(elsewhere),
             "device": device,
+            "precision": precision,
         }
         return configured(chain, assignments or [], options, force=force)
 

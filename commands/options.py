@@ -42,6 +42,10 @@ _DEVICE_MEMORY = (
 )
 _DEVICE = "Device to compute on, such as cpu, cuda or cuda:1; by default the accelerator if any."
 _ACTIVATIONS = "Where hidden states rest between blocks, on an accelerator; auto by room."
+_PRECISION = (
+    "Of matrix products in the passes over calibration text on a CPU; auto is bfloat16 on "
+    "processors that multiply it faster. Perplexities are always computed in float32."
+)
 _UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
 _TIME = "Time for each healing, such as 30min: more text is sampled from the model to fill it."
 _PRESET = "How much time to spend for how good a result."
@@ -52,6 +56,10 @@ _SET = "Change a setting of a link; repeatable."
 ActivationsPlace = Annotated[
     Literal["auto", "host", "device"] | None,
     typer.Option("--activations", help=_ACTIVATIONS, show_default=False),
+]
+PassPrecision = Annotated[
+    Literal["auto", "float32", "bfloat16"] | None,
+    typer.Option("--precision", help=_PRECISION, show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Bits = Annotated[int | None, typer.Option(help="Bits per weight, for chains that quantize.")]

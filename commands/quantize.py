@@ -21,6 +21,7 @@ from .options import (
     Force,
     Keep,
     Out,
+    PassPrecision,
     PresetName,
     Quiet,
     RunFolderPath,
@@ -64,6 +65,7 @@ def quantize_command(
     threads: Threads = None,
     device: Device = None,
     activations: ActivationsPlace = None,
+    precision: PassPrecision = None,
 ) -> None:
     """Quantize a model to 4 bits, or --bits, with calibration; every weight is kept.
 
@@ -81,6 +83,7 @@ def quantize_command(
             "elsewhere": one_or_more(elsewhere),
             "device": device,
             "activations": activations,
+            "precision": precision,
         }
         return configured(chain, assignments or [], options, force=force)
 

@@ -25,6 +25,7 @@ from .options import (
     KeepUnused,
     Log,
     OptionalOut,
+    PassPrecision,
     Quiet,
     RunFolderPath,
     SetOptions,
@@ -82,6 +83,7 @@ def run_command(
     threads: Threads = None,
     device: Device = None,
     activations: ActivationsPlace = None,
+    precision: PassPrecision = None,
 ) -> None:
     """Run a chain on a model, and print what it saved and what it cost."""
     shortcuts = {
@@ -93,6 +95,7 @@ def run_command(
         "keep-unused": keep_unused,
         "device": device,
         "activations": activations,
+        "precision": precision,
     }
 
     def assemble() -> Chain:

@@ -29,6 +29,7 @@ from ..checkpoints.tensors import digest
 from ..contexts.placement import placed_by
 from ..engine import Chain, Link, chains_of
 from ..errors import RunFolderError
+from ..models.blocks.products import product_dtype
 from .records import Encoder, Unstorable
 
 _LIBRARIES = (
@@ -110,7 +111,10 @@ def ingredients(step: Link[Any], ctx: Mapping[str, Any], fingerprints: Fingerpri
 
 def _device(ctx: Mapping[str, Any]) -> str:
     with placed_by(ctx):
-        return describe_device(current_device())
+        device = current_device()
+        rounded = product_dtype(device)
+    products = "" if rounded is None else f", products in {str(rounded).removeprefix('torch.')}"
+    return f"{describe_device(device)}{products}"
 
 
 def described(step: Any) -> dict[str, Any]:

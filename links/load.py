@@ -12,7 +12,7 @@ import torch
 from ..checkpoints import Checkpoint, all_finite
 from ..checkpoints.devices import named_device
 from ..checkpoints.durable import file_hash
-from ..checkpoints.placement import Activations, Placement, placed
+from ..checkpoints.placement import Activations, Placement, Precision, placed
 from ..checkpoints.shards import INDEX
 from ..contexts.flow import Empty, Loaded, Partial
 from ..contexts.forecast import Forecast
@@ -68,6 +68,11 @@ class LoadSettings(Settings):
     the machine's memory (host), from where they are moved batch by batch. auto is the device unless
     they would take more than a quarter of its free memory."""
 
+    precision: Precision = "auto"
+    """Of matrix products in the passes over calibration text on a CPU: float32, or bfloat16 with
+    float32 sums, which is faster on processors with AMX or AVX512-BF16; auto is bfloat16 on these.
+    Perplexities are always computed in float32."""
+
     keep_unused: bool = True
     """Carry tensors for which the transformers class has no parameters, such as heads for
     multi-token prediction, into the result unchanged. If off, they are left out and listed; the
@@ -75,7 +80,7 @@ class LoadSettings(Settings):
 
     def placement(self) -> Placement | None:
         """Where to compute; None if every setting is auto."""
-        chosen = Placement(device=self.device, activations=self.activations)
+        chosen = Placement(self.device, self.activations, self.precision)
         return None if chosen == Placement() else chosen
 
     @property

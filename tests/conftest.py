@@ -84,3 +84,11 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module = importlib.import_module("birdbone.links.allocate")
     monkeypatch.setattr(module, "running_speeds", made_up_speeds)
+
+
+@pytest.fixture(autouse=True)
+def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results do not depend on what the processor multiplies faster."""
+    from birdbone.models.blocks import products
+
+    monkeypatch.setattr(products, "has_fast_bfloat16", lambda: False)

@@ -11,9 +11,10 @@ from ...checkpoints import Checkpoint
 from ...contexts.flow import Healable
 from ...engine import announce
 from ...models.blocks.linears import all_linears
+from ...models.blocks.products import computed_in
 from ...models.blocks.skeleton import Skeleton
 from ...models.training.blockwise import BlockHealing, heal_blocks
-from ...models.training.optimiser import Healed, computed_in
+from ...models.training.optimiser import Healed
 from .methods import autocast_dtype
 from .more_text import HealingText
 from .settings import Chosen, HealMethod

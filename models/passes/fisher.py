@@ -22,6 +22,7 @@ from ...checkpoints import Checkpoint
 from ...errors import NumericsError
 from ...solvers.gram import Gram, GramAccumulator
 from ..blocks.linears import all_linears
+from ..blocks.products import in_pass
 from ..blocks.skeleton import Skeleton
 
 
@@ -99,7 +100,7 @@ def output_fisher(
 
 
 def _backward(model: nn.Module, tokens: Tensor, number: int) -> None:
-    with torch.enable_grad():
+    with torch.enable_grad(), in_pass(tokens.device):
         loss = model(tokens, labels=tokens, use_cache=False).loss  # mean over length - 1 tokens
         if not torch.isfinite(loss):
             raise NumericsError(

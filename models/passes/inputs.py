@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...errors import DataError, SolverError
 from ..blocks.linears import Linear, expert_kind, named
 from ..blocks.observing import ProductObserver, stored_tensors
+from ..blocks.products import in_pass
 from ..blocks.replay import Call, check_finite, replay
 
 
@@ -153,9 +154,10 @@ def sum_inputs(
     stored = stored_tensors(block, prefix)
     for index, (states, call) in enumerate(zip(hidden, calls, strict=True)):
         if given is not None:
-            with ProductObserver(stored, linears, _Keeping(grouping.given, states[..., 0].numel())):
+            keeping = _Keeping(grouping.given, states[..., 0].numel())
+            with ProductObserver(stored, linears, keeping), in_pass(call.device):
                 given[index] = replay(block, given[index], call)
-        with ProductObserver(stored, linears, grouping.see):
+        with ProductObserver(stored, linears, grouping.see), in_pass(call.device):
             outputs.append(replay(block, states, call))
         grouping.forget_inputs()
     check_finite(outputs, prefix.removesuffix("."))

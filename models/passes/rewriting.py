@@ -20,6 +20,7 @@ from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
 from ...solvers.gram import Gram, GramAccumulator
 from ...texts import Windows
 from ..blocks.linears import Linear, linears_by_block
+from ..blocks.products import in_pass
 from ..blocks.replay import Call, capture, replay
 from ..blocks.skeleton import Skeleton
 from .experts import Fellows
@@ -112,7 +113,7 @@ def rewrite_blocks(
             fresh = _put(skeleton, {**solutions, **refine(solved)})
         rewritten.update(fresh if resuming is None else resuming.kept(fresh))
         if fresh and index < last:
-            with torch.no_grad():
+            with torch.no_grad(), in_pass(skeleton.device):
                 hidden_out = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
         hidden = hidden_out
         if resuming is not None and index < last:

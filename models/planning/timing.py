@@ -17,6 +17,7 @@ from ...checkpoints.placement import current_device
 from ...solvers.factor import factorize
 from ...solvers.gram import GramAccumulator
 from ..blocks.linears import find_linears
+from ..blocks.products import in_pass
 from ..blocks.replay import Batch, capture, logits, replay
 from ..blocks.skeleton import Skeleton
 from ..passes.inputs import Group, sum_inputs
@@ -91,6 +92,8 @@ def time_block(checkpoint: Checkpoint, length: int, *, clock: Clock = now) -> Bl
         through = watch.fastest(partial(replay, block, whole.hidden, whole.calls[0]))
         token = watch.fastest(partial(replay, block, single.hidden, single.calls[0]))
         sums = _Sums(block, f"{skeleton.path}.0.", whole)
+        with in_pass(skeleton.device):
+            passing = watch.fastest(partial(replay, block, whole.hidden, whole.calls[0]))
         summing = watch.fastest(sums.sum)
         solving, multiplying = watch.fastest(sums.factorize), watch.fastest(sums.multiply)
     taken = watch.taken()
@@ -98,11 +101,10 @@ def time_block(checkpoint: Checkpoint, length: int, *, clock: Clock = now) -> Bl
     def ours(found: Moment) -> float:
         return _seconds(found, busy=taken >= BUSY)
 
-    summed, passed = ours(summing), ours(through)
     return BlockTimes(
-        block=passed,
+        block=ours(through),
         head=ours(head) * length / some,
-        gram=max(0.0, summed - passed),
+        gram=max(0.0, ours(summing) - ours(passing)),
         solve=ours(solving),
         product=ours(multiplying),
         token=ours(token) * len(skeleton.blocks) + ours(token_head),

@@ -20,6 +20,7 @@ from ..blocks.announcing import AnnounceCount
 from ..blocks.config import context_length
 from ..blocks.device import default_device
 from ..blocks.empty_model import text_config
+from ..blocks.products import product_dtype
 from ..blocks.skeleton import Skeleton
 from ..passes.resuming import Keeping, ProgressStore
 from .filters import Sieve
@@ -163,12 +164,9 @@ def sampling_bytes(checkpoint: Checkpoint) -> int:
 
 
 def sampling_dtype() -> torch.dtype:
-    """bfloat16 on accelerators and on CPUs with bfloat16 instructions, else float32."""
-    if default_device().type != "cpu":
-        return torch.bfloat16
-    able = torch.cpu.get_capabilities()
-    fast = able.get("amx_bf16") or able.get("avx512_bf16") or able.get("bf16")
-    return torch.bfloat16 if fast else torch.float32
+    """bfloat16 on accelerators; on CPUs that of the passes that choose weights."""
+    device = default_device()
+    return torch.bfloat16 if device.type != "cpu" else product_dtype(device) or torch.float32
 
 
 class _Counter:

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from ...checkpoints import Checkpoint, Coded, TensorRef
 from ...errors import SettingError
 from ..blocks.announcing import AnnounceCount
+from ..blocks.products import computed_in
 from ..blocks.replay import Batch, Call, capture, check_finite, replay
 from ..blocks.shared_state import carry_state
 from ..blocks.skeleton import Skeleton
 from ..passes.losses import check_loss, relative_errors
 from ..passes.resuming import Keeping, ProgressStore
-from .optimiser import Healed, Survivors, computed_in, cosine
+from .optimiser import Healed, Survivors, cosine
 
 HealingTarget = Literal["dense", "block"]
 

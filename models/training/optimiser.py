@@ -45,11 +45,6 @@ class Survivors:
                 parameter.grad.mul_(mask)
 
 
-def computed_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
-    """Autocast to a dtype on a device; None disables it."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-
-
 @dataclass(frozen=True)
 class Healed:
     """The result of a training.

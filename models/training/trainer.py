@@ -20,10 +20,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import SettingError
 from ..blocks.announcing import AnnounceStep
+from ..blocks.products import computed_in
 from ..passes.losses import check_loss
 from ..passes.resuming import Keeping, ProgressStore
 from .distillation import Lesson
-from .optimiser import Survivors, computed_in, cosine
+from .optimiser import Survivors, cosine
 
 _MAX_GRADIENT_NORM = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -51,9 +51,9 @@ def test_short_work_is_repeated_and_long_work_is_not() -> None:
     long, short = Clock(2.0), Clock(0.01)
     time_block(tiny_checkpoint(), LENGTH, clock=long)
     time_block(tiny_checkpoint(), LENGTH, clock=short)
-    # Seven operations of two readings each, and two readings of the machine.
-    assert long.readings == 7 * 2 + 2
-    assert short.readings == 7 * 2 * 3 + 2
+    # Eight operations of two readings each, and two readings of the machine.
+    assert long.readings == 8 * 2 + 2
+    assert short.readings == 8 * 2 * 3 + 2
 
 
 @pytest.mark.usefixtures("one_thread")
