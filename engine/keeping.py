@@ -55,7 +55,7 @@ class Store(Protocol):
         """The place of a link on a context; None for a link that must run each time."""
 
 
-class _Nowhere:
+class Nowhere:
     """The place for work in progress in a run without a store."""
 
     def load(self) -> None:
@@ -71,7 +71,7 @@ def unfinished() -> Unfinished:
     May be called in the link's coroutine or its worker thread. How often to save is up to the link;
     one that resumes from what it loads must produce the same bytes as an uninterrupted run.
     """
-    return current_place.get() or _Nowhere()
+    return current_place.get() or Nowhere()
 
 
 current_store: ContextVar[Store | None] = ContextVar("store", default=None)

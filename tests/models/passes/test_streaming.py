@@ -14,21 +14,14 @@ import pytest
 import torch
 from tiny import tiny_checkpoint, tiny_tokenizer
 from tiny_contexts import calibrated, digests, scored
+from tiny_passes import PASSES, shrunk
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from birdbone.checkpoints import Checkpoint, Quantized
-from birdbone.checkpoints.store import Stored, StoredCodes
+from birdbone.checkpoints import Quantized
 from birdbone.engine import Chain, ProgressEvent, run
 from birdbone.journal import RunFolder
-from birdbone.links import heal, prune, quantize
+from birdbone.links import quantize
 from birdbone.models.passes import resuming
-
-PASSES: dict[str, tuple[Any, type]] = {
-    "codes": (quantize(group_size=32), StoredCodes),
-    "masks": (prune(sparsity=0.5), Stored),
-    "neurons": (prune(pattern="neurons", sparsity=0.25), Stored),
-    "healed": (heal(method="blocks", epochs=6, learning_rate=1e-2), Stored),
-}
 
 
 class Counting:
@@ -43,12 +36,6 @@ class Counting:
         gc.collect()
         held = [each for each in gc.get_objects() if type(each) is Quantized]
         self.counts.append(len(held))
-
-
-def shrunk(checkpoint: Checkpoint) -> Checkpoint:
-    """Every linear 0.3 times as large, which healing improves."""
-    linears = [name for name in checkpoint.refs if name.endswith("_proj.weight")]
-    return checkpoint.evolve({name: checkpoint.tensors[name] * 0.3 for name in linears})
 
 
 @pytest.mark.parametrize("name", PASSES)
