@@ -13,7 +13,7 @@ from ...checkpoints import BitsAndBytes, Checkpoint, Quantized
 from ...checkpoints.safetensors_layout import StoredTensor, safetensors_bytes
 from ...checkpoints.shards import METADATA, plan_shards
 from ...errors import SettingError
-from ..codecs.compressed_tensors import packed_outline, per_row
+from ..codecs.compressed_tensors_writing import packed_outline, per_row
 from ..writing.folder import folder_outline
 
 MAX_SHARD_BYTES = int(5e9)

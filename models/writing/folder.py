@@ -39,7 +39,7 @@ from ..blocks.config import has_code
 from ..blocks.embeddings import embedding_paths
 from ..blocks.empty_model import empty_model, find_blocks, shared_model, tied_parameters
 from ..codecs.bitsandbytes import quantize_folder
-from ..codecs.compressed_tensors import (
+from ..codecs.compressed_tensors_writing import (
     packed,
     packed_outline,
     per_row,

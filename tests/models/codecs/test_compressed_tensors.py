@@ -16,15 +16,13 @@ from torch import Tensor
 
 from birdbone.checkpoints import InMemory, Quantized, TensorRef
 from birdbone.errors import CheckpointError
-from birdbone.models.codecs.compressed_tensors import (
-    Unpacked,
-    has_integer_codes,
+from birdbone.models.codecs.compressed_tensors import Unpacked, has_integer_codes, unpack
+from birdbone.models.codecs.compressed_tensors_writing import (
     packed,
     packed_outline,
     per_row,
     per_row_outline,
     quantization_config,
-    unpack,
 )
 
 NAME = "model.layers.0.mlp.up_proj.weight"
