@@ -19,7 +19,7 @@ from .bound import Link
 from .chain import Chain, run
 from .factories import LinkFactory, link
 from .halving import BatchSize, Halved
-from .keeping import Nowhere, Outcome, Place, Store, Unfinished, unfinished
+from .keeping import Outcome, Place, Store, Unfinished, unfinished
 from .naming import chain_settings, chains_of, spelled_settings
 from .settings import Settings, changed
 from .synchronous import run_sync
@@ -32,7 +32,6 @@ __all__ = [
     "Halved",
     "Link",
     "LinkFactory",
-    "Nowhere",
     "Outcome",
     "Place",
     "ProgressEvent",

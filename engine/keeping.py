@@ -55,8 +55,11 @@ class Store(Protocol):
         """The place of a link on a context; None for a link that must run each time."""
 
 
-class Nowhere:
-    """The place for work in progress in a run without a store."""
+class _Nowhere:
+    """The place for work in progress in a run without a store; false, so that `or` replaces it."""
+
+    def __bool__(self) -> bool:
+        return False
 
     def load(self) -> None:
         """There is never any."""
@@ -66,12 +69,12 @@ class Nowhere:
 
 
 def unfinished() -> Unfinished:
-    """The running link's place for work in progress; keeps nothing if the run has no store.
+    """The running link's place for work in progress; false and keeps nothing without a store.
 
     May be called in the link's coroutine or its worker thread. How often to save is up to the link;
     one that resumes from what it loads must produce the same bytes as an uninterrupted run.
     """
-    return current_place.get() or Nowhere()
+    return current_place.get() or _Nowhere()
 
 
 current_store: ContextVar[Store | None] = ContextVar("store", default=None)

@@ -10,18 +10,18 @@ import torch
 from ..checkpoints import Checkpoint, Coded
 from ..contexts.flow import Changed, Healable, Partial
 from ..contexts.steps import Step
-from ..engine import in_thread, link
+from ..engine import in_thread, link, unfinished
 from ..errors import SettingError
 from ..models.blocks.linears import all_linears
 from ..models.codecs.bitsandbytes import nf4_values
 from ..models.codecs.peft_adapter import require_peft
+from ..models.passes.temporary_place import TemporaryPlace
 from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
 from .healing.more_text import healing_text
 from .healing.settings import HealSettings, chosen, warn_of_ignored
 from .healing.train import by_blocks, on_text
-from .progress import progress_place
 
 
 @link(HealSettings)
@@ -40,7 +40,7 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
     heldout = num_heldout(windows, settings.heldout_share)
     train = by_blocks if settings.method == "blocks" else partial(on_text, settings.method)
-    text = await in_thread(healing_text, ctx, settings, heldout, progress_place())
+    text = await in_thread(healing_text, ctx, settings, heldout, unfinished() or TemporaryPlace())
     healed = await in_thread(train, ctx, text, how, heldout, settings.seed)
     light = checkpoint.evolve(healed.weights)
     texts = judged_parts(ctx, heldout)

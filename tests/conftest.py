@@ -84,6 +84,7 @@ def made_up_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module = importlib.import_module("birdbone.links.allocate")
     monkeypatch.setattr(module, "running_speeds", made_up_speeds)
+    monkeypatch.setattr(module, "require_llama_cpp", lambda: None)
 
 
 @pytest.fixture(autouse=True)

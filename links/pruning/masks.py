@@ -11,13 +11,13 @@ from ...contexts.flow import Partial, Pruned, Scored
 from ...contexts.layer_errors import error_metrics
 from ...contexts.plan import LinearPlan, Plan
 from ...contexts.scores import Scores
-from ...engine import announce, in_thread
+from ...engine import announce, in_thread, unfinished
 from ...errors import SettingError
 from ...models.blocks.linears import all_linears, named
 from ...models.passes.resuming import Resuming
 from ...models.passes.rewriting import rewrite_blocks
+from ...models.passes.temporary_place import TemporaryPlace
 from ...solvers.masks import Pattern, require_groups_of, require_sparsity
-from ..progress import progress_place
 from .settings import SPARSITY, PruneSettings, warn_of_unused
 from .solve_masks import Thinning
 
@@ -54,7 +54,7 @@ async def mask(ctx: Scored, settings: PruneSettings) -> Pruned:
         thinning,
         batch_size=settings.batch_size,
         paired=matching > 0,
-        resuming=Resuming(progress_place(), thinning),
+        resuming=Resuming(unfinished() or TemporaryPlace(), thinning),
         announce=lambda done, total: announce("pruning blocks", done, total),
     )
     return {

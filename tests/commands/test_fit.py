@@ -50,6 +50,7 @@ def test_fit(folders: Path, tmp_path: Path) -> None:
     assert json.loads(again.stdout)["steps"] == steps  # replayed, times included
 
 
+@pytest.mark.usefixtures("made_up_machine")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -156,6 +157,7 @@ def test_unknown_runtime(folders: Path, tmp_path: Path) -> None:
     assert "Input should be 'transformers', 'vllm' or 'llama.cpp'" in " ".join(found.output.split())
 
 
+@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="llama.cpp is not installed")
 @pytest.mark.usefixtures("made_up_machine")
 def test_removal_reaches_a_speed(folders: Path, tmp_path: Path) -> None:
     """No types of the whole model are fast enough; those without half of the neurons are."""

@@ -113,6 +113,7 @@ async def test_quantize_refuses_what_is_too_slow() -> None:
         await _fast(9, quantize(grid="allocated"))
 
 
+@pytest.mark.usefixtures("made_up_machine")
 async def test_speed_of_a_folder() -> None:
     with pytest.raises(LinkError, match=r"speed=1.5\) is measured in llama.cpp, which runs GGUF"):
         await _run("llama", speed=1.5)

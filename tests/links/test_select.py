@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from tiny import tiny_checkpoint, tiny_windows
 from tiny_contexts import calibrated
+from tiny_gguf import gguf_checkpoint
 
 from birdbone.contexts.allocation import Allocation, Candidate, LinearGrid
 from birdbone.contexts.forecast import Forecast
 from birdbone.engine import Chain, run
+from birdbone.engine.rebuilding import rebuilt
 from birdbone.errors import ChainError, GateError, LinkError, SolverError
 from birdbone.links import (
     allocate,
@@ -276,3 +278,32 @@ def test_bodies(body: Any, message: str) -> None:
     with pytest.raises(Exception, match=message) as refused:
         select(body=body())
     assert isinstance(refused.value, ChainError)
+
+
+@pytest.mark.usefixtures("made_up_machine")
+async def test_only_smaller_models_are_fast_enough() -> None:
+    """The whole model is recorded as too slow and not built; with less removed it all is."""
+    checkpoint = gguf_checkpoint("llama tied")
+    estimated = sensitivity(format="gguf", types=("q8_0", "q4_0"), windows=2)
+    budget = allocate(speed=2.4)
+    removal = Chain(profile(), score(), prune(pattern="neurons"), heal(), estimated, budget)
+    chain = Chain(
+        *(estimated, budget),
+        select(
+            removal=removal,
+            remove=(0.5,),
+            body=Chain(quantize(grid="allocated", matching=0.0), validate()),
+        ),
+    )
+    ctx = await run(chain, calibrated(checkpoint))
+    whole, *smaller = _records(ctx)
+    assert whole["speed"] < 2.4 <= min(each["speed"] for each in smaller)
+    assert "perplexity" not in whole
+    assert "no ggml types make the model run 2.4 times as fast" in whole["reason"]
+    assert [each["kept"] for each in smaller].count(True) == 1
+    with pytest.raises(LinkError, match=r"none of 2 candidates passes; .* runs 2\.\d+ times"):
+        await run(_with(chain, budget, 6), calibrated(checkpoint))
+
+
+def _with(chain: Chain, budget: Any, speed: float) -> Chain:
+    return rebuilt(chain, lambda each: {"speed": speed} if each.__name__ == budget.__name__ else {})
