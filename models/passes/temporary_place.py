@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from ...checkpoints import TensorRef
 from ...checkpoints.store import ObjectStore
+from .resuming import ProgressStore
 
 HELD_BYTES = 512_000_000
 """Bytes of finished tensors that stay in memory; those of a small model are never written."""
@@ -60,3 +61,8 @@ class TemporaryPlace:
             self._store = ObjectStore(folder)
             weakref.finalize(self._store, shutil.rmtree, folder, ignore_errors=True)
         return self._store
+
+
+def place_or_temporary(place: ProgressStore | None) -> ProgressStore:
+    """The place, or a temporary one if it is none or false, as in a run without a store."""
+    return place or TemporaryPlace()
