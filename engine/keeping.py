@@ -56,7 +56,7 @@ class Store(Protocol):
 
 
 class _Nowhere:
-    """The place in a run without a store; false, so that another can stand in for it."""
+    """The place for work in progress in a run without a store: it is false."""
 
     def __bool__(self) -> bool:
         return False

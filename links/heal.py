@@ -15,7 +15,6 @@ from ..errors import SettingError
 from ..models.blocks.linears import all_linears
 from ..models.codecs.bitsandbytes import nf4_values
 from ..models.codecs.peft_adapter import require_peft
-from ..models.passes.temporary_place import place_or_temporary
 from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
@@ -40,7 +39,7 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
     heldout = num_heldout(windows, settings.heldout_share)
     train = by_blocks if settings.method == "blocks" else partial(on_text, settings.method)
-    text = await in_thread(healing_text, ctx, settings, heldout, place_or_temporary(unfinished()))
+    text = await in_thread(healing_text, ctx, settings, heldout, unfinished())
     healed = await in_thread(train, ctx, text, how, heldout, settings.seed)
     light = checkpoint.evolve(healed.weights)
     texts = judged_parts(ctx, heldout)

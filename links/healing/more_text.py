@@ -73,6 +73,9 @@ class _Stage:
     ) -> None:
         self._place, self._name, self._found = place, name, found
 
+    def __bool__(self) -> bool:
+        return bool(self._place)
+
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         state = self._place.load()
         if state is None or state[1].get("stage") != self._name or state[1]["inner"] is None:

@@ -16,7 +16,6 @@ from ...errors import SettingError
 from ...models.blocks.linears import all_linears, named
 from ...models.passes.resuming import Resuming
 from ...models.passes.rewriting import rewrite_blocks
-from ...models.passes.temporary_place import place_or_temporary
 from ...solvers.masks import Pattern, require_groups_of, require_sparsity
 from .settings import SPARSITY, PruneSettings, warn_of_unused
 from .solve_masks import Thinning
@@ -54,7 +53,7 @@ async def mask(ctx: Scored, settings: PruneSettings) -> Pruned:
         thinning,
         batch_size=settings.batch_size,
         paired=matching > 0,
-        resuming=Resuming(place_or_temporary(unfinished()), thinning),
+        resuming=Resuming(unfinished(), thinning),
         announce=lambda done, total: announce("pruning blocks", done, total),
     )
     return {

@@ -14,7 +14,6 @@ from ...contexts.plan import LinearPlan, Plan
 from ...engine import announce, in_thread, unfinished
 from ...models.blocks.skeleton import Skeleton
 from ...models.passes.resuming import PassState, Resuming
-from ...models.passes.temporary_place import place_or_temporary
 from ...models.units.choose_layers import LayerChoice, choose_layers
 from ...models.units.config_keys import UnitKind
 from ...models.units.narrowing import narrowing
@@ -65,7 +64,7 @@ def _narrow(ctx: Scored, settings: PruneSettings, kind: UnitKind) -> Pruned:
         matched=matching > 0,
         announce=lambda done, total: announce("pruning blocks", done, total),
         correct=correction,
-        resuming=Resuming(place_or_temporary(unfinished()), removal, correction),
+        resuming=Resuming(unfinished(), removal, correction),
     )
     counts = change.before, change.after
     plans = {**removal.plans, **correction.plans}
@@ -81,7 +80,7 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
     bridging = Bridging(settings.damping, _BRIDGED)
     correction = Bridging(settings.damping, matching)
     choice = LayerChoice()
-    resuming = Resuming(place_or_temporary(unfinished()), choice, bridging, correction)
+    resuming = Resuming(unfinished(), choice, bridging, correction)
     stopped = resuming.load(skeleton.device)
 
     def tried(done: int, total: int) -> None:
@@ -131,7 +130,7 @@ def _remove_experts(ctx: Scored, settings: PruneSettings) -> Pruned:
         change,
         lambda done, total: announce("ranking experts", done, total),
         choice,
-        Resuming(place_or_temporary(unfinished()), choice),
+        Resuming(unfinished(), choice),
     )
     smaller = keep_experts(checkpoint, change, kept)
     plan = Plan("load", "experts", {}, (change.before, change.after), kept_layers(ctx))

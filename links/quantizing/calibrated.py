@@ -8,7 +8,6 @@ from ...checkpoints import Checkpoint
 from ...engine import announce, in_thread, unfinished
 from ...models.passes.resuming import Resuming
 from ...models.passes.rewriting import rewrite_blocks
-from ...models.passes.temporary_place import place_or_temporary
 from ...texts import Windows
 from .low_rank import with_adapter
 from .solve import BlockTuning, Rounding
@@ -29,7 +28,7 @@ async def round_by_text(
         paired=rounding.matching > 0 or tuning is not None,
         refine=tuning,
         resuming=Resuming(
-            place_or_temporary(unfinished()),
+            unfinished(),
             rounding,
             *([] if tuning is None else [tuning]),
             beside=None if correcting is None else correcting.factors,

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...checkpoints import InMemory, TensorRef
 from ...checkpoints.store import build_ref, entry_of, tensors_of
 from ..blocks.shared_state import has_state
+from .temporary_place import TemporaryPlace
 
 PAUSE_SECONDS = 30.0
 """Shortest time between two saves of the progress of a pass."""
@@ -99,7 +100,7 @@ class Resuming:
         )
 
     def kept(self, finished: Mapping[str, Tensor | TensorRef]) -> Mapping[str, Tensor | TensorRef]:
-        """Finished tensors on disk instead of in memory, if the place for progress has one."""
+        """Finished tensors on disk instead of in memory, as `Keeping.kept`."""
         return self._keeping.kept(finished)
 
     def save(self, standing: PassState) -> None:
@@ -163,12 +164,16 @@ class ProgressStore(Protocol):
         """Replace what was saved last."""
 
 
-@runtime_checkable
-class TensorPlace(ProgressStore, Protocol):
-    """Storage that also takes single tensors, which then need not be in memory."""
+class _TakesTensors(Protocol):
+    """Takes single tensors, which then need not be in memory."""
 
     def keep(self, ref: TensorRef) -> TensorRef:
         """Store a tensor; the returned reference reads it, and may be among those saved."""
+
+
+@runtime_checkable
+class TensorPlace(ProgressStore, _TakesTensors, Protocol):
+    """Storage that also takes single tensors."""
 
 
 class Keeping:
@@ -178,7 +183,7 @@ class Keeping:
     bytes.
 
     Args:
-        place: storage; None saves nothing.
+        place: storage; none, or one that is false, saves nothing.
         fraction: largest fraction of the time spent on saving; default 1/20.
         pause_seconds: shortest time between two saves.
     """
@@ -190,7 +195,12 @@ class Keeping:
         fraction: float | None = None,
         pause_seconds: float = 0.0,
     ) -> None:
-        self._place = place
+        self._place = place or None
+        self._tensors: _TakesTensors | None = None
+        if isinstance(place, TensorPlace):
+            self._tensors = place
+        elif self._place is None:
+            self._tensors = TemporaryPlace()
         self._fraction, self._pause_seconds = (
             _TRAINING_FRACTION if fraction is None else fraction
         ), pause_seconds
@@ -201,15 +211,15 @@ class Keeping:
         return None if self._place is None else self._place.load()
 
     def kept(self, finished: Mapping[str, Tensor | TensorRef]) -> Mapping[str, Tensor | TensorRef]:
-        """Finished tensors on disk instead of in memory, if the place for progress has one.
+        """Finished tensors on disk instead of in memory.
 
-        What is returned must be among the tensors of the next `save`.
+        They are in the place for progress, if it takes single tensors, and must be among the
+        tensors of the next `save`; among the temporary files, if nothing is saved.
         """
-        place = self._place
-        if not isinstance(place, TensorPlace):
+        if self._tensors is None:
             return finished
         return {
-            name: place.keep(InMemory(value) if isinstance(value, Tensor) else value)
+            name: self._tensors.keep(InMemory(value) if isinstance(value, Tensor) else value)
             for name, value in finished.items()
         }
 

@@ -6,21 +6,18 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Mapping
-from typing import Any
 
 from safetensors import SafetensorError
 
 from ...checkpoints import TensorRef
 from ...checkpoints.store import ObjectStore
-from .resuming import ProgressStore
 
 HELD_BYTES = 512_000_000
 """Bytes of finished tensors that stay in memory; those of a small model are never written."""
 
 
 class TemporaryPlace:
-    """A place for the work in progress of one pass that no later run resumes.
+    """Takes the finished tensors of one pass or training that no later run resumes.
 
     Tensors beyond the first `HELD_BYTES` are written to a folder among the temporary files
     (``TMPDIR``). It is deleted once no reference to its tensors is left, and at the end of the
@@ -31,12 +28,6 @@ class TemporaryPlace:
         self._held = 0
         self._store: ObjectStore | None = None
         self._full = False
-
-    def load(self) -> None:
-        """There is never any."""
-
-    def save(self, tensors: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Keep nothing: there is no later run."""
 
     def keep(self, ref: TensorRef) -> TensorRef:
         """The tensor on disk, or as it is while there is room in memory or none on disk."""
@@ -61,8 +52,3 @@ class TemporaryPlace:
             self._store = ObjectStore(folder)
             weakref.finalize(self._store, shutil.rmtree, folder, ignore_errors=True)
         return self._store
-
-
-def place_or_temporary(place: ProgressStore | None) -> ProgressStore:
-    """The place, or a temporary one if it is none or false, as in a run without a store."""
-    return place or TemporaryPlace()
