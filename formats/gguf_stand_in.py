@@ -16,7 +16,7 @@ from ..checkpoints import Checkpoint
 from ..models.blocks.empty_model import shared_model
 from .ggml_types import GgmlKind
 from .gguf_architectures import architecture_of
-from .gguf_size import padded_bytes
+from .gguf_size import gguf_data_bytes, padded_bytes
 from .gguf_tensors import file_kind, tensor_entries
 from .gguf_tokenizer import describe_tokenizer
 from .gguf_writer import describe_model, write_header
@@ -35,13 +35,12 @@ def write_stand_in(checkpoint: Checkpoint, path: Path, *, kind: GgmlKind | None 
     """
     model, kind = shared_model(checkpoint), file_kind(checkpoint, kind)
     architecture, _ = architecture_of(model.config)
-    entries = tensor_entries(checkpoint, model, architecture, kind)
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.arch])
     try:
         describe_model(writer, checkpoint, model, architecture, kind)
         describe_tokenizer(writer, checkpoint, int(model.config.vocab_size))
-        write_header(writer, entries)
+        write_header(writer, tensor_entries(checkpoint, model, architecture, kind))
     finally:
         writer.close()
-    data = sum(padded_bytes(entry.num_bytes) for entry in entries)
+    data = gguf_data_bytes(checkpoint, kind=kind)
     os.truncate(path, padded_bytes(path.stat().st_size) + data)

@@ -18,11 +18,9 @@ from ...checkpoints import Checkpoint
 from ...contexts.allocation import Allocation, Candidate
 from ...contexts.sensitivity import GridLoss
 from ...engine import in_thread
-from ...models.blocks.embeddings import table_names
-from ...models.blocks.empty_model import shared_model
-from ...models.evaluation.footprint import fraction_of_experts
 from .candidates import allocate_candidates, allocated_within
 from .choices import Choices, formats_of, is_known, outlined_candidate, priced, smallest_candidate
+from .stored_matrices import tables
 from .uniform import uniform_types
 
 Stopwatch = Callable[[Sequence[Checkpoint]], Awaitable[Sequence[float]]]
@@ -132,19 +130,14 @@ def type_times(choices: Choices, measured: Sequence[Candidate]) -> Times:
 def _multiplied(choices: Choices) -> dict[str, float]:
     """Weights of each matrix that a token multiplies, as fractions of all.
 
-    Of experts that is the fraction that a token is routed to; an embedding beside a head is only
-    looked up.
+    An embedding beside a head is only looked up. No architecture of a GGUF file has experts.
     """
-    checkpoint, linears = choices.checkpoint, choices.sensitivity.linears
-    routed = fraction_of_experts(shared_model(checkpoint).config.get_text_config(decoder=True))
-    beside = [name.removesuffix(".weight") for name in table_names(checkpoint)]
-    looked_up = beside[0] if len(beside) > 1 else None
     found = {
-        name: math.prod(each.shape) * (routed if each.kind != name else 1.0)
-        for name, each in linears.items()
+        name: float(math.prod(each.shape)) for name, each in choices.sensitivity.linears.items()
     }
-    if looked_up in found:
-        found[looked_up] = 0.0
+    beside = list(tables(choices.checkpoint))
+    if len(beside) > 1 and beside[0] in found:
+        found[beside[0]] = 0.0
     total = sum(found.values())
     return {name: each / total for name, each in found.items()}
 

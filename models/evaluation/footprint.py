@@ -103,7 +103,7 @@ def _weights(linear: Linear) -> int:
 def _flops(model: PreTrainedModel, linears: list[Linear]) -> int:
     head = model.get_output_embeddings()
     products = 0 if head is None else head.weight.numel()
-    fraction = fraction_of_experts(model.config.get_text_config(decoder=True))
+    fraction = _fraction_of_experts(model.config.get_text_config(decoder=True))
     routed = sum(_weights(linear) for linear in linears if _is_experts(linear))
     plain = sum(_weights(linear) for linear in linears if not _is_experts(linear))
     return 2 * (products + plain + round(routed * fraction))
@@ -113,7 +113,7 @@ def _is_experts(linear: Linear) -> bool:
     return linear.expert is not None or ".experts." in linear.tensor
 
 
-def fraction_of_experts(config: object) -> float:
+def _fraction_of_experts(config: object) -> float:
     """Fraction of the experts that a token is routed to; 1 without experts."""
     chosen = getattr(config, "num_experts_per_tok", None)
     counts = (getattr(config, name, None) for name in ("num_local_experts", "num_experts"))
