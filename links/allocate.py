@@ -39,7 +39,10 @@ NumBytes = Annotated[
 ]
 
 Ratio = Annotated[
-    float, BeforeValidator(read_ratio), WithJsonSchema({"type": ["number", "string"]})
+    float,
+    BeforeValidator(read_ratio),
+    Field(gt=1, allow_inf_nan=False),
+    WithJsonSchema({"type": ["number", "string"]}),
 ]
 
 
@@ -64,7 +67,7 @@ class AllocateSettings(Settings):
     """Tokens of the KV cache for ``memory``; 4096 by default, or as many as the model has positions
     if these are fewer."""
 
-    speed: Annotated[Ratio, Field(gt=1)] | None = None
+    speed: Ratio | None = None
     """Budget of a GGUF file: how many times as many tokens per second as the original it generates
     in llama.cpp on this machine, such as 1.5 or 1.5x, as measured."""
 

@@ -92,7 +92,8 @@ async def fast_allocation(
     allocated = {each.name: each for each in reversed(enough) if not each.uniform}
     kept = [*sorted(allocated.values(), key=_loss)[:variants]]
     kept += [each for each in enough if each.uniform][:uniform]
-    return Allocation(budget_bytes, tuple(kept), exact=False, format="gguf")
+    # Where all that are fast enough are uniform and none of these was asked for, the best of them.
+    return Allocation(budget_bytes, tuple(kept or enough[:1]), exact=False, format="gguf")
 
 
 def guessed_allocation(

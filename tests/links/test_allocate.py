@@ -125,7 +125,7 @@ async def test_speed_needs_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
         await _fast(1.5)
 
 
-@pytest.mark.parametrize("speed", [1, "0.5x", "fast"])
+@pytest.mark.parametrize("speed", [1, "0.5x", "fast", "inf"])
 def test_no_speed(speed: float | str) -> None:
     with pytest.raises(SettingError, match=r"allocate\(speed="):
         allocate(speed=speed)

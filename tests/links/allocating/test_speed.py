@@ -78,6 +78,15 @@ async def test_counts(variants: int, uniform: int) -> None:
         assert each.num_bytes > 0
 
 
+@pytest.mark.parametrize(("speed", "drag"), [(1.3, 1.0), (2.3, 3.0)])
+async def test_only_uniform_files_are_fast_enough(speed: float, drag: float) -> None:
+    """Although none was asked for, the best of those measured is the candidate."""
+    found, _ = await _allocated(gguf_choices(), speed, drag=drag, uniform=0)
+    assert found.too_slow is None
+    assert [each.uniform for each in found.candidates] == [True]
+    assert (found.current.speed or 0) >= speed
+
+
 async def test_too_slow() -> None:
     """The only candidate is the fastest, and the reason names it."""
     found, _ = await _allocated(gguf_choices(), 6.0)
