@@ -69,9 +69,9 @@ class LoadSettings(Settings):
     they would take more than a quarter of its free memory."""
 
     precision: Precision = "auto"
-    """Of matrix products in the passes over calibration text on a CPU: float32, or bfloat16 with
-    float32 sums, which is faster on processors with AMX or AVX512-BF16; auto is bfloat16 on these.
-    Perplexities are always computed in float32."""
+    """Of matrix products in the passes over calibration text on a CPU: float32, or bfloat16, which
+    is faster on processors with AMX or AVX512-BF16; auto is bfloat16 on these. Gram matrices,
+    solvers and perplexities are always computed in float32."""
 
     keep_unused: bool = True
     """Carry tensors for which the transformers class has no parameters, such as heads for

@@ -1,9 +1,10 @@
 """In which dtype the passes that choose weights multiply matrices.
 
 On processors that multiply bfloat16 faster than float32, the passes over calibration text may
-round the factors of each matrix product to bfloat16; sums, weights and hidden states stay float32.
-Text is sampled from the model in bfloat16 then. What judges a model (`models.evaluation`) is not
-affected.
+compute the products of a block in bfloat16 (torch's autocast): factors and results are rounded, and
+what lies between two products of a block may be too. Weights, hidden states between blocks, Gram
+matrices and solvers stay float32. Text is sampled from the model in bfloat16 then. What judges a
+model (`models.evaluation`) is not affected.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16")  # the last one is Arm's
 
 
 def product_dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype that factors are rounded to by the placement in force; None to leave them.
+    """The dtype of products by the placement in force; None for that of their factors.
 
     An accelerator computes in the dtype that the model is stored in.
     """

@@ -20,8 +20,8 @@ class TemporaryPlace:
     """Takes the finished tensors of one pass or training that no later run resumes.
 
     Tensors beyond the first `HELD_BYTES` are written to a folder among the temporary files
-    (``TMPDIR``). It is deleted once no reference to its tensors is left, and at the end of the
-    process.
+    (``TMPDIR``). It is deleted once no reference to its tensors is left, and when the
+    process ends by itself.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Passes that choose weights may round factors of products to bfloat16; nothing else does."""
+"""Passes that choose weights may multiply in bfloat16; nothing else does."""
 
 from __future__ import annotations
 
