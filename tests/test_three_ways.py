@@ -37,9 +37,14 @@ def offline_runs(folder: Path) -> list[Path]:
     return list(folder.glob("wandb/offline-run-*"))
 
 
+def _text(sentence: str) -> str:
+    """Paragraphs that are the same on every machine."""
+    paragraphs = ("".join(sentence.format(7 * n + m) for m in range(12)) for n in range(200))
+    return "\n\n".join(paragraphs)
+
+
 @pytest.mark.usefixtures("wandb_offline")
 async def test_assembling_a_chain(model: str, tmp_path: Path) -> None:
-    """The weights are random, so that any rise is chance; it may double and no more."""
     told = []
 
     async def tell(ctx: dict[str, Any]) -> dict[str, Any]:
@@ -47,10 +52,13 @@ async def test_assembling_a_chain(model: str, tmp_path: Path) -> None:
         return ctx
 
     light = tmp_path / "light"
-    parts = {"healing_windows": 8, "heldout_windows": 4, "elsewhere_windows": 4}
+    sources = {"data": str(tmp_path / "calm.txt"), "elsewhere": str(tmp_path / "wild.txt")}
+    Path(sources["data"]).write_text(_text("the river runs past house {} and its garden. "))
+    Path(sources["elsewhere"]).write_text(_text("past the house {} runs the river to a garden. "))
+    parts = {**sources, "healing_windows": 8, "heldout_windows": 4, "elsewhere_windows": 4}
     chain = Chain(
         load(model=model), calibrate(windows=16, length=64, **parts), profile(), score(),
-        prune(sparsity=0.3), heal(), quantize(bits=4), validate(max_rise=1.0), tell,
+        prune(sparsity=0.3), heal(), quantize(bits=4), validate(max_rise=0.03), tell,
         save(path=str(light)),
     )  # fmt: skip
     chain.use(Timing())
