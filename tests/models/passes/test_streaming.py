@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from deep_llama import layer_weights, needs_proc, printed, save_deep_llama
 from tiny import tiny_checkpoint, tiny_tokenizer
 from tiny_contexts import calibrated, digests, scored
 from tiny_passes import PASSES, shrunk
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from birdbone.checkpoints import Quantized
 from birdbone.engine import Chain, ProgressEvent, run
@@ -82,9 +77,8 @@ async def test_codes_of_finished_blocks_are_not_in_memory(tmp_path: Path) -> Non
     assert streamed.counts[-1] == streamed.counts[0]
 
 
-HELD = """
+QUANTIZE = """
 import asyncio, json, sys
-from pathlib import Path
 from birdbone import Chain, run
 from birdbone.journal import RunFolder
 from birdbone.links import calibrate, load, quantize
@@ -96,8 +90,7 @@ class Watch:
 
     def progress(self, link, event, mwctx):
         if link.__name__ == "quantize":
-            status = Path("/proc/self/status").read_text()
-            held.append(int(status.split("RssAnon:")[1].split()[0]) * 1024)
+            held.append(held_bytes())
 
 parts = dict(healing_windows=1, heldout_windows=2, elsewhere_windows=2)
 chain = Chain(
@@ -115,39 +108,25 @@ asyncio.run(main())
 print(json.dumps(held))
 """
 LAYERS = 48
+SIZES = {"width": 768, "inner": 2048, "heads": 12}
 
 
 def bytes_held(folder: Path) -> list[int]:
     """Anonymous memory after each block of a random bfloat16 Llama, quantised block by block."""
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=12,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder / "model")
+    save_deep_llama(folder / "model", LAYERS, **SIZES)
     tiny_tokenizer().save_pretrained(folder / "model")
     words = [f"number {place} of the other thing " * 20 for place in range(400)]
     (folder / "words.txt").write_text("\n\n".join(words))
-    command = [sys.executable, "-c", HELD, str(folder)]
-    # One arena: with several, what the C library keeps of freed memory hides what is held.
-    env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    found: list[int] = json.loads(done.stdout.splitlines()[-1])
+    found: list[int] = printed(QUANTIZE, folder)
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@needs_proc
 @pytest.mark.timeout(1800)
 def test_memory_does_not_grow_from_block_to_block(tmp_path: Path) -> None:
     held = bytes_held(tmp_path)
     assert len(held) == LAYERS
     third = LAYERS // 3  # the first is left out: until then the C library's heap fills
-    codes = third * (2 * 768**2 + 2 * 768 * 256 + 3 * 768 * 2048)  # of a third, a byte each
+    codes = third * layer_weights(**SIZES)  # of a third, a byte each
     assert max(held[2 * third :]) - max(held[third : 2 * third]) < codes / 2
