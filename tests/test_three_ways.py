@@ -37,14 +37,21 @@ def offline_runs(folder: Path) -> list[Path]:
     return list(folder.glob("wandb/offline-run-*"))
 
 
-def _text(sentence: str) -> str:
-    """Paragraphs that are the same on every machine."""
-    paragraphs = ("".join(sentence.format(7 * n + m) for m in range(12)) for n in range(200))
-    return "\n\n".join(paragraphs)
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, str]:
+    """Two texts that are the same on every machine."""
+    sentences = {
+        "data": "the river runs past house {} and its garden. ",
+        "elsewhere": "past the house {} runs the river to a garden. ",
+    }
+    for name, sentence in sentences.items():
+        paragraphs = ("".join(sentence.format(7 * n + m) for m in range(12)) for n in range(200))
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(paragraphs))
+    return {name: str(tmp_path / f"{name}.txt") for name in sentences}
 
 
 @pytest.mark.usefixtures("wandb_offline")
-async def test_assembling_a_chain(model: str, tmp_path: Path) -> None:
+async def test_assembling_a_chain(model: str, sources: dict[str, str], tmp_path: Path) -> None:
     told = []
 
     async def tell(ctx: dict[str, Any]) -> dict[str, Any]:
@@ -52,9 +59,6 @@ async def test_assembling_a_chain(model: str, tmp_path: Path) -> None:
         return ctx
 
     light = tmp_path / "light"
-    sources = {"data": str(tmp_path / "calm.txt"), "elsewhere": str(tmp_path / "wild.txt")}
-    Path(sources["data"]).write_text(_text("the river runs past house {} and its garden. "))
-    Path(sources["elsewhere"]).write_text(_text("past the house {} runs the river to a garden. "))
     parts = {**sources, "healing_windows": 8, "heldout_windows": 4, "elsewhere_windows": 4}
     chain = Chain(
         load(model=model), calibrate(windows=16, length=64, **parts), profile(), score(),
