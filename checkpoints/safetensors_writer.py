@@ -62,8 +62,8 @@ def write_safetensors(
         path.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _FULL:
             raise ResourceError(
-                f"'{path.name}' cannot be written: the disk is full ({layout.num_bytes / 1e9:.2f} "
-                f"GB are needed); free some space, or give a folder on another disk"
+                f"'{path.name}' cannot be written: the disk is full ({layout.num_bytes:,} bytes "
+                f"are needed); free some space, or give a folder on another disk"
             ) from error
         raise
 

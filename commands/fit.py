@@ -96,12 +96,12 @@ def fit_command(
     device: Device = None,
     precision: PassPrecision = None,
 ) -> None:
-    """Quantize a model into a size: bits go where they cost least.
+    """Quantize a model into a size, or to a speed: bits go where they cost least.
 
     Bits and group sizes of all linears and of the embedding are chosen by estimated loss; for an
-    output that ends in .gguf, the ggml types of all matrices of that file. These
-    and the best uniform settings of the same size are built and judged on held-out text and on
-    text from elsewhere; the best is saved. The estimated time is printed before the run starts.
+    output that ends in .gguf, the ggml types of all matrices of that file. These and the best
+    uniform settings within the same budget are built and judged on held-out text and on text from
+    elsewhere; the best is saved. The estimated time is printed before the run starts.
     The same chain with more options: birdbone run fit.
     """
 

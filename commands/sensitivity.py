@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .execution import Execution, execute
-from .options import MODEL, AsJson, Data, Device, DryRun, Quiet, RunFolderPath, Threads, one_or_more
+from .options import (
+    MODEL,
+    AsJson,
+    Data,
+    Device,
+    DryRun,
+    PassPrecision,
+    Quiet,
+    RunFolderPath,
+    Threads,
+    one_or_more,
+)
 
 if TYPE_CHECKING:
     from ..contexts.forecast import Preflight
@@ -35,6 +46,7 @@ def sensitivity_command(
     quiet: Quiet = False,
     threads: Threads = None,
     device: Device = None,
+    precision: PassPrecision = None,
 ) -> None:
     """Estimate what fewer bits cost in each linear, and list the worst.
 
@@ -60,9 +72,8 @@ def sensitivity_command(
             length=length,
         )
         estimates = estimate(bits=tuple(sorted({2, 3, 4, 6, 8, bits})))
-        return Chain(
-            load(model=model, device=device or "auto"), texts, estimates, name="sensitivity"
-        )
+        source = load(model=model, device=device or "auto", precision=precision or "auto")
+        return Chain(source, texts, estimates, name="sensitivity")
 
     def tell(found: Preflight | None, result: Mapping[str, Any], *, as_json: bool) -> None:
         from ..reports.sensitivity import (

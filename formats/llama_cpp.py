@@ -5,6 +5,7 @@ The process runs `measure_gguf.py` by path and imports nothing of this package.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ def require_llama_cpp() -> None:
             "GGUF files are run by llama.cpp, which is not installed; "
             "run pip install 'birdbone[llama]'"
         )
+
+
+def llama_cpp_version() -> str:
+    """The version of the bindings, which fixes that of llama.cpp.
+
+    Raises:
+        MissingExtraError: as `require_llama_cpp`.
+    """
+    require_llama_cpp()
+    return version("xllamacpp")
 
 
 async def measure_gguf(

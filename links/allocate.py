@@ -1,9 +1,9 @@
-"""allocate: choose the grid of every linear, and of the embedding, within one budget of bytes."""
+"""allocate: choose the grid of every linear, and of the embedding, within one budget."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -28,7 +28,7 @@ from .allocating.budget import (
     unquantised_bytes,
 )
 from .allocating.candidates import Choices, allocate_candidates, ladder_candidates
-from .allocating.running_speed import MEASURED_TOKENS, running_speeds
+from .allocating.running_speed import measuring_forecast, measuring_machine, running_speeds
 from .allocating.runtimes import Limits, Runtime
 from .allocating.speed import fast_allocation, guessed_allocation, num_measured
 
@@ -131,7 +131,7 @@ async def allocate(ctx: Allocatable, settings: AllocateSettings) -> Allocating:
     return {
         "allocation": found,
         "metrics": {
-            "budget_bytes": found.budget_bytes,
+            **({} if settings.speed is not None else {"budget_bytes": found.budget_bytes}),
             "predicted_bytes": first.num_bytes,
             "estimated_loss": first.loss,
             "candidates": len(found.candidates),
@@ -263,5 +263,10 @@ def _forecast(ctx: Allocatable, settings: AllocateSettings) -> Forecast:
     if settings.speed is None:
         return Forecast(adds=adds)
     files = 1 + num_measured(_choices(ctx, settings), settings.variants, settings.uniform)
-    runs = files * _ROUNDS
-    return Forecast(adds=adds, guessed=True, starts=runs, decoded_tokens=runs * MEASURED_TOKENS)
+    return replace(measuring_forecast(files, rounds=_ROUNDS), adds=adds, guessed=True)
+
+
+@allocate.reads
+def _reads(settings: AllocateSettings) -> Mapping[str, object] | None:
+    """What a measured speed depends on, so that it is measured again on another machine."""
+    return None if settings.speed is None else measuring_machine()

@@ -1,4 +1,4 @@
-"""The budget of an allocation: one of bytes, a fraction of the original, or bits per parameter."""
+"""The budget of an allocation: bytes, or what is turned into bytes, or speed."""
 
 from __future__ import annotations
 
@@ -45,8 +45,17 @@ def read_bytes(value: Any) -> Any:
 
 
 def read_ratio(value: Any) -> Any:
-    """A ratio such as ``1.5x`` as a number; other values are returned as they are."""
-    return value.strip().removesuffix("x") if isinstance(value, str) else value
+    """A ratio such as ``1.5x`` as a number; other types are returned as they are.
+
+    Raises:
+        ValueError: text that is no ratio.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value.strip().removesuffix("x"))
+    except ValueError:
+        raise ValueError(f"'{value}' is not a ratio; write one such as 1.5 or 1.5x") from None
 
 
 def budget_bytes(

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from ...checkpoints import Checkpoint
+from ...contexts.forecast import Forecast
 from ...engine import announce, in_thread
 from ...formats.ggml_types import GgmlKind
-from ...formats.llama_cpp import measure_gguf
+from ...formats.llama_cpp import llama_cpp_version, measure_gguf
 from ...models.blocks.empty_model import shared_model
 from ...models.evaluation.fresh_process import Probe
 
 _PROBE = Probe(None, torch.float32, prefill_tokens=16)
 
-MEASURED_TOKENS = _PROBE.repeats * _PROBE.decode_tokens
-"""Tokens that one run of one model generates."""
-
 _ORIGINAL_KIND: GgmlKind = "f16"  # what a model that was not quantised is run as
 _SPEED = "decode_tokens_per_second"
+
+_START_SECONDS = 1.0  # of a process that opens a file, the writing of the file included
+_TOKEN = 0.25  # of the time of a token in transformers in float32
 
 
 async def running_speeds(
@@ -59,6 +61,22 @@ async def running_speeds(
                 speeds.append(measured.figures["light"][_SPEED])
             found.append([each / speeds[0] for each in speeds[1:]])
     return [statistics.median(each) for each in zip(*found, strict=True)]
+
+
+def measuring_forecast(files: int, *, rounds: int) -> Forecast:
+    """The time of `running_speeds` for that many files, the original's included."""
+    runs = files * rounds
+    tokens = round(_TOKEN * _PROBE.repeats * _PROBE.decode_tokens * runs)
+    return Forecast(seconds=_START_SECONDS * runs, decoded_tokens=tokens)
+
+
+def measuring_machine() -> Mapping[str, object]:
+    """What a measured speed depends on beside the model."""
+    return {
+        "machine": platform.node(),
+        "threads": torch.get_num_threads(),
+        "llama.cpp": llama_cpp_version(),
+    }
 
 
 def _silent(label: str, done: int, total: int | None) -> None:

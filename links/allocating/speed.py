@@ -178,8 +178,9 @@ def _loss(candidate: Candidate) -> float:
 
 
 def _too_slow(fastest: Candidate, speed: float) -> str:
+    reached = math.floor(1000 * (fastest.speed or 0.0)) / 1000  # below what was asked for
     return (
         f"no ggml types make the model run {speed:g} times as fast as the original as an F16 file "
-        f"in llama.cpp; the fastest measured, {formats_of(fastest)}, runs {fastest.speed:.2f} "
-        f"times as fast; ask for less, or also remove neurons (--remove)"
+        f"in llama.cpp; the fastest measured, {formats_of(fastest)}, runs {reached:g} "
+        f"times as fast; ask for less speed, or remove neurons or more of them (--remove)"
     )

@@ -62,6 +62,7 @@ def test_fit(folders: Path, tmp_path: Path) -> None:
         (("--bytes", "1TB"), "give a smaller budget"),
         (("--memory", "20kB", "--context", "64"), "the KV cache of 64 tokens alone takes 24,576"),
         (("--memory", "1MB", "--ratio", "0.3"), "states 2 budgets; give one of them"),
+        (("--speed", "fast"), "'fast' is not a ratio; write one such as 1.5 or 1.5x"),
         (("--bytes", "small"), "is not a size; write one such as 80MB"),
         (("--runtime", "vllm", "--bytes", "30kB"), "was seen to load"),
         (("--set", "quantize.bits=3"), "is decided by allocate"),

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_choices import gguf_choices
 from tiny_gguf import gguf_checkpoint
 
+from birdbone.links import allocate
 from birdbone.links.allocating import running_speed
 from birdbone.links.allocating.choices import outlined_candidate
 from birdbone.links.allocating.running_speed import running_speeds
@@ -35,6 +37,22 @@ async def test_ratios_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == pytest.approx([1.6, 1.9])
     assert files[:3] * 3 == files  # in turns
     assert not files[0].parent.exists()
+
+
+@pytest.mark.parametrize("changed", ["machine", "threads", "llama.cpp"])
+def test_measured_again_where_another_speed_is_expected(
+    monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    facts = {"machine": "a", "threads": 1, "llama.cpp": "0.1"}
+    monkeypatch.setattr(running_speed.platform, "node", lambda: facts["machine"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: facts["threads"])
+    monkeypatch.setattr(running_speed, "llama_cpp_version", lambda: facts["llama.cpp"])
+    reads, settings = allocate.hooks.reads, allocate(speed=1.5).settings
+    assert reads is not None
+    before = reads(settings)
+    facts[changed] = "b"
+    assert reads(settings) != before
+    assert reads(allocate(ratio=0.5).settings) is None
 
 
 async def test_llama_cpp_runs_them() -> None:

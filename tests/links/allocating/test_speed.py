@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,15 @@ async def test_only_uniform_files_are_fast_enough(speed: float, drag: float) -> 
     assert (found.current.speed or 0) >= speed
 
 
+async def test_barely_too_slow() -> None:
+    """The speed in the reason is not rounded up to the one that was asked for."""
+    found, _ = await _allocated(gguf_choices(), 6.0)
+    asked = math.ceil(1000 * (found.candidates[0].speed or 0.0)) / 1000
+    found, _ = await _allocated(gguf_choices(), asked)
+    assert f"run {asked:g} times" in str(found.too_slow)
+    assert f"runs {asked - 0.001:g} times" in str(found.too_slow)
+
+
 async def test_too_slow() -> None:
     """The only candidate is the fastest, and the reason names it."""
     found, _ = await _allocated(gguf_choices(), 6.0)
@@ -95,7 +105,7 @@ async def test_too_slow() -> None:
     assert 1 < fastest < 6
     assert found.too_slow is not None
     assert "6 times as fast as the original as an F16 file" in found.too_slow
-    assert f"runs {fastest:.2f} times as fast; ask for less, or also remove" in found.too_slow
+    assert "times as fast; ask for less speed, or remove neurons" in found.too_slow
 
 
 async def test_times_are_those_of_the_machine() -> None:
