@@ -37,7 +37,9 @@ def perplexity(checkpoint: Checkpoint, windows: Windows) -> float:
 
 def main() -> None:
     job = read_job()
-    ctx: Any = asyncio.run(run(Chain(load(model=job["model"], dtype="float32"))))
+    ctx: Any = asyncio.run(
+        run(Chain(load(model=job["model"], dtype="float32", precision="float32")))
+    )
     windows = Windows(job["tokens"], "calibration")
     ctx |= {"calibration": windows, "heldout": windows}
     ctx["healing"] = Windows(job.get("healing", job["tokens"]), "healing")

@@ -21,7 +21,7 @@ from ..models.blocks.empty_model import find_blocks, shared_model
 from ..models.blocks.linears import Linear, all_linears, find_linears, named
 from ..models.passes.taylor import taylor_scores
 from ..models.planning.effort import num_blocks
-from ..models.planning.memory import factor_bytes, training_bytes
+from ..models.planning.memory import factor_bytes, gradient_bytes
 from ..solvers.factor import factorize
 from ..solvers.gram import Gram
 from ..solvers.saliency import magnitude_saliency, obs_saliency
@@ -193,13 +193,4 @@ def _memory_bytes(ctx: Profiled, method: ScoreMethod) -> int:
         return one + factor_bytes(max(columns for _, columns in shapes))
     if method != "taylor":
         return one
-    trained = training_bytes(
-        None,
-        checkpoint,
-        ctx["calibration"],
-        micro_batch_size=1,
-        rank=0,  # no weight is trained
-        packed=False,
-        checkpointing=False,
-    )
-    return trained + 4 * sum(weights) + one
+    return gradient_bytes(checkpoint, ctx["calibration"]) + 4 * sum(weights) + one

@@ -21,7 +21,7 @@ from ...engine.rebuilding import links_with_settings
 from ...errors import SettingError
 from ...models.blocks.linears import all_linears, expert_kind
 from ...models.planning.effort import num_blocks
-from ...models.planning.memory import pass_bytes, training_bytes
+from ...models.planning.memory import gradient_bytes, pass_bytes
 from ...solvers.grid import Grid
 from ...texts import Windows
 from ..wave.context_bytes import context_bytes
@@ -50,15 +50,6 @@ def sensitivity_forecast(
     checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
     blocks, count = num_blocks(checkpoint), windows.num_windows
     passes = 3 * min(gradient_windows, count)
-    trained = training_bytes(
-        None,
-        checkpoint,
-        windows,
-        micro_batch_size=1,
-        rank=0,  # no weight is trained
-        packed=False,
-        checkpointing=False,
-    )
     return Forecast(
         adds={"sensitivity": outlined_sensitivity(checkpoint, windows, grids, format=format)},
         block_passes=blocks * (passes + count),
@@ -67,7 +58,10 @@ def sensitivity_forecast(
         solves=blocks * _SOLVES,
         products=blocks * _PRODUCTS_PER_GRID * len(grids),
         moved_bytes=4 * checkpoint.num_bytes,
-        memory_bytes=max(trained, pass_bytes(checkpoint, windows, batch_size, grams=True)),
+        memory_bytes=max(
+            gradient_bytes(checkpoint, windows),
+            pass_bytes(checkpoint, windows, batch_size, grams=True),
+        ),
     )
 
 

@@ -12,13 +12,13 @@ from ...contexts.forecast import Forecast
 from ...contexts.plan import Plan
 from ...models.blocks.linears import all_linears
 from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
-from ...models.planning.memory import pass_bytes
+from ...models.planning.memory import gradient_bytes, pass_bytes
 from ...models.planning.outline import exchanged, outlined
 from ...models.units.remove_layers import shorter_config
 from .masks import mask_matching
 from .settings import PruneSettings, UnitPattern, takes_units
 from .unit_sizes import layers_left, wanted_size
-from .units import choice_windows, unit_matching
+from .units import by_loss, choice_windows, choosing_windows, unit_matching
 
 # Work of each method on the linears of one block.
 _WORK: Mapping[str, SolverWork] = MappingProxyType(
@@ -30,6 +30,7 @@ _WORK: Mapping[str, SolverWork] = MappingProxyType(
 )
 _RANKED = SolverWork(0.0, 3.0)  # methods that only rank weights
 _UNITS = SolverWork(3.0, 0.0)
+_PASSES_OF_GRADIENTS = 3  # forward, and twice the work backward
 
 
 def prune_forecast(ctx: Scored, settings: PruneSettings) -> Forecast:
@@ -56,17 +57,22 @@ def _mask_forecast(ctx: Scored, settings: PruneSettings) -> Forecast:
 
 
 def _units_forecast(ctx: Scored, settings: PruneSettings, pattern: UnitPattern) -> Forecast:
-    """Choosing layers or experts also tries each of them once, on a few windows."""
+    """Choosing layers or experts also tries each of them, and neurons take a gradient pass."""
     checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
     config, trials = _smaller(checkpoint, settings, pattern)
     paired = unit_matching(settings) > 0
     passed = pass_bytes(checkpoint, windows, settings.batch_size, grams=True, paired=paired)
     work = rewriting(checkpoint, windows, paired=paired, solver=_UNITS)
     work["block_passes"] += trials * len(choice_windows(windows))
+    if by_loss(checkpoint, settings):
+        gradients = _PASSES_OF_GRADIENTS * len(choosing_windows(windows))
+        work["block_passes"] += gradients * num_blocks(checkpoint)
+        work["head_passes"] += gradients
+        passed = max(passed, gradient_bytes(checkpoint, windows))
     return Forecast(
         adds={
             "checkpoint": _outline(checkpoint, config),
-            "plan": Plan("obs", pattern, {}),
+            "plan": Plan("fisher" if by_loss(checkpoint, settings) else "obs", pattern, {}),
         },
         memory_bytes=checkpoint.num_bytes + passed,
         **work,

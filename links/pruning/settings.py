@@ -26,10 +26,16 @@ class PruneSettings(Settings):
     fixes it, then leave it out); otherwise of the units in every block."""
 
     pattern: str = "unstructured"
-    """unstructured; n:m, which keeps n of every m weights (2:4); neurons of the feed-forward layers
-    (2302.04089); groups, key/value heads with their query heads; experts, ranked by the change
-    their absence causes; layers, whole blocks, ranked by the KL divergence their absence causes,
-    with the block before a gap refitted."""
+    """unstructured; n:m, which keeps n of every m weights (2:4); neurons of the feed-forward
+    layers; groups, key/value heads with their query heads; experts, ranked by the change their
+    absence causes; layers, whole blocks, ranked by the KL divergence their absence causes, with the
+    block before a gap refitted."""
+
+    choice: Literal["loss", "error"] = "loss"
+    """Which neurons stay. loss: those that the loss needs most, by the squared gradient with
+    respect to a factor on each (2204.09656), from one gradient pass of the whole model; error:
+    those whose outputs the others can replace least (2302.04089), block by block, without
+    gradients. Groups, and neurons of experts, are always chosen by error."""
 
     method: PruneMethod = "admm"
     """For masks: admm (2401.02938), mask and values together in a few iterations; alps
@@ -86,6 +92,8 @@ def _unused(name: str, value: Any, settings: PruneSettings) -> str | None:
     if name == "matching" and not value:
         return None
     pattern, method = settings.pattern, settings.method
+    if name == "choice" and pattern != "neurons":
+        return f"pattern '{pattern}' is chosen otherwise"
     if takes_units(pattern):
         refits = pattern != "experts" or name not in ("damping", "matching")
         return None if refits else "experts are removed without refitting what remains"

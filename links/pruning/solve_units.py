@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from ...models.units.narrowing import Narrowing
 from ...models.units.remove_units import Kept
 from ...models.units.residuals import Fed
 from ...solvers.column_removal import keep_columns, keep_groups, refit_columns
-from ...solvers.factor import factorize
+from ...solvers.factor import Factor, factorize
 from ...solvers.output_error import relative_output_error
 from ...solvers.target import compensated_weight
 from .plans import Planning
@@ -26,12 +27,15 @@ class Removal(Planning):
 
     Attributes:
         matching: fraction of the upstream error that the kept columns correct.
+        losses: what the loss loses with each unit of an output linear, float32 [units], by name;
+            of other linears, units stay whose outputs the others can replace least.
         plans: the record of each output linear, filled as they are done.
     """
 
     change: Narrowing
     damping: float
     matching: float
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
     plans: dict[str, LinearPlan] = field(default_factory=dict)
 
     def __call__(self, fed: Fed) -> Kept:
@@ -49,10 +53,7 @@ class Removal(Planning):
                 target, fed.missing, fed.gram, factor, matching=self.matching
             )
         size = self.change.output.size // self.change.before
-        if size == 1:
-            units = keep_columns(target, factor, keep=self.change.after)
-        else:
-            units = keep_groups(target, factor, size=size, keep=self.change.after)
+        units = self._units(fed, target, factor, size)
         within = torch.arange(size, device=units.device)
         columns = (units.unsqueeze(1) * size + within).flatten()
         fitted = refit_columns(target, fed.gram, factor, columns)
@@ -63,6 +64,15 @@ class Removal(Planning):
             borrowed_tokens=fed.gram.num_borrowed,
         )
         return Kept(units, fitted.weight)
+
+    def _units(self, fed: Fed, target: Tensor, factor: Factor, size: int) -> Tensor:
+        """The units to keep, int64 ascending; ``size`` columns each."""
+        losses, keep = self.losses.get(fed.linear.name), self.change.after
+        if losses is not None:
+            return losses.to(target.device).topk(keep).indices.sort().values
+        if size == 1:
+            return keep_columns(target, factor, keep=keep)
+        return keep_groups(target, factor, size=size, keep=keep)
 
 
 @dataclass(frozen=True)

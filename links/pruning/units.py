@@ -12,11 +12,13 @@ from ...contexts.flow import Pruned, Scored
 from ...contexts.layer_errors import error_metrics
 from ...contexts.plan import LinearPlan, Plan
 from ...engine import announce, in_thread, unfinished
+from ...models.blocks.linears import all_linears
 from ...models.blocks.skeleton import Skeleton
 from ...models.passes.resuming import PassState, Resuming
+from ...models.passes.unit_losses import unit_losses
 from ...models.units.choose_layers import LayerChoice, choose_layers
 from ...models.units.config_keys import UnitKind
-from ...models.units.narrowing import narrowing
+from ...models.units.narrowing import Narrowing, narrowing
 from ...models.units.remove_experts import ExpertChoice, choose_experts, keep_experts
 from ...models.units.remove_layers import keep_layers
 from ...models.units.remove_units import hollow_blocks
@@ -31,6 +33,7 @@ _MATCHING = 0.5
 _BRIDGED = 1.0
 # Tokens that blocks and experts are ranked on: enough to rank them, and each is tried separately.
 _CHOICE_TOKENS = 2048
+_GRADIENT_WINDOWS = 32
 
 
 async def remove_units(ctx: Scored, settings: PruneSettings, pattern: UnitPattern) -> Pruned:
@@ -53,7 +56,8 @@ def _narrow(ctx: Scored, settings: PruneSettings, kind: UnitKind) -> Pruned:
     size = wanted_size(checkpoint, kind, settings)
     change = narrowing(checkpoint, kind, size.after)
     matching = unit_matching(settings)
-    removal = Removal(change, settings.damping, matching)
+    losses = _losses(ctx, change) if by_loss(checkpoint, settings) else {}
+    removal = Removal(change, settings.damping, matching, losses)
     correction = Bridging(settings.damping, matching)
     smaller = hollow_blocks(
         checkpoint,
@@ -68,8 +72,32 @@ def _narrow(ctx: Scored, settings: PruneSettings, kind: UnitKind) -> Pruned:
     )
     counts = change.before, change.after
     plans = {**removal.plans, **correction.plans}
-    plan = Plan("obs", kind, plans, counts, kept_layers(ctx))
+    plan = Plan("fisher" if losses else "obs", kind, plans, counts, kept_layers(ctx))
     return _pruned(checkpoint, smaller, plan)
+
+
+def by_loss(checkpoint: Checkpoint, settings: PruneSettings) -> bool:
+    """Whether neurons are chosen by the loss, which takes a gradient pass."""
+    if settings.pattern != "neurons" or settings.choice != "loss":
+        return False
+    return all(linear.expert is None for linear in all_linears(checkpoint))
+
+
+def choosing_windows(windows: Windows) -> Tensor:
+    """The windows of the gradient pass, int64 [num_windows, length]."""
+    return windows.tokens[:_GRADIENT_WINDOWS]
+
+
+def _losses(ctx: Scored, change: Narrowing) -> dict[str, Tensor]:
+    checkpoint = ctx["checkpoint"]
+    tensors = f".{change.output.tensor}"
+    names = [linear.name for linear in all_linears(checkpoint) if linear.tensor.endswith(tensors)]
+    return unit_losses(
+        checkpoint,
+        choosing_windows(ctx["calibration"]),
+        dict.fromkeys(names, change.output.size // change.before),
+        lambda done, total: announce("taking gradients", done, total),
+    )
 
 
 def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:

@@ -84,11 +84,11 @@ def output_fisher(
         _hook(hooks, model.get_input_embeddings(), entered)
         for done, window in enumerate(windows.split(1), 1):
             entered.window = window
-            _backward(model, window.to(skeleton.device), done)
+            backward(model, window.to(skeleton.device), done)
             inputs.add()
             announce(done, len(windows))
     count = windows.numel()
-    scale = (windows.shape[1] - 1) ** 2 / count  # the loss of a window is a mean: see _backward
+    scale = (windows.shape[1] - 1) ** 2 / count  # the loss of a window is a mean: see `backward`
     return Fisher(
         {name: total.mean(scale) for name, total in sums.items() if total.squares is not None},
         None if outputs.squares is None else outputs.mean(scale),
@@ -99,7 +99,15 @@ def output_fisher(
     )
 
 
-def _backward(model: nn.Module, tokens: Tensor, number: int) -> None:
+def backward(model: nn.Module, tokens: Tensor, number: int) -> None:
+    """The gradients of the mean negative log-likelihood of a window, int64 ``[1, length]``.
+
+    Args:
+        number: of the window, from 1, for the message.
+
+    Raises:
+        NumericsError: the loss is not finite.
+    """
     with torch.enable_grad(), in_pass(tokens.device):
         loss = model(tokens, labels=tokens, use_cache=False).loss  # mean over length - 1 tokens
         if not torch.isfinite(loss):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import Checkpoint
-from ...errors import NumericsError
 from ..blocks.linears import find_linears
 from ..blocks.skeleton import Skeleton
+from .fisher import backward
 
 
 def taylor_scores(
@@ -43,17 +43,9 @@ def taylor_scores(
         parameter.requires_grad_(True)
         scores[name] = torch.zeros_like(parameter, dtype=torch.float32)
         hooks.append(parameter.register_post_accumulate_grad_hook(_fold(scores[name])))
-    with torch.enable_grad():
-        for done, window in enumerate(windows.split(1), 1):
-            tokens = window.to(skeleton.device)
-            loss = model(tokens, labels=tokens, use_cache=False).loss
-            if not torch.isfinite(loss):
-                raise NumericsError(
-                    f"the loss of calibration window {done} is {float(loss.detach())}; the weights "
-                    f"are damaged or the dtype {skeleton.dtype} is too narrow"
-                )
-            loss.backward()
-            announce(done, len(windows))
+    for done, window in enumerate(windows.split(1), 1):
+        backward(model, window.to(skeleton.device), done)
+        announce(done, len(windows))
     for hook in hooks:
         hook.remove()
     return {name: score.cpu() for name, score in scores.items()}

@@ -127,6 +127,13 @@ def training_bytes(
     return passed + model + step
 
 
+def gradient_bytes(checkpoint: Checkpoint, windows: Windows) -> int:
+    """Peak bytes of the gradients of one window at a time, when no weight is trained."""
+    return training_bytes(
+        None, checkpoint, windows, micro_batch_size=1, rank=0, packed=False, checkpointing=False
+    )
+
+
 def written_bytes(checkpoint: Checkpoint, groups: Iterable[Sequence[str]]) -> int:
     """Peak bytes of writing a model folder, beyond the model.
 

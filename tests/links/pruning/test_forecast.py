@@ -86,9 +86,15 @@ def test_experts_are_tried_one_by_one() -> None:
     assert experts.block_passes - neurons.block_passes == 4 * BLOCKS * WINDOWS
 
 
+def test_choice_by_loss_takes_a_gradient_pass() -> None:
+    by_loss, by_error = (told(pattern="neurons", choice=each) for each in ("loss", "error"))
+    assert by_loss.block_passes - by_error.block_passes == 3 * BLOCKS * WINDOWS
+    assert by_loss.head_passes - by_error.head_passes == 3 * WINDOWS
+
+
 def test_layers_are_tried_one_by_one() -> None:
     """To remove two of three, more trials are needed than to remove one."""
-    plain = told(pattern="neurons", sparsity=0.5).block_passes
+    plain = told(pattern="groups", sparsity=0.5).block_passes
     one, two = (told(pattern="layers", sparsity=share).block_passes for share in (0.34, 0.67))
     assert plain < one < two
 

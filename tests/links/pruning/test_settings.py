@@ -63,6 +63,14 @@ def test_out_of_range(given: Any, message: str) -> None:
             {"pattern": "experts", "damping": 0.1},
             r"prune\(damping=0\.1\) is not used: experts are removed without refitting",
         ),
+        (
+            {"choice": "error"},
+            r"choice='error'\) is not used: pattern 'unstructured' is chosen othe",
+        ),
+        (
+            {"pattern": "groups", "choice": "error"},
+            r"not used: pattern 'groups' is chosen otherwise",
+        ),
         ({"pattern": "experts", "matching": 1.0}, r"matching=1\.0\) is not used: experts"),
     ],
 )
@@ -81,6 +89,7 @@ def test_set_in_vain(given: Any, message: str) -> None:
         {"allocation": "load", "spread": 0.2},
         {"method": "sparsegpt", "matching": 0.5, "damping": 0.1},
         {"pattern": "neurons", "multiple": 8, "damping": 0.1, "matching": 0.0},
+        {"pattern": "neurons", "choice": "error"},
         {"pattern": "layers", "matching": 1.0, "damping": 0.1},
         {"pattern": "experts", "sparsity": 0.5, "multiple": 2},
     ],

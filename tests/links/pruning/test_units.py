@@ -21,6 +21,7 @@ from birdbone.models.blocks.empty_model import text_config
 from birdbone.models.blocks.linears import all_linears
 from birdbone.models.blocks.replay import capture, through_blocks
 from birdbone.models.blocks.skeleton import Skeleton
+from birdbone.models.passes.unit_losses import unit_losses
 from birdbone.models.units.narrowing import Part, narrowing, units_of
 from birdbone.models.writing.folder import write_model
 from birdbone.reports.both_texts import ONE_TEXT
@@ -263,18 +264,43 @@ async def test_neurons_and_groups_then_quantised_and_judged() -> None:
     assert after["dense"] is ctx["dense"]
 
 
+@pytest.mark.parametrize("choice", ["loss", "error"])
 @pytest.mark.parametrize("arch", tiny_configs)
-async def test_neurons_that_give_nothing_go_without_a_trace(arch: str) -> None:
+async def test_neurons_that_give_nothing_go_without_a_trace(arch: str, choice: Any) -> None:
     ctx = await scored(arch)
     dense = ctx["checkpoint"]
     change = narrowing(dense, "neurons", units_of(dense, "neurons") // 2)
     idle = silenced(dense, change.output, change.before // 2)
-    chain = prune(pattern="neurons", sparsity=0.5, matching=0.0)
+    chain = prune(pattern="neurons", sparsity=0.5, matching=0.0, choice=choice)
     light = (await run(chain, {**ctx, "checkpoint": idle}))["checkpoint"]
     tokens = tiny_windows(2, 16, seed=9).tokens
     torch.testing.assert_close(
         logits_in_memory(light, tokens), logits_in_memory(idle, tokens), atol=1e-4, rtol=1e-3
     )
+
+
+async def test_neurons_that_the_loss_needs_most_stay() -> None:
+    ctx = await scored("llama")
+    light = (await run(prune(pattern="neurons", sparsity=0.5), ctx))["checkpoint"]
+    for block in ("model.layers.0.mlp", "model.layers.2.mlp"):
+        losses = unit_losses(
+            ctx["checkpoint"],
+            ctx["calibration"].tokens,
+            {f"{block}.down_proj": 1},
+            lambda done, total: None,
+        )[f"{block}.down_proj"]
+        most = losses.argsort(descending=True)[:32].sort().values
+        name = f"{block}.up_proj.weight"
+        assert torch.equal(light.tensors[name], ctx["checkpoint"].tensors[name][most])
+
+
+@pytest.mark.parametrize(
+    ("arch", "choice", "method"),
+    [("llama", "loss", "fisher"), ("llama", "error", "obs"), ("mixtral", "loss", "obs")],
+)
+async def test_the_plan_says_how_neurons_were_chosen(arch: str, choice: Any, method: str) -> None:
+    chain = prune(pattern="neurons", sparsity=0.5, choice=choice)
+    assert (await run(chain, await scored(arch)))["plan"].method == method
 
 
 @pytest.mark.parametrize("arch", WITH_GROUPS)
