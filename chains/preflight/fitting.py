@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import combinations
 from typing import Any
 
 from ...engine import Chain
@@ -28,7 +30,7 @@ def milder(chain: Chain) -> Iterator[tuple[Mapping[str, Any], Chain]]:
     """Changes of settings and the resulting chain, the mildest first.
 
     First batch sizes of one, which cost only time; then no measurement of the original model; then
-    half the windows, again and again.
+    neurons chosen without gradients; then these together, and half the windows, again and again.
     """
     for changes in _changes(chain):
         with suppress(BirdboneError):  # a change that a link refuses does not help
@@ -43,12 +45,18 @@ def _changes(chain: Chain) -> Iterator[dict[str, Any]]:
         if getattr(each.settings, "batch_size", 1) > 1
     }
     alone = {f"{name}.compare": False for name in links if name == "save"}
-    both = {**single, **alone}
-    yield from (changes for changes in (single, alone) if changes)
-    if single and alone:
-        yield both
+    local = {
+        f"{name}.choice": "error"
+        for name, each in links.items()
+        if name == "prune" and (each.settings.pattern, each.settings.choice) == ("neurons", "loss")
+    }
+    given: list[dict[str, Any]] = [changes for changes in (single, alone, local) if changes]
+    for count in range(1, len(given) + 1):
+        for several in combinations(given, count):
+            yield dict(ChainMap(*several))
+    every = dict(ChainMap(*given))
     if "calibrate" in links:
         windows = int(links["calibrate"].settings.windows or _COMMON_WINDOWS)
         while windows > _FEWEST_WINDOWS:
             windows //= 2
-            yield {**both, "calibrate.windows": windows}
+            yield {**every, "calibrate.windows": windows}

@@ -20,6 +20,13 @@ def test_batches_first_then_the_original_then_windows() -> None:
     ]
 
 
+def test_neurons_chosen_without_gradients() -> None:
+    single, local = {"prune.batch_size": 1}, {"prune.choice": "error"}
+    assert changes(prune(pattern="neurons")) == [single, local, {**single, **local}]
+    assert changes(prune(pattern="neurons", choice="error")) == [single]
+    assert changes(prune(pattern="groups")) == changes(prune()) == [single]
+
+
 def test_what_a_chain_does_not_have_is_not_changed() -> None:
     assert changes(load(model="m"), profile(batch_size=1)) == []
 
