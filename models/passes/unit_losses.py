@@ -66,9 +66,10 @@ class _Units:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         inputs: Tensor = args[0]
+        values = inputs.detach()  # a hook that held `inputs` would be a cycle and keep the graph
 
         def add(gradient: Tensor) -> None:
-            changes = (inputs.detach().float() * gradient.float()).flatten(0, -2)  # [tokens, in]
+            changes = (values.float() * gradient.float()).flatten(0, -2)  # [tokens, in]
             units = changes.unflatten(1, (-1, self._size)).sum(2)
             self.squares = self.squares.to(units.device) + units.square().sum(0)
 
