@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands.panels import add_commands
+from .commands.silence import only_first_rank_prints, refuse_ranks, speak_for_lost
 from .errors import BirdboneError, LinkError
 
 
@@ -29,7 +30,8 @@ class _Commands(TyperGroup):
         except (BirdboneError, OSError) as error:
             if not _is_refusal(error):
                 raise
-            say("error", str(error), style="bold red")
+            with speak_for_lost():
+                say("error", str(error), style="bold red")
             raise typer.Exit(1) from None
 
 
@@ -49,7 +51,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the ``birdbone`` script."""
-    app(prog_name="birdbone")
+    with only_first_rank_prints():
+        app(prog_name="birdbone")
 
 
 @app.callback(invoke_without_command=True)
@@ -58,6 +61,7 @@ def _top(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Make Hugging Face language models smaller and measure what it costs."""
+    refuse_ranks(ctx.invoked_subcommand)
     if version:
         typer.echo(f"birdbone {__version__}")
     elif ctx.invoked_subcommand is None:

@@ -70,6 +70,28 @@ class MissingExtraError(BirdboneError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+class RankError(BirdboneError):
+    """On several ranks, another rank failed or is gone.
+
+    Attributes:
+        rank: which one.
+        failed: whether it said why; if not it is gone.
+    """
+
+    def __init__(self, rank: int, reason: str, failed: bool = False) -> None:
+        super().__init__(f"rank {rank} {'failed: ' if failed else ''}{reason}")
+        self.rank, self.reason, self.failed = rank, reason, failed
+
+    @property
+    def parts(self) -> tuple[int, str, bool]:
+        """The arguments it is made of."""
+        return self.rank, self.reason, self.failed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel between processes: by default an exception is rebuilt from its message alone."""
+        return type(self), self.parts
+
+
 class Cancelled(BirdboneError):
     """The surrounding task was cancelled; raised inside worker threads at the next block."""
 

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from .devices import named_device
+from .ranks import device_of_rank
 
 Activations = Literal["auto", "host", "device"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -46,12 +47,12 @@ def current_placement() -> Placement:
 
 
 def current_device() -> torch.device:
-    """The device to compute on.
+    """The device to compute on; on several ranks each has its own.
 
     Raises:
-        SettingError: this machine has no device of the name that was chosen.
+        SettingError: this machine has no device of the name that was chosen, or none for this rank.
     """
-    return named_device(current_placement().device)
+    return device_of_rank(named_device(current_placement().device))
 
 
 @contextmanager

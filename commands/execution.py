@@ -15,6 +15,7 @@ import typer
 from .look_ahead import look_ahead, tell_after, tell_ahead
 from .options import LogFormat, WandbRun
 from .run_store import beside_output, check_start, run_store
+from .silence import speak_for_lost
 
 if TYPE_CHECKING:
     from ..contexts.forecast import Preflight
@@ -54,19 +55,23 @@ def execute(assemble: Callable[[], Chain], how: Execution, *, tell: Tell = tell_
         tell: prints the result.
     """
     _use_threads(how.threads)
+    from ..checkpoints import ranks
     from ..reports.terminal import quiet_libraries, warnings_as_notes
 
     with ExitStack() as stack:
         stack.enter_context(warnings_as_notes(as_json=how.log == "json"))
         stack.enter_context(quiet_libraries())
         stack.enter_context(redirect_stdout(sys.stderr))  # stdout is reserved for the result
+        ranks.start()
         chain = assemble()
         silent = how.quiet or how.as_json or how.log is not None
         asked = how.run_folder is not None
         folder = how.run_folder if asked or not how.keep else beside_output(chain)
         check_start(chain, how.start_from, folder)
-        expected = look_ahead(
-            chain, folder, dry_run=how.dry_run, quiet=silent, device_memory=how.device_memory
+        expected = ranks.only_first(
+            lambda: look_ahead(
+                chain, folder, dry_run=how.dry_run, quiet=silent, device_memory=how.device_memory
+            )
         )
         result: dict[str, Any] = {}
         if not how.dry_run:
@@ -76,6 +81,8 @@ def execute(assemble: Callable[[], Chain], how: Execution, *, tell: Tell = tell_
                 folder, asked=asked, start_from=how.start_from, expected=expected
             ) as store:
                 result = _run(chain, store)
+    if not ranks.is_first():
+        return
     if how.dry_run:
         tell_ahead(expected, as_json=how.as_json)
     else:
@@ -89,7 +96,8 @@ def _run(chain: Chain, store: RunFolder | None) -> dict[str, Any]:
     try:
         return run_until_stopped(chain, tell=lambda words: say("birdbone", words), store=store)
     except Stopped as stopped:
-        say("birdbone", str(stopped))
+        with speak_for_lost():
+            say("birdbone", str(stopped))
         raise typer.Exit(128 + stopped.number) from None
 
 

@@ -70,6 +70,7 @@ def run_store(
             replaces it where there is too little room or something else has that name.
         expected: the estimate of the run.
     """
+    from ..checkpoints import ranks
     from ..reports.terminal import say
 
     store, absent = None, _absent_parents(folder)
@@ -84,13 +85,15 @@ def run_store(
     except typer.Exit:
         raise  # stopped by a signal, which said so
     except Exception:
+        if not ranks.is_first():
+            raise
         if store.keys():
             kept = f"finished links are kept in {folder}"
             say("birdbone", f"{kept}; the same command resumes from there")
         elif not asked:
             _remove(folder, absent)
         raise
-    if not asked:
+    if not asked and ranks.is_first():
         shutil.rmtree(folder)
 
 
@@ -114,14 +117,20 @@ def _opened(folder: Path, start_from: str | None) -> RunFolder:
     return RunFolder(folder, tell=lambda line: say("birdbone", line), start_from=start_from)
 
 
-def _tried(folder: Path, start_from: str | None, expected: Preflight | None) -> RunFolder | None:
+def _check_room(folder: Path, expected: Preflight | None) -> None:
     from ..models.writing.publishing import check_disk
+
+    if expected is not None and not folder.is_dir():
+        output_bytes = sum(each.disk_bytes + each.passing_disk_bytes for each in expected.links)
+        check_disk(folder, _COPIES * expected.model_bytes + output_bytes)
+
+
+def _tried(folder: Path, start_from: str | None, expected: Preflight | None) -> RunFolder | None:
+    from ..checkpoints import ranks
     from ..reports.terminal import say
 
     try:
-        if expected is not None and not folder.is_dir():
-            output_bytes = sum(each.disk_bytes + each.passing_disk_bytes for each in expected.links)
-            check_disk(folder, _COPIES * expected.model_bytes + output_bytes)
+        ranks.only_first(lambda: _check_room(folder, expected))
         return _opened(folder, start_from)
     except (ResourceError, RunFolderError) as error:
         say("note", f"finished links are not kept during this run: {error}", style="yellow")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.user_paths import user_path
+from ..contexts.ranks import lost_rank
 from ..engine import Chain, Store
 from ..engine import run as run_chain
 from ..errors import BirdboneError
@@ -49,7 +50,8 @@ def run_until_stopped(
         if store is not None:
             where = f" in {store.path}" if isinstance(store, Journal) else ""
             what += f"; finished links are kept{where}, and the same command resumes from there"
-        raise Stopped(received[0], f"stopped at the next block; {what}") from None
+        why = lost_rank() or "stopped at the next block"
+        raise Stopped(received[0], f"{why}; {what}") from None
 
 
 async def _watched(

@@ -10,6 +10,16 @@ from modulink import Context
 
 from ..contexts.cost import Meter
 from ..contexts.placement import placed_by
+from ..contexts.ranks import (
+    alone,
+    exchanged,
+    first_tells,
+    from_first,
+    is_first,
+    require_same,
+    sendable,
+    size,
+)
 from ..contexts.steps import Step
 from ..errors import ChainError, LinkError
 from .halving import run_halving
@@ -37,7 +47,7 @@ async def _called(step: Link[Any], ctx: Mapping[str, Any]) -> dict[str, Any]:
     place = None if store is None else await in_thread(store.place, step, ctx)
     outcome = None if place is None else await in_thread(place.replay)
     if outcome is None:
-        outcome = await _outcome(step, ctx, place)
+        outcome = await _outcome_on_ranks(step, ctx, place)
     else:
         for observer in observers.get():
             await observer.notify("replayed", step, ctx, outcome.steps[-1])
@@ -45,8 +55,65 @@ async def _called(step: Link[Any], ctx: Mapping[str, Any]) -> dict[str, Any]:
     return like(ctx, {**ctx, **outcome.added, "history": history})
 
 
+async def _outcome_on_ranks(
+    step: Link[Any], ctx: Mapping[str, Any], place: Place | None
+) -> Outcome:
+    """Run a link on every rank or on the first; with a place, its outcome is kept."""
+    if size() == 1 or runs_on_every_rank(step):
+        outcome = await _outcome(step, ctx, place)
+        found = {"the model": outcome.steps[-1].checkpoint}
+        if size() > 1:
+            await in_thread(require_same, found, of=f" after {step.__name__}")
+        return outcome if place is None else await in_thread(place.publish, outcome)
+    made = await _outcome_of_first(step, ctx, place)
+    if place is not None:
+        made = await in_thread(place.publish, made)
+    return await in_thread(_handed_over, step, made)
+
+
+def runs_on_every_rank(step: Any) -> bool:
+    """Whether all ranks run a step: plain functions, chains, and links that say so."""
+    factory = getattr(step, "factory", None)
+    if factory is None:
+        return True
+    hook = factory.hooks.on_every_rank
+    return hook is not None and bool(hook(step.settings))
+
+
+async def _outcome_of_first(
+    step: Link[Any], ctx: Mapping[str, Any], place: Place | None
+) -> Outcome | None:
+    """The outcome on rank 0, while the others wait; its error is raised on every rank."""
+    outcome, failed = None, None
+    if is_first():
+        try:
+            with alone():
+                outcome = await _outcome(step, ctx, place)
+        except Exception as error:  # noqa: BLE001 - raised below, on every rank
+            failed = error
+    failed = await in_thread(first_tells, lambda: failed, sendable)
+    if failed is not None:
+        raise failed
+    return outcome
+
+
+def _handed_over(step: Link[Any], outcome: Outcome | None) -> Outcome:
+    """The outcome of rank 0 on every rank, sent to those that did not find it in the run folder."""
+    if not any(exchanged(outcome is None)):
+        assert outcome is not None
+        return outcome
+    if is_first() and sendable(outcome) is not outcome:
+        raise ChainError(
+            f"{step.__name__} runs on rank 0 alone, and its result cannot be sent to the others; "
+            f"run with a run folder that stores it"
+        )
+    found = from_first(lambda: outcome)
+    assert found is not None  # rank 0 has one
+    return found
+
+
 async def _outcome(step: Link[Any], ctx: Mapping[str, Any], place: Place | None) -> Outcome:
-    """Run a link's function on a copy of the context; with a place, its outcome is kept."""
+    """Run a link's function on a copy of the context."""
     meter, token = Meter(), current_place.set(place)
     try:
         result, used = await run_halving(step, ctx)
@@ -62,8 +129,7 @@ async def _outcome(step: Link[Any], ctx: Mapping[str, Any], place: Place | None)
     cost, settings = meter.stop(), spelled_settings(step)
     inner = added.pop("history", ())[len(ctx.get("history", ())) :]
     record = Step(step.__name__, settings, cost, metrics, identity)
-    outcome = Outcome(added, (*inner, record))
-    return outcome if place is None else await in_thread(place.publish, outcome)
+    return Outcome(added, (*inner, record))
 
 
 def _identity(checkpoint: Any) -> str | None:

@@ -8,13 +8,15 @@ from typing import Any, cast
 import modulink
 from modulink import Context
 
+from .. import __version__
+from ..contexts.ranks import awaited, check_windows, is_first, shared_run, size, start, works_on
 from ..errors import ChainError, LinkError, SettingError
-from .calling import as_context, check_links, like
+from .calling import as_context, check_links, like, runs_on_every_rank
 from .keeping import Store, current_store
-from .naming import name_of, provided_by, spelled_settings, summary
+from .naming import name_of, provided_by, spelled_link, spelled_settings, summary
 from .notebook import chain_table
-from .watching import Observer, observers, running, settled
-from .wiring import wire
+from .watching import Observer, in_thread, observers, running, settled
+from .wiring import every_link, wire
 
 
 class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
@@ -101,6 +103,15 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
             ChainError: the context lacks a key the chain needs, or the condition of a route failed.
             LinkError: a link failed and no route took it; ``__cause__`` is the reason.
         """
+        if running.get() is not None:
+            return await self._run(ctx, store)
+        if awaited():
+            await in_thread(start)
+        with shared_run(__version__, [*map(spelled_link, self._links)]):
+            self._check_for_ranks(store)
+            return await self._run(ctx, store)
+
+    async def _run(self, ctx: Mapping[str, Any], store: Store | None) -> dict[str, Any]:
         self.check_given(ctx)
         check_links(self._links, ctx)
         own = self._observers()
@@ -111,6 +122,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
                 before = ctx.keys()
                 ctx = await self._step(each, ctx)
                 if ctx.keys() - before:
+                    check_windows(ctx, "calibration")
                     check_links(self._links[place:], ctx)
         except BaseException as error:
             for observer in own:
@@ -123,8 +135,31 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
             await observer.notify("ended", self, ctx, None)
         return cast("dict[str, Any]", ctx)
 
+    def _check_for_ranks(self, store: Store | None) -> None:
+        """Refuse what several ranks cannot do.
+
+        Raises:
+            ChainError: a route, or a link of rank 0 whose model the others would not receive.
+        """
+        if size() == 1:
+            return
+        if self._connections:
+            raise ChainError("a chain with routes (connect) runs in one process only")
+        for each in every_link(self._links):
+            changes_model = "checkpoint" in getattr(each, "adds", ())
+            if store is None and changes_model and not runs_on_every_rank(each):
+                raise ChainError(
+                    f"{name_of(each)} runs on rank 0 alone, which hands its model to the other "
+                    f"ranks through a run folder; give run(..., store=RunFolder(DIR))"
+                )
+
     def _observers(self) -> list[Observer]:
-        """This run's own observers, without those that already observe the outer run."""
+        """This run's own observers, without those that already observe the outer run.
+
+        Only rank 0 is observed.
+        """
+        if not is_first():
+            return []
         notes = Context()
         known = {id(observer.middleware) for observer in observers.get() if observer.on is None}
         whole = [Observer(each, notes) for each in self._middleware if id(each) not in known]
@@ -158,6 +193,7 @@ class Chain(modulink.Chain):  # type: ignore[misc]  # modulink ships no types
 async def _attempt(each: Any, ctx: Mapping[str, Any]) -> Mapping[str, Any]:
     """Run one link and report its start and failure to the observers."""
     token = running.set(each)
+    works_on(name_of(each))
     try:
         for observer in observers.get():
             await observer.before(each, ctx)

@@ -32,6 +32,7 @@ Trial = Callable[[C, S], None]
 Reads = Callable[[S], Any]
 Intact = Callable[[Any, Mapping[str, Any]], bool]
 Follows = Callable[[S, Sequence[Any]], None]
+OnEveryRank = Callable[[S], bool]
 
 
 class LinkFactory(Generic[P, S, C]):
@@ -136,6 +137,15 @@ class LinkFactory(Generic[P, S, C]):
         the links and functions before this one in running order, as `every_link` returns them.
         """
         self.hooks.follows = hook
+        return hook
+
+    def on_every_rank(self, hook: OnEveryRank[S]) -> OnEveryRank[S]:
+        """Decorator: run on every rank where torchrun started several, and divide the work there.
+
+        ``hook(settings)`` returns whether it does. Without it rank 0 runs the link while the others
+        wait, and hands its result to them.
+        """
+        self.hooks.on_every_rank = hook
         return hook
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Link[S]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from ..contexts.placement import counted_device, free_unused, is_out_of_memory
+from ..contexts.ranks import size
 from ..errors import ResourceError
 from .settings import Settings
 
@@ -43,7 +44,7 @@ async def run_halving(step: Link[Any], ctx: Mapping[str, Any]) -> tuple[Any, dic
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            smaller, reason = _smaller(settings), str(error)
+            smaller, reason = _smaller(settings) if size() == 1 else None, str(error)
             if smaller is None:
                 raise _exhausted(step, settings, error) from error
         name = _name_of_halved(settings)
@@ -82,6 +83,12 @@ def _halved(before: Settings, after: Settings) -> dict[str, Any]:
 def _exhausted(step: Link[Any], settings: Settings, error: BaseException) -> ResourceError:
     name = _name_of_halved(settings)
     batch = f" with {name}={getattr(settings, name)}" if name else ""
+    if size() > 1 and _smaller(settings) is not None:
+        return ResourceError(
+            f"{counted_device() or 'the device'} has no memory left for {step.__name__}{batch}; "
+            f"batches are not halved on several ranks: lower {name} "
+            f"({str(error).splitlines()[0]})"
+        )
     return ResourceError(
         f"{counted_device() or 'the device'} has no memory left for {step.__name__}{batch}; use "
         f"load(activations='host'), shorter windows (calibrate(length=...)), or another device "

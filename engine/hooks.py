@@ -8,6 +8,7 @@
 | ``reads`` | ``(settings) -> Any`` | when a run folder looks for a stored result |
 | ``intact`` | ``(ctx, added) -> bool`` | before a stored result is reused |
 | ``follows`` | ``(settings, earlier) -> None`` | when a chain is composed |
+| ``on_every_rank`` | ``(settings) -> bool`` | before the link runs on several ranks |
 
 All receive the settings as the link's body does: one frozen, typed value.
 """
@@ -37,6 +38,8 @@ class Hooks(Generic[C, S]):
             does, such as the files of a model; None if that cannot be determined.
         intact: whether what the link left outside the context, such as a folder, is unchanged.
         follows: raises `ChainError` if the link cannot come after the earlier ones.
+        on_every_rank: whether all ranks run the link, which divides its work; without the hook rank
+            0 runs it and hands its result to the others.
     """
 
     check: Callable[[Any, S], None] | None = None
@@ -45,3 +48,4 @@ class Hooks(Generic[C, S]):
     reads: Callable[[S], Any] | None = None
     intact: Callable[[Any, Mapping[str, Any]], bool] | None = None
     follows: Callable[[S, Sequence[Any]], None] | None = None
+    on_every_rank: Callable[[S], bool] | None = None

@@ -45,7 +45,10 @@ class Place(Unfinished, Protocol):
         """The outcome of an earlier run on the same input; None if the link has to run."""
 
     def publish(self, outcome: Outcome) -> Outcome:
-        """Keep an outcome; returns it as `replay` will."""
+        """Keep an outcome; returns it as `replay` will.
+
+        On several ranks, also called with None on those that have no outcome of their own.
+        """
 
 
 class Store(Protocol):

@@ -60,10 +60,11 @@ def spelled_settings(each: Any) -> dict[str, Any]:
 
 
 def _spelled_links(chain: Chain) -> list[Any]:
-    return [_spelled_link(each) for each in chain.links]
+    return [spelled_link(each) for each in chain.links]
 
 
-def _spelled_link(each: Any) -> Any:
+def spelled_link(each: Any) -> Any:
+    """A link with its settings as plain data, or a chain with its links."""
     if isinstance(each, modulink.Chain):
         return {"name": each.__name__, "links": _spelled_links(each)}
     settings = spelled_settings(each)

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from modulink import Context
 
+from ..contexts.ranks import check_peers, stopping
 from ..errors import Cancelled
 
 P = ParamSpec("P")
@@ -92,7 +93,6 @@ async def settled(result: Any) -> Any:
 
 observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
 running: ContextVar[Any] = ContextVar("running", default=None)
-_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
 def announce(label: str, done: int, total: int | None = None, loss: float | None = None) -> None:
@@ -102,10 +102,12 @@ def announce(label: str, done: int, total: int | None = None, loss: float | None
 
     Raises:
         Cancelled: the surrounding task was cancelled.
+        RankError: on several ranks, another one is lost.
     """
-    stop = _stop.get()
+    stop = stopping.get()
     if stop is not None and stop.is_set():
         raise Cancelled(f"stopped at {label} {done}")
+    check_peers()
     for observer in observers.get():
         try:
             observer.call("progress", running.get(), ProgressEvent(label, done, total, loss))
@@ -120,7 +122,7 @@ async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
     ended. Grad mode is per thread: set it inside ``function``.
     """
     stop, context = threading.Event(), copy_context()
-    context.run(_stop.set, stop)
+    context.run(stopping.set, stop)
     call = partial(context.run, function, *args, **kwargs)
     work = asyncio.get_running_loop().run_in_executor(None, call)
     try:

@@ -8,6 +8,7 @@ role.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import __version__
-from ..checkpoints import Checkpoint, TensorRef
+from ..checkpoints import Checkpoint, TensorRef, ranks
 from ..checkpoints.durable import write_durably
 from ..checkpoints.manifest import encode_manifest
 from ..checkpoints.user_paths import user_path
@@ -67,17 +68,13 @@ class RunFolder(Journal):
         self.tell = tell
         self._start_from, self._started = start_from, start_from is None
         folder = user_path(path).resolve()
-        with writing_in(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            _check_ours(folder)
-            self._lock = Lock(folder)
+        ranks.start()
+        self._lock = ranks.only_first(lambda: _locked(folder))
         try:
-            with writing_in(folder):
-                if not (folder / MARKER).exists():
-                    write_durably(folder / MARKER, encode_manifest({"birdbone": __version__}))
+            _require_seen(folder)
             super().__init__(folder)
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
         self._guard = threading.Lock()
         self._fingerprints = Fingerprints()
@@ -99,15 +96,24 @@ class RunFolder(Journal):
 
     def close(self) -> None:
         """Release the folder for the next process."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
-    def place(self, step: Link[Any], ctx: Mapping[str, Any]) -> _Place | None:
+    def place(self, step: Link[Any], ctx: Mapping[str, Any]) -> _Place | _Followed | None:
         """Return where the outcome of a link on this context is stored, or None if it cannot be.
+
+        On several ranks the folder is rank 0's, and the others read what it decides to.
 
         Raises:
             RunFolderError: a context key the link declares to read cannot be hashed, the folder was
                 removed, or the link comes before ``start_from`` and has no stored outcome.
         """
+        found = ranks.first_tells(
+            lambda: self._own_place(step, ctx), lambda place: place and place.key
+        )
+        return _Followed(self, found) if isinstance(found, str) else found
+
+    def _own_place(self, step: Link[Any], ctx: Mapping[str, Any]) -> _Place | None:
         self.check_standing()
         self._started = self._started or step.__name__ == self._start_from
         try:
@@ -149,7 +155,8 @@ class RunFolder(Journal):
         Raises:
             RunFolderError: it was removed or replaced.
         """
-        self._lock.check()
+        if self._lock is not None:
+            self._lock.check()
 
     def begin(self, key: str, made_from: Ingredients) -> None:
         """Record that a link starts. Report why, if the previous run had another outcome for it."""
@@ -234,11 +241,15 @@ class _Place:
         key: str | None = None,
     ) -> None:
         self._folder, self._step, self._ctx, self._made_from = folder, step, ctx, made_from
-        self._key = hash_of(made_from) if key is None else key
-        self._progress = WorkInProgress(folder.path / "unfinished" / self._key, folder.tell)
+        self.key = hash_of(made_from) if key is None else key
+        self._progress = _progress_of(folder, self.key)
 
     def replay(self) -> Outcome | None:
         """Return the stored outcome after checking it completely; None if the link has to run."""
+        found: Outcome | None = ranks.first_tells(self._replay, lambda each: each is not None)
+        return found
+
+    def _replay(self) -> Outcome | None:
         outcome = self._recalled()
         if outcome is None:
             self._begin()
@@ -247,16 +258,16 @@ class _Place:
         return outcome
 
     def _begin(self) -> None:
-        self._folder.begin(self._key, self._made_from)
+        self._folder.begin(self.key, self._made_from)
 
     def _note(self) -> None:
         self._progress.clear()
-        self._folder.note(self._key)
+        self._folder.note(self.key)
 
     def _recalled(self) -> Outcome | None:
         name = self._step.__name__
         try:
-            outcome = self._folder.recall(self._folder.read(self._key))
+            outcome = self._folder.recall(self._folder.read(self.key))
             for value in outcome.added.values():
                 if isinstance(value, Checkpoint):
                     _check_whole(value)
@@ -272,28 +283,41 @@ class _Place:
         return outcome
 
     def publish(self, outcome: Outcome) -> Outcome:
-        """Store the outcome and return it as read back from the folder."""
+        """Store the outcome and return it as read back from the folder; as it is if it cannot."""
+        stored = ranks.first_tells(lambda: self._publish(outcome), lambda each: each is not None)
+        return outcome if stored is None else stored
+
+    def _publish(self, outcome: Outcome) -> Outcome | None:
         try:
-            kept = self._folder.keep(self._key, self._made_from, self._step, outcome)
+            kept = self._folder.keep(self.key, self._made_from, self._step, outcome)
         except Unstorable as error:
             name = self._step.__name__
             self._folder.tell(f"{name} cannot be stored and runs each time: {error}")
-            return outcome
+            return None
         self._note()
         return self._folder.recall(kept)
 
     def keep(self, ref: TensorRef) -> TensorRef:
         """Store a finished tensor of the running link."""
+        return self._progress.ref(ranks.from_first(lambda: self._keep(ref)))
+
+    def _keep(self, ref: TensorRef) -> dict[str, Any]:
         self._folder.check_standing()
         with writing_in(self._folder.path):
-            return self._progress.keep(ref)
+            return self._progress.store(ref)
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return the work in progress of an interrupted run."""
-        return self._progress.load()
+        found: tuple[dict[str, Any], dict[str, Any]] | None = ranks.first_tells(
+            self._progress.load, lambda each: each is not None
+        )
+        return found
 
     def save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
         """Store work in progress."""
+        ranks.only_first(lambda: self._save(tensors, facts))
+
+    def _save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
         self._folder.check_standing()
         with writing_in(self._folder.path):
             self._progress.save(tensors, facts)
@@ -302,7 +326,7 @@ class _Place:
 class _RunsAgain(_Place):
     """The place of a link that runs even if its outcome is stored."""
 
-    def replay(self) -> None:
+    def _replay(self) -> None:
         """Return None: the link has to run."""
         self._begin()
 
@@ -310,7 +334,7 @@ class _RunsAgain(_Place):
 class _Replayed(_Place):
     """The place of a link that must not run."""
 
-    def replay(self) -> Outcome:
+    def _replay(self) -> Outcome:
         """Return the stored outcome after checking it completely.
 
         Raises:
@@ -323,6 +347,80 @@ class _Replayed(_Place):
             )
         self._note()
         return outcome
+
+
+class _Followed:
+    """The place of a link on a rank other than 0: reads what rank 0 found or wrote in the folder.
+
+    Args:
+        key: of the outcome.
+    """
+
+    def __init__(self, folder: RunFolder, key: str) -> None:
+        self._folder, self._key = folder, key
+        self._progress = _progress_of(folder, key)
+
+    def replay(self) -> Outcome | None:
+        """Return the stored outcome, where rank 0 found it intact."""
+        return self._recalled() if ranks.told_by_first() else None
+
+    def publish(self, outcome: Outcome) -> Outcome:
+        """Return the outcome that rank 0 stored; the given one if it could not."""
+        return self._recalled() if ranks.told_by_first() else outcome
+
+    def _recalled(self) -> Outcome:
+        return self._folder.recall(self._folder.read(self._key))
+
+    def keep(self, ref: TensorRef) -> TensorRef:
+        """Return a reference to the same tensor, which rank 0 stored."""
+        return self._progress.ref(ranks.told_by_first())
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return the work in progress, where rank 0 found some."""
+        return self._progress.read() if ranks.told_by_first() else None
+
+    def save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
+        """Wait until rank 0 has stored its work in progress."""
+        ranks.told_by_first()
+
+
+def _progress_of(folder: RunFolder, key: str) -> WorkInProgress:
+    return WorkInProgress(folder.path / "unfinished" / key, folder.tell)
+
+
+def _locked(folder: Path) -> Lock:
+    """Make a folder a run folder, and lock it."""
+    with writing_in(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_ours(folder)
+        lock = Lock(folder)
+    try:
+        with writing_in(folder):
+            if not (folder / MARKER).exists():
+                write_durably(folder / MARKER, encode_manifest({"birdbone": __version__}))
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _require_seen(folder: Path) -> None:
+    """Check that all ranks see the folder that rank 0 opened.
+
+    Raises:
+        RunFolderError: a rank does not.
+    """
+    if ranks.size() == 1:
+        return
+    sign = folder / f"{ranks.from_first(lambda: secrets.token_hex(8))}.part"
+    ranks.only_first(sign.touch)
+    seen = ranks.exchanged(sign.exists())
+    ranks.only_first(sign.unlink)
+    if not all(seen):
+        raise RunFolderError(
+            f"rank {seen.index(False)} does not see the run folder '{folder}' of rank 0; give a "
+            f"folder on a disk that all ranks see"
+        )
 
 
 def _check_ours(folder: Path) -> None:

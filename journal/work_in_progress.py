@@ -39,7 +39,15 @@ class WorkInProgress:
 
         It lasts beyond this process only if a later `save` names the returned reference.
         """
-        return self._objects.ref(self._objects.keep(ref))
+        return self.ref(self.store(ref))
+
+    def store(self, ref: TensorRef) -> dict[str, Any]:
+        """Store a finished tensor and return what `ref` finds it by."""
+        return self._objects.keep(ref)
+
+    def ref(self, entry: Mapping[str, Any]) -> TensorRef:
+        """Return a reference to what `store` stored."""
+        return self._objects.ref(entry)
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return what was saved last, or None if there is nothing; references are read later.
@@ -47,14 +55,18 @@ class WorkInProgress:
         A damaged state is deleted, and None is returned.
         """
         try:
-            found = decode_manifest(self._manifest.read_bytes())
-            return {n: self._read(entry) for n, entry in found["tensors"]}, dict(found["facts"])
+            return self.read()
         except FileNotFoundError:
             return None
         except (*UNREADABLE, CheckpointError) as error:
             self._tell(f"work in progress is damaged and starts over: {error}")
             self.clear()
             return None
+
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what was saved last; an error if there is nothing, or if it is damaged."""
+        found = decode_manifest(self._manifest.read_bytes())
+        return {n: self._read(entry) for n, entry in found["tensors"]}, dict(found["facts"])
 
     def _read(self, entry: Mapping[str, Any]) -> Tensor | TensorRef:
         if not entry.get("kept"):

@@ -170,6 +170,12 @@ def check_weights(checkpoint: Checkpoint, *, bounds: Collection[str] = ()) -> No
         announce("checking weights", done, len(checkpoint.refs))
 
 
+@load.on_every_rank
+def _on_every_rank(settings: LoadSettings) -> bool:
+    """Each rank opens the model."""
+    return True
+
+
 @load.forecast
 def _forecast(ctx: Empty, settings: LoadSettings) -> Forecast:
     """The model in outline, from its config; each weight is read once and dequantised."""

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, ranks
 from ..contexts.flow import Calibrated, Profiling
 from ..contexts.forecast import Forecast
 from ..contexts.profile import BlockProfile, LinearProfile, Profile
@@ -66,7 +66,7 @@ async def profile(ctx: Calibrated, settings: ProfileSettings) -> Profiling:
 
 def _profile(checkpoint: Checkpoint, windows: Windows, full: bool, batch_size: int) -> Profile:
     skeleton = Skeleton(checkpoint)
-    batches = capture(skeleton, windows.tokens.split(batch_size))
+    batches = capture(skeleton, ranks.share(windows.tokens).split(batch_size))
     hidden = [batch.hidden for batch in batches]
     linears: dict[str, LinearProfile] = {}
     blocks = []
@@ -135,7 +135,13 @@ def _influence(entered: Sequence[Tensor], left: Sequence[Tensor]) -> float:
         torch.cosine_similarity(a.float(), b.float(), dim=-1).flatten()
         for a, b in zip(entered, left, strict=True)
     ]
-    return 1.0 - float(torch.cat(cosines).mean())
+    return 1.0 - float(ranks.joined(torch.cat(cosines)).mean())
+
+
+@profile.on_every_rank
+def _on_every_rank(settings: ProfileSettings) -> bool:
+    """The windows are divided."""
+    return True
 
 
 @profile.forecast

@@ -24,6 +24,12 @@ async def prune(ctx: Scored, settings: PruneSettings) -> Pruned:
     return await mask(ctx, settings)
 
 
+@prune.on_every_rank
+def _on_every_rank(settings: PruneSettings) -> bool:
+    """Windows and linears are divided."""
+    return True
+
+
 @prune.check
 def _check(ctx: Partial, settings: PruneSettings) -> None:
     """Settings that contradict each other or do not fit the model's sizes."""

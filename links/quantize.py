@@ -109,6 +109,12 @@ def _tuning(settings: QuantizeSettings) -> BlockTuning | None:
     )
 
 
+@quantize.on_every_rank
+def _on_every_rank(settings: QuantizeSettings) -> bool:
+    """Windows and linears are divided in the pass of gptq; the method may be chosen by the text."""
+    return settings.method in ("auto", "gptq")
+
+
 @quantize.check
 def _check(ctx: Partial, settings: QuantizeSettings) -> None:
     """Settings that contradict each other, and weights that cannot be stored, by layer."""

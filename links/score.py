@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, ranks
 from ..contexts.flow import Partial, Profiled, Scoring
 from ..contexts.forecast import Forecast
 from ..contexts.profile import LinearProfile, Profile
@@ -28,6 +28,8 @@ from ..solvers.saliency import magnitude_saliency, obs_saliency
 from ..texts import Windows
 
 _OUTLIER = 5.0  # times the linear's mean score, as OWL (2310.05175) counts outliers
+
+_NONE = torch.empty(0)
 
 _COPIES = 5  # of a weight in float32: it, its scores, those before it, and what they pass through
 
@@ -76,18 +78,19 @@ def _score(
     calibration: Windows,
     settings: ScoreSettings,
 ) -> Scores:
-    means: dict[str, float] = {}
-    outliers: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-    block_of: dict[str, int] = {}
-    kept: dict[str, Tensor] = {}
-    for index, linear, values in _weight_scores(checkpoint, profile, calibration, settings):
+    own: dict[str, tuple[float, float, Tensor]] = {}
+    for linear, values in _weight_scores(checkpoint, profile, calibration, settings):
         mean = values.mean(dtype=torch.float64)
-        means[linear.name] = float(mean)
-        outliers[linear.name] = int((values > _OUTLIER * mean).count_nonzero()) / values.numel()
-        sizes[linear.name], block_of[linear.name] = values.numel(), index
-        if settings.per_weight:
-            kept[linear.name] = values.float().cpu()
+        outside = int((values > _OUTLIER * mean).count_nonzero()) / values.numel()
+        weights = values.float().cpu() if settings.per_weight else _NONE
+        own[linear.name] = float(mean), outside, weights
+    found = ranks.merged(own)
+    every = [(index, each) for index, block in enumerate(_linears(checkpoint)) for each in block]
+    means = {each.name: found[each.name][0] for _, each in every}
+    outliers = {each.name: found[each.name][1] for _, each in every}
+    sizes = {each.name: each.shape[0] * each.shape[1] for _, each in every}
+    block_of = {each.name: index for index, each in every}
+    kept = {each.name: found[each.name][2] for _, each in every} if settings.per_weight else {}
     total = sum(sizes.values())
     average = sum(means[name] * sizes[name] for name in means) / total or 1.0
     linears = {
@@ -105,25 +108,31 @@ def _block_loads(linears: dict[str, LinearScore], block_of: dict[str, int]) -> t
     return tuple(loads)
 
 
+def _linears(checkpoint: Checkpoint) -> list[list[Linear]]:
+    """The linears of each block."""
+    path, blocks = find_blocks(shared_model(checkpoint))
+    return [find_linears(module, f"{path}.{index}.") for index, module in enumerate(blocks)]
+
+
 def _weight_scores(
     checkpoint: Checkpoint, profile: Profile, calibration: Windows, settings: ScoreSettings
-) -> Iterator[tuple[int, Linear, Tensor]]:
-    """Block index, linear and scores ``[out_features, in_features]``, one linear at a time."""
-    path, blocks = find_blocks(shared_model(checkpoint))
+) -> Iterator[tuple[Linear, Tensor]]:
+    """Scores ``[out_features, in_features]`` of this rank's part of the linears, one at a time."""
+    blocks = _linears(checkpoint)
     gradients: dict[str, Tensor] = {}
     if settings.method == "taylor":
         tokens = calibration.tokens[: settings.windows]
         gradients = taylor_scores(
             checkpoint, tokens, lambda done, total: announce("taking gradients", done, total)
         )
-    for index, module in enumerate(blocks):
-        for linear in find_linears(module, f"{path}.{index}."):
+    for index, linears in enumerate(blocks):
+        for linear in linears[ranks.rank() :: ranks.size()]:
             stored = gradients.get(linear.tensor)
             if stored is None:
                 weight = linear.view(checkpoint.tensors[linear.tensor]).float()
-                yield index, linear, _saliency(weight, linear, profile, settings.method)
+                yield linear, _saliency(weight, linear, profile, settings.method)
             else:
-                yield index, linear, linear.view(stored)
+                yield linear, linear.view(stored)
         announce("scoring blocks", index + 1, len(blocks))
 
 
@@ -146,6 +155,12 @@ def _obs(weight: Tensor, linear: Linear, seen: LinearProfile) -> Tensor:
         return obs_saliency(weight, factorize(gram))
     except SolverError as error:
         raise named(linear, error) from error
+
+
+@score.on_every_rank
+def _on_every_rank(settings: ScoreSettings) -> bool:
+    """The linears are divided, and the windows of taylor."""
+    return True
 
 
 @score.check

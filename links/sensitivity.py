@@ -89,6 +89,12 @@ def _grids(settings: SensitivitySettings) -> list[Grid]:
     return [Grid(bits, size, signed=True) for bits, size in pairs]
 
 
+@sensitivity.on_every_rank
+def _on_every_rank(settings: SensitivitySettings) -> bool:
+    """The windows are divided, and the linears that errors are estimated of."""
+    return True
+
+
 @sensitivity.check
 def _check(ctx: Partial, settings: SensitivitySettings) -> None:
     """No grid, or weights that cannot be quantised."""

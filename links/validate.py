@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ..contexts.flow import Partial, Validatable, Validated
 from ..contexts.forecast import Forecast
+from ..contexts.ranks import check_windows
 from ..contexts.task_scores import below
 from ..contexts.verdict import judged_texts
 from ..engine import BatchSize, Settings, in_thread, link
@@ -100,12 +101,19 @@ async def validate(ctx: Validatable, settings: ValidateSettings) -> Validated:
     return {"verdict": verdict, "reference": reference, "metrics": metrics(verdict)}
 
 
+@validate.on_every_rank
+def _on_every_rank(settings: ValidateSettings) -> bool:
+    """The windows are divided; lm-eval is started by one process."""
+    return not settings.tasks
+
+
 @validate.check
 def _check(ctx: Partial, settings: ValidateSettings) -> None:
-    """Tasks need lm-eval, and settings of tasks need tasks."""
+    """Tasks need lm-eval, and settings of tasks need tasks; ranks need a window each."""
     if settings.tasks:
         require_lm_eval()
         return
+    check_windows(ctx, "heldout", "elsewhere")
     for name in ("limit", "min_recovery"):
         value = getattr(settings, name)
         if value is not None:

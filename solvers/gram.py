@@ -9,6 +9,7 @@ two have drifted apart.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -133,6 +134,19 @@ class GramAccumulator:
         self._num_tokens += rows.shape[0]
         if original_rows is not None:
             self._add_cross(original_rows, rows)
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Become the sum of several accumulators of one width, such as those of other processes.
+
+        Args:
+            total: returns the sum of a tensor over all of them, each of which calls it.
+        """
+        counts = total(torch.tensor([self._num_tokens, self._num_paired]))
+        self._num_tokens, self._num_paired = counts.tolist()
+        self._upper = total(self._upper)
+        if self._num_paired:
+            own = torch.zeros_like(self._upper) if self._cross is None else self._cross
+            self._cross = total(own)
 
     def gram(self) -> Gram:
         """Return the sum so far, as a copy.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ...contexts.flow import Pruned, Scored
 from ...contexts.layer_errors import error_metrics
 from ...contexts.plan import LinearPlan, Plan
@@ -115,7 +115,9 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
         resuming.save(PassState(0, [], None, {}))
         announce("ranking blocks", done, total)
 
-    kept = choose_layers(skeleton, choice_windows(windows), keep, tried, choice)
+    kept = ranks.from_first(
+        lambda: choose_layers(skeleton, choice_windows(windows), keep, tried, choice)
+    )
     shorter = keep_layers(
         checkpoint,
         windows,
@@ -128,6 +130,7 @@ def _remove_layers(ctx: Scored, settings: PruneSettings) -> Pruned:
         begin=stopped if stopped is not None and stopped.hidden else None,
         save=resuming.save,
     )
+    resuming.exchange()
     earlier = kept_layers(ctx)
     places = kept if earlier is None else tuple(earlier[place] for place in kept)
     plans = _renamed({**bridging.plans, **correction.plans}, skeleton.path, kept)
@@ -152,13 +155,15 @@ def _remove_experts(ctx: Scored, settings: PruneSettings) -> Pruned:
     checkpoint = ctx["checkpoint"]
     change = wanted_size(checkpoint, "experts", settings)
     choice = ExpertChoice()
-    kept = choose_experts(
-        Skeleton(checkpoint),
-        choice_windows(ctx["calibration"]),
-        change,
-        lambda done, total: announce("ranking experts", done, total),
-        choice,
-        Resuming(unfinished(), choice),
+    kept = ranks.from_first(
+        lambda: choose_experts(
+            Skeleton(checkpoint),
+            choice_windows(ctx["calibration"]),
+            change,
+            lambda done, total: announce("ranking experts", done, total),
+            choice,
+            Resuming(unfinished(), choice),
+        )
     )
     smaller = keep_experts(checkpoint, change, kept)
     plan = Plan("load", "experts", {}, (change.before, change.after), kept_layers(ctx))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ...texts import Windows
 from ...texts.worst_windows import WORST, WorstWindow
 from ..blocks.announcing import Announce
@@ -87,12 +87,12 @@ def last_hiddens(
     announce: Announce,
 ) -> list[Tensor]:
     """The same for each of several texts, in one pass over the blocks; on the CPU."""
-    parts = [windows.tokens.split(batch_size) for windows in texts]
+    parts = [ranks.share(windows.tokens).split(batch_size) for windows in texts]
     batches = capture(skeleton, [tokens for part in parts for tokens in part])
     states = iter(
         through_blocks(skeleton, batches, lambda done, total: announce(label, done, total))
     )
-    return [torch.cat([next(states).cpu() for _ in part]) for part in parts]
+    return [ranks.joined(torch.cat([next(states).cpu() for _ in part])) for part in parts]
 
 
 @torch.no_grad()
@@ -110,7 +110,8 @@ def compare(
     """
     parts = []
     same_first = 0
-    for index in range(windows.num_windows):
+    places = ranks.places(windows.num_windows)
+    for index in places:
         window = slice(index, index + 1)
         tokens = windows.tokens[window]
         dense_log = _log_probabilities(dense[0], tokens, dense[1][window])
@@ -119,8 +120,11 @@ def compare(
         target = tokens[:, 1:].to(dense_log.device)
         divergence = (dense_log.exp() * (dense_log - light_log)).sum(-1, dtype=torch.float64)
         parts.append((_nll(dense_log, target), _nll(light_log, target), divergence.cpu()))
-        announce("windows compared", index + 1, windows.num_windows)
-    dense_nll, light_nll, kl = (torch.cat(column) for column in zip(*parts, strict=True))
+        announce("windows compared", index + 1 - places.start, len(places))
+    dense_nll, light_nll, kl = (
+        ranks.joined(torch.cat(column)) for column in zip(*parts, strict=True)
+    )
+    same_first = int(ranks.total(torch.tensor(same_first)))
     return Comparison(dense_nll, light_nll, kl, same_first / kl.numel())
 
 

@@ -10,7 +10,7 @@ One forward and one backward pass of the whole model per window; no gradient of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ...errors import NumericsError
 from ...solvers.gram import Gram, GramAccumulator
-from ..blocks.linears import all_linears
+from ..blocks.linears import Linear, all_linears
 from ..blocks.products import in_pass
 from ..blocks.skeleton import Skeleton
 
@@ -71,7 +71,8 @@ def output_fisher(
     """
     skeleton = Skeleton(checkpoint)
     model = skeleton.fill()
-    sums = {name: _Squares() for name in _linears(skeleton)}
+    linears = {each.name: each for each in all_linears(checkpoint) if each.has_own_tensor}
+    sums = {name: _Squares() for name in linears}
     head = _head(model)
     with ExitStack() as hooks:
         for name, total in sums.items():
@@ -82,11 +83,18 @@ def output_fisher(
             _hook(hooks, head, inputs)
         entered = _Entered(windows.unique())
         _hook(hooks, model.get_input_embeddings(), entered)
-        for done, window in enumerate(windows.split(1), 1):
+        share = ranks.share(windows)
+        for done, window in enumerate(share.split(1), 1):
             entered.window = window
             backward(model, window.to(skeleton.device), done)
             inputs.add()
-            announce(done, len(windows))
+            announce(done, len(share))
+    if ranks.size() > 1:
+        _join(linears, sums, skeleton.device)
+        entered.squares = ranks.total(entered.squares)
+        if outputs.squares is not None and inputs.sum is not None:
+            outputs.squares = ranks.total(outputs.squares)
+            inputs.sum.join(ranks.total)
     count = windows.numel()
     scale = (windows.shape[1] - 1) ** 2 / count  # the loss of a window is a mean: see `backward`
     return Fisher(
@@ -118,8 +126,17 @@ def backward(model: nn.Module, tokens: Tensor, number: int) -> None:
         loss.backward()
 
 
-def _linears(skeleton: Skeleton) -> Sequence[str]:
-    return [linear.name for linear in all_linears(skeleton.checkpoint) if linear.has_own_tensor]
+def _join(
+    linears: Mapping[str, Linear], sums: Mapping[str, _Squares], device: torch.device
+) -> None:
+    """Add the sums of all ranks; an expert may have received tokens on some of them only."""
+    received = [name for name, each in sums.items() if each.squares is not None]
+    seen = {name for names in ranks.exchanged(received) for name in names}
+    for name, linear in linears.items():
+        if name in seen:
+            own = sums[name].squares
+            empty = torch.zeros(linear.shape[0], device=device)
+            sums[name].squares = ranks.total(empty if own is None else own)
 
 
 def _head(model: Any) -> nn.Module | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints import ranks
 from ...errors import DataError, SolverError
 from ..blocks.linears import Linear, expert_kind, named
 from ..blocks.observing import ProductObserver, stored_tensors
@@ -23,8 +25,15 @@ from ..blocks.replay import Call, check_finite, replay
 class Sum(Protocol):
     """A statistic that accumulates batches of inputs ``[..., in_features]``."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of inputs so far."""
+
     def add(self, inputs: Tensor, given: Tensor | None = None) -> None:
         """Add one batch, and the same batch's inputs in the original model where they are known."""
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Become the sum over all ranks; ``total`` returns that of a tensor."""
 
 
 S = TypeVar("S", bound=Sum)
@@ -42,6 +51,11 @@ class SquareSum:
         rows = inputs.detach().reshape(-1, self.squares.numel()).to(torch.float32)
         self.squares += rows.square().sum(0)
         self.num_tokens += rows.shape[0]
+
+    def join(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Become the sum over all ranks; ``total`` returns that of a tensor."""
+        self.squares = total(self.squares)
+        self.num_tokens = int(total(torch.tensor(self.num_tokens)))
 
 
 @dataclass
@@ -133,6 +147,8 @@ def sum_inputs(
 ) -> tuple[list[Group[S]], list[Tensor]]:
     """Run a block on every batch and accumulate statistics of the inputs of its linears.
 
+    On several ranks the batches are this rank's, and the statistics those of all ranks.
+
     Args:
         prefix: path of the block in the model, with a trailing dot.
         hidden, calls: per batch, the block's input ``[batch, length, hidden_size]`` and its other
@@ -161,7 +177,8 @@ def sum_inputs(
             outputs.append(replay(block, states, call))
         grouping.forget_inputs()
     check_finite(outputs, prefix.removesuffix("."))
-    seen = {linear for group in grouping.groups for linear in group.linears}
+    groups = _of_all_ranks(grouping.groups, linears, start, calls[0].device)
+    seen = {linear for group in groups for linear in group.linears}
     for linear in linears:
         if linear not in seen:
             if expert_kind(linear) is None:
@@ -169,5 +186,29 @@ def sum_inputs(
                     f"layer '{linear.name}' received no tokens of the calibration text; calibrate "
                     f"on more windows"
                 )
-            grouping.groups.append(Group([linear], start(linear.shape[1], hidden[0].device)))
-    return grouping.groups, outputs
+            groups.append(Group([linear], start(linear.shape[1], hidden[0].device)))
+    return groups, outputs
+
+
+def _of_all_ranks(
+    groups: list[Group[S]],
+    linears: Sequence[Linear],
+    start: Callable[[int, torch.device], S],
+    device: torch.device,
+) -> list[Group[S]]:
+    """The groups of all ranks with their sums; an expert may have no tokens on some of them."""
+    if ranks.size() == 1:
+        return groups
+    known = {linear.name: linear for linear in linears}
+    own = {linear: group.sum for group in groups for linear in group.linears}
+    found: list[Group[S]] = []
+    placed: set[str] = set()
+    every = ranks.exchanged([[linear.name for linear in group.linears] for group in groups])
+    for names in chain.from_iterable(every):
+        if placed.isdisjoint(names):
+            placed.update(names)
+            here = [known[name] for name in names]
+            total = own.get(here[0]) or start(here[0].shape[1], device)
+            total.join(ranks.total)
+            found.append(Group(here, total))
+    return found

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ...checkpoints import InMemory, TensorRef
+from ...checkpoints import InMemory, TensorRef, ranks
 from ...checkpoints.store import build_ref, entry_of, tensors_of
 from ..blocks.shared_state import has_state
 from .temporary_place import TemporaryPlace
@@ -57,6 +57,18 @@ class PassState:
     given: Sequence[Tensor] | None
     rewritten: Mapping[str, Tensor | TensorRef]
 
+    def of_rank(self, like: Sequence[Tensor]) -> PassState:
+        """This rank's part of the progress of all ranks, in batches of the sizes of ``like``."""
+        sizes = [len(states) for states in like]
+        if ranks.size() == 1 and [len(states) for states in self.hidden] == sizes:
+            return self
+
+        def part(states: Sequence[Tensor]) -> list[Tensor]:
+            return list(ranks.share(torch.cat(list(states))).split(sizes))
+
+        given = None if self.given is None else part(self.given)
+        return replace(self, hidden=part(self.hidden), given=given)
+
 
 class Resuming:
     """Saves the progress of a pass and restores it.
@@ -80,13 +92,15 @@ class Resuming:
 
         Args:
             batches: number of batches of the pass. Progress in another number of batches, from
-                before the batch size was halved, is not used.
+                before the batch size was halved, is not used. On several ranks the progress is that
+                of all of them, see `PassState.of_rank`.
         """
         found = self._keeping.load()
         if found is None:
             return None
         tensors, facts = found
-        if batches is not None and facts["batches"] != batches:
+        single = ranks.size() == facts.get("ranks", 1) == 1
+        if single and batches is not None and facts["batches"] != batches:
             return None
         for notes, noted in zip(self._notes, facts["notes"], strict=True):
             notes.recall(noted)
@@ -112,7 +126,23 @@ class Resuming:
             return
         self._keeping.save(lambda: self._told(standing))
 
+    def exchange(self) -> None:
+        """Give the records by linear, and the tensors beside, of every rank to all."""
+        if ranks.size() == 1:
+            return
+        for notes in self._notes:
+            for facts in ranks.exchanged(notes.facts()):
+                if isinstance(facts, dict):
+                    notes.recall(facts)
+        self._beside.update(ranks.merged(self._beside))
+
     def _told(self, standing: PassState) -> tuple[dict[str, Any], dict[str, Any]]:
+        given = standing.given
+        standing = replace(
+            standing,
+            hidden=ranks.collected(standing.hidden),
+            given=None if given is None else ranks.collected(given),
+        )
         tensors: dict[str, Tensor | TensorRef] = {}
         tensors |= {f"hidden.{n}": states for n, states in enumerate(standing.hidden)}
         tensors |= {f"given.{n}": states for n, states in enumerate(standing.given or ())}
@@ -130,6 +160,7 @@ class Resuming:
         return tensors, {
             "index": standing.index,
             "batches": len(standing.hidden),
+            "ranks": ranks.size(),
             "given": standing.given is not None,
             "rewritten": entries,
             "notes": [notes.facts() for notes in self._notes],
@@ -226,13 +257,12 @@ class Keeping:
     def save(self, made: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
         """Save the tensors and facts that ``made`` returns, if enough time was worked since."""
         start = time.monotonic()
-        worked = start - self._saved_at
-        if (
-            self._place is None
-            or worked < self._pause_seconds
-            or worked * self._fraction < self._took
-        ):
+        if self._place is None or not ranks.from_first(self._is_due):
             return
         self._place.save(*made())
         self._saved_at = time.monotonic()
         self._took = self._saved_at - start
+
+    def _is_due(self) -> bool:
+        worked = time.monotonic() - self._saved_at
+        return worked >= self._pause_seconds and worked * self._fraction >= self._took

@@ -6,6 +6,9 @@ For each block:
 3. put the solutions into the block;
 4. optionally refine the block as a whole (block tuning);
 5. run the batches again, so that the next block is solved for the inputs it will receive.
+
+On several ranks each runs its part of the batches and solves its part of the linears; it receives
+the Gram matrices and the solutions of all.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ...checkpoints import Checkpoint, GgmlBlocks, Quantized, TensorRef, ranks
 from ...solvers.gram import Gram, GramAccumulator
 from ...texts import Windows
 from ..blocks.linears import Linear, linears_by_block
@@ -91,10 +94,11 @@ def rewrite_blocks(
         NumericsError: NaN or infinity in a block's output.
     """
     skeleton = Skeleton(checkpoint)
-    batches = capture(skeleton, windows.tokens.split(batch_size))
+    batches = capture(skeleton, ranks.share(windows.tokens).split(batch_size))
     hidden = [batch.hidden for batch in batches]
     begin = PassState(0, hidden, list(hidden) if paired else None, {})
-    begin = (resuming and resuming.load(skeleton.rest, len(batches))) or begin
+    stopped = resuming and resuming.load(skeleton.rest, len(batches))
+    begin = stopped.of_rank(hidden) if stopped else begin
     hidden, rewritten = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
     last, by_block = len(skeleton.blocks) - 1, linears_by_block(checkpoint)
@@ -107,6 +111,8 @@ def rewrite_blocks(
         )
         weights = {linear: _weight(skeleton, linear) for linear in linears}
         solutions = _solve(groups, weights, solve)
+        if resuming is not None:
+            resuming.exchange()
         fresh = _put(skeleton, solutions)
         if refine is not None and solutions:
             solved = Solved(block, prefix, solutions, weights, hidden, calls, hidden_out, given)
@@ -129,14 +135,24 @@ def _weight(skeleton: Skeleton, linear: Linear) -> Tensor:
 def _solve(
     groups: list[Group[GramAccumulator]], weights: Mapping[Linear, Tensor], solve: Solve
 ) -> dict[Linear, Solution]:
-    """Solve group by group, freeing each statistic after use."""
+    """Solve group by group, each on one rank, freeing each statistic after use."""
     fellows = Fellows(groups)
-    solutions: dict[Linear, Solution] = {}
-    while groups:
-        group = groups.pop()
+    left = dict(enumerate(reversed(groups)))
+    groups.clear()
+
+    def solved(place: int) -> Mapping[Linear, Solution]:
+        group = left.pop(place)
         here = [(linear, weights[linear].contiguous()) for linear in group.linears]
-        solutions.update(solve(here, fellows.gram(group)))
-    return solutions
+        return solve(here, fellows.gram(group))
+
+    found = ranks.divided([_cost(group.linears) for group in left.values()], solved)
+    return {linear: solution for each in found for linear, solution in each.items()}
+
+
+def _cost(linears: Sequence[Linear]) -> float:
+    """What solving linears on one input costs, relative to others: rows times columns squared."""
+    rows, columns = sum(linear.shape[0] for linear in linears), linears[0].shape[1]
+    return (rows + columns / 3) * columns**2  # the second term is the factorisation
 
 
 def _put(skeleton: Skeleton, solutions: Mapping[Linear, Solution]) -> dict[str, Tensor | TensorRef]:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ...errors import SolverError
 from ...solvers.factor import factorize
 from ...solvers.gptq import quantize_gptq
@@ -32,7 +33,7 @@ from ..blocks.device import stored_dtype
 from ..blocks.linears import Linear, linears_by_block, named
 from ..blocks.replay import capture
 from ..blocks.skeleton import Skeleton
-from .inputs import sum_inputs
+from .inputs import Group, sum_inputs
 
 ROWS = 64
 """Rows of a linear that are rounded to estimate the error of all."""
@@ -54,6 +55,9 @@ class Estimates:
     compensated: float
 
 
+Groups: TypeAlias = Sequence[Group[GramAccumulator]]
+
+
 def estimate_losses(
     checkpoint: Checkpoint,
     windows: Windows,
@@ -72,7 +76,7 @@ def estimate_losses(
             and cost nothing.
     """
     skeleton = Skeleton(checkpoint)
-    batches = capture(skeleton, windows.tokens.split(batch_size))
+    batches = capture(skeleton, ranks.share(windows.tokens).split(batch_size))
     hidden = [batch.hidden for batch in batches]
     found: dict[Linear, Estimates] = {}
     by_block = linears_by_block(checkpoint)
@@ -81,17 +85,21 @@ def estimate_losses(
         linears = [linear for linear in by_block[index] if chosen(linear)]
         calls = [batch.calls[index] for batch in batches]
         groups, hidden = sum_inputs(block, prefix, linears, hidden, calls, GramAccumulator)
-        for group in groups:
-            gram = group.sum.gram()
+
+        def of_group(place: int, groups: Groups = groups) -> dict[Linear, Estimates]:
+            here = groups[place].linears
             weights = {
                 linear: linear.view(skeleton.model.get_parameter(linear.tensor).detach())
-                for linear in group.linears
+                for linear in here
             }
             dtypes = {
-                linear: stored_dtype(checkpoint, checkpoint.refs[linear.tensor])
-                for linear in group.linears
+                linear: stored_dtype(checkpoint, checkpoint.refs[linear.tensor]) for linear in here
             }
-            found.update(_of_group(weights, gram, grids, fisher, dtypes))
+            return _of_group(weights, groups[place].sum.gram(), grids, fisher, dtypes)
+
+        costs = [float(group.linears[0].shape[1]) ** 3 for group in groups]
+        for estimates in ranks.divided(costs, of_group):
+            found.update(estimates)
         announce(index + 1, len(skeleton.blocks))
     return found
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ..blocks.linears import find_linears
 from ..blocks.skeleton import Skeleton
 from .fisher import backward
@@ -43,12 +43,13 @@ def taylor_scores(
         parameter.requires_grad_(True)
         scores[name] = torch.zeros_like(parameter, dtype=torch.float32)
         hooks.append(parameter.register_post_accumulate_grad_hook(_fold(scores[name])))
-    for done, window in enumerate(windows.split(1), 1):
+    share = ranks.share(windows)
+    for done, window in enumerate(share.split(1), 1):
         backward(model, window.to(skeleton.device), done)
-        announce(done, len(windows))
+        announce(done, len(share))
     for hook in hooks:
         hook.remove()
-    return {name: score.cpu() for name, score in scores.items()}
+    return {name: ranks.total(scores[name]).cpu() for name in sorted(scores)}
 
 
 def _fold(score: Tensor) -> Callable[[Tensor], None]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...checkpoints import Checkpoint, TensorRef
+from ...checkpoints import Checkpoint, TensorRef, ranks
 from ...errors import ModelError
 from ...texts import Windows
 from ..blocks.empty_model import find_blocks, shared_model
@@ -76,11 +76,11 @@ def keep_layers(
         NumericsError: NaN or infinity in a block's output.
     """
     skeleton = Skeleton(checkpoint)
-    batches = capture(skeleton, windows.tokens.split(batch_size))
+    batches = capture(skeleton, ranks.share(windows.tokens).split(batch_size))
     require_independent(skeleton, batches)
     span = _Span(skeleton, batches, plain_output(skeleton), bridge, correct)
     if begin is not None:
-        span.take_up(begin, kept)
+        span.take_up(begin.of_rank(span.hidden), kept)
     else:
         span.lead(range(kept[0]))
     for index, end in zip(kept, (*kept[1:], len(skeleton.blocks)), strict=True):
@@ -173,7 +173,7 @@ class _Span:
             self.given,
         )
         stored = skeleton.checkpoint.tensors[linear.tensor].clone()
-        linear.view(stored).copy_(refit(fed))
+        linear.view(stored).copy_(ranks.from_first(lambda: refit(fed)))
         skeleton.put(linear.tensor, stored)
         self.bridged[linear.tensor] = stored
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ...errors import ModelError
 from ...solvers.gram import GramAccumulator
 from ...texts import Windows
@@ -70,10 +70,11 @@ def hollow_blocks(
     """
     skeleton = Skeleton(checkpoint)
     units = measure_units(skeleton, change)
-    batches = capture(skeleton, windows.tokens.split(batch_size))
+    batches = capture(skeleton, ranks.share(windows.tokens).split(batch_size))
     hidden = [batch.hidden for batch in batches]
     begin = PassState(0, hidden, list(hidden) if matched else None, {})
-    begin = (resuming and resuming.load(skeleton.rest, len(batches))) or begin
+    stopped = resuming and resuming.load(skeleton.rest, len(batches))
+    begin = stopped.of_rank(hidden) if stopped else begin
     hidden, cut = list(begin.hidden), dict(begin.rewritten)
     given = None if begin.given is None else list(begin.given)
     behind = None if correct is None or change.kind == "neurons" else plain_output(skeleton)
@@ -82,10 +83,11 @@ def hollow_blocks(
         prefix = f"{skeleton.path}.{index}."
         view = _View(skeleton, block, prefix, change, units)
         calls = [batch.calls[index] for batch in batches]
-        kept = {fed.linear: choose(fed) for fed in view.fed(hidden, calls, given)}
-        fresh = dict(view.cut(kept))
+        fresh = dict(view.cut(_chosen(view.fed(hidden, calls, given), choose)))
         if behind is not None and correct is not None and given is not None:
             fresh.update(view.corrected(behind, correct, hidden, calls, given))
+        if resuming is not None:
+            resuming.exchange()
         cut.update(fresh if resuming is None else resuming.kept(fresh))
         with torch.no_grad():
             hidden = [replay(block, h, c) for h, c in zip(hidden, calls, strict=True)]
@@ -96,6 +98,12 @@ def hollow_blocks(
     smaller = checkpoint.evolve(cut, config=change.config)
     require_same(smaller, batches[0], hidden[0])
     return smaller
+
+
+def _chosen(every: Sequence[Fed], choose: Callable[[Fed], Kept]) -> dict[Linear, Kept]:
+    """What to keep of each linear; on several ranks each decides on its part of them."""
+    found = ranks.divided([1.0] * len(every), lambda place: choose(every[place]))
+    return {fed.linear: kept for fed, kept in zip(every, found, strict=True)}
 
 
 class _View:
@@ -153,7 +161,7 @@ class _View:
         weight = self._weight(linear)
         fed = lacking(self._block, self._prefix, linear, weight, hidden, calls, wanted)
         stored = self._stored(name).clone()
-        linear.view(stored).copy_(correct(fed))
+        linear.view(stored).copy_(ranks.from_first(lambda: correct(fed)))
         self._skeleton.put(name, stored)
         return {name: stored}
 

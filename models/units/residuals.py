@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints import ranks
 from ...solvers.checks import working_dtype
 from ...solvers.gram import Gram, GramAccumulator
 from ..blocks.linears import Linear
@@ -56,11 +57,13 @@ class MissingSum:
         )
 
     def fed(self) -> Fed:
-        """The accumulated statistics.
+        """The accumulated statistics, of all ranks.
 
         Raises:
             DataError: too few tokens.
         """
+        self._total.join(ranks.total)
+        self._missing = ranks.total(self._missing)
         group = Group([self._linear], self._total)
         return Fed(self._linear, self._weight, Fellows([group]).gram(group), self._missing)
 

@@ -1,0 +1,114 @@
+"""A chain on two processes gives what it gives on one; one that fails or dies ends the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rank_cases
+import torch
+from rank_cases import CASES, found
+
+from birdbone.contexts import ranks as context_ranks
+from birdbone.errors import ChainError
+
+PROGRAM = Path(rank_cases.__file__)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def start(*arguments: object, size: int = 2) -> list[tuple[int, str]]:
+    """Exit codes and standard error of ranks that run the program."""
+    port, processes = free_port(), []
+    for rank in range(size):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, "-W", "ignore", str(PROGRAM), *map(str, arguments)]
+        processes.append(
+            subprocess.Popen(
+                command, env={**os.environ, **own, **there}, stderr=subprocess.PIPE, text=True
+            )
+        )
+    errors = [each.communicate()[1] for each in processes]
+    return [(each.returncode, error) for each, error in zip(processes, errors, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ended = start(folder)
+    files = [folder / f"rank{rank}.pt" for rank in range(2)]
+    assert all(each.exists() for each in files), ended
+    return [torch.load(each, weights_only=False) for each in files]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:quantize")
+def test_two_ranks_give_what_one_gives(name: str, two: list[dict[str, Any]]) -> None:
+    alone, both = found(name), [each[name] for each in two]
+    assert both[0]["id"] == both[1]["id"]
+    assert both[0]["tensors"].keys() == alone["tensors"].keys()
+    for key, tensor in alone["tensors"].items():
+        torch.testing.assert_close(both[0]["tensors"][key], tensor, rtol=1e-4, atol=1e-6)
+        assert torch.equal(both[0]["tensors"][key], both[1]["tensors"][key])
+    assert both[0]["metrics"] == alone["metrics"]
+    assert both[0]["files"] == alone["files"]
+
+
+def test_the_same_bytes_again(two: list[dict[str, Any]]) -> None:
+    assert two[0]["again"] == two[0]["quantize"]["id"]
+
+
+def test_a_link_of_rank_0_hands_its_result_over(two: list[dict[str, Any]]) -> None:
+    assert two[0]["healed"] == two[1]["healed"]
+    assert two[0]["healed"][1] == ["quantize", "heal"]
+    assert two[0]["replayed"] == two[1]["replayed"] == two[0]["healed"][0]
+
+
+def test_a_rank_that_fails_ends_the_others_with_its_reason(two: list[dict[str, Any]]) -> None:
+    reason = "ValueError: out of order"
+    assert two[1]["failure"] == f"link 'fails_on_rank_1' failed: {reason}"
+    assert two[0]["failure"] == f"link 'fails_on_rank_1' failed: rank 1 failed: {reason}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_after_a_kill_the_same_run_goes_on(
+    killed: int, two: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    ended = start(tmp_path, killed)
+    assert ended[killed][0] == -9
+    code, error = ended[1 - killed]
+    assert code == 1
+    assert f"link 'quantize' failed: rank {killed} " in error
+    shutil.copytree(tmp_path / "runs", tmp_path / "single" / "runs")
+    assert [code for code, _ in start(tmp_path, -1)] == [0, 0]
+    made, blocks = torch.load(tmp_path / "rank0.pt", weights_only=False)
+    assert made == two[0]["first step"]
+    assert blocks == [2, 3]
+    assert [code for code, _ in start(tmp_path / "single", -1, size=1)] == [0]
+    _, blocks = torch.load(tmp_path / "single" / "rank0.pt", weights_only=False)
+    assert blocks == [2, 3]
+
+
+def of_two(monkeypatch: pytest.MonkeyPatch, *given: Any) -> None:
+    """As if two ranks had exchanged these values."""
+    monkeypatch.setattr(context_ranks, "exchanged", lambda value: list(given))
+    monkeypatch.setattr(context_ranks, "size", lambda: 2)
+
+
+def test_other_versions_on_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_two(monkeypatch, {"torch": "2.13"}, {"torch": "2.14"})
+    with pytest.raises(ChainError, match=r"rank 1 differs from rank 0 in torch: 2\.14 instead of"):
+        context_ranks.require_same({"torch": "2.13"})
