@@ -148,7 +148,7 @@ def _groups(store: Any, place: int, size: int, local: int) -> dict[str, Any]:
 
 def _leave(watch: Watch) -> None:
     """End this rank's part when the process ends."""
-    if watch.lost is not None:  # a transfer may still wait, and would keep the process
+    if watch.over:  # a transfer may still wait, and would keep the process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

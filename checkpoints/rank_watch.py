@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]  # torch does not list it
 
 from ..errors import RankError, SettingError
 
@@ -74,6 +74,11 @@ class Watch:
         self.link = ""
 
     @property
+    def over(self) -> bool:
+        """Whether this rank failed or lost another."""
+        return self._state["lost"] is not None
+
+    @property
     def speaks(self) -> bool:
         """Whether this rank prints for all: the first one that is not lost."""
         gone = -1 if self.lost is None or self.lost.failed else self.lost.rank
@@ -111,22 +116,27 @@ class Watch:
 
     def culprit(self, error: Exception) -> RankError:
         """The reason why a connection broke, as soon as it is known."""
+        self.await_silence()
+        if self.lost is None:
+            self._lose(RankError(self._rank, f"lost the connection to the others: {error}"))
+        assert self.lost is not None
+        return self.lost
+
+    def await_silence(self) -> None:
+        """Where there is reason to think that a rank died, wait a moment to see which."""
         end = time.monotonic() + 2 * _DROPPED_SECONDS
         while time.monotonic() < end and self.lost is None:
             for other, seen in self._seen.items():
                 if time.monotonic() - seen.at > _DROPPED_SECONDS:
                     self._lose(RankError(other, _DIED))
             time.sleep(0.05)
-        if self.lost is None:
-            self._lose(RankError(self._rank, f"lost the connection to the others: {error}"))
-        assert self.lost is not None
-        return self.lost
 
     def fail(self, reason: str) -> None:
         """Tell the other ranks that this one failed, or which one it lost.
 
         Waits a moment for them to read it, since the store may end with this process.
         """
+        self._running = False
         if self._state["lost"] is None:
             lost = self.lost
             self._state["lost"] = [self._rank, reason, True] if lost is None else lost.parts
@@ -147,6 +157,7 @@ class Watch:
             end = time.monotonic() + _DROPPED_SECONDS
             while (
                 self._rank == 0
+                and self._state["lost"] is None
                 and time.monotonic() < end
                 and not all(map(self._has_left, self._seen))
             ):

@@ -50,7 +50,7 @@ def run_until_stopped(
         if store is not None:
             where = f" in {store.path}" if isinstance(store, Journal) else ""
             what += f"; finished links are kept{where}, and the same command resumes from there"
-        why = lost_rank() or "stopped at the next block"
+        why = lost_rank(terminated=received[0] == signal.SIGTERM) or "stopped at the next block"
         raise Stopped(received[0], f"{why}; {what}") from None
 
 

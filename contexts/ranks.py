@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from asyncio import CancelledError
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +20,7 @@ from ..checkpoints.ranks import (
     size,
     start,
 )
-from ..errors import ChainError, DataError, LinkError, RankError
+from ..errors import Cancelled, ChainError, DataError, LinkError, RankError
 
 __all__ = [
     "alone",
@@ -44,8 +45,11 @@ _LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
 
 
 @contextmanager
-def shared_run(version_of_ours: str, settings: Any) -> Iterator[None]:
+def shared_run(version_of_ours: str, links: Sequence[Any]) -> Iterator[None]:
     """A run of all ranks: they begin with equal settings, and end together or by one's failure.
+
+    Args:
+        links: as plain data: the name of each, or a mapping from it to the settings.
 
     Raises:
         ChainError: the ranks were started with other settings or versions.
@@ -57,7 +61,7 @@ def shared_run(version_of_ours: str, settings: Any) -> Iterator[None]:
     group.watch.running(True)
     try:
         versions = {name: version(name) for name in _LIBRARIES}
-        require_same({"birdbone": version_of_ours, **versions, "the chain": _spelled(settings)})
+        require_same({"birdbone": version_of_ours, **versions, **_flat(links)})
         yield
         exchanged(None)
     except BaseException as error:
@@ -112,10 +116,18 @@ def check_peers() -> None:
         group.watch.check()
 
 
-def lost_rank() -> str | None:
-    """Why the ranks cannot go on; None where none is lost."""
+def lost_rank(*, terminated: bool) -> str | None:
+    """The running link and the rank that is gone; None where none is.
+
+    Args:
+        terminated: this process was told to end, as torchrun does if a rank died.
+    """
     group = joined_group()
-    if group is None or group.watch.lost is None:
+    if group is None:
+        return None
+    if terminated:
+        group.watch.await_silence()
+    if group.watch.lost is None or group.watch.lost.failed:
         return None
     return f"link '{group.watch.link}' failed: {group.watch.lost}"
 
@@ -127,17 +139,30 @@ def works_on(link: str) -> None:
         group.watch.link = link
 
 
-def _spelled(settings: Any) -> str:
-    return json.dumps(settings, default=lambda value: type(value).__name__, sort_keys=True)
+def _flat(links: Sequence[Any]) -> dict[str, str]:
+    """Every setting of every link by name, as text, and the names of the links."""
+    parts = [each if isinstance(each, dict) else {str(each): None} for each in links]
+    found = {"the links": _spelled([list(each) for each in parts])}
+    for place, part in enumerate(parts, 1):
+        for name, settings in part.items():
+            named = settings if isinstance(settings, dict) else {"links": settings}
+            found |= {f"{name}.{key} (link {place})": _spelled(v) for key, v in named.items()}
+    return found
+
+
+def _spelled(value: Any) -> str:
+    return json.dumps(value, default=lambda value: type(value).__name__, sort_keys=True)
 
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error, LinkError) else error
+    if isinstance(cause, CancelledError | Cancelled | KeyboardInterrupt):
+        return "was stopped"
     if isinstance(cause, RankError):
         return cause.reason
     text = str(error) or type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import modulink
 from modulink import Context
@@ -67,7 +67,7 @@ async def _outcome_on_ranks(
         return outcome if place is None else await in_thread(place.publish, outcome)
     made = await _outcome_of_first(step, ctx, place)
     if place is not None:
-        made = await in_thread(place.publish, made)
+        made = await in_thread(place.publish, cast("Outcome", made))
     return await in_thread(_handed_over, step, made)
 
 

@@ -28,7 +28,9 @@ TREE = [
 names = st.lists(st.text("abcxyz", min_size=1, max_size=6), max_size=6)
 
 
-@pytest.mark.parametrize("kind", [each for each in TREE if each not in (LinkError, errors.RankError)])
+@pytest.mark.parametrize(
+    "kind", [each for each in TREE if each not in (LinkError, errors.RankError)]
+)
 def test_one_root_catches_all(kind: Any) -> None:
     with pytest.raises(BirdboneError, match="a layer is too wide"):
         raise kind("a layer is too wide")
