@@ -68,7 +68,7 @@ class Watch:
         self._seen = {n: _Seen("", time.monotonic()) for n in range(size) if n != rank}
         self._guard, self._left = threading.Lock(), threading.Event()
         self._lost_at = 0.0
-        self._running = False
+        self._running, self._reached = False, True
         self._absent: RankError | None = None  # whom to miss once there is work to share
         self.lost: RankError | None = None
         self.link = ""
@@ -90,7 +90,7 @@ class Watch:
         Raises:
             RankError: one did not come.
         """
-        self._post()
+        self.post()
         end = time.monotonic() + seconds
         for other in self._seen:
             while not self._store.check([_key(other)]):
@@ -141,7 +141,7 @@ class Watch:
             lost = self.lost
             self._state["lost"] = [self._rank, reason, True] if lost is None else lost.parts
             with suppress(RuntimeError):
-                self._post()
+                self.post()
         end = time.monotonic() + 3 * _BEAT_SECONDS
         while time.monotonic() < end and not all(map(self._knows, self._seen)):
             time.sleep(0.05)
@@ -153,7 +153,7 @@ class Watch:
         """
         self._state["left"] = True
         with suppress(RuntimeError):  # the store has ended before
-            self._post()
+            self.post()
             end = time.monotonic() + _DROPPED_SECONDS
             while (
                 self._rank == 0
@@ -178,21 +178,25 @@ class Watch:
         return time.monotonic() - self._seen[other].at > self._timeout * 2 / 3
 
     def _watch(self) -> None:
-        reached = True
         while not self._left.wait(_BEAT_SECONDS):
-            try:
-                if reached:
-                    self._state["beat"] += 1
-                    self._post()
-                    self._read()
-            except RuntimeError:  # the store is rank 0's, or torchrun's
-                reached = False
-                self._absent = RankError(0, "or the process that started the ranks is gone")
-            if self._running and self._absent is not None:
-                self._lose(self._absent)
+            self.beat()
             self._end_if_stuck()
 
-    def _post(self) -> None:
+    def beat(self) -> None:
+        """Give a sign of life and read those of the others; done once a second."""
+        try:
+            if self._reached:
+                self._state["beat"] += 1
+                self.post()
+                self._read()
+        except RuntimeError:  # the store is rank 0's, or torchrun's
+            self._reached = False
+            self._absent = RankError(0, "or the process that started the ranks is gone")
+        if self._running and self._absent is not None:
+            self._lose(self._absent)
+
+    def post(self) -> None:
+        """Write the sign of life."""
         with self._guard:
             self._store.set(_key(self._rank), json.dumps(self._state))
 

@@ -84,8 +84,8 @@ def places(count: int) -> range:
     """
     if count < size() > 1:
         raise DataError(
-            f"{size()} ranks cannot divide {count} windows; start at most {count}, or give more "
-            f"windows"
+            f"{size()} ranks cannot divide windows that are {count} in all; start fewer ranks, or "
+            f"give more windows"
         )
     return range(count * rank() // size(), count * (rank() + 1) // size())
 

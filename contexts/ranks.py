@@ -100,8 +100,8 @@ def check_windows(ctx: Mapping[str, Any], *names: str) -> None:
         count = getattr(ctx.get(name), "num_windows", None)
         if count is not None and count < size():
             raise DataError(
-                f"{size()} ranks cannot divide the {count} windows of the {name} text; start at "
-                f"most {count} ranks, or give more windows"
+                f"{size()} ranks cannot divide the windows of the {name} text, {count} in all; "
+                f"start fewer ranks, or give more windows"
             )
 
 

@@ -15,9 +15,6 @@ import rank_cases
 import torch
 from rank_cases import CASES, found
 
-from birdbone.contexts import ranks as context_ranks
-from birdbone.errors import ChainError
-
 PROGRAM = Path(rank_cases.__file__)
 
 
@@ -100,15 +97,3 @@ def test_after_a_kill_the_same_run_goes_on(
     assert [code for code, _ in start(tmp_path / "single", -1, size=1)] == [0]
     _, blocks = torch.load(tmp_path / "single" / "rank0.pt", weights_only=False)
     assert blocks == [2, 3]
-
-
-def of_two(monkeypatch: pytest.MonkeyPatch, *given: Any) -> None:
-    """As if two ranks had exchanged these values."""
-    monkeypatch.setattr(context_ranks, "exchanged", lambda value: list(given))
-    monkeypatch.setattr(context_ranks, "size", lambda: 2)
-
-
-def test_other_versions_on_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    of_two(monkeypatch, {"torch": "2.13"}, {"torch": "2.14"})
-    with pytest.raises(ChainError, match=r"rank 1 differs from rank 0 in torch: 2\.14 instead of"):
-        context_ranks.require_same({"torch": "2.13"})

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from birdbone.contexts.flow import Changed, Empty
 from birdbone.engine import Chain, ProgressEvent, announce, link, run
+from birdbone.engine import chain as chain_module
 from birdbone.errors import ChainError, GateError, LinkError, ResourceError, SettingError
 
 
@@ -614,3 +616,34 @@ def test_a_route_must_start_in_the_chain_and_end_at_a_link() -> None:
     with pytest.raises(ChainError, match=r"load is a factory: write load\(\)"):
         chain.connect(chain.links[0], load, lambda ctx: True)
     assert chain.inspect()["connections"] == []
+
+
+# Several ranks
+
+
+async def test_routes_are_refused_on_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = breaks()
+    chain = Chain(bad)
+    chain.connect(bad, load(), lambda ctx: True)
+    monkeypatch.setattr(chain_module, "size", lambda: 2)
+    with pytest.raises(ChainError, match=r"routes \(connect\) runs in one process only"):
+        await run(chain)
+
+
+@link
+async def remade(ctx: Empty) -> Changed:
+    return {"checkpoint": None}  # type: ignore[typeddict-item]
+
+
+async def test_a_model_of_rank_0_needs_a_run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_module, "size", lambda: 2)
+    with pytest.raises(ChainError, match="remade runs on rank 0 alone, which hands its model to"):
+        await run(Chain(remade()))
+
+
+async def test_only_rank_0_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    diary, watched = Diary(), Chain(load())
+    watched.use(diary)
+    monkeypatch.setattr(chain_module, "is_first", lambda: False)
+    await run(watched)
+    assert diary.heard == []

@@ -10,7 +10,7 @@ from pretend_device import NAME, pretended
 from pydantic import Field
 
 from birdbone.contexts.flow import Changed, Empty
-from birdbone.engine import BatchSize, Chain, Halved, Settings, link, run
+from birdbone.engine import BatchSize, Chain, Halved, Settings, halving, link, run
 from birdbone.errors import LinkError, ResourceError
 
 
@@ -93,3 +93,11 @@ async def test_another_error_is_not_taken_for_it() -> None:
 
     with pytest.raises(LinkError, match="shapes do not fit"):
         await run(Chain(broken()))
+
+
+async def test_on_several_ranks_the_error_asks_for_smaller_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(halving, "size", lambda: 2)
+    with pretended(limit=250), pytest.raises(LinkError, match="halved on several ranks: lower bat"):
+        await run(Chain(work()))

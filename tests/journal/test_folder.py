@@ -17,7 +17,7 @@ from tiny import tiny_checkpoint, tiny_windows
 from tiny_contexts import calibrated, digests
 from torch import Tensor
 
-from birdbone.checkpoints import Checkpoint
+from birdbone.checkpoints import Checkpoint, ranks
 from birdbone.contexts.flow import Empty
 from birdbone.engine import Chain, link, run, unfinished
 from birdbone.errors import LinkError, ResourceError, RunFolderError
@@ -473,3 +473,12 @@ def test_a_checkpoint_under_another_name_is_read_as_another() -> None:
     assert seen.of(checkpoint) == seen.of(tiny_checkpoint())
     assert seen.of(checkpoint) != seen.of(replace(checkpoint, source="another"))
     assert json.loads(json.dumps(seen.of(checkpoint))) == seen.of(checkpoint)
+
+
+def test_a_folder_that_a_rank_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    monkeypatch.setattr(ranks, "exchanged", lambda seen: [seen, False])
+    with pytest.raises(RunFolderError, match=r"rank 1 does not see the run folder '.*' of rank 0"):
+        RunFolder(tmp_path / "run")
+    monkeypatch.undo()
+    RunFolder(tmp_path / "run").close()  # was released

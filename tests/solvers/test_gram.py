@@ -93,3 +93,21 @@ def test_rows_that_came_alone_leave_no_cross_sum() -> None:
     ):
         accumulator.add(torch.ones(3, 2), torch.ones(4, 2))
     assert accumulator.num_tokens == 4
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_accumulators_are_joined(paired: bool) -> None:
+    rows = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    whole, first, second = (GramAccumulator(4) for _ in range(3))
+    for accumulator, parts in ((whole, (0, 1)), (first, (0,)), (second, (1,))):
+        for part in parts:
+            accumulator.add(rows[part], rows[part] + 1 if paired else None)
+    sent: list[torch.Tensor] = []
+    second.join(lambda tensor: sent.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    first.join(lambda tensor: tensor + sent.pop(0))
+    found, wanted = first.gram(), whole.gram()
+    assert found.num_tokens == 10
+    torch.testing.assert_close(found.matrix, wanted.matrix)
+    assert (found.cross is not None) == paired
+    if wanted.cross is not None:
+        torch.testing.assert_close(found.cross, wanted.cross)

@@ -239,3 +239,17 @@ def test_saving_is_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
         keeper.save(standing())
         saves.append(place.saves)
     assert saves == [0, 1, 1, 1, 2]  # 31 + 2 s, and then 30 times those 2 s must go by
+
+
+def test_progress_of_several_ranks_goes_on_in_one_process() -> None:
+    place, hidden = Kept(), [torch.full((n, 1), float(n)) for n in (1, 2, 3)]
+    Resuming(place).save(PassState(1, hidden, list(hidden), {}))
+    assert place.held is not None
+    place.held[1]["ranks"] = 2
+    found = Resuming(place).load(torch.device("cpu"), batches=2)
+    assert found is not None
+    taken = found.of_rank([torch.empty(4, 1), torch.empty(2, 1)])
+    for states in (taken.hidden, taken.given):
+        assert states is not None
+        assert [len(each) for each in states] == [4, 2]
+        assert torch.equal(torch.cat(list(states)), torch.cat(hidden))
