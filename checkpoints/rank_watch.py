@@ -25,7 +25,7 @@ TIMEOUT = "BIRDBONE_RANK_TIMEOUT"
 """Environment variable: seconds after which a dead or hanging rank has ended the others."""
 
 _BEAT_SECONDS = 1.0
-_DROPPED_SECONDS = 3.0  # no sign of life for so long, once a connection broke
+_DROPPED_SECONDS = 5.0  # no sign of life for so long, once a connection broke
 
 
 def timeout_seconds() -> float:

@@ -67,8 +67,8 @@ def test_fewer_windows_than_ranks(on_three: Any) -> None:
 
 
 def test_sums_are_added_in_the_order_of_ranks(on_three: Any) -> None:
-    parts = torch.tensor([1e8, 1.0, -1e8])  # 1e8 + 1 is 1e8 in float32
-    assert on_three(lambda rank: float(ranks.total(parts[rank]))) == [0.0, 0.0, 0.0]
+    parts = torch.tensor([1e8, -1e8, 1.0])  # -1e8 + 1 is -1e8 in float32
+    assert on_three(lambda rank: float(ranks.total(parts[rank]))) == [1.0, 1.0, 1.0]
 
 
 def test_rows_are_joined(on_three: Any) -> None:
