@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ..blocks.skeleton import Skeleton
 from .fisher import backward
 
@@ -46,11 +46,12 @@ def unit_losses(
             hooks.callback(model.get_submodule(name).register_forward_pre_hook(total).remove)
         embedding: Any = model.get_input_embeddings()
         hooks.callback(embedding.register_forward_hook(_begin_gradients).remove)
-        for done, window in enumerate(windows.split(1), 1):
+        share = ranks.share(windows)
+        for done, window in enumerate(share.split(1), 1):
             backward(model, window.to(skeleton.device), done)
-            announce(done, len(windows))
+            announce(done, len(share))
     scale = (windows.shape[1] - 1) ** 2 / windows.numel()  # the loss of a window is a mean
-    return {name: (total.squares * scale).cpu() for name, total in sums.items()}
+    return {name: (ranks.total(each.squares) * scale).cpu() for name, each in sums.items()}
 
 
 def _begin_gradients(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
