@@ -15,7 +15,7 @@ from ..errors import SettingError, did_you_mean
 from ..formats.ggml_types import GGML_KINDS
 from ..links import calibrate, load, quantize, save
 from ..links.saving.target import is_file_name
-from ..models.reading.opening import keeps_codes, quantized_by
+from ..models.reading.opening import keeps_codes, quantized_by, rounds_inputs_of
 from ..models.reading.sources import find_model
 from ..texts import DataSetting
 
@@ -77,10 +77,15 @@ def export_chain(
             f"format '{format}' has no type '{type}'; it has {', '.join(TYPES[format])}"
         )
     source = find_model(model)
+    if type is None and format == "gguf" and rounds_inputs_of(source):
+        raise SettingError(
+            f"the linears of '{model}' round their inputs, which a GGUF file does not record; give "
+            f"a type, such as q8_0, to store its weights without that rounding"
+        )
     kept = type is None and format in ("compressed-tensors", "gguf") and keeps_codes(source)
     if type is None and not kept and format == quantized_by(source) == "compressed-tensors":
         raise SettingError(
-            f"the quantised weights of '{model}' are not integers and cannot be kept; give a type "
+            f"the quantised weights of '{model}' cannot be kept as they are; give a type "
             f"to round them to, one of {', '.join(TYPES[format])}"
         )
     chosen = None if kept else type or _USUAL.get(format)

@@ -94,6 +94,7 @@ class StoredCodes(StoredParts, Quantized):
     """A quantised weight stored as an object."""
 
     def _set_outline(self, parts: Mapping[str, Tensor]) -> None:
+        self.input_activations = self._entry.get("input_activations")
         self._describe(
             parts["codes"],
             parts["scales"],
@@ -340,6 +341,8 @@ def entry_of(ref: TensorRef) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": "plain"}
     if isinstance(ref, Quantized):
         entry.update(kind="quantized", bits=ref.bits)
+        if ref.input_activations is not None:
+            entry.update(input_activations=ref.input_activations)
     elif isinstance(ref, BitsAndBytes):
         entry.update(kind="bitsandbytes", format=ref.kind)
     elif isinstance(ref, GgmlBlocks):
@@ -371,6 +374,7 @@ def build_ref(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRe
             parts["scales"],
             bits=entry["bits"],
             zero_points=parts.get("zero_points"),
+            input_activations=entry.get("input_activations"),
         )
     if kind == "ggml":
         return GgmlBlocks(parts["blocks"], kind=entry["format"], transposed=entry["transposed"])

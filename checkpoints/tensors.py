@@ -153,23 +153,36 @@ class Converted(TensorRef):
         return self._source.load().to(self.dtype)
 
 
+InputActivations = Literal["int8", "fp8"]
+"""What the inputs of a linear are rounded to, one scale per token, while it computes."""
+
+
 class Quantized(TensorRef):
-    """A weight stored as integer codes with one scale per group of columns.
+    """A weight stored as codes, integers or float8, with one scale per group of columns.
 
     Its value is ``(code - zero_point) * scale``, exactly what a reader of the saved folder
     computes.
 
     Attributes:
-        bits: bits of a code, which is from ``-2^(bits-1)`` to ``2^(bits-1) - 1``.
+        bits: bits of a code; an integer is from ``-2^(bits-1)`` to ``2^(bits-1) - 1``.
         num_groups: groups of columns, each with a scale.
         symmetric: whether there are no zero points, so that code 0 decodes to 0.
+        is_float: whether codes are float8_e4m3fn instead of integers.
+        input_activations: what a reader of the saved folder rounds the inputs of this linear to;
+            None if it does not.
 
     Raises:
         CheckpointError: the shapes do not fit each other.
     """
 
     def __init__(
-        self, codes: Tensor, scales: Tensor, *, bits: int, zero_points: Tensor | None = None
+        self,
+        codes: Tensor,
+        scales: Tensor,
+        *,
+        bits: int,
+        zero_points: Tensor | None = None,
+        input_activations: InputActivations | None = None,
     ) -> None:
         if not _divides(codes, scales):
             raise CheckpointError(
@@ -184,17 +197,19 @@ class Quantized(TensorRef):
         self._parts = {"codes": codes, "scales": scales}
         if zero_points is not None:
             self._parts["zero_points"] = zero_points
+        self.input_activations = input_activations
         self._describe(codes, scales, bits=bits, symmetric=zero_points is None)
 
     def _describe(self, codes: Tensor, scales: Tensor, *, bits: int, symmetric: bool) -> None:
         """Set what is known without values; the tensors may be on the meta device."""
         self.bits, self.symmetric = bits, symmetric
+        self.is_float = codes.is_floating_point()
         self.dtype, self.shape = scales.dtype, tuple(codes.shape)
         self.num_groups = int(scales.shape[1])
 
     @property
     def codes(self) -> Tensor:
-        """int8 ``[out_features, in_features]``."""
+        """int8 or float8_e4m3fn ``[out_features, in_features]``."""
         return self.parts()["codes"]
 
     @property
@@ -209,7 +224,7 @@ class Quantized(TensorRef):
 
     @property
     def storage_kind(self) -> str:
-        return f"int{self.bits}"
+        return "fp8" if self.is_float else f"int{self.bits}"
 
     @property
     def group_size(self) -> int:
@@ -234,9 +249,13 @@ class Quantized(TensorRef):
             grouped = grouped - parts["zero_points"].to(dtype).unsqueeze(2)
         return (grouped * scales.unsqueeze(2)).flatten(1)
 
+    @property
+    def _suffix(self) -> str:
+        return "" if self.input_activations is None else f" {self.input_activations} inputs"
+
     @cached_property
     def digest(self) -> str:
-        found = hashlib.sha256(f"int{self.bits}".encode())
+        found = hashlib.sha256(f"{self.storage_kind}{self._suffix}".encode())
         for part in self.parts().values():
             found.update(digest(part).encode())
         return found.hexdigest()

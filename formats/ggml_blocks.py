@@ -62,7 +62,7 @@ def exact_kind(ref: TensorRef) -> GgmlKind | None:
     """
     if isinstance(ref, GgmlBlocks):
         return smallest_kind([ref.kind])
-    if not isinstance(ref, checkpoints.Quantized) or not ref.symmetric:
+    if not isinstance(ref, checkpoints.Quantized) or not ref.symmetric or ref.is_float:
         return None
     if ref.group_size % _COLUMNS:
         return None

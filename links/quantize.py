@@ -18,6 +18,7 @@ from .quantizing.embeddings import chosen_embeddings, round_embeddings
 from .quantizing.forecast import quantize_forecast
 from .quantizing.ggml_tables import chosen_tables, round_tables
 from .quantizing.grids import Grids, check_overrides, check_patterns, grids_of
+from .quantizing.input_activations import check_float8, check_input_activations, check_windows
 from .quantizing.low_rank import Correcting, check_rank
 from .quantizing.settings import (
     BITSANDBYTES,
@@ -35,6 +36,8 @@ from .quantizing.warnings import warn_of_left, warn_of_unused
 @link(QuantizeSettings)
 async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     """Store the linears of every block as integers with one scale per group of input columns.
+
+    Or as float8 with one scale per row; inputs can be rounded too (``input_activations``).
 
     Norms and routers are not quantised; embeddings and head only with ``embedding_bits``, or with
     ``embedding_grid`` and ``head_grid`` for a GGUF file. Neither
@@ -124,12 +127,16 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
             "quantize(method='signround') needs integers that can be packed; set symmetric=True "
             "and grid='int', or use method='gptq'"
         )
-    if settings.rank and (settings.method == "signround" or not packs):
+    if settings.rank and (settings.method == "signround" or settings.grid == "fp8" or not packs):
         raise SettingError(
             "quantize(rank=...) corrects packed integers of gptq; set method='gptq', "
             "symmetric=True and grid='int', or rank=0"
         )
     prepared = settings.method in BITSANDBYTES
+    check_float8(settings)
+    check_input_activations(
+        settings, is_allocated="allocation" in ctx or settings.grid == "allocated"
+    )
     _check_embedding_bits(settings)
     if prepared:
         nf4_values(torch.ones(32, 64))  # fails if bitsandbytes cannot be used here
@@ -145,9 +152,10 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
     chosen_tables(checkpoint, settings)
     grids = grids_of(settings)
     check_patterns(settings, all_linears(checkpoint))
-    for linear in chosen_linears(
-        checkpoint, grids, prepared or packs_codes(settings), settings.method
-    ):
+    chosen = chosen_linears(checkpoint, grids, prepared or packs_codes(settings), settings.method)
+    if settings.input_activations is not None:
+        check_windows(checkpoint, chosen)
+    for linear in chosen:
         if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")
         _check_shape(linear, None if prepared else grids.of(linear), settings.method)
@@ -156,15 +164,15 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
 
 def _check_embedding_bits(settings: QuantizeSettings) -> None:
     for name in ("embedding_grid", "head_grid"):
-        if getattr(settings, name) is not None and settings.grid == "int":
+        if getattr(settings, name) is not None and settings.grid in ("int", "fp8"):
             raise SettingError(
                 f"quantize({name}='{getattr(settings, name)}') is stored beside linears on a grid "
                 f"of ggml; set grid too, or use embedding_bits=8"
             )
     if settings.embedding_bits is not None and not packs_codes(settings):
         raise SettingError(
-            "quantize(embedding_bits=8) is stored beside packed integers; set symmetric=True and "
-            "grid='int', or leave embedding_bits unset"
+            "quantize(embedding_bits=8) is stored beside packed integers or fp8; set "
+            "symmetric=True and grid='int' or 'fp8', or leave embedding_bits unset"
         )
     if settings.embedding_bits is not None and settings.method in BITSANDBYTES:
         raise SettingError(

@@ -51,5 +51,7 @@ def _record(
 
 
 def _kind(ref: TensorRef) -> str:
-    groups = f" in groups of {ref.group_size}" if isinstance(ref, Quantized) else ""
-    return f"{ref.storage_kind}{groups}"
+    if not isinstance(ref, Quantized):
+        return ref.storage_kind
+    inputs = "" if ref.input_activations is None else f", {ref.input_activations} inputs"
+    return f"{ref.storage_kind} in groups of {ref.group_size}{inputs}"

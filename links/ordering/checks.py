@@ -15,6 +15,9 @@ from ..pruning.settings import PruneSettings
 from ..pruning.unit_sizes import MULTIPLE
 from ..quantize import quantize
 from ..quantizing.settings import BITSANDBYTES, QuantizeSettings, packs_codes
+from ..save import save
+from ..saving.settings import SaveSettings
+from ..saving.target import asked_format
 
 S = TypeVar("S", bound=Settings)
 
@@ -66,6 +69,20 @@ def _groups_divide(settings: QuantizeSettings, earlier: Sequence[Any]) -> None:
                 f"quantize need not divide; set prune.multiple={math.lcm(multiple, group_size)}, "
                 f"or quantize.group_size=auto"
             )
+
+
+@save.follows
+def _inputs_in_gguf(settings: SaveSettings, earlier: Sequence[Any]) -> None:
+    """A GGUF file does not record that inputs are rounded."""
+    kinds = [
+        each.input_activations for each in _settings(QuantizeSettings, _on_this_model(earlier))
+    ]
+    if any(kinds) and asked_format(settings.path, settings.format) == "gguf":
+        raise ChainError(
+            f"quantize(input_activations='{next(filter(None, kinds))}') and a GGUF file do not go "
+            f"together: llama.cpp rounds inputs in its own way; leave quantize.input_activations "
+            f"unset, or give save the name of a folder"
+        )
 
 
 def _in_waves(earlier: Sequence[Any]) -> Iterator[PruneSettings]:

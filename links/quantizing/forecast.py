@@ -15,7 +15,6 @@ from ...models.blocks.linears import Linear
 from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
 from ...models.planning.memory import pass_bytes
 from ...models.planning.outline import exchanged, outlined_blocks, outlined_codes
-from ...solvers.grid import Grid
 from .allocated import allocated
 from .embeddings import outlined_embeddings
 from .ggml_tables import chosen_tables, outlined_tables
@@ -96,12 +95,13 @@ def _on_grids(checkpoint: Checkpoint, grids: Grids, *, packable: bool) -> Mappin
     chosen = chosen_linears(checkpoint, grids, packable)
     values = remade(checkpoint, chosen)
     return {
-        each.tensor: _one(checkpoint, each, grids.of(each), packable) or values[each.tensor]
+        each.tensor: _one(checkpoint, each, grids, packable) or values[each.tensor]
         for each in chosen
     }
 
 
-def _one(checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool) -> TensorRef | None:
+def _one(checkpoint: Checkpoint, linear: Linear, grids: Grids, packable: bool) -> TensorRef | None:
+    grid = grids.of(linear)
     kind = kind_of_grid(grid)
     if kind is not None and linear.expert is None:
         return outlined_blocks(linear.shape, kind, transposed=linear.transposed)
@@ -113,4 +113,6 @@ def _one(checkpoint: Checkpoint, linear: Linear, grid: Grid, packable: bool) -> 
         grid.bits,
         width // grid.group_width(width),
         scale_dtype(grid, checkpoint, linear),
+        codes_dtype=torch.float8_e4m3fn if grids.is_float8 else torch.int8,
+        input_activations=grids.input_activations,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ...checkpoints.tensors import InputActivations
 from ...errors import SettingError
 from ...formats.ggml_blocks import kind_of_grid
 from ...formats.ggml_types import kind_for_width
@@ -24,11 +25,15 @@ class Grids:
         ignored: name patterns of linears that are not quantised.
         overrides: bits and group size, or a format of ggml, by name pattern; the first match
             counts.
+        is_float8: whether codes are float8, with the scales of ``common``, instead of integers.
+        input_activations: what the inputs of the linears are rounded to.
     """
 
     common: Grid
     ignored: Sequence[str] = ()
     overrides: Mapping[str, GridOverride] = field(default_factory=dict)
+    is_float8: bool = False
+    input_activations: InputActivations | None = None
 
     def quantises(self, linear: Linear) -> bool:
         """Whether a linear is quantised at all."""
@@ -63,11 +68,23 @@ def fallback_grid(grid: Grid, width: int) -> Grid:
 
 def grids_of(settings: QuantizeSettings) -> Grids:
     """The grids that quantised weights are on."""
+    if settings.grid == "fp8":
+        return Grids(
+            Grid(8, None),
+            settings.ignore,
+            is_float8=True,
+            input_activations=settings.input_activations,
+        )
     if settings.grid != "int":
         return Grids(Grid.named(settings.grid), settings.ignore, settings.overrides or {})
     signed = bool(settings.signed and settings.symmetric)
     common = Grid(settings.bits, settings.group_size, settings.symmetric, signed=signed)
-    return Grids(common, settings.ignore, settings.overrides or {})
+    return Grids(
+        common,
+        settings.ignore,
+        settings.overrides or {},
+        input_activations=settings.input_activations,
+    )
 
 
 def check_overrides(settings: QuantizeSettings) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from ...checkpoints.tensors import InputActivations
 from ...engine import BatchSize, Settings
 from ...errors import SettingError
 from ...solvers.gptq import Order
@@ -15,7 +16,7 @@ from ...solvers.grid import NamedGrid
 from ...solvers.grid_search import ScaleRule
 
 QuantizeMethod = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
-GridName = Literal["int", "allocated", NamedGrid]
+GridName = Literal["int", "fp8", "allocated", NamedGrid]
 
 CALIBRATED = ("gptq", "signround")
 """Methods that use the inputs of the linears on calibration text."""
@@ -59,7 +60,8 @@ class QuantizeSettings(Settings):
     embedding_bits: Literal[8] | None = None
     """Bits of the embedding and the output head: 8, one scale per row (token), rounded to nearest;
     null leaves them in the dtype of the model. A tied head is stored once. Loads in transformers;
-    a GGUF file holds it as Q8_0; not tried in vLLM."""
+    a GGUF file holds it as Q8_0; vLLM 0.32 refuses it beside rounded inputs, and was not tried
+    with others."""
 
     embedding_grid: NamedGrid | None = None
     """With a grid of ggml: the format of the embedding in a GGUF file, rounded to nearest; null
@@ -73,12 +75,20 @@ class QuantizeSettings(Settings):
 
     signed: bool | None = None
     """Allow negative scales for symmetric weights, so that the extra negative integer covers the
-    larger extreme; takes no extra bytes. By default on for gptq and signround, off for rtn."""
+    larger extreme; takes no extra bytes. By default on for gptq and signround, off for rtn and
+    where inputs are rounded too."""
 
     grid: GridName = "int"
-    """int, as set above; or a format of ggml, which fixes all of these. For layers whose width is
+    """int, as set above; fp8, float8_e4m3fn with one scale per row, rounded to nearest; or a format
+    of ggml, which fixes all of these. For layers whose width is
     not a multiple of 256, iq4_nl replaces q2_k and q3_k, q5_0 q4_k and q5_k, and q8_0 q6_k.
     allocated: those that allocate chose, integers or formats of ggml."""
+
+    input_activations: InputActivations | None = None
+    """Round the inputs of the quantised linears too, each token with a scale found when it is
+    computed (dynamic), as servers do for faster products: int8, with bits=8 and group_size=null
+    (W8A8), or fp8, with grid='fp8' (FP8 dynamic). Every measurement includes this rounding. Saved
+    by compressed-tensors; llama.cpp rounds inputs in its own way, so no GGUF file has them."""
 
     method: QuantizeMethod = "auto"
     """gptq (2210.17323), which needs calibration windows; signround (2309.05516), which starts from
@@ -132,6 +142,8 @@ def resolved(settings: QuantizeSettings, *, calibrated: bool) -> QuantizeSetting
         SettingError: the method needs calibration windows and there are none.
     """
     method = settings.method
+    if method == "auto" and settings.grid == "fp8":
+        method = "rtn"
     if method == "auto" and not calibrated:
         warnings.warn(
             "quantize rounds to nearest, since the context has no calibration windows; calibrate() "
@@ -145,7 +157,9 @@ def resolved(settings: QuantizeSettings, *, calibrated: bool) -> QuantizeSetting
             f"quantize(method='{method}') needs 'calibration'; calibrate() provides it, or use "
             "method='rtn'"
         )
-    signed = method in CALIBRATED if settings.signed is None else settings.signed
+    signed = settings.signed
+    if signed is None:
+        signed = method in CALIBRATED and settings.input_activations is None
     return settings.model_copy(
         update={"method": method, "signed": signed, "matching": matching_of(settings)}
     )
@@ -157,5 +171,5 @@ def matching_of(settings: QuantizeSettings) -> float:
 
 
 def packs_codes(settings: QuantizeSettings) -> bool:
-    """Whether the integers are stored as such: symmetric ones on the grid int."""
-    return settings.symmetric and settings.grid == "int"
+    """Whether the codes are stored as such: symmetric integers on the grid int, or fp8."""
+    return settings.symmetric and settings.grid in ("int", "fp8")

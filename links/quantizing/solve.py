@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import Checkpoint, GgmlBlocks, Quantized
+from ...checkpoints.tensors import InputActivations
 from ...contexts.layer_errors import error_metrics
 from ...engine import announce
 from ...errors import SolverError
@@ -139,7 +140,16 @@ class Rounding:
         names = [linear.name for linear in linears]
         self.rounded.update({name: replace(how, corrected_error=left.get(name)) for name in names})
         return dict(
-            zip(linears, split_experts(codes, linears, packable=self.packable), strict=True)
+            zip(
+                linears,
+                split_experts(
+                    codes,
+                    linears,
+                    packable=self.packable,
+                    input_activations=self.grids.input_activations,
+                ),
+                strict=True,
+            )
         )
 
     def _left(
@@ -217,7 +227,11 @@ def mask_of(weights: Sequence[Tensor]) -> Tensor | None:
 
 
 def split_experts(
-    codes: QuantizedWeight, linears: Sequence[Linear], *, packable: bool
+    codes: QuantizedWeight,
+    linears: Sequence[Linear],
+    *,
+    packable: bool,
+    input_activations: InputActivations | None = None,
 ) -> list[Solution]:
     """The solution of each layer of a stack, in its order.
 
@@ -235,6 +249,11 @@ def split_experts(
         return list(codes.dequantize().split(heights))
     parts = (each.cpu().split(heights) for each in (codes.codes, codes.scales))
     return [
-        Quantized(part.contiguous(), scales.contiguous(), bits=codes.grid.bits)
+        Quantized(
+            part.contiguous(),
+            scales.contiguous(),
+            bits=codes.grid.bits,
+            input_activations=input_activations,
+        )
         for part, scales in zip(*parts, strict=True)
     ]

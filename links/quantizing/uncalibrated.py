@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ...checkpoints import Checkpoint, Converted, TensorRef
+from ...checkpoints import Checkpoint, Converted, Quantized, TensorRef
 from ...checkpoints.tensors import BitsAndBytesKind
 from ...engine import announce
 from ...errors import SettingError, SolverError
@@ -14,6 +14,7 @@ from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import Linear, all_linears, named
 from ...models.codecs.bitsandbytes import handed_over
 from ...models.passes.rewriting import Solution
+from ...solvers.float8 import round_to_float8
 from ...solvers.grid_search import ScaleRule
 from ...solvers.round_to_nearest import quantize_round_to_nearest
 from .grids import Grids
@@ -45,18 +46,25 @@ def _nearest(
 ) -> Solution:
     weight = linear.view(checkpoint.refs[linear.tensor].load()).float()
     grid = grids.of(linear)
+    dtype, mask = scale_dtype(grid, checkpoint, linear), mask_of([weight])
     try:
+        if grids.is_float8:
+            found = round_to_float8(weight, scale_dtype=dtype, mask=mask)
+            return Quantized(
+                found.codes, found.scales, bits=8, input_activations=grids.input_activations
+            )
         codes = quantize_round_to_nearest(
             weight,
             None,
             grid=grid,
-            scale_dtype=scale_dtype(grid, checkpoint, linear),
-            mask=mask_of([weight]),
+            scale_dtype=dtype,
+            mask=mask,
             scales=scales,
         )
     except SolverError as error:
         raise named(linear, error) from error
-    return split_experts(codes, [linear], packable=packable)[0]
+    inputs = grids.input_activations
+    return split_experts(codes, [linear], packable=packable, input_activations=inputs)[0]
 
 
 def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Tensor | TensorRef:

@@ -40,6 +40,7 @@ _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "embedding_bits": _ON_A_GRID,
         "embedding_grid": _ON_A_GRID,
         "head_grid": _ON_A_GRID,
+        "input_activations": _ON_A_GRID,
     }
 )
 """By setting: the methods that use it."""

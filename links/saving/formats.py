@@ -78,7 +78,24 @@ def _made_for(
     return "safetensors"
 
 
+def check_inputs(checkpoint: Checkpoint) -> None:
+    """Refuse a GGUF file of a model whose linears round their inputs.
+
+    Raises:
+        SettingError: naming a layer.
+    """
+    for name, ref in checkpoint.refs.items():
+        if isinstance(ref, Quantized) and ref.input_activations is not None:
+            raise SettingError(
+                f"save(format='gguf') does not hold this model: '{name.removesuffix('.weight')}' "
+                f"rounds its inputs to {ref.input_activations}, and llama.cpp rounds them in its "
+                f"own way; leave quantize(input_activations=...) unset, or save a folder; "
+                f"load(dequantize=True) reads a saved model without this rounding"
+            )
+
+
 def _check_gguf(checkpoint: Checkpoint, made_for: Format, kind: GgmlKind | None) -> None:
+    check_inputs(checkpoint)
     require_gguf()
     from ...formats.gguf_tensors import file_kind
 

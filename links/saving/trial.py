@@ -12,7 +12,7 @@ from ...contexts.flow import Savable
 from ...errors import CheckpointError, ModelError, SettingError
 from ...models.blocks.empty_model import shared_model
 from ...models.writing.trial import as_plain, try_folder
-from .formats import chosen_form
+from .formats import check_inputs, chosen_form
 from .settings import SaveSettings
 from .target import asked_format
 
@@ -36,6 +36,7 @@ def save_trial(ctx: Savable, settings: SaveSettings) -> None:
     if format == "gguf":
         from ...formats.gguf_writer import try_gguf  # needs the extra gguf
 
+        check_inputs(checkpoint)
         # Which blocks hold codes exactly depends on values, which an outline has not.
         try_gguf(as_plain(checkpoint), settings.kind or "f16")
         return

@@ -20,6 +20,7 @@ from ...checkpoints.allocator import release_unused_memory
 from ...errors import CheckpointError, ModelError
 from .device import compute_dtype, default_device
 from .empty_model import empty_model, find_blocks, tie, tied_parameters
+from .rounded_inputs import RoundedInputs
 from .shared_state import Layout
 
 
@@ -49,6 +50,7 @@ class Skeleton:
         self.dtype = dtype or compute_dtype(checkpoint, self.device)
         self.model = empty_model(checkpoint, dtype=self.dtype)
         self.path, self.blocks = find_blocks(self.model)
+        self._rounded = RoundedInputs(self.model)
         self._check_complete()
         self._check_apart()
         for module in self.model.modules():
@@ -56,6 +58,8 @@ class Skeleton:
                 module._buffers[name] = None if buffer is None else buffer.to(self.device)
         self._fill(self._outside())
         tie(self.model)
+        for name, ref in checkpoint.refs.items():
+            self._rounded.follow(name, ref)
 
     def block_names(self, index: int) -> list[str]:
         """Names of the tensors of one block."""
@@ -105,9 +109,10 @@ class Skeleton:
         return self.model
 
     def put(self, name: str, value: Tensor | TensorRef) -> None:
-        """Replace one tensor of a loaded block."""
+        """Replace one tensor of a loaded block, and whether its linear rounds its inputs."""
         ref = InMemory(value) if isinstance(value, Tensor) else value
         self._fill({name: self._value(ref)})
+        self._rounded.follow(name, ref)
 
     def _outside(self) -> dict[str, Tensor]:
         inside = f"{self.path}."
@@ -124,6 +129,8 @@ class Skeleton:
 
     def _materialise(self, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
         self._fill(tensors)
+        for name in tensors:  # which another pass may have put others in place of
+            self._rounded.follow(name, self.checkpoint.refs[name])
         return self.blocks[index]
 
     def _release(self, index: int) -> None:

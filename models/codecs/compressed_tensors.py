@@ -1,10 +1,10 @@
-"""Reading what compressed-tensors stores: integer codes back as references to weights.
+"""Reading what compressed-tensors stores: codes back as references to weights.
 
-Two of its formats hold integer codes that this package keeps as they are: ``pack-quantized`` and
-``int-quantized``. Both are read lazily, a layer at a time. A weight's value is
-``(code - zero_point) * scale`` in float32, which no code of up to 8 bits rounds by more than that
-one product. Its formats of small floats are read lazily too, by `float8` and `float4`.
-`compressed_tensors_writing` is the other direction.
+Three of its formats hold codes that this package keeps as they are: ``pack-quantized`` and
+``int-quantized``, and ``float-quantized`` with one scale per row. They are read lazily, a layer at
+a time. A weight's value is ``(code - zero_point) * scale`` in float32, which no code of up to 8
+bits rounds by more than that one product. Its other formats of small floats are read lazily too, by
+`float8` and `float4`. `compressed_tensors_writing` is the other direction.
 """
 
 from __future__ import annotations
@@ -25,25 +25,36 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ...checkpoints import Quantized, TensorRef
+from ...checkpoints.tensors import InputActivations
 from ...errors import CheckpointError
 from ..blocks.transformers_errors import reason
 from .float4 import Float4
 from .float8 import Float8, is_float8
 
-PACKED, PLAIN = "pack-quantized", "int-quantized"
-"""Its formats of integer codes: packed densely into words, and one byte each."""
+PACKED, PLAIN, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
+"""Its formats of codes: packed densely into words, one byte each, and float8."""
 
-_FLOAT8 = ("float-quantized", "naive-quantized", "mxfp8-quantized")
+_FLOAT8 = (FLOAT, "naive-quantized", "mxfp8-quantized")
 _FLOAT4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 _ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale")
 _PART_NAMES = ("packed", "scale", "shape", "zero_point", "g_idx", "global_scale")
 
 
 class Unpacked(TensorRef):
-    """A weight in a compressed-tensors folder: float32, multiplied out each time it loads."""
+    """A weight in a compressed-tensors folder: float32, multiplied out each time it loads.
 
-    def __init__(self, name: str, parts: Mapping[str, TensorRef], args: QuantizationArgs) -> None:
-        self._name, self._parts = name, parts
+    Attributes:
+        inputs: how its linear rounds its inputs; None if it does not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Mapping[str, TensorRef],
+        args: QuantizationArgs,
+        inputs: QuantizationArgs | None = None,
+    ) -> None:
+        self._name, self._parts, self.inputs = name, parts, inputs
         self._bits, self._symmetric = args.num_bits, args.symmetric
         self.dtype, self.shape = torch.float32, self._stated_shape()
         self._check_scales()
@@ -52,14 +63,18 @@ class Unpacked(TensorRef):
         return self.codes().values(torch.float32)
 
     def codes(self) -> Quantized:
-        """The codes and scales as they are stored.
+        """The codes and scales as they are stored, with the rounding of inputs if it is kept.
 
         Raises:
             CheckpointError: parts that do not fit each other.
         """
         scales = self._scales()
         return Quantized(
-            self._codes(), scales, bits=self._bits, zero_points=self._zero_points(scales)
+            self._codes(),
+            scales,
+            bits=self._bits,
+            zero_points=self._zero_points(scales),
+            input_activations=kept_activations(self.inputs),
         )
 
     def outline(self) -> Quantized:
@@ -68,8 +83,15 @@ class Unpacked(TensorRef):
         groups = 1 if scale.num_values == 1 else scale.shape[1]
         scales = torch.empty(rows, groups, dtype=scale.dtype, device="meta")
         zeros = None if self._symmetric else torch.empty_like(scales, dtype=torch.int8)
-        codes = torch.empty(self.shape, dtype=torch.int8, device="meta")
-        return Quantized(codes, scales, bits=self._bits, zero_points=zeros)
+        dtype = self._parts["codes"].dtype if "codes" in self._parts else torch.int8
+        codes = torch.empty(self.shape, dtype=dtype, device="meta")
+        return Quantized(
+            codes,
+            scales,
+            bits=self._bits,
+            zero_points=zeros,
+            input_activations=kept_activations(self.inputs),
+        )
 
     def _stated_shape(self) -> tuple[int, ...]:
         """Rows and columns, checked against the bytes that are there."""
@@ -146,7 +168,7 @@ def unpack(
 ) -> dict[str, TensorRef] | None:
     """A folder's tensors with its codes as dequantised weights; None for formats not read here.
 
-    Integer codes become `Unpacked`, others `Float8` or `Float4`.
+    Integers and float8 with one scale per row become `Unpacked`, others `Float8` or `Float4`.
 
     Args:
         refs: the tensors as the folder names them.
@@ -182,8 +204,8 @@ def _weight(
     name: str, parts: Mapping[str, TensorRef], scheme: QuantizationScheme, format: str | None
 ) -> TensorRef:
     args = scheme.weights
-    if _is_integer(args, format):
-        return Unpacked(name, parts, args)
+    if _is_integer(args, format) or (_is_row_float8(args, format) and _has_row_codes(parts)):
+        return Unpacked(name, parts, args, scheme.input_activations)
     if not args.symmetric:
         raise CheckpointError(
             f"'{name}' is stored in floats with zero points, which is not read; give the model it "
@@ -218,16 +240,43 @@ def _repeats_scales(refs: Mapping[str, TensorRef], base: str, scaled: Sequence[s
     )
 
 
-def has_integer_codes(settings: Mapping[str, Any]) -> bool:
-    """Whether ``config.json`` describes all codes as one of the two integer formats.
+def has_kept_codes(settings: Mapping[str, Any]) -> bool:
+    """Whether ``config.json`` describes only codes and inputs that `Quantized` holds.
 
     Raises:
         CheckpointError: settings that are none.
     """
     config = _parsed(settings)
     return all(
-        _is_integer(scheme.weights, scheme.format or config.format) for scheme in _schemes(config)
+        (_is_integer(args, format) or _is_row_float8(args, format)) and is_kept(inputs)
+        for args, inputs, format in (
+            (scheme.weights, scheme.input_activations, scheme.format or config.format)
+            for scheme in _schemes(config)
+        )
     )
+
+
+def rounds_inputs(settings: Mapping[str, Any]) -> bool:
+    """Whether ``config.json`` has the inputs of any linear rounded.
+
+    Raises:
+        CheckpointError: settings that are none.
+    """
+    return any(scheme.input_activations for scheme in _schemes(_parsed(settings)))
+
+
+def is_kept(inputs: QuantizationArgs | None) -> bool:
+    """Whether inputs are not rounded, or as `Quantized` describes it."""
+    return inputs is None or kept_activations(inputs) is not None
+
+
+def kept_activations(inputs: QuantizationArgs | None) -> InputActivations | None:
+    """The kind of dynamic rounding per token to 8 bits; None for no rounding or any other."""
+    if inputs is None or inputs.dynamic is not True or inputs.strategy != "token":
+        return None
+    if inputs.num_bits != 8 or not inputs.symmetric:
+        return None
+    return "int8" if inputs.type == "int" else "fp8"
 
 
 def _schemes(config: QuantizationConfig) -> list[QuantizationScheme]:
@@ -252,6 +301,19 @@ def _parsed(settings: Mapping[str, Any]) -> QuantizationConfig:
 
 def _is_integer(args: QuantizationArgs, format: str | None) -> bool:
     return format in (PACKED, PLAIN) and args.type == "int" and 1 <= args.num_bits <= 8
+
+
+def _is_row_float8(args: QuantizationArgs, format: str | None) -> bool:
+    """Whether weights are float8 with one scale per row."""
+    is_float8 = args.type == "float" and args.num_bits == 8 and args.symmetric
+    return is_float8 and format in (FLOAT, "naive-quantized") and args.strategy == "channel"
+
+
+def _has_row_codes(parts: Mapping[str, TensorRef]) -> bool:
+    codes, scale = parts.get("codes"), parts.get("scale")
+    if codes is None or scale is None or codes.dtype != torch.float8_e4m3fn:
+        return False
+    return scale.shape == (codes.shape[0], 1)
 
 
 def _is_read(scheme: QuantizationScheme, config: QuantizationConfig) -> bool:

@@ -1,14 +1,17 @@
-"""Writing integer codes as compressed-tensors stores them.
+"""Writing codes as compressed-tensors stores them.
 
 Each quantised ``nn.Linear`` becomes ``weight_packed`` (codes shifted to unsigned, packed densely
-into int32 along the row), ``weight_scale`` and ``weight_shape``, format ``pack-quantized``. The
-format's zero points do not load in plain transformers, so only symmetric grids are written.
+into int32 along the row), ``weight_scale`` and ``weight_shape``, format ``pack-quantized``. Where
+the inputs are rounded too, and for float8, ``weight`` holds a code per byte, format
+``int-quantized`` or ``float-quantized``. The format's zero points do not load in plain
+transformers, so only symmetric grids are written.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,16 +25,47 @@ from compressed_tensors.quantization import (
 from torch import Tensor
 
 from ...checkpoints import Quantized
+from ...checkpoints.tensors import InputActivations
 from ...errors import CheckpointError
-from .compressed_tensors import PACKED, PLAIN
+from .compressed_tensors import FLOAT, PACKED, PLAIN
 
 _MIXED = "mixed-precision"
 
-_Grid = tuple[int, int | None]
+
+@dataclass(frozen=True)
+class _Scheme:
+    """What the linears of one group of the config share.
+
+    Attributes:
+        bits: of a code.
+        group_size: columns that share a scale; None for a whole row.
+        is_float: whether codes are float8.
+        input_activations: what inputs are rounded to.
+    """
+
+    bits: int
+    group_size: int | None
+    is_float: bool = False
+    input_activations: InputActivations | None = None
+
+    @classmethod
+    def of(cls, ref: Quantized) -> _Scheme:
+        """The scheme of a weight."""
+        size = None if ref.num_groups == 1 else ref.group_size
+        return cls(ref.bits, size, ref.is_float, ref.input_activations)
+
+    @property
+    def format(self) -> str:
+        """The format its weights are stored in."""
+        if self.is_float:
+            return FLOAT
+        return PACKED if self.input_activations is None else PLAIN
 
 
 def packed(name: str, ref: Quantized) -> dict[str, Tensor]:
     """The tensors that stand for a quantised weight in a saved folder, by full name.
+
+    Codes of a byte each if the inputs are rounded too, or if they are float8.
 
     Args:
         name: of the weight, ending in ``.weight``.
@@ -44,6 +78,8 @@ def packed(name: str, ref: Quantized) -> dict[str, Tensor]:
             f"'{name}' is quantised with zero points, which plain transformers does not load "
             f"from a packed folder; quantise with symmetric=True"
         )
+    if _Scheme.of(ref).format != PACKED:
+        return per_row(name, ref, ())
     parts = ref.parts()  # read once
     return {
         f"{name}_packed": pack_to_int32(parts["codes"].cpu().contiguous(), ref.bits),
@@ -54,6 +90,8 @@ def packed(name: str, ref: Quantized) -> dict[str, Tensor]:
 
 def packed_outline(name: str, ref: Quantized) -> dict[str, Tensor]:
     """The same names, shapes and dtypes as `packed`, on the meta device."""
+    if _Scheme.of(ref).format != PACKED:
+        return per_row_outline(name, ref, ())
     rows, width = ref.shape
     words = math.ceil(width * ref.bits / 32)
     return {
@@ -64,10 +102,11 @@ def packed_outline(name: str, ref: Quantized) -> dict[str, Tensor]:
 
 
 def per_row(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of an 8-bit embedding in a saved folder, format ``int-quantized``.
+    """The tensors of an 8-bit weight in a saved folder, ``int-quantized`` or ``float-quantized``.
 
     Args:
-        name: of the weight, ending in ``.weight``; int8 [vocabulary, width].
+        name: of the weight, ending in ``.weight``; a byte each, [out_features, in_features] or
+            [vocabulary, width].
         heads: names of tied heads; each repeats the scales [vocabulary, 1], never the codes.
     """
     parts = ref.parts()  # read once
@@ -78,7 +117,8 @@ def per_row(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor
 def per_row_outline(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str, Tensor]:
     """The same names, shapes and dtypes as `per_row`, on the meta device."""
     scales = {f"{each}_scale": _scales_outline(ref) for each in (name, *heads)}
-    return {name: torch.empty(ref.shape, dtype=torch.int8, device="meta"), **scales}
+    dtype = torch.float8_e4m3fn if ref.is_float else torch.int8
+    return {name: torch.empty(ref.shape, dtype=dtype, device="meta"), **scales}
 
 
 def _scales_outline(ref: Quantized) -> Tensor:
@@ -91,27 +131,28 @@ def quantization_config(
 ) -> dict[str, Any]:
     """The contents of ``quantization_config`` in ``config.json``.
 
-    One group for each pair of bits and group size; with a single one it covers every linear.
+    One group for each kind of weights and inputs; with a single one it covers every linear.
 
     Args:
-        quantized: weight name to its integer codes.
+        quantized: weight name to its codes.
         linears: paths of all ``nn.Linear`` modules of the model, in its order; those not quantised
             are ignored.
         embeddings: paths of embeddings and heads stored by `per_row`, tied heads included.
     """
-    modules: dict[_Grid, list[str]] = {}
+    modules: dict[_Scheme, list[str]] = {}
     linears = [path for path in linears if path not in embeddings]
     for path in linears:
         if (ref := quantized.get(f"{path}.weight")) is not None:
-            modules.setdefault(_grid(ref), []).append(path)
+            modules.setdefault(_Scheme.of(ref), []).append(path)
     covered = {name for names in modules.values() for name in names}
     whole = len(modules) == 1 and not embeddings
-    schemes = [_scheme(grid, ["Linear"] if whole else names) for grid, names in modules.items()]
+    schemes = [_scheme(kind, ["Linear"] if whole else names) for kind, names in modules.items()]
     if embeddings:
-        schemes.append(_scheme((8, None), list(embeddings), PLAIN))
+        schemes.append(_scheme(_Scheme(8, None), list(embeddings), PLAIN))
+    formats = {str(scheme.format) for scheme in schemes} or {PACKED}
     config = QuantizationConfig(
         config_groups={f"group_{place}": scheme for place, scheme in enumerate(schemes)},
-        format=_MIXED if modules and embeddings else PLAIN if embeddings else PACKED,
+        format=formats.pop() if len(formats) == 1 else _MIXED,
         quantization_status=QuantizationStatus.COMPRESSED,
         ignore=[name for name in linears if name not in covered],
     )
@@ -119,18 +160,30 @@ def quantization_config(
     return written
 
 
-def _grid(ref: Quantized) -> _Grid:
-    """Bits and group size; None where a whole row shares its scale."""
-    return ref.bits, None if ref.num_groups == 1 else ref.group_size
-
-
-def _scheme(grid: _Grid, targets: list[str], format: str = PACKED) -> QuantizationScheme:
-    bits, group_size = grid
+def _scheme(kind: _Scheme, targets: list[str], format: str | None = None) -> QuantizationScheme:
     weights = QuantizationArgs(
-        num_bits=bits,
-        type="int",
+        num_bits=kind.bits,
+        type="float" if kind.is_float else "int",
         symmetric=True,
-        strategy="channel" if group_size is None else "group",
-        group_size=group_size,
+        strategy="channel" if kind.group_size is None else "group",
+        group_size=kind.group_size,
     )
-    return QuantizationScheme(targets=targets, weights=weights, format=format)
+    return QuantizationScheme(
+        targets=targets,
+        weights=weights,
+        input_activations=_inputs(kind.input_activations),
+        format=format or kind.format,
+    )
+
+
+def _inputs(kind: InputActivations | None) -> QuantizationArgs | None:
+    """One scale per token, found when it is computed with."""
+    if kind is None:
+        return None
+    return QuantizationArgs(
+        num_bits=8,
+        type="int" if kind == "int8" else "float",
+        symmetric=True,
+        strategy="token",
+        dynamic=True,
+    )

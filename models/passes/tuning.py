@@ -193,6 +193,7 @@ class _Block:
                 self._roundings[linear].scales.cpu(),
                 bits=start.bits,
                 zero_points=start.zero_points,
+                input_activations=start.input_activations,
             )
             for linear, start in self._start.items()
         }

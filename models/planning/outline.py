@@ -28,6 +28,7 @@ from ...checkpoints import (
 from ...checkpoints.ggml_sizes import block_size
 from ...checkpoints.shards import shard_paths
 from ...checkpoints.store import StoredParts
+from ...checkpoints.tensors import InputActivations
 from ...errors import ModelError
 from ..blocks.config import check_depth
 from ..blocks.empty_model import shared_model, tied_parameters
@@ -198,11 +199,19 @@ def exchanged(checkpoint: Checkpoint, refs: Mapping[str, TensorRef]) -> Checkpoi
     return replace(checkpoint, refs={**checkpoint.refs, **refs})
 
 
-def outlined_codes(ref: TensorRef, bits: int, groups: int, dtype: torch.dtype) -> Quantized:
+def outlined_codes(
+    ref: TensorRef,
+    bits: int,
+    groups: int,
+    dtype: torch.dtype,
+    *,
+    codes_dtype: torch.dtype = torch.int8,
+    input_activations: InputActivations | None = None,
+) -> Quantized:
     """The quantised form of a weight [out_features, in_features], on the meta device."""
-    codes = torch.empty(ref.shape, dtype=torch.int8, device="meta")
+    codes = torch.empty(ref.shape, dtype=codes_dtype, device="meta")
     scales = torch.empty(ref.shape[0], groups, dtype=dtype, device="meta")
-    return Quantized(codes, scales, bits=bits)
+    return Quantized(codes, scales, bits=bits, input_activations=input_activations)
 
 
 def outlined_blocks(shape: tuple[int, int], kind: str, *, transposed: bool) -> GgmlBlocks:

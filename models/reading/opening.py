@@ -34,7 +34,7 @@ from ...errors import ModelError, SettingError, first_names
 from ..blocks.config import context_length
 from ..blocks.empty_model import empty_model
 from ..blocks.transformers_errors import REFUSED, reason
-from ..codecs.compressed_tensors import has_integer_codes
+from ..codecs.compressed_tensors import has_kept_codes, rounds_inputs
 from ..codecs.gguf_config import gguf_config, unread_keys
 from ..codecs.gguf_head import read_head
 from ..codecs.gguf_parts import join_parts
@@ -46,7 +46,7 @@ from .gguf_card import card_of_header
 from .gguf_header import read_headers
 from .gguf_unread import require_computed, unread_tensors
 from .in_memory import as_checkpoint
-from .quantized import activation_scales, multiplied_out, with_codes
+from .quantized import COMPRESSED_TENSORS, activation_scales, multiplied_out, with_codes
 from .sources import ADAPTER_CONFIG, WEIGHTS_KEY, Source, read_config
 from .stored_dtypes import as_dtype, in_stored_dtypes
 from .through_transformers import (
@@ -66,7 +66,14 @@ from .unused import (
     unused_tensors,
 )
 
-__all__ = ["as_checkpoint", "keeps_codes", "open_checkpoint", "positions_of", "quantized_by"]
+__all__ = [
+    "as_checkpoint",
+    "keeps_codes",
+    "open_checkpoint",
+    "positions_of",
+    "quantized_by",
+    "rounds_inputs_of",
+]
 
 
 def open_checkpoint(
@@ -122,9 +129,21 @@ def keeps_codes(source: Source) -> bool:
         ModelError: its config cannot be read.
         CheckpointError: its quantization_config cannot be read.
     """
-    if quantized_by(source) != "compressed-tensors":
+    if quantized_by(source) != COMPRESSED_TENSORS:
         return False
-    return has_integer_codes(read_config(source)["quantization_config"])
+    return has_kept_codes(read_config(source)["quantization_config"])
+
+
+def rounds_inputs_of(source: Source) -> bool:
+    """Whether a folder of compressed-tensors has the inputs of any linear rounded.
+
+    Raises:
+        ModelError: its config cannot be read.
+        CheckpointError: its quantization_config cannot be read.
+    """
+    if quantized_by(source) != COMPRESSED_TENSORS:
+        return False
+    return rounds_inputs(read_config(source)["quantization_config"])
 
 
 def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | None:
@@ -180,6 +199,12 @@ def _open_folder(source: Source, trust_remote_code: bool, dequantize: bool) -> C
         found = direct or through(source, used, trust_remote_code)
     if unused:
         _tell_unused(unused, model, source)
+    if dequantize and rounds_inputs_of(source):
+        warnings.warn(
+            f"the linears of '{source.label}' round their inputs, which dequantised weights do "
+            f"not; load(dequantize=False) keeps it",
+            stacklevel=2,
+        )
     found = as_loaded(in_stored_dtypes(found, model, opened))
     if quantization and not dequantize:
         found = with_codes(found, source.label)

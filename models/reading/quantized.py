@@ -11,7 +11,7 @@ import torch
 from ...checkpoints import Checkpoint, LeftOut, TensorRef
 from ...errors import ModelError, SettingError
 from ..codecs.bitsandbytes import read_bitsandbytes
-from ..codecs.compressed_tensors import Unpacked, unpack
+from ..codecs.compressed_tensors import Unpacked, is_kept, unpack
 from ..codecs.float4 import Float4
 from ..codecs.float8 import Float8, read_float8
 from ..codecs.mxfp4 import read_mxfp4
@@ -109,10 +109,19 @@ def with_codes(checkpoint: Checkpoint, label: str) -> Checkpoint:
     Raises:
         SettingError: the weights cannot be kept quantised.
     """
-    codes = {n: ref.codes() for n, ref in checkpoint.refs.items() if isinstance(ref, Unpacked)}
+    packed = {n: ref for n, ref in checkpoint.refs.items() if isinstance(ref, Unpacked)}
+    for name, ref in packed.items():
+        if not is_kept(ref.inputs):
+            raise SettingError(
+                f"'{label}' rounds the inputs of '{name.removesuffix('.weight')}' in a way that is "
+                f"not kept; only dynamic scales per token, symmetric and of 8 bits, are: leave "
+                f"dequantize on"
+            )
+    codes = {name: ref.codes() for name, ref in packed.items()}
     if not codes or any(isinstance(ref, Float8 | Float4) for ref in checkpoint.refs.values()):
         raise SettingError(
             f"the quantised weights of '{label}' cannot be kept, only dequantised; leave "
-            f"dequantize on: only integer weights of {COMPRESSED_TENSORS} can be kept"
+            f"dequantize on: only integers and float8 with one scale per row of "
+            f"{COMPRESSED_TENSORS} can be kept"
         )
     return replace(checkpoint, refs={**checkpoint.refs, **codes})

@@ -152,6 +152,8 @@ def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> d
         and ref.bits == 8
         and ref.symmetric
         and ref.num_groups == 1
+        and not ref.is_float
+        and ref.input_activations is None
     }
 
 

@@ -56,7 +56,7 @@ def test_codes_that_are_no_integers_become_values_in_a_gguf_file(float8: Path) -
 
 
 def test_codes_that_cannot_be_kept_are_not_rounded_unasked(float8: Path) -> None:
-    with pytest.raises(SettingError, match=r"are not integers and cannot be kept.*int2, int3"):
+    with pytest.raises(SettingError, match=r"cannot be kept as they are.*int2, int3"):
         export_chain(model=str(float8), out="out", format="compressed-tensors")
 
 
@@ -68,3 +68,18 @@ def test_text_from_elsewhere_is_as_long_as_the_held_out_text(
     settings = chain.links[1].settings
     assert (settings.elsewhere, settings.elsewhere_windows) == (elsewhere, num_windows)
     assert settings.heldout_windows == 7
+
+
+def test_rounded_inputs_are_kept_or_given_up_by_name(packed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(packed, tmp_path / "w8a8")
+    config = json.loads((folder / "config.json").read_text())
+    inputs = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
+    for group in config["quantization_config"]["config_groups"].values():
+        group["input_activations"] = inputs
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingError, match=r"round their inputs.*give a type, such as q8_0"):
+        export_chain(model=str(folder), out="a.gguf")
+    first, *_ = export_chain(model=str(folder), out="a.gguf", type="q8_0").links
+    assert first.settings.dequantize
+    first, *_ = export_chain(model=str(folder), out="out", format="compressed-tensors").links
+    assert not first.settings.dequantize

@@ -35,7 +35,10 @@ from birdbone.links.quantizing.settings import (
         ({"matching": -0.1}, r"quantize\(matching=-0\.1\): .* greater than or equal to 0"),
         ({"iterations": 0}, r"quantize\(iterations=0\): .* greater than or equal to 1"),
         ({"method": "awq"}, r"quantize\(method='awq'\): Input should be 'auto', 'gptq'"),
-        ({"grid": "q1_k"}, r"quantize\(grid='q1_k'\): Input should be 'int', 'allocated', 'q4_0'"),
+        (
+            {"grid": "q1_k"},
+            r"quantize\(grid='q1_k'\): Input should be 'int', 'fp8', 'allocated', 'q4_0'",
+        ),
         ({"rank": -1}, r"quantize\(rank=-1\)"),
         ({"damping": 0}, r"quantize\(damping=0\): Input should be greater than 0"),
     ],

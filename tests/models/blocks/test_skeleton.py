@@ -15,6 +15,7 @@ from birdbone.errors import CheckpointError, ModelError
 from birdbone.models.blocks.device import compute_dtype
 from birdbone.models.blocks.empty_model import empty_model
 from birdbone.models.blocks.replay import capture, logits, through_blocks
+from birdbone.models.blocks.rounded_inputs import round_tokens
 from birdbone.models.blocks.skeleton import Skeleton
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
@@ -119,6 +120,22 @@ def test_untied_embeddings_stay_apart() -> None:
     assert untied.num_parameters == tied.num_parameters + 128 * 32
     model = Skeleton(untied).fill()
     assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+
+
+def test_a_weight_put_in_brings_the_rounding_of_its_inputs() -> None:
+    skeleton = Skeleton(tiny_checkpoint())
+    name = "model.layers.1.mlp.up_proj.weight"
+    codes = torch.ones(64, 32, dtype=torch.int8)
+    inputs = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(0))
+    with skeleton.block(1) as block:
+        plain = block.mlp.up_proj(inputs)
+        skeleton.put(name, Quantized(codes, torch.ones(64, 1), bits=8, input_activations="int8"))
+        expected = round_tokens(inputs, "int8").sum()
+        found = block.mlp.up_proj(inputs)[0, 0]
+        assert torch.allclose(found, expected.expand(64))
+        assert not torch.allclose(found, inputs.sum().expand(64))
+    with skeleton.block(1) as block:  # the checkpoint's own weight again
+        assert torch.equal(block.mlp.up_proj(inputs), plain)
 
 
 def test_a_tensor_put_in_is_what_the_block_computes_with() -> None:

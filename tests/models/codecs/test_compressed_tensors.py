@@ -16,7 +16,13 @@ from torch import Tensor
 
 from birdbone.checkpoints import InMemory, Quantized, TensorRef
 from birdbone.errors import CheckpointError
-from birdbone.models.codecs.compressed_tensors import Unpacked, has_integer_codes, unpack
+from birdbone.models.codecs.compressed_tensors import (
+    Unpacked,
+    has_kept_codes,
+    is_kept,
+    rounds_inputs,
+    unpack,
+)
 from birdbone.models.codecs.compressed_tensors_writing import (
     packed,
     packed_outline,
@@ -181,7 +187,7 @@ def test_one_grid_covers_every_linear() -> None:
     assert group["targets"] == ["Linear"]
     assert (group["weights"]["num_bits"], group["weights"]["group_size"]) == (4, 8)
     assert (found["format"], found["ignore"]) == ("pack-quantized", ["lm_head"])
-    assert has_integer_codes(found)
+    assert has_kept_codes(found)
 
 
 def test_each_grid_names_its_linears() -> None:
@@ -219,7 +225,7 @@ def test_codes_that_no_group_names_are_refused() -> None:
 )
 def test_other_formats_are_not_read_here(config: dict[str, Any]) -> None:
     assert unpack(in_memory(packed(NAME, codes())), config) is None
-    assert not has_integer_codes(config)
+    assert not has_kept_codes(config)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +233,7 @@ def test_other_formats_are_not_read_here(config: dict[str, Any]) -> None:
 )
 def test_settings_that_are_none_are_refused(config: dict[str, Any]) -> None:
     said = r"^quantization_config in config\.json cannot be read: "
-    for ask in (has_integer_codes, lambda each: unpack({}, each)):
+    for ask in (has_kept_codes, lambda each: unpack({}, each)):
         with pytest.raises(CheckpointError, match=said):
             ask({**settings(), **config})
 
@@ -237,3 +243,47 @@ def test_rotated_weights_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"rotated \(transform_config in config\.json\)"):
         read(packed(NAME, codes()), rotated)
     assert NAME in read(packed(NAME, codes()), {**settings(), "transform_config": {}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "format"),
+    [("int8", torch.int8, "int-quantized"), ("fp8", torch.float8_e4m3fn, "float-quantized")],
+)
+def test_weights_of_rounded_inputs_take_a_byte_each(
+    kind: Any, dtype: torch.dtype, format: str
+) -> None:
+    plain = codes(8, groups=1)
+    ref = Quantized(plain.codes.to(dtype), plain.scales, bits=8, input_activations=kind)
+    files, drawn = packed(NAME, ref), packed_outline(NAME, ref)
+    assert {n: (t.dtype, t.shape) for n, t in files.items()} == {
+        n: (t.dtype, t.shape) for n, t in drawn.items()
+    }
+    assert files[NAME].dtype == dtype
+    found = quantization_config({NAME: ref}, [MODULE, "lm_head"])
+    (group,) = found["config_groups"].values()
+    assert (found["format"], group["format"]) == (format, format)
+    inputs = group["input_activations"]
+    assert (inputs["strategy"], inputs["dynamic"], inputs["symmetric"]) == ("token", True, True)
+    assert has_kept_codes(found)
+    assert rounds_inputs(found)
+    again = read(files, found)[NAME]
+    assert again.codes().digest == ref.digest
+    assert again.outline().input_activations == kind
+    assert again.outline().num_bytes == ref.num_bytes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dynamic": False, "strategy": "tensor"},
+        {"strategy": "tensor"},
+        {"num_bits": 4},
+        {"symmetric": False},
+    ],
+)
+def test_other_ways_to_round_inputs_are_not_kept(change: dict[str, Any]) -> None:
+    ref = Quantized(*codes(8, groups=1).parts().values(), bits=8, input_activations="int8")
+    found = quantization_config({NAME: ref}, [MODULE])
+    found["config_groups"]["group_0"]["input_activations"] |= change
+    assert not has_kept_codes(found)
+    assert not is_kept(read(packed(NAME, ref), found)[NAME].inputs)

@@ -384,3 +384,15 @@ def test_settings_that_are_none_are_refused(settings: dict[str, Any], tmp_path: 
         CheckpointError, match=r"quantization_config in config\.json cannot be read"
     ):
         opened(folder)
+
+
+async def test_inputs_rounded_in_other_ways_are_not_kept(tmp_path: Path) -> None:
+    ctx = {"checkpoint": tiny_checkpoint(), "dense": tiny_checkpoint()}
+    asked = quantize(method="rtn", bits=8, group_size=None, input_activations="int8")
+    folder = written((await run(asked, ctx))["checkpoint"], tmp_path / "light")
+    config = json.loads((folder / "config.json").read_text())
+    group = config["quantization_config"]["config_groups"]["group_0"]
+    group["input_activations"] |= {"strategy": "tensor"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingError, match=r"'model.layers.0.self_attn.q_proj' in a way .* not k"):
+        opened(folder, dequantize=False)
