@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tiny import tiny_checkpoint, tiny_windows
 from tiny_folders import for_bitsandbytes, quantized
 from tiny_gguf import gguf_checkpoint
 
-from birdbone.checkpoints import Checkpoint, shards
+from birdbone.checkpoints import Checkpoint, safetensors_writer
 from birdbone.engine import Chain, run
 from birdbone.errors import LinkError, MissingExtraError, ModelError, SettingError
 from birdbone.formats import llama_cpp
@@ -167,26 +167,30 @@ async def test_a_consumer_that_is_not_installed_is_named(
     assert not names(tmp_path)
 
 
-@pytest.mark.parametrize("format", ["safetensors", "gguf"])
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [("safetensors", "the disk is full"), ("gguf", "No space left on device")],
+)
 async def test_a_disk_that_fills_midway_leaves_what_was_there(
-    format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs_llama_cpp()
+    if format == "gguf":
+        needs_llama_cpp()
     target = tmp_path / "light"
     target.mkdir()
     (target / "birdbone.json").write_text('{"birdbone": "0"}')
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def save_half(tensors: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(b"half a file")
+    def write_piece(file: BinaryIO, *_: Any) -> None:
+        file.write(b"half a file")
         raise full
 
     def write_half(writer: Any, tensor: Any, *_: Any, **__: Any) -> None:
         raise full
 
-    monkeypatch.setattr(shards, "save_file", save_half)
+    monkeypatch.setattr(safetensors_writer, "_write", write_piece)
     monkeypatch.setattr(GGUFWriter, "write_tensor_data", write_half)
-    with pytest.raises(LinkError, match="No space left on device"):
+    with pytest.raises(LinkError, match=message):
         await run(save(path=str(target), format=format), context(gguf_checkpoint("llama")))
     assert names(tmp_path) == ["light"]
     assert names(target) == ["birdbone.json"]
