@@ -129,9 +129,8 @@ def keeps_codes(source: Source) -> bool:
         ModelError: its config cannot be read.
         CheckpointError: its quantization_config cannot be read.
     """
-    if quantized_by(source) != COMPRESSED_TENSORS:
-        return False
-    return has_kept_codes(read_config(source)["quantization_config"])
+    settings = _compression(source)
+    return settings is not None and has_kept_codes(settings)
 
 
 def rounds_inputs_of(source: Source) -> bool:
@@ -141,9 +140,16 @@ def rounds_inputs_of(source: Source) -> bool:
         ModelError: its config cannot be read.
         CheckpointError: its quantization_config cannot be read.
     """
+    settings = _compression(source)
+    return settings is not None and rounds_inputs(settings)
+
+
+def _compression(source: Source) -> Mapping[str, Any] | None:
+    """The quantization_config of a folder of compressed-tensors; None for any other model."""
     if quantized_by(source) != COMPRESSED_TENSORS:
-        return False
-    return rounds_inputs(read_config(source)["quantization_config"])
+        return None
+    found: Mapping[str, Any] = read_config(source)["quantization_config"]
+    return found
 
 
 def positions_of(source: Source, *, trust_remote_code: bool = False) -> int | None:
