@@ -92,7 +92,7 @@ def places(count: int) -> range:
 
 def share(windows: Tensor) -> Tensor:
     """This rank's part of windows ``[num_windows, ...]``, see `places`."""
-    mine = places(len(windows)) if size() > 1 else range(len(windows))
+    mine = places(len(windows))
     return windows[mine.start : mine.stop]
 
 
@@ -143,10 +143,7 @@ def exchanged(value: T) -> list[T]:
     group = _group()
     if group is None:
         return [value]
-    return [
-        _told(group, source, value) if source == group.rank else _told(group, source)
-        for source in range(group.size)
-    ]
+    return [_told(group, source, value) for source in range(group.size)]
 
 
 def merged(found: dict[Any, T]) -> dict[Any, T]:
@@ -210,7 +207,7 @@ def _group() -> Group | None:
 
 
 def _told(group: Group, source: int, value: Any = None) -> Any:
-    """An object of one rank, on every rank; on that rank the object itself."""
+    """The ``value`` of one rank, on every rank; on that rank the object itself."""
     content = torch.empty(0, dtype=torch.uint8)
     if source == group.rank:
         content = _bytes_of(value)
