@@ -83,12 +83,7 @@ def output_fisher(
             _hook(hooks, head, inputs)
         entered = _Entered(windows.unique())
         _hook(hooks, model.get_input_embeddings(), entered)
-        share = ranks.share(windows)
-        for done, window in enumerate(share.split(1), 1):
-            entered.window = window
-            backward(model, window.to(skeleton.device), done)
-            inputs.add()
-            announce(done, len(share))
+        take_gradients(skeleton, windows, announce, before=entered.begin, after=inputs.add)
     if ranks.size() > 1:
         _join(linears, sums, skeleton.device)
         entered.squares = ranks.total(entered.squares)
@@ -96,7 +91,7 @@ def output_fisher(
             outputs.squares = ranks.total(outputs.squares)
             inputs.sum.join(ranks.total)
     count = windows.numel()
-    scale = (windows.shape[1] - 1) ** 2 / count  # the loss of a window is a mean: see `backward`
+    scale = (windows.shape[1] - 1) ** 2 / count  # the loss of a window is a mean: see _backward
     return Fisher(
         {name: total.mean(scale) for name, total in sums.items() if total.squares is not None},
         None if outputs.squares is None else outputs.mean(scale),
@@ -107,15 +102,36 @@ def output_fisher(
     )
 
 
-def backward(model: nn.Module, tokens: Tensor, number: int) -> None:
-    """The gradients of the mean negative log-likelihood of a window, int64 ``[1, length]``.
+def take_gradients(
+    skeleton: Skeleton,
+    windows: Tensor,
+    announce: Callable[[int, int], None],
+    *,
+    before: Callable[[Tensor], None] = lambda window: None,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """The gradients of the mean negative log-likelihood of each window, one after the other.
+
+    Hooks receive them. On several ranks each takes its part of the windows.
 
     Args:
-        number: of the window, from 1, for the message.
+        skeleton: with all blocks filled.
+        windows: int64 ``[num_windows, length]``.
+        before: called with each window ``[1, length]``.
+        after: called once the gradients of a window are there.
 
     Raises:
-        NumericsError: the loss is not finite.
+        NumericsError: the loss of a window is not finite.
     """
+    share = ranks.share(windows)
+    for done, window in enumerate(share.split(1), 1):
+        before(window)
+        _backward(skeleton.model, window.to(skeleton.device), done)
+        after()
+        announce(done, len(share))
+
+
+def _backward(model: nn.Module, tokens: Tensor, number: int) -> None:
     with torch.enable_grad(), in_pass(tokens.device):
         loss = model(tokens, labels=tokens, use_cache=False).loss  # mean over length - 1 tokens
         if not torch.isfinite(loss):
@@ -201,6 +217,10 @@ class _Entered:
         self.window = torch.empty(0, dtype=torch.int64)
         self.squares = torch.empty(0)
         self._factor = 1.0
+
+    def begin(self, window: Tensor) -> None:
+        """Count what follows to the tokens of this window."""
+        self.window = window
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         output.requires_grad_(True)

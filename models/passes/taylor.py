@@ -15,7 +15,7 @@ from torch import Tensor
 from ...checkpoints import Checkpoint, ranks
 from ..blocks.linears import find_linears
 from ..blocks.skeleton import Skeleton
-from .fisher import backward
+from .fisher import take_gradients
 
 
 def taylor_scores(
@@ -43,10 +43,7 @@ def taylor_scores(
         parameter.requires_grad_(True)
         scores[name] = torch.zeros_like(parameter, dtype=torch.float32)
         hooks.append(parameter.register_post_accumulate_grad_hook(_fold(scores[name])))
-    share = ranks.share(windows)
-    for done, window in enumerate(share.split(1), 1):
-        backward(model, window.to(skeleton.device), done)
-        announce(done, len(share))
+    take_gradients(skeleton, windows, announce)
     for hook in hooks:
         hook.remove()
     return {name: ranks.total(scores[name]).cpu() for name in sorted(scores)}

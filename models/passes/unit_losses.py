@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...checkpoints import Checkpoint, ranks
 from ..blocks.skeleton import Skeleton
-from .fisher import backward
+from .fisher import take_gradients
 
 
 def unit_losses(
@@ -46,10 +46,7 @@ def unit_losses(
             hooks.callback(model.get_submodule(name).register_forward_pre_hook(total).remove)
         embedding: Any = model.get_input_embeddings()
         hooks.callback(embedding.register_forward_hook(_begin_gradients).remove)
-        share = ranks.share(windows)
-        for done, window in enumerate(share.split(1), 1):
-            backward(model, window.to(skeleton.device), done)
-            announce(done, len(share))
+        take_gradients(skeleton, windows, announce)
     scale = (windows.shape[1] - 1) ** 2 / windows.numel()  # the loss of a window is a mean
     return {name: (ranks.total(each.squares) * scale).cpu() for name, each in sums.items()}
 
