@@ -17,10 +17,9 @@ from ..contexts.profile import LinearProfile, Profile
 from ..contexts.scores import LinearScore, Scores
 from ..engine import Settings, announce, changed, in_thread, link
 from ..errors import SettingError, SolverError
-from ..models.blocks.empty_model import find_blocks, shared_model
-from ..models.blocks.linears import Linear, all_linears, find_linears, named
+from ..models.blocks.linears import Linear, all_linears, linears_by_block, named
 from ..models.passes.taylor import taylor_scores
-from ..models.planning.effort import num_blocks
+from ..models.planning.effort import GRADIENT_PASSES, num_blocks
 from ..models.planning.memory import factor_bytes, gradient_bytes
 from ..solvers.factor import factorize
 from ..solvers.gram import Gram
@@ -85,7 +84,8 @@ def _score(
         weights = values.float().cpu() if settings.per_weight else _NONE
         own[linear.name] = float(mean), outside, weights
     found = ranks.merged(own)
-    every = [(index, each) for index, block in enumerate(_linears(checkpoint)) for each in block]
+    blocks = enumerate(linears_by_block(checkpoint))
+    every = [(index, each) for index, block in blocks for each in block]
     means = {each.name: found[each.name][0] for _, each in every}
     outliers = {each.name: found[each.name][1] for _, each in every}
     sizes = {each.name: each.shape[0] * each.shape[1] for _, each in every}
@@ -108,17 +108,11 @@ def _block_loads(linears: dict[str, LinearScore], block_of: dict[str, int]) -> t
     return tuple(loads)
 
 
-def _linears(checkpoint: Checkpoint) -> list[list[Linear]]:
-    """The linears of each block."""
-    path, blocks = find_blocks(shared_model(checkpoint))
-    return [find_linears(module, f"{path}.{index}.") for index, module in enumerate(blocks)]
-
-
 def _weight_scores(
     checkpoint: Checkpoint, profile: Profile, calibration: Windows, settings: ScoreSettings
 ) -> Iterator[tuple[Linear, Tensor]]:
     """Scores ``[out_features, in_features]`` of this rank's part of the linears, one at a time."""
-    blocks = _linears(checkpoint)
+    blocks = linears_by_block(checkpoint)
     gradients: dict[str, Tensor] = {}
     if settings.method == "taylor":
         tokens = calibration.tokens[: settings.windows]
@@ -187,7 +181,7 @@ def _forecast(ctx: Profiled, settings: ScoreSettings) -> Forecast:
         kept if settings.per_weight else {},
     )
     windows = min(settings.windows, ctx["calibration"].num_windows)
-    passes = 3 * windows if settings.method == "taylor" else 0
+    passes = GRADIENT_PASSES * windows if settings.method == "taylor" else 0
     return Forecast(
         adds={"scores": found},
         block_passes=passes * blocks,

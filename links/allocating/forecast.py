@@ -20,7 +20,7 @@ from ...engine import Chain
 from ...engine.rebuilding import links_with_settings
 from ...errors import SettingError
 from ...models.blocks.linears import all_linears, expert_kind
-from ...models.planning.effort import num_blocks
+from ...models.planning.effort import GRADIENT_PASSES, num_blocks
 from ...models.planning.memory import gradient_bytes, pass_bytes
 from ...solvers.grid import Grid
 from ...texts import Windows
@@ -49,7 +49,7 @@ def sensitivity_forecast(
     """One forward and backward pass of some windows, one pass of all, and rounding of samples."""
     checkpoint, windows = ctx["checkpoint"], ctx["calibration"]
     blocks, count = num_blocks(checkpoint), windows.num_windows
-    passes = 3 * min(gradient_windows, count)
+    passes = GRADIENT_PASSES * min(gradient_windows, count)
     return Forecast(
         adds={"sensitivity": outlined_sensitivity(checkpoint, windows, grids, format=format)},
         block_passes=blocks * (passes + count),

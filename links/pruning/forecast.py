@@ -11,7 +11,7 @@ from ...contexts.flow import Scored
 from ...contexts.forecast import Forecast
 from ...contexts.plan import Plan
 from ...models.blocks.linears import all_linears
-from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
+from ...models.planning.effort import GRADIENT_PASSES, SolverWork, num_blocks, remade, rewriting
 from ...models.planning.memory import gradient_bytes, pass_bytes
 from ...models.planning.outline import exchanged, outlined
 from ...models.units.remove_layers import shorter_config
@@ -30,7 +30,6 @@ _WORK: Mapping[str, SolverWork] = MappingProxyType(
 )
 _RANKED = SolverWork(0.0, 3.0)  # methods that only rank weights
 _UNITS = SolverWork(3.0, 0.0)
-_PASSES_OF_GRADIENTS = 3  # forward, and twice the work backward
 
 
 def prune_forecast(ctx: Scored, settings: PruneSettings) -> Forecast:
@@ -64,15 +63,16 @@ def _units_forecast(ctx: Scored, settings: PruneSettings, pattern: UnitPattern) 
     passed = pass_bytes(checkpoint, windows, settings.batch_size, grams=True, paired=paired)
     work = rewriting(checkpoint, windows, paired=paired, solver=_UNITS)
     work["block_passes"] += trials * len(choice_windows(windows))
-    if by_loss(checkpoint, settings):
-        gradients = _PASSES_OF_GRADIENTS * len(choosing_windows(windows))
+    weighed = by_loss(checkpoint, settings)
+    if weighed:
+        gradients = GRADIENT_PASSES * len(choosing_windows(windows))
         work["block_passes"] += gradients * num_blocks(checkpoint)
         work["head_passes"] += gradients
         passed = max(passed, gradient_bytes(checkpoint, windows))
     return Forecast(
         adds={
             "checkpoint": _outline(checkpoint, config),
-            "plan": Plan("fisher" if by_loss(checkpoint, settings) else "obs", pattern, {}),
+            "plan": Plan("fisher" if weighed else "obs", pattern, {}),
         },
         memory_bytes=checkpoint.num_bytes + passed,
         **work,

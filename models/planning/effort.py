@@ -13,6 +13,9 @@ from ..blocks.empty_model import text_config
 from ..blocks.linears import Linear
 from .outline import Outlined
 
+GRADIENT_PASSES = 3
+"""Forward passes that the gradients of a window take: one, and twice the work backward."""
+
 
 @dataclass(frozen=True)
 class SolverWork:
