@@ -18,7 +18,7 @@ from .quantizing.embeddings import chosen_embeddings, round_embeddings
 from .quantizing.forecast import quantize_forecast
 from .quantizing.ggml_tables import chosen_tables, round_tables
 from .quantizing.grids import Grids, check_overrides, check_patterns, grids_of
-from .quantizing.input_activations import check_float8, check_input_activations, check_windows
+from .quantizing.input_activations import check_float8, check_input_activations, check_window_axes
 from .quantizing.low_rank import Correcting, check_rank
 from .quantizing.settings import (
     BITSANDBYTES,
@@ -154,7 +154,7 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
     check_patterns(settings, all_linears(checkpoint))
     chosen = chosen_linears(checkpoint, grids, prepared or packs_codes(settings), settings.method)
     if settings.input_activations is not None:
-        check_windows(checkpoint, chosen)
+        check_window_axes(checkpoint, chosen)
     for linear in chosen:
         if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")

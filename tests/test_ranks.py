@@ -1,4 +1,4 @@
-"""A chain on two processes gives what it gives on one; one that fails or dies ends the other."""
+"""Chains on two processes: the same results as on one, and how a failing rank ends the other."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def check_input_activations(settings: QuantizeSettings, *, is_allocated: bool) -
         )
 
 
-def check_windows(checkpoint: Checkpoint, chosen: Sequence[Linear]) -> None:
+def check_window_axes(checkpoint: Checkpoint, chosen: Sequence[Linear]) -> None:
     """Refuse linears that receive their tokens in a form that transformers rounds together.
 
     Raises:

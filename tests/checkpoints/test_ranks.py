@@ -1,4 +1,4 @@
-"""Dividing and joining: three ranks as threads; one process gets back what it gave."""
+"""How work is divided over ranks, with three threads in place of ranks, and with one process."""
 
 from __future__ import annotations
 
