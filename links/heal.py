@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoints import Checkpoint, Coded
 from ..contexts.flow import Changed, Healable, Partial
+from ..contexts.ranks import check_windows
 from ..contexts.steps import Step
 from ..engine import in_thread, link, unfinished
 from ..errors import SettingError
@@ -19,7 +20,7 @@ from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
 from .healing.more_text import healing_text
-from .healing.settings import HealSettings, chosen, warn_of_ignored
+from .healing.settings import HealSettings, chosen, warn_of_idle_ranks, warn_of_ignored
 from .healing.train import by_blocks, on_text
 
 
@@ -36,6 +37,7 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     """
     warn_of_ignored(settings)
     how = chosen(settings)
+    warn_of_idle_ranks(how.batch_size)
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
     heldout = num_heldout(windows, settings.heldout_share)
     train = by_blocks if settings.method == "blocks" else partial(on_text, settings.method)
@@ -56,9 +58,17 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     return {"checkpoint": light if outcome.kept else checkpoint, "metrics": metrics}
 
 
+@heal.on_every_rank
+def _on_every_rank(settings: HealSettings) -> bool:
+    """The windows of each step are divided by method blocks."""
+    return settings.method == "blocks"
+
+
 @heal.check
 def _check(ctx: Partial, settings: HealSettings) -> None:
     """Too few windows, and quantised weights that training would overwrite."""
+    if _on_every_rank(settings):
+        check_windows(ctx, "healing")
     if "healing" in ctx:
         num_heldout(ctx["healing"], settings.heldout_share)
     method = settings.method

@@ -4,10 +4,11 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,14 @@ def preloaded() -> Iterator[None]:
         if hasattr(os, "pidfd_open"):
             patch.setattr(fresh_process, "interpreter", interpreter)
         yield
+
+
+@pytest.fixture
+def on_three(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], Any]], list[Any]]:
+    """Calls a function on three ranks, with the rank; returns the results in their order."""
+    from rank_threads import ranks_in_threads
+
+    return ranks_in_threads(monkeypatch, 3)
 
 
 @pytest.fixture(autouse=True)

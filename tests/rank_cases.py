@@ -1,7 +1,7 @@
 """Chains that tests run on one rank and on two, and what is compared of their results.
 
-    python rank_cases.py FOLDER          all of them, one after the other
-    python rank_cases.py FOLDER KILLED   one of them, in which a rank is killed; -1 for none
+    python rank_cases.py FOLDER               all of them, one after the other
+    python rank_cases.py FOLDER NAME KILLED   one of them; a rank is killed in it, or none (-1)
 
 Run with the variables of torchrun. Each rank writes what it found to FOLDER.
 """
@@ -27,6 +27,7 @@ from birdbone.engine import Link, link
 from birdbone.errors import BirdboneError
 from birdbone.journal import RunFolder
 from birdbone.links import heal, profile, prune, quantize, score, sensitivity, validate
+from birdbone.links.healing import train as healers
 from birdbone.links.quantizing import calibrated as calibrated_pass
 from birdbone.models.blocks import products
 from birdbone.models.passes import resuming
@@ -49,6 +50,9 @@ CASES: Mapping[str, tuple[str, Callable[[], Chain]]] = {
     "layers": ("llama", lambda: pruned(sparsity=0.3, pattern="layers")),
     "quantize": ("llama", lambda: Chain(quantized(rank=2), validate(batch_size=3))),
     "quantize experts": ("mixtral", lambda: Chain(quantized(symmetric=False))),
+    "heal blocks": ("llama", lambda: healed(batch_size=1)),
+    "heal blocks by two": ("mixtral", lambda: healed(batch_size=2)),
+    "heal on sampled text": ("llama", lambda: healed(epochs=1, tokens=16 * 7, heldout_share=0.1)),
 }
 
 
@@ -62,9 +66,15 @@ def quantized(**settings: Any) -> Link[Any]:
     return quantize(group_size=16, batch_size=3, **settings)
 
 
-def healed() -> Chain:
+def healed(**settings: Any) -> Chain:
+    """A chain that prunes, which no sums decide, and heals."""
+    magnitude = pruned(sparsity=0.5, method="magnitude")
+    return Chain(*magnitude.links, heal(**{"heldout_share": 0.3, **settings}))
+
+
+def rounded() -> Chain:
     """A chain of which rank 0 runs the last link alone."""
-    return Chain(quantized(), heal(method="blocks", epochs=1))
+    return Chain(profile(), quantize(method="rtn", group_size=16))
 
 
 def found(name: str) -> dict[str, Any]:
@@ -129,18 +139,17 @@ def failure(chain: Chain, store: RunFolder | None = None) -> str:
 def all_cases(folder: Path) -> None:
     """Run everything as one rank, and write what came of it."""
     results: dict[str, Any] = {name: found(name) for name in CASES}
-    results["again"] = found("quantize")["id"]
+    results["again"] = {name: found(name)["id"] for name in ("quantize", "heal blocks by two")}
     with RunFolder(folder / "runs") as store:
-        ctx = run_sync(healed(), context("llama"), store=store)
-        results["healed"] = ctx["checkpoint"].id, [step.link for step in ctx["history"]]
-        results["first step"] = ctx["history"][0].checkpoint
-        results["replayed"] = run_sync(healed(), context("llama"), store=store)["checkpoint"].id
+        ctx = run_sync(rounded(), context("llama"), store=store)
+        results["rounded"] = ctx["checkpoint"].id, [step.link for step in ctx["history"]]
+        results["replayed"] = run_sync(rounded(), context("llama"), store=store)["checkpoint"].id
     results["failure"] = failure(Chain(fails_on_rank_1()))  # the last: the ranks end with it
     torch.save(results, folder / f"rank{ranks.rank()}.pt")
 
 
-def interrupted(folder: Path, killed: int) -> None:
-    """Quantise in a run folder, saving after every block; one rank is killed after the first."""
+def interrupted(folder: Path, name: str, killed: int) -> None:
+    """Run a case in a run folder, saving after every block; one rank is killed after the first."""
     resuming.PAUSE_SECONDS, resuming.SAVING_FRACTION = 0.0, 1e9
     blocks: list[int] = []
 
@@ -149,9 +158,10 @@ def interrupted(folder: Path, killed: int) -> None:
         if ranks.rank() == killed and done == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    calibrated_pass.announce = announce
+    calibrated_pass.announce = healers.announce = announce  # type: ignore[assignment]
+    arch, chain = CASES[name]
     with RunFolder(folder / "runs") as store:
-        ctx = run_sync(Chain(quantized()), context("llama"), store=store)
+        ctx = run_sync(chain(), context(arch), store=store)
     torch.save((ctx["checkpoint"].id, blocks), folder / f"rank{ranks.rank()}.pt")
 
 
@@ -159,6 +169,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     products.has_fast_bfloat16 = lambda: False  # as in every test
     if len(sys.argv) > 2:
-        interrupted(Path(sys.argv[1]), int(sys.argv[2]))
+        interrupted(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     else:
         all_cases(Path(sys.argv[1]))

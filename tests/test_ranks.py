@@ -64,13 +64,17 @@ def test_two_ranks_give_what_one_gives(name: str, two: list[dict[str, Any]]) -> 
 
 
 def test_the_same_bytes_again(two: list[dict[str, Any]]) -> None:
-    assert two[0]["again"] == two[0]["quantize"]["id"]
+    assert two[0]["again"] == {name: two[0][name]["id"] for name in two[0]["again"]}
+
+
+def test_steps_of_one_window_give_the_bytes_of_one_rank(two: list[dict[str, Any]]) -> None:
+    assert two[0]["heal blocks"]["id"] == found("heal blocks")["id"]
 
 
 def test_a_link_of_rank_0_hands_its_result_over(two: list[dict[str, Any]]) -> None:
-    assert two[0]["healed"] == two[1]["healed"]
-    assert two[0]["healed"][1] == ["quantize", "heal"]
-    assert two[0]["replayed"] == two[1]["replayed"] == two[0]["healed"][0]
+    assert two[0]["rounded"] == two[1]["rounded"]
+    assert two[0]["rounded"][1] == ["profile", "quantize"]
+    assert two[0]["replayed"] == two[1]["replayed"] == two[0]["rounded"][0]
 
 
 def test_a_rank_that_fails_ends_the_others_with_its_reason(two: list[dict[str, Any]]) -> None:
@@ -81,19 +85,20 @@ def test_a_rank_that_fails_ends_the_others_with_its_reason(two: list[dict[str, A
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("name", ["quantize", "heal blocks"])
 def test_after_a_kill_the_same_run_goes_on(
-    killed: int, two: list[dict[str, Any]], tmp_path: Path
+    name: str, killed: int, two: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    ended = start(tmp_path, killed)
+    ended = start(tmp_path, name, killed)
     assert ended[killed][0] == -9
     code, error = ended[1 - killed]
     assert code == 1
-    assert f"link 'quantize' failed: rank {killed} " in error
+    assert f"link '{name.split()[0]}' failed: rank {killed} " in error
     shutil.copytree(tmp_path / "runs", tmp_path / "single" / "runs")
-    assert [code for code, _ in start(tmp_path, -1)] == [0, 0]
+    assert [code for code, _ in start(tmp_path, name, -1)] == [0, 0]
     made, blocks = torch.load(tmp_path / "rank0.pt", weights_only=False)
-    assert made == two[0]["first step"]
-    assert blocks == [2, 3]
-    assert [code for code, _ in start(tmp_path / "single", -1, size=1)] == [0]
+    assert made == two[0][name]["id"]
+    assert 0 not in blocks
+    assert [code for code, _ in start(tmp_path / "single", name, -1, size=1)] == [0]
     _, blocks = torch.load(tmp_path / "single" / "rank0.pt", weights_only=False)
-    assert blocks == [2, 3]
+    assert 0 not in blocks

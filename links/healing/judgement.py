@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ...contexts.flow import Healable
 from ...engine import announce
 from ...models.evaluation.scoring import LossChange, TextScore, text_scores
@@ -50,7 +50,7 @@ def judge_healing(
         models: before and after.
         kl_weight: fraction of KL in the loss, as in training.
     """
-    found = text_scores(dense, models, list(texts.values()), announce=announce)
+    found = _scores(dense, models, list(texts.values()))
     changes: dict[str, LossChange] = {}
     metrics: dict[str, Any] = {}
     for name, (before, after) in zip(texts, found, strict=True):
@@ -62,6 +62,18 @@ def judge_healing(
     better = [texts[name].text for name, change in changes.items() if change.better]
     kept = bool(better) and not worse
     return HealingOutcome(kept, {"kept": kept, "reason": _reason(better, worse), **metrics})
+
+
+def _scores(
+    dense: Checkpoint, models: Sequence[Checkpoint], texts: Sequence[Windows]
+) -> list[list[TextScore]]:
+    """The scores by text and model; by rank 0 alone where a text has fewer windows than ranks."""
+
+    def scores() -> list[list[TextScore]]:
+        return text_scores(dense, models, texts, announce=announce)
+
+    few = any(each.num_windows < ranks.size() for each in texts)
+    return ranks.from_first(scores) if few else scores()
 
 
 def _figures(change: LossChange, pair: Sequence[TextScore]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints import TensorRef
+from ...checkpoints import TensorRef, ranks
 from ...contexts.flow import Healable
 from ...engine import Unfinished, announce
 from ...models.blocks.empty_model import text_config
@@ -114,25 +114,15 @@ def _stage(
 def healing_text(
     ctx: Healable, settings: HealSettings, heldout: int, place: Unfinished
 ) -> HealingText:
-    """The windows of the context and, if settings ask for them, windows that are sampled.
+    """The windows of the context and, if settings ask for them, windows that rank 0 samples.
 
     Raises:
         ModelError, DataError: the original model cannot be sampled from.
     """
     if settings.tokens is None and settings.time is None:
         return HealingText(ctx["healing"], place, {})
-    state = place.load()
-    if state is None:
-        facts = _decided(ctx, settings, heldout, place)
-    else:
-        facts = {name: state[1][name] for name in ("windows", "rate", "window_seconds")}
-    if state is not None and state[1]["stage"] == "training":
-        drawn = state[0][_TEXT]
-    else:
-        drawn = _drawn(ctx, settings, facts["windows"], _stage(place, "sampling", ({}, facts)))
+    drawn, facts = ranks.from_first(lambda: _found(ctx, settings, heldout, place))
     training = _stage(place, "training", ({_TEXT: drawn}, facts))
-    if state is None or state[1]["stage"] != "training":
-        training.save({}, None)
     there = ctx["healing"]
     windows = Windows(torch.cat([drawn, there.tokens]), f"self + {there.text}")
     metrics = {"sampled_windows": len(drawn), "healing_windows": windows.num_windows}
@@ -142,6 +132,22 @@ def healing_text(
             "expected_seconds_per_window": facts["window_seconds"],
         }
     return HealingText(windows, training, metrics)
+
+
+def _found(
+    ctx: Healable, settings: HealSettings, heldout: int, place: Unfinished
+) -> tuple[Tensor, dict[str, Any]]:
+    """The windows sampled, now or by an interrupted run, and what was decided about them."""
+    state = place.load()
+    if state is None:
+        facts = _decided(ctx, settings, heldout, place)
+    else:
+        facts = {name: state[1][name] for name in ("windows", "rate", "window_seconds")}
+    if state is not None and state[1]["stage"] == "training":
+        return state[0][_TEXT], facts
+    drawn = _drawn(ctx, settings, facts["windows"], _stage(place, "sampling", ({}, facts)))
+    _stage(place, "training", ({_TEXT: drawn}, facts)).save({}, None)
+    return drawn, facts
 
 
 def _decided(

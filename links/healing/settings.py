@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ...checkpoints import ranks
 from ...engine import Halved, Settings
 from ...models.training.blockwise import HealingTarget
 from .duration import Duration
@@ -38,7 +39,7 @@ class HealSettings(Settings):
     3e-4]."""
 
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Windows per step [1]."""
+    """Windows per step; several ranks divide them [1]."""
 
     micro_batch_size: Annotated[Annotated[int, Field(ge=1)] | None, Halved()] = None
     """Windows per forward pass for lora, qlora and full; a step accumulates gradients over several
@@ -144,3 +145,13 @@ def warn_of_ignored(settings: HealSettings) -> None:
                 f"only by {', '.join(users)}",
                 stacklevel=3,
             )
+
+
+def warn_of_idle_ranks(batch_size: int) -> None:
+    """Warn where a step has fewer windows than there are ranks to divide them over."""
+    if batch_size < ranks.size():
+        warnings.warn(
+            f"heal(batch_size={batch_size}): each step has fewer windows than the {ranks.size()} "
+            f"ranks, so some wait while the others train; batch_size={ranks.size()} gives each one",
+            stacklevel=3,
+        )

@@ -8,6 +8,9 @@ of the relative squared error (`losses.relative_errors`). After EBFT
 other parameters of the block are trained, norms and biases included. Unlike these papers, held-out
 windows select the iterate (the start included) and the learning rate: a rate that works on many
 windows can overfit on few.
+
+On several ranks the windows of every step and the held-out ones are divided; every rank holds the
+same weights after each step.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints import Checkpoint, Coded, TensorRef
+from ...checkpoints import Checkpoint, Coded, ranks
 from ...errors import SettingError
 from ..blocks.announcing import AnnounceCount
 from ..blocks.products import computed_in
@@ -29,14 +32,15 @@ from ..blocks.shared_state import carry_state
 from ..blocks.skeleton import Skeleton
 from ..passes.losses import check_loss, relative_errors
 from ..passes.resuming import Keeping, ProgressStore
+from .block_lessons import BlockLesson, BlockProgress
 from .optimiser import Healed, Survivors, cosine
+from .rank_steps import Step, own_steps, sum_gradients
 
 HealingTarget = Literal["dense", "block"]
 
 _MAX_GRADIENT_NORM = 1.0
 _FALL = 4.0  # divides a learning rate that did not lower the held-out loss
 _NUM_RATES = 3  # learning rates tried at most
-_FACTS = ("before", "after", "rate", "steps", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class BlockHealing:
             of it is tried, down to 1/16 of ``learning_rate``. Blocks 1, 2, 4, 8, ... also try lower
             rates for as long as the held-out loss falls.
         epochs: largest number of passes over the training windows.
-        batch_size: windows per step.
+        batch_size: windows per step, of all ranks together.
         heldout: number of windows, the last ones, held out for evaluation after every epoch.
         target: target of a block's output: the dense model's hidden states after that block
             (``dense``), which also corrects the error of earlier blocks, or the output of the dense
@@ -95,16 +99,18 @@ def heal_blocks(
         NumericsError: a loss or an activation that is NaN or infinite.
     """
     spans = _spans(len(dense.blocks), len(light.blocks), kept_layers)
-    given = _Given(dense, _batches(dense, tokens, how), how)
-    batches = _batches(light, tokens, how)
+    own = _Windows.of_rank(tokens, how)
+    given = _Given(dense, capture(dense, own.batches), how)
+    batches = capture(light, own.batches)
     hidden = [batch.hidden for batch in batches]
-    progress = _Progress(Keeping(unfinished))
+    progress = BlockProgress(Keeping(unfinished))
     for index, block in light.each_block():
         # Target: dense hidden states after the dense blocks that this block replaces.
         wanted = given.after(spans[index], hidden)
         calls = [batch.calls[index] for batch in batches]
         if index >= progress.num_blocks:
-            pupil = _Pupil(light, index, list(zip(hidden, calls, wanted, strict=True)), how)
+            examples = list(zip(hidden, calls, wanted, strict=True))
+            pupil = _Pupil(light, index, own, examples, how)
             rate = progress.rate or how.learning_rate
             progress.add(pupil.learn(rate, partial(announce, index, len(light.blocks))))
         # Put the healed tensors in, and run them to get the next block's inputs.
@@ -138,10 +144,27 @@ def _spans(num_dense: int, num_light: int, kept: Sequence[int] | None) -> list[r
     return [range(ends[0]), *(range(a, b) for a, b in zip(starts[1:], ends[1:], strict=True))]
 
 
-def _batches(skeleton: Skeleton, tokens: Tensor, how: BlockHealing) -> list[Batch]:
-    """The training batches, then the held-out ones; no batch mixes the two."""
-    parts = (tokens[: -how.heldout], tokens[-how.heldout :])
-    return capture(skeleton, [batch for part in parts for batch in part.split(how.batch_size)])
+@dataclass(frozen=True)
+class _Windows:
+    """The windows of this rank.
+
+    Attributes:
+        batches: int64 ``[windows, length]``, first those to train on, then held-out ones.
+        steps: the steps of an epoch.
+        num_learned: number of batches to train on.
+    """
+
+    batches: Sequence[Tensor]
+    steps: Sequence[Step]
+    num_learned: int
+
+    @classmethod
+    def of_rank(cls, tokens: Tensor, how: BlockHealing) -> _Windows:
+        """The part of ``tokens`` ``[num_windows, length]`` that this rank computes."""
+        learned, steps = own_steps(tokens[: -how.heldout], how.batch_size)
+        heldout = tokens[-how.heldout :].tensor_split(ranks.size())[ranks.rank()]
+        judged = heldout.split(how.batch_size) if len(heldout) else ()
+        return cls([*learned, *judged], steps, len(learned))
 
 
 @torch.no_grad()
@@ -180,31 +203,6 @@ class _Given:
         return hidden
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """The result of training one block: its tensors as stored, and its held-out error.
-
-    Attributes:
-        before, after: held-out error before and after training.
-        rate: peak learning rate that was selected; without improvement, the rate that the next
-            block starts with.
-        steps: steps taken at all rates.
-        size: number of trained values.
-    """
-
-    weights: dict[str, Tensor]
-    before: float
-    after: float
-    rate: float
-    steps: int
-    size: int
-
-    @property
-    def gained(self) -> bool:
-        """Whether the held-out error fell."""
-        return self.after < self.before
-
-
 class _Pupil:
     """One block of the light model in training."""
 
@@ -212,26 +210,27 @@ class _Pupil:
         self,
         light: Skeleton,
         index: int,
+        own: _Windows,
         examples: Sequence[tuple[Tensor, Call, Tensor]],
         how: BlockHealing,
     ) -> None:
         self._checkpoint, self._index, self._how = light.checkpoint, index, how
         self._block, self._where = light.blocks[index], f"{light.path}.{index}"
         self._device = light.device
-        num_judged = -(-how.heldout // how.batch_size)
-        self._learned, self._judged = examples[:-num_judged], examples[-num_judged:]
+        self._steps = own.steps
+        self._learned, self._judged = examples[: own.num_learned], examples[own.num_learned :]
         held = {f"{self._where}.{k}": v for k, v in self._block.named_parameters()}
         names = trainable(
             light.checkpoint, [name for name in light.block_names(index) if name in held]
         )
         self._parameters = {name: held[name] for name in names}
 
-    def learn(self, rate: float, pause: Callable[[], None]) -> _Lesson:
+    def learn(self, rate: float, pause: Callable[[], None]) -> BlockLesson:
         """Train the block at falling learning rates; ``pause`` is called after every epoch."""
         before = self._judge("before healing", "the model's own weights are damaged")
         given = {name: self._checkpoint.tensors[name] for name in self._parameters}
         size = sum(parameter.numel() for parameter in self._parameters.values())
-        best = start = _Lesson(given, before, before, rate, 0, size)
+        best = start = BlockLesson(given, before, before, rate, 0, size)
         if before == 0 or not self._parameters:
             return start
         steps, lowest = 0, self._how.learning_rate / _FALL ** (_NUM_RATES - 1)
@@ -254,7 +253,7 @@ class _Pupil:
         number = self._index + 1
         return number & (number - 1) == 0
 
-    def _trained(self, start: _Lesson, rate: float, pause: Callable[[], None]) -> _Lesson:
+    def _trained(self, start: BlockLesson, rate: float, pause: Callable[[], None]) -> BlockLesson:
         """The result of training at one rate, from the start."""
         for name, parameter in self._parameters.items():
             parameter.data = start.weights[name].to(parameter.device, parameter.dtype, copy=True)
@@ -272,12 +271,12 @@ class _Pupil:
             parameter.requires_grad_()
         survivors = Survivors(parameters)
         optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
-        num_steps = how.epochs * len(self._learned)
+        num_steps = how.epochs * len(self._steps)
         best, kept, waited, steps = before, [each.detach().clone() for each in parameters], 0, 0
         fix = f"lower learning_rate, now {rate:g}"
         for epoch in range(1, how.epochs + 1):
-            for place in torch.randperm(len(self._learned), generator=generator).tolist():
-                self._descend(self._learned[place], parameters, fix)
+            for number in torch.randperm(len(self._steps), generator=generator).tolist():
+                self._descend(self._steps[number], parameters, fix)
                 survivors.confine()  # zero the gradient of pruned weights
                 nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
                 optimizer.param_groups[0]["lr"] = rate * cosine(steps, num_steps)
@@ -297,22 +296,24 @@ class _Pupil:
             parameter.grad = None
         return steps
 
-    def _descend(
-        self, example: tuple[Tensor, Call, Tensor], parameters: Sequence[nn.Parameter], fix: str
-    ) -> None:
+    def _descend(self, step: Step, parameters: Sequence[nn.Parameter], fix: str) -> None:
+        """The gradients of the mean error of a step's windows, the same on every rank."""
         for parameter in parameters:
             parameter.grad = None
-        with torch.enable_grad(), computed_in(self._how.autocast, self._device):
-            loss = self._errors(example).mean()
-        check_loss(loss.item(), f"in {self._where}", fix)
-        torch.autograd.backward(loss)
+        if step.place is not None:
+            with torch.enable_grad(), computed_in(self._how.autocast, self._device):
+                loss = self._errors(self._learned[step.place]).mean() * step.fraction
+            check_loss(loss.item(), f"in {self._where}", fix)
+            torch.autograd.backward(loss)
+        sum_gradients(parameters)
 
     @torch.no_grad()
     def _judge(self, when: str, fix: str) -> float:
-        """Mean error per token on the held-out windows."""
+        """Mean error per token on the held-out windows, of all ranks."""
         with computed_in(self._how.autocast, self._device):
-            errors = torch.cat([self._errors(example) for example in self._judged])
-        return check_loss(float(errors.mean()), f"in {self._where} {when}", fix)
+            errors = [self._errors(example) for example in self._judged]
+        own = torch.cat(errors) if errors else torch.zeros(0, device=self._device)
+        return check_loss(float(ranks.joined(own).mean()), f"in {self._where} {when}", fix)
 
     def _errors(self, example: tuple[Tensor, Call, Tensor]) -> Tensor:
         hidden, call, wanted = example
@@ -326,48 +327,3 @@ class _Pupil:
             weights[name] = parameter.detach().to(self._checkpoint.refs[name].dtype).cpu()
             parameter.data = weights[name].to(parameter.device, parameter.dtype)
         return weights
-
-
-class _Progress:
-    """The finished blocks, saved so that an interrupted run resumes after them.
-
-    Their tensors are on disk if the place for work in progress takes single tensors.
-    """
-
-    def __init__(self, keeping: Keeping) -> None:
-        self._keeping = keeping
-        tensors, facts = keeping.load() or ({}, {})
-        self._weights: dict[str, Tensor | TensorRef] = dict(tensors)
-        self._facts: dict[str, list[Any]] = {key: list(facts.get(key, ())) for key in _FACTS}
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of finished blocks."""
-        return len(self._facts["before"])
-
-    @property
-    def rate(self) -> float | None:
-        """Learning rate of the last finished block; None before the first."""
-        return self._facts["rate"][-1] if self._facts["rate"] else None
-
-    def add(self, lesson: _Lesson) -> None:
-        """Add the result of the next block."""
-        self._weights.update(self._keeping.kept(lesson.weights))
-        for key, values in self._facts.items():
-            values.append(getattr(lesson, key))
-        self._keeping.save(lambda: (self._weights, self._facts))
-
-    def of_block(self, light: Skeleton, index: int) -> dict[str, Tensor | TensorRef]:
-        """The healed tensors of a finished block."""
-        names = light.block_names(index)
-        return {name: self._weights[name] for name in names if name in self._weights}
-
-    def healed(self) -> Healed:
-        """The result, once all blocks are finished."""
-        before, after, rates, steps, sizes = (self._facts[key] for key in _FACTS)
-        curves = {
-            "block_error_before": before,
-            "block_error_after": after,
-            "block_learning_rate": rates,
-        }
-        return Healed(self._weights, sum(steps), sum(sizes), curves)

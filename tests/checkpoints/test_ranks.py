@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from birdbone.checkpoints import ranks
 from birdbone.errors import BirdboneError, DataError, SettingError
-
-_SIZE = 3
-
-
-class Group:
-    """A rank among threads."""
-
-    size = _SIZE
-
-    def __init__(self, rank: int, board: list[Any], meeting: threading.Barrier) -> None:
-        self.rank, self._board, self._meeting = rank, board, meeting
-
-    def broadcast(self, tensor: Tensor, source: int) -> Tensor:
-        if self.rank == source:
-            self._board[0] = tensor.clone()
-        self._meeting.wait()
-        found: Tensor = self._board[0]
-        assert (found.shape, found.dtype) == (tensor.shape, tensor.dtype)
-        self._meeting.wait()
-        return found.clone()
-
-
-@pytest.fixture
-def on_three(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], Any]], list[Any]]:
-    """Calls a function on three ranks, with the rank; returns the results in their order."""
-    here = threading.local()
-    monkeypatch.setattr(ranks, "joined_group", lambda: getattr(here, "group", None))
-
-    def run(work: Callable[[int], Any]) -> list[Any]:
-        board, meeting = [None], threading.Barrier(_SIZE, timeout=30)
-
-        def one(rank: int) -> Any:
-            here.group = Group(rank, board, meeting)
-            return work(rank)
-
-        with ThreadPoolExecutor(_SIZE) as pool:
-            return list(pool.map(one, range(_SIZE)))
-
-    return run
 
 
 def test_windows_are_divided_in_order(on_three: Any) -> None:

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from birdbone.links.heal import heal
-from birdbone.links.healing.settings import DEFAULTS, USED, HealSettings, chosen, warn_of_ignored
+from birdbone.links.healing.settings import (
+    DEFAULTS,
+    USED,
+    HealSettings,
+    chosen,
+    warn_of_idle_ranks,
+    warn_of_ignored,
+)
 
 
 def test_given_settings_replace_the_defaults_of_the_method() -> None:
@@ -39,3 +46,9 @@ def test_settings_it_uses_pass_in_silence(method: Any) -> None:
         given = {name: getattr(DEFAULTS[method], name) for name in USED[method]}
         warn_of_ignored(HealSettings(method=method, **given))
     assert heard == []
+
+
+def test_steps_of_fewer_windows_than_ranks_are_told(on_three: Any) -> None:
+    with pytest.warns(UserWarning, match=r"batch_size=2\): each step has fewer.*batch_size=3"):
+        on_three(lambda rank: warn_of_idle_ranks(2))
+    on_three(lambda rank: warn_of_idle_ranks(3))

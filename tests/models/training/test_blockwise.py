@@ -53,6 +53,19 @@ def test_every_block_comes_nearer_and_no_zero_wakes(arch: str, target: Any) -> N
         assert not torch.equal(after.tensors[name], light.tensors[name]), name
 
 
+def test_ranks_without_windows_follow(on_three: Any) -> None:
+    dense = tiny_checkpoint()
+    light = pruned(dense)
+    how = replace(HOW, batch_size=1, heldout=1)
+
+    def heal(rank: int = 0) -> Healed:
+        skeletons = Skeleton(dense), Skeleton(light, dtype=torch.float32)
+        return heal_blocks(*skeletons, WINDOWS.tokens[:3], how)  # the last rank has none
+
+    alone = light.evolve(heal().weights).id
+    assert [light.evolve(each.weights).id for each in on_three(heal)] == [alone] * 3
+
+
 def test_norms_and_biases_learn_and_what_is_outside_the_blocks_does_not() -> None:
     dense = tiny_checkpoint("gpt2")
     light = pruned(dense)
