@@ -1,20 +1,11 @@
 """Models as immutable values, in memory and on disk: config, small files and lazy tensors."""
 
 from .checkpoint import Checkpoint, LeftOut
+from .coded import BitsAndBytes, Coded, GgmlBlocks, Quantized
 from .diff import Diff, diff
 from .shards import open_folder, write_folder
 from .store import ObjectStore
-from .tensors import (
-    BitsAndBytes,
-    Coded,
-    Converted,
-    GgmlBlocks,
-    InMemory,
-    InShard,
-    Quantized,
-    TensorRef,
-    all_finite,
-)
+from .tensors import Converted, InMemory, InShard, TensorRef, all_finite
 
 __all__ = [
     "BitsAndBytes",

@@ -27,19 +27,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint, LeftOut
+from .coded import BitsAndBytes, Coded, GgmlBlocks, Quantized
 from .durable import rename_synced, write_durably
 from .manifest import decode_manifest, encode_manifest
-from .tensors import (
-    DTYPES,
-    BitsAndBytes,
-    Coded,
-    GgmlBlocks,
-    InMemory,
-    Quantized,
-    TensorRef,
-    check_dtype,
-    digest,
-)
+from .tensors import DTYPES, InMemory, TensorRef, check_dtype, digest
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -100,6 +91,7 @@ class StoredCodes(StoredParts, Quantized):
             parts["scales"],
             bits=self._entry["bits"],
             symmetric="zero_points" not in parts,
+            block_size=self._entry.get("block_size"),
         )
 
 
@@ -341,8 +333,8 @@ def entry_of(ref: TensorRef) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": "plain"}
     if isinstance(ref, Quantized):
         entry.update(kind="quantized", bits=ref.bits)
-        if ref.input_activations is not None:
-            entry.update(input_activations=ref.input_activations)
+        more = {"input_activations": ref.input_activations, "block_size": ref.block_size}
+        entry.update({name: value for name, value in more.items() if value is not None})
     elif isinstance(ref, BitsAndBytes):
         entry.update(kind="bitsandbytes", format=ref.kind)
     elif isinstance(ref, GgmlBlocks):
@@ -375,6 +367,7 @@ def build_ref(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRe
             bits=entry["bits"],
             zero_points=parts.get("zero_points"),
             input_activations=entry.get("input_activations"),
+            block_size=entry.get("block_size"),
         )
     if kind == "ggml":
         return GgmlBlocks(parts["blocks"], kind=entry["format"], transposed=entry["transposed"])

@@ -18,7 +18,7 @@ from .quantizing.embeddings import chosen_embeddings, round_embeddings
 from .quantizing.forecast import quantize_forecast
 from .quantizing.ggml_tables import chosen_tables, round_tables
 from .quantizing.grids import Grids, check_overrides, check_patterns, grids_of
-from .quantizing.input_activations import check_float8, check_input_activations, check_window_axes
+from .quantizing.input_activations import check_float8, check_input_activations, check_widths
 from .quantizing.low_rank import Correcting, check_rank
 from .quantizing.settings import (
     BITSANDBYTES,
@@ -37,7 +37,7 @@ from .quantizing.warnings import warn_of_left, warn_of_unused
 async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     """Store the linears of every block as integers with one scale per group of input columns.
 
-    Or as float8 with one scale per row; inputs can be rounded too (``input_activations``).
+    Or as float8 with one scale per row or block; inputs can be rounded too (``input_activations``).
 
     Norms and routers are not quantised; embeddings and head only with ``embedding_bits``, or with
     ``embedding_grid`` and ``head_grid`` for a GGUF file. Neither
@@ -153,8 +153,7 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
     grids = grids_of(settings)
     check_patterns(settings, all_linears(checkpoint))
     chosen = chosen_linears(checkpoint, grids, prepared or packs_codes(settings), settings.method)
-    if settings.input_activations is not None:
-        check_window_axes(checkpoint, chosen)
+    check_widths(checkpoint, settings, chosen)
     for linear in chosen:
         if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(f"layer '{linear.name}' is quantised already; quantise once")

@@ -236,7 +236,9 @@ def _grid(group: Mapping[str, Any]) -> str:
     weights = _mapping(group.get("weights")) or {}
     if "num_bits" not in weights:
         return ""
-    size = weights.get("group_size")
+    size, block = weights.get("group_size"), weights.get("block_structure")
+    if block:
+        return f"{weights['num_bits']} bits in blocks of {' by '.join(map(str, block))}"
     return f"{weights['num_bits']} bits " + (
         f"in groups of {size}" if size else "with one scale per row"
     )

@@ -54,4 +54,6 @@ def _kind(ref: TensorRef) -> str:
     if not isinstance(ref, Quantized):
         return ref.storage_kind
     inputs = "" if ref.input_activations is None else f", {ref.input_activations} inputs"
+    if ref.block_size is not None:
+        return f"{ref.storage_kind} in blocks of {ref.block_size} by {ref.block_size}{inputs}"
     return f"{ref.storage_kind} in groups of {ref.group_size}{inputs}"

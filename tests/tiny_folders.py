@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from birdbone.checkpoints import Checkpoint, Quantized
-from birdbone.checkpoints.tensors import BitsAndBytesKind
+from birdbone.checkpoints.coded import BitsAndBytesKind
 from birdbone.models.blocks.empty_model import empty_model, find_blocks
 from birdbone.models.blocks.linears import find_linears
 from birdbone.models.blocks.skeleton import Skeleton

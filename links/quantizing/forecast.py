@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from ...checkpoints import BitsAndBytes, Checkpoint, TensorRef
-from ...checkpoints.tensors import BitsAndBytesKind
+from ...checkpoints.coded import BitsAndBytesKind
 from ...contexts.flow import WithModel
 from ...contexts.forecast import Forecast
 from ...formats.ggml_blocks import kind_of_grid
@@ -115,4 +115,5 @@ def _one(checkpoint: Checkpoint, linear: Linear, grids: Grids, packable: bool) -
         scale_dtype(grid, checkpoint, linear),
         codes_dtype=torch.float8_e4m3fn if grids.is_float8 else torch.int8,
         input_activations=grids.input_activations,
+        block_size=grids.block_size,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ...checkpoints.tensors import InputActivations
+from ...checkpoints.coded import InputActivations
 from ...errors import SettingError
 from ...formats.ggml_blocks import kind_of_grid
 from ...formats.ggml_types import kind_for_width
@@ -27,6 +27,7 @@ class Grids:
             counts.
         is_float8: whether codes are float8, with the scales of ``common``, instead of integers.
         input_activations: what the inputs of the linears are rounded to.
+        block_size: rows and columns that share a scale of float8; None for one scale per row.
     """
 
     common: Grid
@@ -34,6 +35,7 @@ class Grids:
     overrides: Mapping[str, GridOverride] = field(default_factory=dict)
     is_float8: bool = False
     input_activations: InputActivations | None = None
+    block_size: int | None = None
 
     def quantises(self, linear: Linear) -> bool:
         """Whether a linear is quantised at all."""
@@ -74,6 +76,7 @@ def grids_of(settings: QuantizeSettings) -> Grids:
             settings.ignore,
             is_float8=True,
             input_activations=settings.input_activations,
+            block_size=settings.block_size,
         )
     if settings.grid != "int":
         return Grids(Grid.named(settings.grid), settings.ignore, settings.overrides or {})

@@ -34,6 +34,11 @@ def check_float8(settings: QuantizeSettings) -> None:
         SettingError: naming the setting.
     """
     if settings.grid != "fp8":
+        if settings.block_size is not None:
+            raise SettingError(
+                f"quantize(block_size={settings.block_size}): only fp8 weights have scales per "
+                f"block; set grid='fp8', or leave block_size unset"
+            )
         return
     if settings.method not in ("auto", "rtn"):
         raise SettingError(
@@ -42,7 +47,7 @@ def check_float8(settings: QuantizeSettings) -> None:
         )
     if settings.overrides:
         raise SettingError(
-            "quantize(grid='fp8', overrides=...): every fp8 weight has one scale per row; leave "
+            "quantize(grid='fp8', overrides=...): all fp8 weights have the same scales; leave "
             "overrides unset, or leave linears unquantised with ignore"
         )
     if not settings.symmetric:
@@ -88,6 +93,32 @@ def check_input_activations(settings: QuantizeSettings, *, is_allocated: bool) -
         raise SettingError(
             f"{asked}: a low-rank correction is computed for inputs that are not rounded; set "
             f"rank=0, or leave input_activations unset"
+        )
+
+
+def check_widths(
+    checkpoint: Checkpoint, settings: QuantizeSettings, chosen: Sequence[Linear]
+) -> None:
+    """Refuse linears that blocks do not divide, or whose inputs cannot be rounded as asked.
+
+    Raises:
+        SettingError: naming a layer.
+    """
+    if settings.block_size is not None:
+        for linear in chosen:
+            _check_block(settings.block_size, linear)
+    elif settings.input_activations is not None:
+        check_window_axes(checkpoint, chosen)
+
+
+def _check_block(block_size: int, linear: Linear) -> None:
+    width = linear.shape[1]
+    if width % block_size:
+        fitting = [str(size) for size in (128, 64, 32, 16) if width % size == 0]
+        raise SettingError(
+            f"layer '{linear.name}': block_size {block_size} does not divide width {width}; "
+            f"sizes that do: {', '.join(fitting) or 'none of the usual ones'}; or leave the layer "
+            f"out with ignore, or block_size unset"
         )
 
 

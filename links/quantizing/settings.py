@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from ...checkpoints.tensors import InputActivations
+from ...checkpoints.coded import InputActivations
 from ...engine import BatchSize, Settings
 from ...errors import SettingError
 from ...solvers.gptq import Order
@@ -79,16 +79,21 @@ class QuantizeSettings(Settings):
     where inputs are rounded too."""
 
     grid: GridName = "int"
-    """int, as set above; fp8, float8_e4m3fn with one scale per row, rounded to nearest; or a format
-    of ggml, which fixes all of these. For layers whose width is
+    """int, as set above; fp8, float8_e4m3fn with one scale per row or per block (block_size),
+    rounded to nearest; or a format of ggml, which fixes all of these. For layers whose width is
     not a multiple of 256, iq4_nl replaces q2_k and q3_k, q5_0 q4_k and q5_k, and q8_0 q6_k.
     allocated: those that allocate chose, integers or formats of ggml."""
+
+    block_size: Annotated[int, Field(ge=1)] | None = None
+    """With grid='fp8': rows and columns of a weight that share a scale; must divide every width.
+    Servers have kernels for 128, the blocks of DeepSeek-V3. null: one scale per row."""
 
     input_activations: InputActivations | None = None
     """Round the inputs of the quantised linears too, each token with a scale found when it is
     computed (dynamic), as servers do for faster products: int8, with bits=8 and group_size=null
-    (W8A8), or fp8, with grid='fp8' (FP8 dynamic). Every measurement includes this rounding. Saved
-    by compressed-tensors; llama.cpp rounds inputs in its own way, so no GGUF file has them."""
+    (W8A8), or fp8, with grid='fp8' (FP8 dynamic). With block_size, each block_size features of a
+    token have a scale of their own. Every measurement includes this rounding. Saved by
+    compressed-tensors; llama.cpp rounds inputs in its own way, so no GGUF file has them."""
 
     method: QuantizeMethod = "auto"
     """gptq (2210.17323), which needs calibration windows; signround (2309.05516), which starts from

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import Checkpoint, GgmlBlocks, Quantized
-from ...checkpoints.tensors import InputActivations
+from ...checkpoints.coded import InputActivations
 from ...contexts.layer_errors import error_metrics
 from ...engine import announce
 from ...errors import SolverError

@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ...checkpoints import Checkpoint, Converted, Quantized, TensorRef
-from ...checkpoints.tensors import BitsAndBytesKind
+from ...checkpoints.coded import BitsAndBytesKind
 from ...engine import announce
 from ...errors import SettingError, SolverError
 from ...models.blocks.device import stored_dtype
@@ -49,9 +49,15 @@ def _nearest(
     dtype, mask = scale_dtype(grid, checkpoint, linear), mask_of([weight])
     try:
         if grids.is_float8:
-            found = round_to_float8(weight, scale_dtype=dtype, mask=mask)
+            found = round_to_float8(
+                weight, scale_dtype=dtype, mask=mask, block_size=grids.block_size
+            )
             return Quantized(
-                found.codes, found.scales, bits=8, input_activations=grids.input_activations
+                found.codes,
+                found.scales,
+                bits=8,
+                input_activations=grids.input_activations,
+                block_size=grids.block_size,
             )
         codes = quantize_round_to_nearest(
             weight,

@@ -41,6 +41,7 @@ _USERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "embedding_grid": _ON_A_GRID,
         "head_grid": _ON_A_GRID,
         "input_activations": _ON_A_GRID,
+        "block_size": _ON_A_GRID,
     }
 )
 """By setting: the methods that use it."""

@@ -1,7 +1,8 @@
 """Round the inputs of linears while a model computes, as folders of compressed-tensors have it.
 
 Servers multiply int8 or float8 weights with inputs of the same kind. Each token is rounded with a
-scale of its own when it reaches the linear (dynamic, per token, symmetric). transformers computes
+scale of its own when it reaches the linear (dynamic, per token, symmetric), or with one for every
+group of its features where weights have scales per block. transformers computes
 the same in floating point: x is replaced by code(x / scale) * scale, with scale = max|x| / 127.5
 for int8 and max|x| / 448 for float8_e4m3fn. Here the same operations are done in the same order and
 dtype, so that a model in memory gives what its saved folder gives.
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from ...checkpoints import Checkpoint, Quantized, TensorRef
-from ...checkpoints.tensors import InputActivations
+from ...checkpoints.coded import InputActivations
 from ...errors import ModelError
 from .empty_model import empty_model
 from .transformers_errors import REFUSED
@@ -28,13 +29,20 @@ from .transformers_errors import REFUSED
 _TOKENS = 4  # of the run on the meta device
 
 
-def round_tokens(inputs: Tensor, kind: InputActivations) -> Tensor:
+def round_tokens(
+    inputs: Tensor, kind: InputActivations, *, group_size: int | None = None
+) -> Tensor:
     """Inputs ``[..., in_features]`` on the grid of each token, in their dtype.
 
     Gradients pass through unchanged.
+
+    Args:
+        group_size: features that share a scale, which must divide them; None for a whole token.
     """
     apply: Callable[[Tensor, InputActivations], Tensor] = _Rounded.apply
-    return apply(inputs, kind)
+    if group_size is None:
+        return apply(inputs, kind)
+    return apply(inputs.unflatten(-1, (-1, group_size)), kind).flatten(-2)
 
 
 class _Rounded(torch.autograd.Function):
@@ -75,11 +83,12 @@ class _Rounding:
 
     name: str
     kind: InputActivations
+    group_size: int | None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if args[0].ndim < 3:
+        if args[0].ndim < 3 and self.group_size is None:
             raise ModelError(needs_tokens(self.name))
-        return (round_tokens(args[0], self.kind), *args[1:])
+        return (round_tokens(args[0], self.kind, group_size=self.group_size), *args[1:])
 
 
 def needs_tokens(name: str) -> str:
@@ -104,7 +113,7 @@ class RoundedInputs:
             before.remove()
         if isinstance(ref, Quantized) and ref.input_activations is not None:
             path = name.removesuffix(".weight")
-            rounding = _Rounding(path, ref.input_activations)
+            rounding = _Rounding(path, ref.input_activations, ref.block_size)
             module = self._model.get_submodule(path)
             self._hooks[name] = module.register_forward_pre_hook(rounding)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from ...checkpoints import BitsAndBytes, TensorRef
-from ...checkpoints.tensors import BitsAndBytesKind
+from ...checkpoints.coded import BitsAndBytesKind
 from ...errors import CheckpointError, MissingExtraError, SettingError
 from ..blocks.progress_bars import quietly
 from ..blocks.transformers_errors import reason

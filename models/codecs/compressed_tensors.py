@@ -1,20 +1,17 @@
 """Reading what compressed-tensors stores: codes back as references to weights.
 
 Three of its formats hold codes that this package keeps as they are: ``pack-quantized`` and
-``int-quantized``, and ``float-quantized`` with one scale per row. They are read lazily, a layer at
-a time. A weight's value is ``(code - zero_point) * scale`` in float32, which no code of up to 8
-bits rounds by more than that one product. Its other formats of small floats are read lazily too, by
+``int-quantized``, and ``float-quantized`` with one scale per row or square block (`unpacked`). They
+are read lazily, a layer at a time. Its other formats of small floats are read lazily too, by
 `float8` and `float4`. `compressed_tensors_writing` is the other direction.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from compressed_tensors.quantization import (
     QuantizationArgs,
     QuantizationConfig,
@@ -22,14 +19,14 @@ from compressed_tensors.quantization import (
 )
 from compressed_tensors.utils.match import match_name
 from pydantic import ValidationError
-from torch import Tensor
 
-from ...checkpoints import Quantized, TensorRef
-from ...checkpoints.tensors import InputActivations
+from ...checkpoints import TensorRef
+from ...checkpoints.coded import block_scales
 from ...errors import CheckpointError
 from ..blocks.transformers_errors import reason
 from .float4 import Float4
 from .float8 import Float8, is_float8
+from .unpacked import Unpacked, is_kept, kept_block
 
 PACKED, PLAIN, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
 """Its formats of codes: packed densely into words, one byte each, and float8."""
@@ -40,135 +37,13 @@ _ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale")
 _PART_NAMES = ("packed", "scale", "shape", "zero_point", "g_idx", "global_scale")
 
 
-class Unpacked(TensorRef):
-    """A weight in a compressed-tensors folder: float32, multiplied out each time it loads.
-
-    Attributes:
-        inputs: how its linear rounds its inputs; None if it does not.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        parts: Mapping[str, TensorRef],
-        args: QuantizationArgs,
-        inputs: QuantizationArgs | None = None,
-    ) -> None:
-        self._name, self._parts, self.inputs = name, parts, inputs
-        self._bits, self._symmetric = args.num_bits, args.symmetric
-        self.dtype, self.shape = torch.float32, self._stated_shape()
-        self._check_scales()
-
-    def load(self) -> Tensor:
-        return self.codes().values(torch.float32)
-
-    def codes(self) -> Quantized:
-        """The codes and scales as they are stored, with the rounding of inputs if it is kept.
-
-        Raises:
-            CheckpointError: parts that do not fit each other.
-        """
-        scales = self._scales()
-        return Quantized(
-            self._codes(),
-            scales,
-            bits=self._bits,
-            zero_points=self._zero_points(scales),
-            input_activations=kept_activations(self.inputs),
-        )
-
-    def outline(self) -> Quantized:
-        """The same without values, on the meta device: nothing of them is read."""
-        scale, rows = self._part("scale"), self.shape[0]
-        groups = 1 if scale.num_values == 1 else scale.shape[1]
-        scales = torch.empty(rows, groups, dtype=scale.dtype, device="meta")
-        zeros = None if self._symmetric else torch.empty_like(scales, dtype=torch.int8)
-        dtype = self._parts["codes"].dtype if "codes" in self._parts else torch.int8
-        codes = torch.empty(self.shape, dtype=dtype, device="meta")
-        return Quantized(
-            codes,
-            scales,
-            bits=self._bits,
-            zero_points=zeros,
-            input_activations=kept_activations(self.inputs),
-        )
-
-    def _stated_shape(self) -> tuple[int, ...]:
-        """Rows and columns, checked against the bytes that are there."""
-        if "packed" not in self._parts:
-            return self._parts["codes"].shape
-        packed = self._parts["packed"]
-        shape = tuple(int(size) for size in self._part("shape").load().flatten().tolist())
-        wanted = (*shape[:-1], math.ceil(shape[-1] * self._bits / 32)) if len(shape) == 2 else None
-        if packed.dtype != torch.int32 or packed.shape != wanted:
-            raise CheckpointError(
-                f"'{self._name}' is recorded with shape {list(shape)} and {self._bits} bits, but "
-                f"its codes are {packed.dtype} {list(packed.shape)}; fetch the folder again"
-            )
-        return shape
-
-    def _check_scales(self) -> None:
-        scales = self._part("scale")
-        rows, width = self.shape
-        if scales.num_values == 1:
-            return
-        if (
-            len(scales.shape) != 2
-            or scales.shape[0] != rows
-            or width % (scales.shape[1] or width + 1)
-        ):
-            raise CheckpointError(
-                f"'{self._name}' has scales {list(scales.shape)} for a weight {[rows, width]}, "
-                f"which they do not divide; fetch the folder again"
-            )
-
-    def _codes(self) -> Tensor:
-        if "packed" not in self._parts:
-            return self._parts["codes"].load()
-        packed = self._parts["packed"].load()
-        codes: Tensor = unpack_from_int32(packed, self._bits, torch.Size(self.shape))
-        return codes.contiguous()
-
-    def _scales(self) -> Tensor:
-        """``[out_features, groups]``; one scale for a whole matrix is stood in every row."""
-        stored = self._part("scale").load()
-        if stored.numel() == 1:
-            return stored.reshape(1, 1).expand(self.shape[0], 1).contiguous()
-        return stored
-
-    def _zero_points(self, scales: Tensor) -> Tensor | None:
-        """int8 like ``scales``; packed down the columns in a packed folder."""
-        if self._symmetric:
-            return None
-        stored = self._part("zero_point").load()
-        if stored.dtype == torch.int32:
-            expected = (math.ceil(scales.shape[0] * self._bits / 32), scales.shape[1])
-            if stored.shape != expected:
-                raise CheckpointError(
-                    f"'{self._name}' has zero points {list(stored.shape)} for scales "
-                    f"{list(scales.shape)}, which need {list(expected)}; fetch the folder again"
-                )
-            # Packed down the columns, which the library itself cannot view if it is a single word.
-            turned = stored.T.clone(memory_format=torch.contiguous_format)
-            shape = torch.Size((scales.shape[1], scales.shape[0]))
-            stored = unpack_from_int32(turned, self._bits, shape).T
-        return stored.to(torch.int8).expand(scales.shape).contiguous()
-
-    def _part(self, part: str) -> TensorRef:
-        if part not in self._parts:
-            raise CheckpointError(
-                f"'{self._name}' is quantised but the folder lacks its {part.replace('_', ' ')}; "
-                f"fetch it again"
-            )
-        return self._parts[part]
-
-
 def unpack(
     refs: Mapping[str, TensorRef], settings: Mapping[str, Any]
 ) -> dict[str, TensorRef] | None:
     """A folder's tensors with its codes as dequantised weights; None for formats not read here.
 
-    Integers and float8 with one scale per row become `Unpacked`, others `Float8` or `Float4`.
+    Integers, and float8 with one scale per row or square block, become `Unpacked`, others `Float8`
+    or `Float4`.
 
     Args:
         refs: the tensors as the folder names them.
@@ -204,7 +79,7 @@ def _weight(
     name: str, parts: Mapping[str, TensorRef], scheme: QuantizationScheme, format: str | None
 ) -> TensorRef:
     args = scheme.weights
-    if _is_integer(args, format) or (_is_row_float8(args, format) and _has_row_codes(parts)):
+    if _is_integer(args, format) or (_is_kept_float8(args, format) and _has_scales(parts, args)):
         return Unpacked(name, parts, args, scheme.input_activations)
     if not args.symmetric:
         raise CheckpointError(
@@ -248,7 +123,8 @@ def has_kept_codes(settings: Mapping[str, Any]) -> bool:
     """
     config = _parsed(settings)
     return all(
-        (_is_integer(args, format) or _is_row_float8(args, format)) and is_kept(inputs)
+        (_is_integer(args, format) or _is_kept_float8(args, format))
+        and is_kept(inputs, kept_block(args))
         for args, inputs, format in (
             (scheme.weights, scheme.input_activations, scheme.format or config.format)
             for scheme in _schemes(config)
@@ -263,20 +139,6 @@ def rounds_inputs(settings: Mapping[str, Any]) -> bool:
         CheckpointError: settings that are none.
     """
     return any(scheme.input_activations for scheme in _schemes(_parsed(settings)))
-
-
-def is_kept(inputs: QuantizationArgs | None) -> bool:
-    """Whether inputs are not rounded, or as `Quantized` describes it."""
-    return inputs is None or kept_activations(inputs) is not None
-
-
-def kept_activations(inputs: QuantizationArgs | None) -> InputActivations | None:
-    """The kind of dynamic rounding per token to 8 bits; None for no rounding or any other."""
-    if inputs is None or inputs.dynamic is not True or inputs.strategy != "token":
-        return None
-    if inputs.num_bits != 8 or not inputs.symmetric:
-        return None
-    return "int8" if inputs.type == "int" else "fp8"
 
 
 def _schemes(config: QuantizationConfig) -> list[QuantizationScheme]:
@@ -303,17 +165,20 @@ def _is_integer(args: QuantizationArgs, format: str | None) -> bool:
     return format in (PACKED, PLAIN) and args.type == "int" and 1 <= args.num_bits <= 8
 
 
-def _is_row_float8(args: QuantizationArgs, format: str | None) -> bool:
-    """Whether weights are float8 with one scale per row."""
+def _is_kept_float8(args: QuantizationArgs, format: str | None) -> bool:
+    """Whether weights are float8 with one scale per row or square block."""
     is_float8 = args.type == "float" and args.num_bits == 8 and args.symmetric
-    return is_float8 and format in (FLOAT, "naive-quantized") and args.strategy == "channel"
+    by_row = args.strategy == "channel" or kept_block(args) is not None
+    return is_float8 and format in (FLOAT, "naive-quantized") and by_row
 
 
-def _has_row_codes(parts: Mapping[str, TensorRef]) -> bool:
-    codes, scale = parts.get("codes"), parts.get("scale")
+def _has_scales(parts: Mapping[str, TensorRef], args: QuantizationArgs) -> bool:
+    codes, scale, block = parts.get("codes"), parts.get("scale"), kept_block(args)
     if codes is None or scale is None or codes.dtype != torch.float8_e4m3fn:
         return False
-    return scale.shape == (codes.shape[0], 1)
+    return scale.shape == (
+        (codes.shape[0], 1) if block is None else block_scales(codes.shape, block)
+    )
 
 
 def _is_read(scheme: QuantizationScheme, config: QuantizationConfig) -> bool:

@@ -3,8 +3,8 @@
 Each quantised ``nn.Linear`` becomes ``weight_packed`` (codes shifted to unsigned, packed densely
 into int32 along the row), ``weight_scale`` and ``weight_shape``, format ``pack-quantized``. Where
 the inputs are rounded too, and for float8, ``weight`` holds a code per byte, format
-``int-quantized`` or ``float-quantized``. The format's zero points do not load in plain
-transformers, so only symmetric grids are written.
+``int-quantized`` or ``float-quantized``; float8 may have scales per block. The format's zero points
+do not load in plain transformers, so only symmetric grids are written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from compressed_tensors.quantization import (
 from torch import Tensor
 
 from ...checkpoints import Quantized
-from ...checkpoints.tensors import InputActivations
+from ...checkpoints.coded import InputActivations, block_scales
 from ...errors import CheckpointError
 from .compressed_tensors import FLOAT, PACKED, PLAIN
 
@@ -41,18 +41,20 @@ class _Scheme:
         group_size: columns that share a scale; None for a whole row.
         is_float: whether codes are float8.
         input_activations: what inputs are rounded to.
+        block_size: rows and columns that share a scale; None for groups.
     """
 
     bits: int
     group_size: int | None
     is_float: bool = False
     input_activations: InputActivations | None = None
+    block_size: int | None = None
 
     @classmethod
     def of(cls, ref: Quantized) -> _Scheme:
         """The scheme of a weight."""
-        size = None if ref.num_groups == 1 else ref.group_size
-        return cls(ref.bits, size, ref.is_float, ref.input_activations)
+        size = None if ref.num_groups == 1 or ref.block_size else ref.group_size
+        return cls(ref.bits, size, ref.is_float, ref.input_activations, ref.block_size)
 
     @property
     def format(self) -> str:
@@ -122,8 +124,11 @@ def per_row_outline(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str
 
 
 def _scales_outline(ref: Quantized) -> Tensor:
-    """The scales ``[out_features, groups]`` on the meta device; nothing is read."""
-    return torch.empty(ref.shape[0], ref.num_groups, dtype=ref.dtype, device="meta")
+    """The scales on the meta device; nothing is read."""
+    shape: tuple[int, ...] = (ref.shape[0], ref.num_groups)
+    if ref.block_size is not None:
+        shape = block_scales(ref.shape, ref.block_size)
+    return torch.empty(shape, dtype=ref.dtype, device="meta")
 
 
 def quantization_config(
@@ -161,29 +166,33 @@ def quantization_config(
 
 
 def _scheme(kind: _Scheme, targets: list[str], format: str | None = None) -> QuantizationScheme:
+    block = None if kind.block_size is None else [kind.block_size, kind.block_size]
+    by_row = "channel" if kind.group_size is None else "group"
     weights = QuantizationArgs(
         num_bits=kind.bits,
         type="float" if kind.is_float else "int",
         symmetric=True,
-        strategy="channel" if kind.group_size is None else "group",
+        strategy=by_row if block is None else "block",
         group_size=kind.group_size,
+        block_structure=block,
     )
     return QuantizationScheme(
         targets=targets,
         weights=weights,
-        input_activations=_inputs(kind.input_activations),
+        input_activations=_inputs(kind.input_activations, kind.block_size),
         format=format or kind.format,
     )
 
 
-def _inputs(kind: InputActivations | None) -> QuantizationArgs | None:
-    """One scale per token, found when it is computed with."""
+def _inputs(kind: InputActivations | None, group_size: int | None) -> QuantizationArgs | None:
+    """One scale per token, or per group of its features, found when it is computed with."""
     if kind is None:
         return None
     return QuantizationArgs(
         num_bits=8,
         type="int" if kind == "int8" else "float",
         symmetric=True,
-        strategy="token",
+        strategy="token" if group_size is None else "group",
+        group_size=group_size,
         dynamic=True,
     )

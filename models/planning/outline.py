@@ -25,16 +25,17 @@ from ...checkpoints import (
     TensorRef,
     open_folder,
 )
+from ...checkpoints.coded import InputActivations, block_scales
 from ...checkpoints.ggml_sizes import block_size
 from ...checkpoints.shards import shard_paths
 from ...checkpoints.store import StoredParts
-from ...checkpoints.tensors import InputActivations
 from ...errors import ModelError
 from ..blocks.config import check_depth
 from ..blocks.empty_model import shared_model, tied_parameters
 from ..blocks.transformers_errors import REFUSED, reason
-from ..codecs.compressed_tensors import Unpacked, unpack
+from ..codecs.compressed_tensors import unpack
 from ..codecs.gguf_config import gguf_config
+from ..codecs.unpacked import Unpacked
 from ..reading.folder_files import code_files, folder_files
 from ..reading.quantized import COMPRESSED_TENSORS, dequantised_dtype, multiplied_out
 from ..reading.sources import Source, read_config
@@ -207,11 +208,15 @@ def outlined_codes(
     *,
     codes_dtype: torch.dtype = torch.int8,
     input_activations: InputActivations | None = None,
+    block_size: int | None = None,
 ) -> Quantized:
     """The quantised form of a weight [out_features, in_features], on the meta device."""
+    shape = (ref.shape[0], groups) if block_size is None else block_scales(ref.shape, block_size)
     codes = torch.empty(ref.shape, dtype=codes_dtype, device="meta")
-    scales = torch.empty(ref.shape[0], groups, dtype=dtype, device="meta")
-    return Quantized(codes, scales, bits=bits, input_activations=input_activations)
+    scales = torch.empty(shape, dtype=dtype, device="meta")
+    return Quantized(
+        codes, scales, bits=bits, input_activations=input_activations, block_size=block_size
+    )
 
 
 def outlined_blocks(shape: tuple[int, int], kind: str, *, transposed: bool) -> GgmlBlocks:

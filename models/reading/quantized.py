@@ -11,10 +11,11 @@ import torch
 from ...checkpoints import Checkpoint, LeftOut, TensorRef
 from ...errors import ModelError, SettingError
 from ..codecs.bitsandbytes import read_bitsandbytes
-from ..codecs.compressed_tensors import Unpacked, is_kept, unpack
+from ..codecs.compressed_tensors import unpack
 from ..codecs.float4 import Float4
 from ..codecs.float8 import Float8, read_float8
 from ..codecs.mxfp4 import read_mxfp4
+from ..codecs.unpacked import Unpacked, is_kept
 
 COMPRESSED_TENSORS, BITSANDBYTES = "compressed-tensors", "bitsandbytes"
 _FLOAT8, _MXFP4 = ("fp8", "fbgemm_fp8"), "mxfp4"
@@ -111,17 +112,17 @@ def with_codes(checkpoint: Checkpoint, label: str) -> Checkpoint:
     """
     packed = {n: ref for n, ref in checkpoint.refs.items() if isinstance(ref, Unpacked)}
     for name, ref in packed.items():
-        if not is_kept(ref.inputs):
+        if not is_kept(ref.inputs, ref.block_size):
             raise SettingError(
                 f"'{label}' rounds the inputs of '{name.removesuffix('.weight')}' in a way that is "
-                f"not kept; only dynamic scales per token, symmetric and of 8 bits, are: leave "
-                f"dequantize on"
+                f"not kept; only dynamic scales, symmetric and of 8 bits, are, per token or per "
+                f"group as wide as the blocks of the weight: leave dequantize on"
             )
     codes = {name: ref.codes() for name, ref in packed.items()}
     if not codes or any(isinstance(ref, Float8 | Float4) for ref in checkpoint.refs.values()):
         raise SettingError(
             f"the quantised weights of '{label}' cannot be kept, only dequantised; leave "
-            f"dequantize on: only integers and float8 with one scale per row of "
-            f"{COMPRESSED_TENSORS} can be kept"
+            f"dequantize on: only integers and float8 with one scale per row or square "
+            f"block of {COMPRESSED_TENSORS} can be kept"
         )
     return replace(checkpoint, refs={**checkpoint.refs, **codes})

@@ -51,3 +51,12 @@ def test_widths_are_recorded_once_a_matrix_is_smaller_than_the_original() -> Non
     found = {each["name"]: each for each in layer_records(narrow, dense, [])}
     assert found[DOWN]["width"] == 0.75
     assert found["model.layers.0.mlp.down_proj"]["width"] == 1
+
+
+def test_scales_per_block_are_recorded_as_such() -> None:
+    dense = tiny_checkpoint()
+    codes = torch.zeros(32, 64).to(torch.float8_e4m3fn)
+    made = Quantized(codes, torch.ones(2, 4), bits=8, input_activations="fp8", block_size=16)
+    entries = layer_records(dense.evolve({f"{DOWN}.weight": made}), dense, [])
+    (kind,) = {each["kind"] for each in entries if each["name"] == DOWN}
+    assert kind == "fp8 in blocks of 16 by 16, fp8 inputs"

@@ -1,4 +1,4 @@
-"""A float8 weight holds the nearest numbers that its format has, row by row."""
+"""A float8 weight holds the nearest numbers that its format has, row by row or block by block."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ def test_each_value_is_the_nearest_of_its_row(scale_dtype: torch.dtype) -> None:
 def test_the_largest_of_a_row_is_the_largest_number() -> None:
     found = round_to_float8(drawn(), scale_dtype=torch.float32)
     assert (found.codes.float().abs().amax(1) == 448).all()
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 32), (20, 40), (5, 7)])
+def test_a_block_is_rounded_as_one_row(shape: tuple[int, int]) -> None:
+    weight, size = drawn(*shape), 16
+    found = round_to_float8(weight, scale_dtype=torch.bfloat16, block_size=size)
+    values = found.dequantize()
+    for top in range(0, shape[0], size):
+        for left in range(0, shape[1], size):
+            here = slice(top, top + size), slice(left, left + size)
+            alone = round_to_float8(weight[here].reshape(1, -1), scale_dtype=torch.bfloat16)
+            assert torch.equal(found.scales[top // size, left // size], alone.scales[0, 0])
+            assert torch.equal(values[here].reshape(1, -1), alone.dequantize())
 
 
 def test_zeros_stay_zero() -> None:

@@ -31,7 +31,9 @@ from birdbone.models.reading.sources import find_model
 
 INT8: dict[str, Any] = {"bits": 8, "group_size": None, "input_activations": "int8"}
 FLOAT8: dict[str, Any] = {"grid": "fp8", "input_activations": "fp8"}
+BLOCKS: dict[str, Any] = {**FLOAT8, "block_size": 32}
 BOTH = pytest.mark.parametrize("settings", [INT8, FLOAT8], ids=["int8", "fp8"])
+ALL = pytest.mark.parametrize("settings", [INT8, FLOAT8, BLOCKS], ids=["int8", "fp8", "blocks"])
 
 
 async def made(settings: Mapping[str, Any], dense: Checkpoint | None = None) -> Checkpoint:
@@ -41,7 +43,10 @@ async def made(settings: Mapping[str, Any], dense: Checkpoint | None = None) -> 
 
 def without_rounding(checkpoint: Checkpoint) -> Checkpoint:
     """The same weights, with inputs that are not rounded."""
-    plain = {n: Quantized(r.codes, r.scales, bits=8) for n, r in codes_of(checkpoint).items()}
+    plain = {
+        n: Quantized(r.codes, r.scales, bits=8, block_size=r.block_size)
+        for n, r in codes_of(checkpoint).items()
+    }
     return checkpoint.evolve(plain)
 
 
@@ -50,7 +55,7 @@ def as_bfloat16(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.evolve(stored, config={"dtype": "bfloat16"})
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("arch", ["llama_tied", "gemma3", "mixtral", "gpt_oss"])
 @pytest.mark.filterwarnings("ignore:quantize does not quantise")
 async def test_a_folder_computes_what_the_model_in_memory_does(
@@ -65,7 +70,7 @@ async def test_a_folder_computes_what_the_model_in_memory_does(
     assert torch.equal(plain_logits(folder, torch.bfloat16), half)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("more", [{}, {"embedding_bits": 8}], ids=["", "embedding"])
 async def test_bytes_are_foretold(
     settings: dict[str, Any], more: dict[str, Any], tmp_path: Path
@@ -83,7 +88,7 @@ async def test_bytes_are_foretold(
     assert files["model.layers.0.mlp.up_proj.weight"].dtype == kind
 
 
-@BOTH
+@ALL
 async def test_measurements_include_the_rounding(settings: dict[str, Any]) -> None:
     light = await made(settings)
     perplexities = []
@@ -93,7 +98,7 @@ async def test_measurements_include_the_rounding(settings: dict[str, Any]) -> No
     assert perplexities[0] != perplexities[1]
 
 
-@BOTH
+@ALL
 async def test_a_saved_model_is_proven_and_read_again(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -115,7 +120,7 @@ async def test_a_saved_model_is_proven_and_read_again(
     assert torch.equal(own_logits(dense), own_logits(without_rounding(light)))
 
 
-@BOTH
+@ALL
 async def test_a_store_keeps_the_rounding(settings: dict[str, Any], tmp_path: Path) -> None:
     light, store = await made(settings), ObjectStore(tmp_path)
     found = store.load(store.save(light))
@@ -146,8 +151,9 @@ async def test_pruned_weights_stay_zero(settings: dict[str, Any]) -> None:
         assert (ref.load() == 0).float().mean() >= 0.5
 
 
-async def test_weights_alone_may_be_float8(tmp_path: Path) -> None:
-    light = await made({"grid": "fp8"})
+@pytest.mark.parametrize("block_size", [None, 16])
+async def test_weights_alone_may_be_float8(block_size: int | None, tmp_path: Path) -> None:
+    light = await made({"grid": "fp8", "block_size": block_size})
     assert {(r.storage_kind, r.input_activations) for r in codes_of(light).values()} == {
         ("fp8", None)
     }
@@ -173,6 +179,10 @@ async def test_weights_alone_may_be_float8(tmp_path: Path) -> None:
         ({"grid": "fp8", "method": "gptq"}, "rounded to nearest; set method='rtn'"),
         ({"grid": "fp8", "overrides": {"*": {"bits": 8}}}, "leave overrides unset"),
         ({"grid": "fp8", "symmetric": False}, "no zero points"),
+        ({"block_size": 32}, "only fp8 weights have scales per block; set grid='fp8'"),
+        ({**INT8, "block_size": 32}, "only fp8 weights have scales per block"),
+        ({**BLOCKS, "block_size": 48}, r"'model.layers.0.self_attn.q_proj': block_size 48 does"),
+        ({"grid": "fp8", "block_size": 64}, r"divide width 32; sizes that do: 32, 16; or leave"),
         ({"grid": "fp8", "embedding_grid": "q8_0"}, "beside linears on a grid of ggml"),
     ],
 )
@@ -180,6 +190,17 @@ async def test_what_no_runtime_computes_is_refused(settings: dict[str, Any], mes
     with pytest.raises(LinkError, match=message) as caught:
         await made(settings)
     assert isinstance(caught.value.__cause__, SettingError)
+
+
+async def test_blocks_take_inputs_without_an_axis_of_windows(tmp_path: Path) -> None:
+    light = await made(BLOCKS, tiny_checkpoint("opt"))
+    folder = written(light, tmp_path / "light")
+    assert torch.equal(plain_logits(folder), own_logits(light))
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    (group,) = config["config_groups"].values()
+    assert group["weights"]["block_structure"] == [32, 32]
+    inputs = group["input_activations"]
+    assert (inputs["strategy"], inputs["group_size"], inputs["dynamic"]) == ("group", 32, True)
 
 
 async def test_an_override_that_says_the_same_is_accepted() -> None:

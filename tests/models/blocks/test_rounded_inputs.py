@@ -23,18 +23,34 @@ KINDS = ("int8", "fp8")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def theirs(values: Tensor, kind: str) -> Tensor:
+def theirs(values: Tensor, kind: str, group_size: int | None = None) -> Tensor:
     """What compressed-tensors replaces the inputs of a linear by."""
     args = QuantizationArgs(
         num_bits=8,
         type="int" if kind == "int8" else "float",
         symmetric=True,
-        strategy="token",
+        strategy="token" if group_size is None else "group",
+        group_size=group_size,
         dynamic=True,
     )
     module = nn.Linear(1, 1)
     module.quantization_status = QuantizationStatus.FROZEN
     return forward_quantize(module, values, "input", args)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.sampled_from([(2, 3, 32), (5, 16), (1, 1, 8)]),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_groups_are_those_of_compressed_tensors(
+    seed: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = (torch.randn(shape, generator=generator) * 10).to(dtype)
+    values[..., :8] = 0  # a whole group
+    found = round_tokens(values, "fp8", group_size=8)
+    assert torch.equal(found, theirs(values, "fp8", 8))
 
 
 def rounding(kind: Any, width: int = 4) -> Quantized:

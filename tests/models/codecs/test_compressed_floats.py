@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_tokenizer
 from torch import Tensor
 
-from birdbone.checkpoints import Checkpoint, InMemory
+from birdbone.checkpoints import Checkpoint, InMemory, Quantized
 from birdbone.errors import CheckpointError, SettingError
 from birdbone.models.codecs.compressed_tensors import unpack
 from birdbone.models.reading.opening import open_checkpoint
@@ -175,6 +175,20 @@ def test_a_folder_is_read_one_tensor_at_a_time(kind: str, tmp_path: Path) -> Non
 def test_float_codes_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot be kept, only dequantised"):
         opened(folder_of("nvfp4", tmp_path / "theirs"), dequantize=False)
+
+
+def test_square_blocks_are_kept_and_others_are_not(tmp_path: Path) -> None:
+    kept = "float-quantized", {**FLOAT8, "strategy": "block", "block_structure": [16, 16]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FORMATS, "square", kept)
+        found = opened(folder_of("square", tmp_path / "square"), dequantize=False)
+        dense = opened(tmp_path / "square")
+    ref = found.refs[NAME]
+    assert isinstance(ref, Quantized)
+    assert ref.block_size == 16
+    assert torch.equal(ref.values(torch.float32), dense.tensors[NAME])
+    with pytest.raises(SettingError, match=r"cannot be kept.*one scale per row or square block"):
+        opened(folder_of("block", tmp_path / "oblong"), dequantize=False)
 
 
 def test_rotated_weights_are_refused(tmp_path: Path) -> None:

@@ -17,9 +17,7 @@ from torch import Tensor
 from birdbone.checkpoints import InMemory, Quantized, TensorRef
 from birdbone.errors import CheckpointError
 from birdbone.models.codecs.compressed_tensors import (
-    Unpacked,
     has_kept_codes,
-    is_kept,
     rounds_inputs,
     unpack,
 )
@@ -30,6 +28,7 @@ from birdbone.models.codecs.compressed_tensors_writing import (
     per_row_outline,
     quantization_config,
 )
+from birdbone.models.codecs.unpacked import Unpacked, is_kept
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 MODULE = NAME.removesuffix(".weight")
@@ -286,4 +285,4 @@ def test_other_ways_to_round_inputs_are_not_kept(change: dict[str, Any]) -> None
     found = quantization_config({NAME: ref}, [MODULE])
     found["config_groups"]["group_0"]["input_activations"] |= change
     assert not has_kept_codes(found)
-    assert not is_kept(read(packed(NAME, ref), found)[NAME].inputs)
+    assert not is_kept(read(packed(NAME, ref), found)[NAME].inputs, None)

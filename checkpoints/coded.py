@@ -1,0 +1,267 @@
+"""Quantised weights as references: codes with what is needed to read them as values.
+
+`Quantized` holds integers or small floats with scales, `GgmlBlocks` blocks of a ggml type, and
+`BitsAndBytes` a weight that bitsandbytes quantises when a folder is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .ggml_sizes import block_size
+from .gguf_package import require_gguf
+from .tensors import TensorRef, digest
+
+InputActivations = Literal["int8", "fp8"]
+"""What the inputs of a linear are rounded to while it computes, one scale per token; where its
+weight has a scale per block, one for the columns of each block."""
+
+
+class Quantized(TensorRef):
+    """A weight stored as codes, integers or float8, with a scale per group of columns or block.
+
+    Its value is ``(code - zero_point) * scale``, exactly what a reader of the saved folder
+    computes.
+
+    Attributes:
+        bits: bits of a code; an integer is from ``-2^(bits-1)`` to ``2^(bits-1) - 1``.
+        num_groups: groups of columns, each with a scale.
+        num_scales: number of all scales.
+        symmetric: whether there are no zero points, so that code 0 decodes to 0.
+        is_float: whether codes are float8_e4m3fn instead of integers.
+        input_activations: what a reader of the saved folder rounds the inputs of this linear to;
+            None if it does not.
+        block_size: rows and columns of a block with one scale; the last ones may be smaller. None
+            where every row has scales of its own.
+
+    Raises:
+        CheckpointError: the shapes do not fit each other.
+    """
+
+    def __init__(
+        self,
+        codes: Tensor,
+        scales: Tensor,
+        *,
+        bits: int,
+        zero_points: Tensor | None = None,
+        input_activations: InputActivations | None = None,
+        block_size: int | None = None,
+    ) -> None:
+        if block_size is not None and scales.shape != block_scales(codes.shape, block_size):
+            raise CheckpointError(
+                f"codes {tuple(codes.shape)} do not have the blocks of {block_size} of scales "
+                f"{tuple(scales.shape)}; give one scale per block"
+            )
+        if block_size is None and not _divides(codes, scales):
+            raise CheckpointError(
+                f"codes {tuple(codes.shape)} do not divide into the groups of scales "
+                f"{tuple(scales.shape)}; use a group size that divides in_features"
+            )
+        if zero_points is not None and zero_points.shape != scales.shape:
+            raise CheckpointError(
+                f"zero points {tuple(zero_points.shape)} do not have the shape of scales "
+                f"{tuple(scales.shape)}; give one per scale"
+            )
+        self._parts = {"codes": codes, "scales": scales}
+        if zero_points is not None:
+            self._parts["zero_points"] = zero_points
+        self.input_activations = input_activations
+        self._describe(
+            codes, scales, bits=bits, symmetric=zero_points is None, block_size=block_size
+        )
+
+    def _describe(
+        self, codes: Tensor, scales: Tensor, *, bits: int, symmetric: bool, block_size: int | None
+    ) -> None:
+        """Set what is known without values; the tensors may be on the meta device."""
+        self.bits, self.symmetric, self.block_size = bits, symmetric, block_size
+        self.is_float = codes.is_floating_point()
+        self.dtype, self.shape = scales.dtype, tuple(codes.shape)
+        self.num_groups, self.num_scales = int(scales.shape[1]), scales.numel()
+
+    @property
+    def codes(self) -> Tensor:
+        """int8 or float8_e4m3fn ``[out_features, in_features]``."""
+        return self.parts()["codes"]
+
+    @property
+    def scales(self) -> Tensor:
+        """``[out_features, groups]`` or ``[row_blocks, column_blocks]``, in their stored dtype."""
+        return self.parts()["scales"]
+
+    @property
+    def zero_points(self) -> Tensor | None:
+        """int8 ``[out_features, groups]``, or None on a symmetric grid."""
+        return self.parts().get("zero_points")
+
+    @property
+    def storage_kind(self) -> str:
+        return "fp8" if self.is_float else f"int{self.bits}"
+
+    @property
+    def group_size(self) -> int:
+        """Columns that share one scale."""
+        return self.block_size or self.shape[1] // self.num_groups
+
+    @property
+    def num_bytes(self) -> int:
+        stored = self.num_values * self.bits // 8 + self.num_scales * self.dtype.itemsize
+        return stored + (0 if self.symmetric else self.num_scales)
+
+    def load(self) -> Tensor:
+        return self.values(self.dtype)
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """Return the dequantised weight ``[out_features, in_features]``, computed in ``dtype``."""
+        parts = self.parts()
+        scales = parts["scales"].to(dtype)
+        if self.block_size is not None:
+            rows = scales.repeat_interleave(self.block_size, 0)[: self.shape[0]]
+            by_weight = rows.repeat_interleave(self.block_size, 1)[:, : self.shape[1]]
+            return parts["codes"].to(dtype) * by_weight
+        grouped = parts["codes"].reshape(*scales.shape, self.group_size).to(dtype)
+        if "zero_points" in parts:
+            grouped = grouped - parts["zero_points"].to(dtype).unsqueeze(2)
+        return (grouped * scales.unsqueeze(2)).flatten(1)
+
+    @property
+    def _suffix(self) -> str:
+        inputs = "" if self.input_activations is None else f" {self.input_activations} inputs"
+        return inputs if self.block_size is None else f" blocks of {self.block_size}{inputs}"
+
+    @cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(f"{self.storage_kind}{self._suffix}".encode())
+        for part in self.parts().values():
+            found.update(digest(part).encode())
+        return found.hexdigest()
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """The tensors it consists of, by name."""
+        return self._parts
+
+
+def block_scales(shape: Sequence[int], block_size: int) -> tuple[int, ...]:
+    """The shape of the scales of a weight of ``shape`` with one per block."""
+    return tuple(math.ceil(length / block_size) for length in shape)
+
+
+def _divides(codes: Tensor, scales: Tensor) -> bool:
+    if codes.ndim != 2 or scales.ndim != 2 or codes.shape[0] != scales.shape[0]:
+        return False
+    return scales.shape[1] > 0 and codes.shape[1] % scales.shape[1] == 0
+
+
+class GgmlBlocks(TensorRef):
+    """A weight stored in blocks of a ggml type, written to GGUF files unchanged.
+
+    Attributes:
+        kind: name of the type in lower case, such as ``q4_0``.
+        transposed: whether the tensor is ``[in_features, out_features]``, as in GPT-2.
+
+    Raises:
+        CheckpointError: the type is not known, or a row is not a whole number of blocks.
+    """
+
+    def __init__(self, blocks: Tensor, *, kind: str, transposed: bool = False) -> None:
+        values, size = block_size(kind)
+        if blocks.dtype != torch.uint8 or blocks.ndim != 2 or blocks.shape[1] % size:
+            raise CheckpointError(
+                f"blocks {blocks.dtype} {tuple(blocks.shape)} are not rows of {kind}; give uint8 "
+                f"with {size} bytes for every {values} columns"
+            )
+        self._parts = {"blocks": blocks.detach()}
+        self._describe(blocks, kind=kind, transposed=transposed)
+
+    def _describe(self, blocks: Tensor, *, kind: str, transposed: bool) -> None:
+        """Set what is known without values; the tensor may be on the meta device."""
+        values, size = block_size(kind)
+        self.kind, self.transposed, self._num_bytes = kind, transposed, blocks.numel()
+        shape = (blocks.shape[0], blocks.shape[1] // size * values)
+        self.dtype, self.shape = torch.float32, shape[::-1] if transposed else shape
+
+    @property
+    def blocks(self) -> Tensor:
+        """uint8 ``[out_features, bytes per row]``."""
+        return self.parts()["blocks"]
+
+    def load(self) -> Tensor:
+        """Return the values that llama.cpp computes from the blocks, float32.
+
+        Raises:
+            MissingExtraError: the package gguf is not installed.
+        """
+        gguf = require_gguf()
+        kind = gguf.GGMLQuantizationType[self.kind.upper()]
+        values = gguf.quants.dequantize(self.blocks.cpu().numpy(), kind)
+        weight = torch.from_numpy(values)
+        return weight.T if self.transposed else weight
+
+    @property
+    def storage_kind(self) -> str:
+        return self.kind
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+    @cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(f"{self.kind}{self.transposed}".encode())
+        found.update(digest(self.blocks).encode())
+        return found.hexdigest()
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """The tensors it consists of, by name."""
+        return self._parts
+
+
+BitsAndBytesKind = Literal["nf4", "nf4.single", "llm.int8"]
+
+
+class BitsAndBytes(TensorRef):
+    """A weight that bitsandbytes quantises when the folder is saved.
+
+    Attributes:
+        source: the weight before quantisation, so that saving quantises the same values only once.
+        kind: ``nf4`` (double quantisation: scales in 8 bits), ``nf4.single``, or ``llm.int8``.
+    """
+
+    def __init__(self, source: TensorRef, values: Tensor, *, kind: BitsAndBytesKind) -> None:
+        self.source, self.kind, self._values = source, kind, values.detach()
+        self.dtype, self.shape = values.dtype, tuple(values.shape)
+
+    def load(self) -> Tensor:
+        return self._values
+
+    @property
+    def storage_kind(self) -> str:
+        return self.kind
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_values if self.kind == "llm.int8" else self.num_values // 2
+
+    @cached_property
+    def digest(self) -> str:
+        found = hashlib.sha256(self.kind.encode())
+        for part in self.parts().values():
+            found.update(digest(part).encode())
+        return found.hexdigest()
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """The tensors it consists of, by name."""
+        return {"source": self.source.load(), "values": self._values}
+
+
+Coded = Quantized | BitsAndBytes | GgmlBlocks
+"""References to quantised weights, which are stored as codes instead of values."""
