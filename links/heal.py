@@ -60,15 +60,14 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
 
 @heal.on_every_rank
 def _on_every_rank(settings: HealSettings) -> bool:
-    """The windows of each step are divided by method blocks."""
-    return settings.method == "blocks"
+    """The windows of each step are divided."""
+    return True
 
 
 @heal.check
 def _check(ctx: Partial, settings: HealSettings) -> None:
     """Too few windows, and quantised weights that training would overwrite."""
-    if _on_every_rank(settings):
-        check_windows(ctx, "healing")
+    check_windows(ctx, "healing")
     if "healing" in ctx:
         num_heldout(ctx["healing"], settings.heldout_share)
     method = settings.method

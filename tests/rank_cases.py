@@ -52,6 +52,9 @@ CASES: Mapping[str, tuple[str, Callable[[], Chain]]] = {
     "quantize experts": ("mixtral", lambda: Chain(quantized(symmetric=False))),
     "heal blocks": ("llama", lambda: healed(batch_size=1)),
     "heal blocks by two": ("mixtral", lambda: healed(batch_size=2)),
+    "heal full": ("llama_tied", lambda: healed(method="full", batch_size=3)),
+    "heal lora": ("llama", lambda: healed(method="lora", rank=2)),
+    "heal qlora": ("llama", lambda: healed(method="qlora", rank=2, batch_size=2, epochs=1)),
     "heal on sampled text": ("llama", lambda: healed(epochs=1, tokens=16 * 7, heldout_share=0.1)),
 }
 
@@ -149,20 +152,23 @@ def all_cases(folder: Path) -> None:
 
 
 def interrupted(folder: Path, name: str, killed: int) -> None:
-    """Run a case in a run folder, saving after every block; one rank is killed after the first."""
+    """Run a case in a run folder, saving all the time; one rank is killed after a block or step."""
     resuming.PAUSE_SECONDS, resuming.SAVING_FRACTION = 0.0, 1e9
-    blocks: list[int] = []
+    resuming._TRAINING_FRACTION = 1e9
+    counts: list[int] = []
 
-    def announce(label: str, done: int, total: int) -> None:
-        blocks.append(done)
+    def announce(label: str, done: int, total: int, loss: float = 0.0) -> None:
+        if label == "dense outputs":
+            return
+        counts.append(done)
         if ranks.rank() == killed and done == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    calibrated_pass.announce = healers.announce = announce  # type: ignore[assignment]
+    calibrated_pass.announce = healers.announce = announce
     arch, chain = CASES[name]
     with RunFolder(folder / "runs") as store:
         ctx = run_sync(chain(), context(arch), store=store)
-    torch.save((ctx["checkpoint"].id, blocks), folder / f"rank{ranks.rank()}.pt")
+    torch.save((ctx["checkpoint"].id, counts), folder / f"rank{ranks.rank()}.pt")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ KL(dense || light) of the next token at temperature 1, mixed with the NLL of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints import ranks
 from ..blocks.announcing import AnnounceCount
 from ..blocks.replay import capture, logits, through_blocks
 from ..blocks.skeleton import Skeleton
@@ -19,15 +21,16 @@ class Teacher:
     """The dense model's predictions on fixed windows, kept as last hidden states instead of logits.
 
     The dense model runs block by block; only its embeddings and head stay in memory. Autocast
-    applies to it too.
+    applies to it too. Ranks divide the windows, and each keeps the hidden states of all.
     """
 
     def __init__(
         self, dense: Skeleton, tokens: Tensor, *, batch_size: int, announce: AnnounceCount
     ) -> None:
         self._dense, self._tokens = dense, tokens
-        batches = capture(dense, torch.split(tokens, batch_size))
-        self._hidden = torch.cat(through_blocks(dense, batches, announce)).to(dense.dtype)
+        batches = capture(dense, ranks.share(tokens).split(batch_size))
+        own = torch.cat(through_blocks(dense, batches, announce)).to(dense.dtype)
+        self._hidden = ranks.joined(own)
 
     def logits(self, windows: Tensor) -> Tensor:
         """Logits ``[num_windows, length, vocab_size]`` of the windows with these indices."""
@@ -61,6 +64,10 @@ class Lesson:
 
     @torch.no_grad()
     def mean_loss(self, model: nn.Module, batches: Sequence[Tensor]) -> float:
-        """Mean loss per window over several batches of window indices."""
-        total = sum(float(self.loss(model, windows)) * len(windows) for windows in batches)
-        return total / sum(len(windows) for windows in batches)
+        """Mean loss per window over several batches of window indices, which ranks divide."""
+        own = [
+            float(self.loss(model, part)) * len(part)
+            for part in batches[ranks.rank() :: ranks.size()]
+        ]
+        losses = ranks.joined(torch.tensor(own, dtype=torch.float64))
+        return math.fsum(losses.tolist()) / sum(len(windows) for windows in batches)

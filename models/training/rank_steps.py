@@ -31,15 +31,23 @@ class Step:
     fraction: float
 
 
-def own_steps(tokens: Tensor, batch_size: int) -> tuple[list[Tensor], list[Step]]:
-    """This rank's batches, and for every ``batch_size`` windows ``[num_windows, length]`` a step.
+def own_windows(windows: Tensor, start: int) -> Tensor:
+    """This rank's part of the windows ``[num_windows, ...]`` of a step.
 
     Window n is that of rank n modulo the number of ranks, so that steps of one window take turns.
+
+    Args:
+        start: number of the first one.
     """
+    return windows[(ranks.rank() - start) % ranks.size() :: ranks.size()]
+
+
+def own_steps(tokens: Tensor, batch_size: int) -> tuple[list[Tensor], list[Step]]:
+    """This rank's batches, and the steps of ``batch_size`` windows ``[num_windows, length]``."""
     batches, steps = list[Tensor](), list[Step]()
     for start in range(0, len(tokens), batch_size):
         whole = tokens[start : start + batch_size]
-        mine = whole[(ranks.rank() - start) % ranks.size() :: ranks.size()]
+        mine = own_windows(whole, start)
         steps.append(Step(len(batches) if len(mine) else None, len(mine) / len(whole)))
         if len(mine):
             batches.append(mine)

@@ -1,7 +1,8 @@
 """Train a whole model through accelerate, keep the best iterate, and resume an interrupted run.
 
-One process on one device, in float32 or under autocast. AdamW with warm-up and cosine decay. The
-held-out loss after every epoch selects the iterate; the start is one of the candidates.
+In float32 or under autocast. AdamW with warm-up and cosine decay. The held-out loss after every
+epoch selects the iterate; the start is one of the candidates. Several ranks divide the windows of
+every step and the held-out ones; each has the whole model and the whole optimiser.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...checkpoints import ranks
 from ...errors import SettingError
 from ..blocks.announcing import AnnounceStep
 from ..blocks.products import computed_in
@@ -25,6 +27,7 @@ from ..passes.losses import check_loss
 from ..passes.resuming import Keeping, ProgressStore
 from .distillation import Lesson
 from .optimiser import Survivors, cosine
+from .rank_steps import own_windows, sum_gradients
 
 _MAX_GRADIENT_NORM = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -40,7 +43,7 @@ class Training:
     Attributes:
         learning_rate: peak learning rate.
         epochs: passes over the training windows.
-        batch_size: windows per optimiser step.
+        batch_size: windows per optimiser step, of all ranks together.
         micro_batch_size: windows per forward pass; gradients are accumulated over a step.
         heldout: number of windows, the last ones, held out for evaluation.
         checkpointing: recompute the activations of blocks in the backward pass.
@@ -178,17 +181,19 @@ class _Course:
         self._optimizer.zero_grad()
         total = 0.0
         device = self._parameters[0].device
-        for part in windows.split(training.micro_batch_size):
+        own = own_windows(windows, self.steps * training.batch_size)
+        for part in own.split(training.micro_batch_size) if len(own) else ():
             with torch.enable_grad(), computed_in(training.autocast, device):
                 loss = self._lesson.loss(self._model, part) * (len(part) / len(windows))
             total += check_loss(loss.item(), f"at healing step {self.steps + 1}", fix)
             self._accelerator.backward(loss)
+        sum_gradients(self._parameters)
         self._survivors.confine()
         self._accelerator.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
         self._optimizer.param_groups[0]["lr"] = training.learning_rate * fraction
         self._optimizer.step()
         self.steps += 1
-        self._losses.append(total)
+        self._losses.append(float(ranks.total(torch.tensor(total, dtype=torch.float64))))
 
     @property
     def loss(self) -> float:
@@ -216,9 +221,13 @@ class _Course:
 
 
 def _accelerator(device: torch.device) -> Accelerator:
-    """An Accelerator without mixed precision; its state is shared by the whole process."""
+    """An Accelerator without mixed precision; its state is shared by the whole process.
+
+    It would join the ranks that torchrun's variables name to a process group of its own.
+    """
     try:
-        return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+        with ranks.alone():
+            return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     except ValueError as error:
         raise SettingError(
             f"accelerate is already configured in this process with other settings than healing "
