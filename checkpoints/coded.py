@@ -25,6 +25,11 @@ InputActivations = Literal["int8", "fp8"]
 weight has a scale per block, one for the columns of each block."""
 
 
+Float4 = Literal["mxfp4", "nvfp4"]
+"""Formats of E2M1 numbers (FP4): groups of 32 with powers of two as scales, and groups of 16 with
+float8 scales divided by a global one."""
+
+
 class Quantized(TensorRef):
     """A weight stored as codes, integers or float8, with a scale per group of columns or block.
 
@@ -41,6 +46,8 @@ class Quantized(TensorRef):
             None if it does not.
         block_size: rows and columns of a block with one scale; the last ones may be smaller. None
             where every row has scales of its own.
+        float4: the format of E2M1 numbers; codes are then twice such a number, and 8 bits of each
+            scale are stored. None for integers and float8.
 
     Raises:
         CheckpointError: the shapes do not fit each other.
@@ -55,6 +62,8 @@ class Quantized(TensorRef):
         zero_points: Tensor | None = None,
         input_activations: InputActivations | None = None,
         block_size: int | None = None,
+        float4: Float4 | None = None,
+        global_scale: Tensor | None = None,
     ) -> None:
         if block_size is not None and scales.shape != block_scales(codes.shape, block_size):
             raise CheckpointError(
@@ -74,16 +83,36 @@ class Quantized(TensorRef):
         self._parts = {"codes": codes, "scales": scales}
         if zero_points is not None:
             self._parts["zero_points"] = zero_points
+        if (global_scale is not None) != (float4 == "nvfp4"):
+            raise CheckpointError(
+                f"a weight of format {float4 or 'other than nvfp4'} was given "
+                f"{'no ' if global_scale is None else 'a '}global scale; only nvfp4 has one"
+            )
+        if global_scale is not None:
+            self._parts["global_scale"] = global_scale
         self.input_activations = input_activations
         self._describe(
-            codes, scales, bits=bits, symmetric=zero_points is None, block_size=block_size
+            codes,
+            scales,
+            bits=bits,
+            symmetric=zero_points is None,
+            block_size=block_size,
+            float4=float4,
         )
 
     def _describe(
-        self, codes: Tensor, scales: Tensor, *, bits: int, symmetric: bool, block_size: int | None
+        self,
+        codes: Tensor,
+        scales: Tensor,
+        *,
+        bits: int,
+        symmetric: bool,
+        block_size: int | None,
+        float4: Float4 | None,
     ) -> None:
         """Set what is known without values; the tensors may be on the meta device."""
         self.bits, self.symmetric, self.block_size = bits, symmetric, block_size
+        self.float4 = float4
         self.is_float = codes.is_floating_point()
         self.dtype, self.shape = scales.dtype, tuple(codes.shape)
         self.num_groups, self.num_scales = int(scales.shape[1]), scales.numel()
@@ -105,7 +134,7 @@ class Quantized(TensorRef):
 
     @property
     def storage_kind(self) -> str:
-        return "fp8" if self.is_float else f"int{self.bits}"
+        return self.float4 or ("fp8" if self.is_float else f"int{self.bits}")
 
     @property
     def group_size(self) -> int:
@@ -114,7 +143,9 @@ class Quantized(TensorRef):
 
     @property
     def num_bytes(self) -> int:
-        stored = self.num_values * self.bits // 8 + self.num_scales * self.dtype.itemsize
+        scale_bytes = self.dtype.itemsize if self.float4 is None else 1
+        stored = self.num_values * self.bits // 8 + self.num_scales * scale_bytes
+        stored += 4 if self.float4 == "nvfp4" else 0  # the global scale, float32
         return stored + (0 if self.symmetric else self.num_scales)
 
     def load(self) -> Tensor:

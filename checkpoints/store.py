@@ -92,6 +92,7 @@ class StoredCodes(StoredParts, Quantized):
             bits=self._entry["bits"],
             symmetric="zero_points" not in parts,
             block_size=self._entry.get("block_size"),
+            float4=self._entry.get("float4"),
         )
 
 
@@ -333,8 +334,9 @@ def entry_of(ref: TensorRef) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": "plain"}
     if isinstance(ref, Quantized):
         entry.update(kind="quantized", bits=ref.bits)
-        more = {"input_activations": ref.input_activations, "block_size": ref.block_size}
-        entry.update({name: value for name, value in more.items() if value is not None})
+        for name in ("input_activations", "block_size", "float4"):
+            if getattr(ref, name) is not None:
+                entry[name] = getattr(ref, name)
     elif isinstance(ref, BitsAndBytes):
         entry.update(kind="bitsandbytes", format=ref.kind)
     elif isinstance(ref, GgmlBlocks):
@@ -368,6 +370,8 @@ def build_ref(entry: Mapping[str, Any], parts: Mapping[str, Tensor]) -> TensorRe
             zero_points=parts.get("zero_points"),
             input_activations=entry.get("input_activations"),
             block_size=entry.get("block_size"),
+            float4=entry.get("float4"),
+            global_scale=parts.get("global_scale"),
         )
     if kind == "ggml":
         return GgmlBlocks(parts["blocks"], kind=entry["format"], transposed=entry["transposed"])

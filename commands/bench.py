@@ -138,8 +138,9 @@ def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, l
     from ..formats.llama_cpp import require_llama_cpp
     from ..formats.runtime_benchmark import BenchmarkedModel
     from ..models.blocks.device import default_device
+    from ..models.codecs.float4 import holds_float4
     from ..models.evaluation.fresh_process import Probe
-    from ..models.reading.sources import find_model
+    from ..models.reading.sources import find_model, read_config
     from ..models.reading.tokenizer import read_tokenizer
 
     source = find_model(name)
@@ -149,7 +150,8 @@ def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, l
     _check_length(name, source, text.length, trust)
     windows = text.read(tokenizer)
     device = default_device()
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    is_float4 = source.gguf is None and holds_float4(read_config(source))
+    dtype = torch.float32 if device.type == "cpu" and not is_float4 else torch.bfloat16
     probe = Probe(
         windows[0].tokens,
         dtype,

@@ -62,7 +62,9 @@ def exact_kind(ref: TensorRef) -> GgmlKind | None:
     """
     if isinstance(ref, GgmlBlocks):
         return smallest_kind([ref.kind])
-    if not isinstance(ref, checkpoints.Quantized) or not ref.symmetric or ref.is_float:
+    if not isinstance(ref, checkpoints.Quantized) or not ref.symmetric:
+        return None
+    if ref.is_float or ref.float4 is not None:
         return None
     if ref.group_size % _COLUMNS:
         return None

@@ -15,6 +15,7 @@ from ..solvers.grid import Grid
 from .quantizing.allocated import allocated, check_undecided, require_settled
 from .quantizing.calibrated import round_by_text
 from .quantizing.embeddings import chosen_embeddings, round_embeddings
+from .quantizing.float4 import check_float4, with_units
 from .quantizing.forecast import quantize_forecast
 from .quantizing.ggml_tables import chosen_tables, round_tables
 from .quantizing.grids import Grids, check_overrides, check_patterns, grids_of
@@ -23,6 +24,7 @@ from .quantizing.low_rank import Correcting, check_rank
 from .quantizing.settings import (
     BITSANDBYTES,
     CALIBRATED,
+    PACKED_GRIDS,
     QuantizeMethod,
     QuantizeSettings,
     packs_codes,
@@ -37,7 +39,8 @@ from .quantizing.warnings import warn_of_left, warn_of_unused
 async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     """Store the linears of every block as integers with one scale per group of input columns.
 
-    Or as float8 with one scale per row or block; inputs can be rounded too (``input_activations``).
+    Or as float8 with one scale per row or block, or as 4-bit floats (mxfp4, nvfp4); inputs can be
+    rounded too (``input_activations``).
 
     Norms and routers are not quantised; embeddings and head only with ``embedding_bits``, or with
     ``embedding_grid`` and ``head_grid`` for a GGUF file. Neither
@@ -60,7 +63,7 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     settings = allocated(settings, checkpoint, ctx.get("allocation"))
     settings = resolved(settings, calibrated="calibration" in ctx)
     warn_of_unused(asked, settings.method)
-    grids = grids_of(settings)
+    grids = await in_thread(with_units, grids_of(settings), checkpoint)
     packable = packs_codes(settings) or settings.method in BITSANDBYTES
     warn_of_left(checkpoint, packable, grids.common, settings.method)
     if settings.method in CALIBRATED:
@@ -134,6 +137,7 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
         )
     prepared = settings.method in BITSANDBYTES
     check_float8(settings)
+    check_float4(settings, ctx.get("checkpoint"))
     check_input_activations(
         settings, is_allocated="allocation" in ctx or settings.grid == "allocated"
     )
@@ -163,15 +167,16 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
 
 def _check_embedding_bits(settings: QuantizeSettings) -> None:
     for name in ("embedding_grid", "head_grid"):
-        if getattr(settings, name) is not None and settings.grid in ("int", "fp8"):
+        if getattr(settings, name) is not None and settings.grid in PACKED_GRIDS:
             raise SettingError(
                 f"quantize({name}='{getattr(settings, name)}') is stored beside linears on a grid "
                 f"of ggml; set grid too, or use embedding_bits=8"
             )
     if settings.embedding_bits is not None and not packs_codes(settings):
         raise SettingError(
-            "quantize(embedding_bits=8) is stored beside packed integers or fp8; set "
-            "symmetric=True and grid='int' or 'fp8', or leave embedding_bits unset"
+            "quantize(embedding_bits=8) is stored beside packed integers or floats; set "
+            "symmetric=True and grid='int', 'fp8', 'mxfp4' or 'nvfp4', or leave embedding_bits "
+            "unset"
         )
     if settings.embedding_bits is not None and settings.method in BITSANDBYTES:
         raise SettingError(

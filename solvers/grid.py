@@ -13,6 +13,7 @@ Codes are signed integers from -2^(bits-1) to 2^(bits-1) - 1, stored as int8.
 - Grids named after ggml's block formats. Q2_K, Q4_K and Q5_K: codes are unsigned and value = code
   * scale - minimum (`super_blocks`). Q3_K and Q6_K: symmetric, with scales that are small integers
   (`signed_blocks`). IQ4_NL: signed scales, and codes that are not evenly spaced.
+- MXFP4 and NVFP4 (`float4`): codes that are not evenly spaced, and scales of 8 bits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError, SolverError
+from .float_scales import ScaleFormat, nearest_scale
 
 # Group sizes suggested in error messages.
 _COMMON_GROUP_SIZES = (16, 32, 48, 64, 96, 128, 192, 256)
@@ -50,6 +52,8 @@ class Grid:
         scale_bits: bits of these integers.
         levels: all codes, ascending, if they are not evenly spaced; they need more than ``bits``
             each, and files store their places.
+        scale_format: how scales are stored as floats of 8 bits (`float_scales`); None if not.
+        scale_unit: what scales of the format e4m3 are multiples of; 1 for others.
 
     Raises:
         SettingError: ``bits`` or ``group_size`` is out of range, or ``signed`` is set without
@@ -64,6 +68,8 @@ class Grid:
     super_block: int | None = None
     scale_bits: int | None = None
     levels: tuple[int, ...] | None = None
+    scale_format: ScaleFormat | None = None
+    scale_unit: float = 1.0
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -147,6 +153,11 @@ class Grid:
                 f"a grid with super-blocks of {self.super_block} does not divide width {width}; "
                 f"give widths that are multiples of {self.super_block}, or another grid for this "
                 "layer, such as 'q4_0' or 'q8_0'"
+            )
+        if width % self.group_size and self.scale_format is not None:
+            raise SettingError(
+                f"groups of {self.group_size}, which the format fixes, do not divide width "
+                f"{width}; leave the layer out with ignore, or take another grid"
             )
         if width % self.group_size:
             fitting = [str(size) for size in _COMMON_GROUP_SIZES if width % size == 0]
@@ -290,6 +301,8 @@ def fit_scales(values: Tensor, *, grid: Grid, scale_dtype: torch.dtype, dim: int
     num_steps = (1 << grid.bits) - 1
     if grid.signed:
         wanted = torch.where(high >= -low, high, low) / grid.smallest
+    elif grid.levels:
+        wanted = torch.maximum(high, -low) / grid.largest
     elif grid.symmetric:
         wanted = torch.maximum(high, -low) * 2 / num_steps
     else:
@@ -317,7 +330,9 @@ def nearest_zero_point(low: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 
 def stored_scale(scale: Tensor, *, grid: Grid, scale_dtype: torch.dtype) -> Tensor:
-    """Round scales to their storage dtype; an exact 0 becomes 1, and nothing else rounds to 0.
+    """Round scales to their storage dtype; an exact 0 becomes 1, or the unit of the scales.
+
+    Nothing else rounds to 0.
 
     On a grid without an exact zero it becomes the smallest number, so that zeros stay almost zero.
 
@@ -326,6 +341,8 @@ def stored_scale(scale: Tensor, *, grid: Grid, scale_dtype: torch.dtype) -> Tens
     """
     dtype = grid.scale_dtype or scale_dtype
     smallest = torch.finfo(dtype).tiny
+    if grid.scale_format is not None:
+        scale = nearest_scale(scale, grid.scale_format, grid.scale_unit)
     rounded = scale.to(dtype)
     rounded = torch.where(scale < 0, rounded.clamp(max=-smallest), rounded.clamp(min=smallest))
     if not torch.isfinite(rounded).all():
@@ -333,4 +350,4 @@ def stored_scale(scale: Tensor, *, grid: Grid, scale_dtype: torch.dtype) -> Tens
             f"scale {float(scale.abs().max()):g} does not fit in {dtype}; "
             "store scales as bfloat16 or float32"
         )
-    return rounded.masked_fill_(scale == 0, 1.0 if grid.exact_zero else _LEAST_FLOAT16)
+    return rounded.masked_fill_(scale == 0, grid.scale_unit if grid.exact_zero else _LEAST_FLOAT16)

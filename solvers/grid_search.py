@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .float4 import search_scales
 from .grid import Grid, Scales, fit_scales, nearest_zero_point, stored_scale
 from .signed_blocks import round_scales
 from .super_blocks import better_blocks, fit_super_blocks
@@ -103,6 +104,8 @@ def _searched(
     groups: Tensor, plain: Scales, importance: Tensor, scale_dtype: torch.dtype
 ) -> Scales:
     """Return, for every group, the better of the best candidate and the min-max scale ``plain``."""
+    if plain.grid.scale_format is not None:
+        return search_scales(groups, plain, importance, scale_dtype)
     search = _Search(groups, importance, plain)
     for factor in shrink_factors(plain.grid.bits):
         search.try_range(factor)

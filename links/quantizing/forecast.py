@@ -15,6 +15,7 @@ from ...models.blocks.linears import Linear
 from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
 from ...models.planning.memory import pass_bytes
 from ...models.planning.outline import exchanged, outlined_blocks, outlined_codes
+from ...solvers.float4 import float4_name
 from .allocated import allocated
 from .embeddings import outlined_embeddings
 from .ggml_tables import chosen_tables, outlined_tables
@@ -116,4 +117,5 @@ def _one(checkpoint: Checkpoint, linear: Linear, grids: Grids, packable: bool) -
         codes_dtype=torch.float8_e4m3fn if grids.is_float8 else torch.int8,
         input_activations=grids.input_activations,
         block_size=grids.block_size,
+        float4=float4_name(grid),
     )

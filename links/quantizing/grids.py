@@ -12,8 +12,9 @@ from ...errors import SettingError
 from ...formats.ggml_blocks import kind_of_grid
 from ...formats.ggml_types import kind_for_width
 from ...models.blocks.linears import Linear
+from ...solvers.float4 import MXFP4, nvfp4_grid
 from ...solvers.grid import NAMED_GRIDS, Grid
-from .settings import GridOverride, QuantizeSettings
+from .settings import FLOAT4, GridOverride, QuantizeSettings
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Grids:
         is_float8: whether codes are float8, with the scales of ``common``, instead of integers.
         input_activations: what the inputs of the linears are rounded to.
         block_size: rows and columns that share a scale of float8; None for one scale per row.
+        largest: with nvfp4 the magnitude by linear that decides the unit of its scales; absent
+            before weights are read.
     """
 
     common: Grid
@@ -36,6 +39,7 @@ class Grids:
     is_float8: bool = False
     input_activations: InputActivations | None = None
     block_size: int | None = None
+    largest: Mapping[str, float] = field(default_factory=dict)
 
     def quantises(self, linear: Linear) -> bool:
         """Whether a linear is quantised at all."""
@@ -46,6 +50,8 @@ class Grids:
         for pattern, override in self.overrides.items():
             if fnmatchcase(linear.name, pattern):
                 return _overridden(self.common, override, linear)
+        if linear.name in self.largest:
+            return nvfp4_grid(self.largest[linear.name])
         return fitting_grid(self.common, linear)
 
 
@@ -78,6 +84,8 @@ def grids_of(settings: QuantizeSettings) -> Grids:
             input_activations=settings.input_activations,
             block_size=settings.block_size,
         )
+    if settings.grid in FLOAT4:
+        return Grids(MXFP4 if settings.grid == "mxfp4" else nvfp4_grid(1.0), settings.ignore)
     if settings.grid != "int":
         return Grids(Grid.named(settings.grid), settings.ignore, settings.overrides or {})
     signed = bool(settings.signed and settings.symmetric)

@@ -16,7 +16,13 @@ from ...solvers.grid import NamedGrid
 from ...solvers.grid_search import ScaleRule
 
 QuantizeMethod = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
-GridName = Literal["int", "fp8", "allocated", NamedGrid]
+GridName = Literal["int", "fp8", "mxfp4", "nvfp4", "allocated", NamedGrid]
+
+FLOAT4: tuple[Literal["mxfp4", "nvfp4"], ...] = ("mxfp4", "nvfp4")
+"""Grids of 4-bit floats."""
+
+PACKED_GRIDS = ("int", "fp8", *FLOAT4)
+"""Grids whose codes a folder of compressed-tensors holds."""
 
 CALIBRATED = ("gptq", "signround")
 """Methods that use the inputs of the linears on calibration text."""
@@ -80,9 +86,10 @@ class QuantizeSettings(Settings):
 
     grid: GridName = "int"
     """int, as set above; fp8, float8_e4m3fn with one scale per row or per block (block_size),
-    rounded to nearest; or a format of ggml, which fixes all of these. For layers whose width is
-    not a multiple of 256, iq4_nl replaces q2_k and q3_k, q5_0 q4_k and q5_k, and q8_0 q6_k.
-    allocated: those that allocate chose, integers or formats of ggml."""
+    rounded to nearest; mxfp4 and nvfp4, 4-bit floats in groups of 32 with powers of two as scales,
+    and of 16 with float8 scales; or a format of ggml, which fixes all of these. For layers whose
+    width is not a multiple of 256, iq4_nl replaces q2_k and q3_k, q5_0 q4_k and q5_k, and q8_0
+    q6_k. allocated: those that allocate chose, integers or formats of ggml."""
 
     block_size: Annotated[int, Field(ge=1)] | None = None
     """With grid='fp8': rows and columns of a weight that share a scale; must divide every width.
@@ -176,5 +183,5 @@ def matching_of(settings: QuantizeSettings) -> float:
 
 
 def packs_codes(settings: QuantizeSettings) -> bool:
-    """Whether the codes are stored as such: symmetric integers on the grid int, or fp8."""
-    return settings.symmetric and settings.grid in ("int", "fp8")
+    """Whether the codes are stored as such: symmetric integers on the grid int, or small floats."""
+    return settings.symmetric and settings.grid in PACKED_GRIDS

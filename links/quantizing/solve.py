@@ -21,6 +21,7 @@ from ...models.passes.rewriting import Solution, Solved
 from ...models.passes.stacking import stacked
 from ...models.passes.tuning import Tuned, Tuning, tune_block
 from ...solvers.factor import Factor, factorize
+from ...solvers.float4 import float4_name
 from ...solvers.gptq import Order, quantize_gptq
 from ...solvers.gram import Gram
 from ...solvers.grid import Grid
@@ -248,12 +249,17 @@ def split_experts(
     if not packable:
         return list(codes.dequantize().split(heights))
     parts = (each.cpu().split(heights) for each in (codes.codes, codes.scales))
+    float4 = float4_name(codes.grid)
+    # Codes are twice the numbers, and a stored scale is divided by the global one.
+    divisor = torch.tensor([0.5 / codes.grid.scale_unit]) if float4 == "nvfp4" else None
     return [
         Quantized(
             part.contiguous(),
             scales.contiguous(),
             bits=codes.grid.bits,
             input_activations=input_activations,
+            float4=float4,
+            global_scale=divisor,
         )
         for part, scales in zip(*parts, strict=True)
     ]

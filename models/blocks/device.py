@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...checkpoints import Checkpoint, TensorRef
+from ...checkpoints import Checkpoint, Quantized, TensorRef
 from ...checkpoints.placement import current_device
 
 
@@ -36,11 +36,14 @@ def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
 
 
 def judged_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """The dtype of evaluation: float16 for models stored in float16, else `compute_dtype`.
+    """The dtype of evaluation: float16 for models stored in it, bfloat16 for FP4, else
+    `compute_dtype`.
 
     float16 represents values up to 65,504. Activations that are finite in float32 may be infinite
-    when the model is loaded in float16.
+    when the model is loaded in float16. transformers computes FP4 weights in bfloat16 only.
     """
+    if any(isinstance(ref, Quantized) and ref.float4 for ref in checkpoint.refs.values()):
+        return torch.bfloat16
     if checkpoint.config.get("dtype") == "float16":
         return torch.float16
     return compute_dtype(checkpoint, device)

@@ -24,6 +24,7 @@ from ...checkpoints import TensorRef
 from ...checkpoints.coded import block_scales
 from ...errors import CheckpointError
 from ..blocks.transformers_errors import reason
+from .float4 import FORMATS as _FLOAT4
 from .float4 import Float4
 from .float8 import Float8, is_float8
 from .unpacked import Unpacked, is_kept, kept_block
@@ -32,7 +33,6 @@ PACKED, PLAIN, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
 """Its formats of codes: packed densely into words, one byte each, and float8."""
 
 _FLOAT8 = (FLOAT, "naive-quantized", "mxfp8-quantized")
-_FLOAT4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 _ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale")
 _PART_NAMES = ("packed", "scale", "shape", "zero_point", "g_idx", "global_scale")
 

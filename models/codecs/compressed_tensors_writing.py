@@ -4,7 +4,7 @@ Each quantised ``nn.Linear`` becomes ``weight_packed`` (codes shifted to unsigne
 into int32 along the row), ``weight_scale`` and ``weight_shape``, format ``pack-quantized``. Where
 the inputs are rounded too, and for float8, ``weight`` holds a code per byte, format
 ``int-quantized`` or ``float-quantized``; float8 may have scales per block. The format's zero points
-do not load in plain transformers, so only symmetric grids are written.
+do not load in plain transformers, so only symmetric grids are written. FP4 is packed by `float4`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from compressed_tensors.quantization import (
 from torch import Tensor
 
 from ...checkpoints import Quantized
-from ...checkpoints.coded import InputActivations, block_scales
+from ...checkpoints.coded import Float4, InputActivations, block_scales
 from ...errors import CheckpointError
 from .compressed_tensors import FLOAT, PACKED, PLAIN
+from .float4 import packed_float4, packed_float4_outline
 
 _MIXED = "mixed-precision"
 
@@ -38,10 +39,11 @@ class _Scheme:
 
     Attributes:
         bits: of a code.
-        group_size: columns that share a scale; None for a whole row.
+        group_size: columns that share a scale; None for a whole row, and where the format fixes it.
         is_float: whether codes are float8.
         input_activations: what inputs are rounded to.
         block_size: rows and columns that share a scale; None for groups.
+        float4: the format of FP4 numbers; None for integers and float8.
     """
 
     bits: int
@@ -49,16 +51,20 @@ class _Scheme:
     is_float: bool = False
     input_activations: InputActivations | None = None
     block_size: int | None = None
+    float4: Float4 | None = None
 
     @classmethod
     def of(cls, ref: Quantized) -> _Scheme:
         """The scheme of a weight."""
-        size = None if ref.num_groups == 1 or ref.block_size else ref.group_size
-        return cls(ref.bits, size, ref.is_float, ref.input_activations, ref.block_size)
+        fixed = ref.num_groups == 1 or ref.block_size or ref.float4
+        size = None if fixed else ref.group_size
+        return cls(ref.bits, size, ref.is_float, ref.input_activations, ref.block_size, ref.float4)
 
     @property
     def format(self) -> str:
         """The format its weights are stored in."""
+        if self.float4 is not None:
+            return f"{self.float4}-pack-quantized"
         if self.is_float:
             return FLOAT
         return PACKED if self.input_activations is None else PLAIN
@@ -80,6 +86,8 @@ def packed(name: str, ref: Quantized) -> dict[str, Tensor]:
             f"'{name}' is quantised with zero points, which plain transformers does not load "
             f"from a packed folder; quantise with symmetric=True"
         )
+    if ref.float4 is not None:
+        return packed_float4(name, ref)
     if _Scheme.of(ref).format != PACKED:
         return per_row(name, ref, ())
     parts = ref.parts()  # read once
@@ -92,6 +100,8 @@ def packed(name: str, ref: Quantized) -> dict[str, Tensor]:
 
 def packed_outline(name: str, ref: Quantized) -> dict[str, Tensor]:
     """The same names, shapes and dtypes as `packed`, on the meta device."""
+    if ref.float4 is not None:
+        return packed_float4_outline(name, ref)
     if _Scheme.of(ref).format != PACKED:
         return per_row_outline(name, ref, ())
     rows, width = ref.shape
@@ -166,6 +176,8 @@ def quantization_config(
 
 
 def _scheme(kind: _Scheme, targets: list[str], format: str | None = None) -> QuantizationScheme:
+    if kind.float4 is not None:
+        return _float4_scheme(kind, targets)
     block = None if kind.block_size is None else [kind.block_size, kind.block_size]
     by_row = "channel" if kind.group_size is None else "group"
     weights = QuantizationArgs(
@@ -182,6 +194,19 @@ def _scheme(kind: _Scheme, targets: list[str], format: str | None = None) -> Qua
         input_activations=_inputs(kind.input_activations, kind.block_size),
         format=format or kind.format,
     )
+
+
+def _float4_scheme(kind: _Scheme, targets: list[str]) -> QuantizationScheme:
+    is_nvfp4 = kind.float4 == "nvfp4"
+    weights = QuantizationArgs(
+        num_bits=4,
+        type="float",
+        symmetric=True,
+        strategy="tensor_group" if is_nvfp4 else "group",
+        group_size=16 if is_nvfp4 else 32,
+        scale_dtype=torch.float8_e4m3fn if is_nvfp4 else torch.uint8,
+    )
+    return QuantizationScheme(targets=targets, weights=weights, format=kind.format)
 
 
 def _inputs(kind: InputActivations | None, group_size: int | None) -> QuantizationArgs | None:

@@ -1,8 +1,8 @@
 """FP4 (E2M1) weights, two per byte, with one scale per group of columns.
 
-Read here: ``nvfp4-pack-quantized`` (groups of 16, float8 scales divided by one global scale) and
-``mxfp4-pack-quantized`` (groups of 32, power-of-two scales) of compressed-tensors. A value is the
-E2M1 number times its scale, in float32.
+Read and written here: ``nvfp4-pack-quantized`` (groups of 16, float8 scales divided by one global
+scale) and ``mxfp4-pack-quantized`` (groups of 32, power-of-two scales) of compressed-tensors. A
+value is the E2M1 number times its scale, in float32.
 
 OCP Microscaling Formats (MX) specification 1.0, sections 5.3.3 (E2M1) and 5.4.1 (E8M0).
 """
@@ -14,11 +14,27 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...checkpoints import TensorRef
+from ...checkpoints import Quantized, TensorRef
 from ...errors import CheckpointError
+
+FORMATS = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
+"""What compressed-tensors calls the two."""
 
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _EXPONENT_BIAS = 127
+
+
+def holds_float4(config: object) -> bool:
+    """Whether a ``config.json`` describes FP4 weights; anything that is no such config does not.
+
+    transformers computes them in bfloat16 only.
+    """
+    settings = config.get("quantization_config") if isinstance(config, Mapping) else None
+    if not isinstance(settings, Mapping):
+        return False
+    groups = settings.get("config_groups")
+    every = [settings, *(groups.values() if isinstance(groups, Mapping) else ())]
+    return any(isinstance(each, Mapping) and each.get("format") in FORMATS for each in every)
 
 
 def unpack_e2m1(packed: Tensor) -> Tensor:
@@ -27,6 +43,47 @@ def unpack_e2m1(packed: Tensor) -> Tensor:
     table = torch.tensor([*_MAGNITUDES, *(-value for value in _MAGNITUDES)])
     pairs = torch.stack((table[(codes & 0xF).int()], table[(codes >> 4).int()]), dim=-1)
     return pairs.flatten(-2)
+
+
+def pack_e2m1(codes: Tensor) -> Tensor:
+    """The inverse for twice the numbers: int8 ``[..., columns]`` to ``[..., columns / 2]``."""
+    table = torch.tensor([2 * value for value in _MAGNITUDES])
+    places = torch.searchsorted(table, codes.abs().float()).to(torch.uint8)
+    places |= (codes < 0).to(torch.uint8) << 3
+    low, high = places.unflatten(-1, (-1, 2)).unbind(-1)
+    packed: Tensor = low | high << 4
+    return packed
+
+
+def packed_float4(name: str, ref: Quantized) -> dict[str, Tensor]:
+    """The tensors that stand for an FP4 weight in a saved folder, by full name.
+
+    Args:
+        name: of the weight, ending in ``.weight``.
+    """
+    parts = ref.parts()  # read once
+    scales = 2 * parts["scales"].cpu().float()  # codes are twice the numbers
+    packed = {f"{name}_packed": pack_e2m1(parts["codes"].cpu())}
+    if "global_scale" not in parts:
+        _, exponents = torch.frexp(scales)  # 2^(e-1)
+        return {**packed, f"{name}_scale": (exponents - 1 + _EXPONENT_BIAS).to(torch.uint8)}
+    divisor = parts["global_scale"].cpu()
+    stored = (scales * divisor).to(torch.float8_e4m3fn)
+    return {**packed, f"{name}_scale": stored, f"{name}_global_scale": divisor}
+
+
+def packed_float4_outline(name: str, ref: Quantized) -> dict[str, Tensor]:
+    """The same names, shapes and dtypes, on the meta device."""
+    rows, width = ref.shape
+    is_nvfp4 = ref.float4 == "nvfp4"
+    kind = torch.float8_e4m3fn if is_nvfp4 else torch.uint8
+    found = {
+        f"{name}_packed": torch.empty(rows, width // 2, dtype=torch.uint8, device="meta"),
+        f"{name}_scale": torch.empty(rows, ref.num_groups, dtype=kind, device="meta"),
+    }
+    if is_nvfp4:
+        found[f"{name}_global_scale"] = torch.empty(1, device="meta")
+    return found
 
 
 def float_scales(stored: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ...checkpoints.durable import file_hash
 from ...errors import CheckpointError, ProofError
 from ..blocks.announcing import Announce
 from ..blocks.device import default_device
+from ..codecs.float4 import holds_float4
 from ..writing.publishing import BENCH, PROVENANCE, REPORT, files_of
 from .fresh_process import run_alone
 from .record import RECORD, Record, logits_off, mean_nll, read_record
@@ -256,12 +257,21 @@ def _request(folder: Path, record: Record | None, trust: bool) -> dict[str, Any]
     windows = [] if record is None else record.windows
     return {
         "folder": str(folder.resolve()),
-        "dtype": "float32" if record is None else record.dtype,
+        "dtype": _plain_dtype(folder) if record is None else record.dtype,
         "device": str(default_device()),
         "decode_tokens": _DECODE_TOKENS,
         "trust_remote_code": trust,
         "windows": [each.model_dump(include={"tokens", "places", "ids"}) for each in windows],
     }
+
+
+def _plain_dtype(folder: Path) -> str:
+    """The dtype to try a folder in that states none: float32, or bfloat16 for FP4 weights."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "float32"
+    return "bfloat16" if holds_float4(config) else "float32"
 
 
 def _opened(found: Mapping[str, Any], record: Record | None) -> list[Check]:

@@ -25,7 +25,7 @@ from ...checkpoints import (
     TensorRef,
     open_folder,
 )
-from ...checkpoints.coded import InputActivations, block_scales
+from ...checkpoints.coded import Float4, InputActivations, block_scales
 from ...checkpoints.ggml_sizes import block_size
 from ...checkpoints.shards import shard_paths
 from ...checkpoints.store import StoredParts
@@ -209,13 +209,20 @@ def outlined_codes(
     codes_dtype: torch.dtype = torch.int8,
     input_activations: InputActivations | None = None,
     block_size: int | None = None,
+    float4: Float4 | None = None,
 ) -> Quantized:
     """The quantised form of a weight [out_features, in_features], on the meta device."""
     shape = (ref.shape[0], groups) if block_size is None else block_scales(ref.shape, block_size)
     codes = torch.empty(ref.shape, dtype=codes_dtype, device="meta")
     scales = torch.empty(shape, dtype=dtype, device="meta")
     return Quantized(
-        codes, scales, bits=bits, input_activations=input_activations, block_size=block_size
+        codes,
+        scales,
+        bits=bits,
+        input_activations=input_activations,
+        block_size=block_size,
+        float4=float4,
+        global_scale=torch.empty(1, device="meta") if float4 == "nvfp4" else None,
     )
 
 

@@ -151,6 +151,20 @@ def test_blocks_share_a_scale(shape: tuple[int, int]) -> None:
     assert ref.num_bytes == codes.numel() + 2 * scales.numel()
 
 
+def test_four_bit_floats_store_their_scales_in_8_bits() -> None:
+    codes, scales = torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 4, dtype=torch.bfloat16)
+    plain = Quantized(codes, scales, bits=4)
+    mxfp4 = Quantized(codes, scales, bits=4, float4="mxfp4")
+    nvfp4 = Quantized(codes, scales, bits=4, float4="nvfp4", global_scale=torch.ones(1))
+    assert [each.num_bytes for each in (plain, mxfp4, nvfp4)] == [64 + 16, 64 + 8, 64 + 8 + 4]
+    assert [each.storage_kind for each in (plain, mxfp4, nvfp4)] == ["int4", "mxfp4", "nvfp4"]
+    assert len({each.digest for each in (plain, mxfp4, nvfp4)}) == 3
+    with pytest.raises(CheckpointError, match=r"of format nvfp4 was given no global scale"):
+        Quantized(codes, scales, bits=4, float4="nvfp4")
+    with pytest.raises(CheckpointError, match=r"other than nvfp4 was given a global scale"):
+        Quantized(codes, scales, bits=4, global_scale=torch.ones(1))
+
+
 def test_blocks_are_told_apart_from_others_and_checked() -> None:
     codes, scales = torch.ones(2, 2).to(torch.float8_e4m3fn), torch.ones(1, 1)
     refs = [Quantized(codes, scales, bits=8, block_size=size) for size in (2, 4)]

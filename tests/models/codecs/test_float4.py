@@ -8,7 +8,13 @@ from torch import Tensor
 
 from birdbone.checkpoints import InMemory
 from birdbone.errors import CheckpointError
-from birdbone.models.codecs.float4 import Float4, float_scales, unpack_e2m1
+from birdbone.models.codecs.float4 import (
+    Float4,
+    float_scales,
+    holds_float4,
+    pack_e2m1,
+    unpack_e2m1,
+)
 
 
 def e2m1(code: int) -> float:
@@ -17,6 +23,30 @@ def e2m1(code: int) -> float:
     # Without an exponent the number is subnormal.
     magnitude = 2.0 ** (exponent - 1) * (1 + mantissa / 2) if exponent else mantissa / 2
     return -magnitude if sign else magnitude
+
+
+CODES = [0, 1, 2, 3, 4, 6, 8, 12, -1, -2, -3, -4, -6, -8, -12, 0]
+
+
+def test_packed_numbers_are_unpacked_again() -> None:
+    codes = torch.tensor([CODES, CODES[::-1]], dtype=torch.int8)
+    packed = pack_e2m1(codes)
+    assert (packed.dtype, packed.shape) == (torch.uint8, (2, 8))
+    assert torch.equal(2 * unpack_e2m1(packed), codes.float())
+
+
+@pytest.mark.parametrize(
+    ("settings", "holds"),
+    [
+        ({"format": "mxfp4-pack-quantized"}, True),
+        ({"config_groups": {"a": {}, "b": {"format": "nvfp4-pack-quantized"}}}, True),
+        ({"format": "pack-quantized", "config_groups": 3}, False),
+        ([1], False),
+    ],
+)
+def test_a_config_says_whether_it_holds_them(settings: object, holds: bool) -> None:
+    assert holds_float4({"quantization_config": settings}) is holds
+    assert not holds_float4(settings)
 
 
 def test_every_byte_holds_two_numbers_the_low_bits_first() -> None:
