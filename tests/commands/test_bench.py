@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from recorded import record
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -140,6 +141,26 @@ def test_the_result_is_kept_beside_the_models_that_birdbone_saved(
     assert "<h2>Speed and memory</h2>" in (ours / "report.html").read_text()
     assert not (folders / "packed" / "bench.json").exists()
     assert "birdbone did not save" in found.output
+
+
+def test_4_bit_floats_are_measured_in_bfloat16(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtypes: dict[str, set[torch.dtype]] = {}
+
+    async def noted(light: Path, dense: None, probe: Probe, announce: Any) -> Measurement:
+        dtypes.setdefault(Path(light).name, set()).add(probe.dtype)
+        return await measure(light, dense, probe, announce)
+
+    monkeypatch.setattr(runtime_benchmark, "measure_folders", noted)
+    floats = Path(shutil.copytree(folders / "packed", tmp_path / "floats"))
+    config = json.loads((floats / "config.json").read_text())
+    config["quantization_config"]["format"] = "mxfp4-pack-quantized"
+    (floats / "config.json").write_text(json.dumps(config))
+    sizes = ("--length", 16, "--windows", 2, "--rounds", 1)
+    found = run(folders / "packed", floats, "--heldout-data", folders / "text.txt", *sizes)
+    assert found.exit_code == 0, found.output
+    assert dtypes == {"packed": {torch.float32}, "floats": {torch.bfloat16}}
 
 
 def test_the_table_has_a_row_for_each(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
