@@ -17,17 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor
-
 from .. import __version__
-from ..checkpoints import Checkpoint, TensorRef, ranks
+from ..checkpoints import ranks
 from ..checkpoints.durable import write_durably
 from ..checkpoints.manifest import encode_manifest
 from ..checkpoints.user_paths import user_path
 from ..contexts.steps import Step
 from ..engine import Link, Outcome
-from ..errors import CheckpointError, RunFolderError
-from .journal import MARKER, UNREADABLE, Journal, KeptOutcome
+from ..errors import RunFolderError
+from .journal import MARKER, Journal, KeptOutcome
 from .keys import (
     Fingerprints,
     Ingredients,
@@ -38,8 +36,8 @@ from .keys import (
     unstorable,
 )
 from .lock import Lock
+from .places import Followed, Place, Replayed, RunsAgain
 from .records import Encoder, Unstorable
-from .work_in_progress import WorkInProgress
 from .write_errors import writing_in
 
 
@@ -99,7 +97,7 @@ class RunFolder(Journal):
         if self._lock is not None:
             self._lock.release()
 
-    def place(self, step: Link[Any], ctx: Mapping[str, Any]) -> _Place | _Followed | None:
+    def place(self, step: Link[Any], ctx: Mapping[str, Any]) -> Place | Followed | None:
         """Return where the outcome of a link on this context is stored, or None if it cannot be.
 
         On several ranks the folder is rank 0's, and the others read what it decides to.
@@ -111,9 +109,9 @@ class RunFolder(Journal):
         found = ranks.first_tells(
             lambda: self._own_place(step, ctx), lambda place: place and place.key
         )
-        return _Followed(self, found) if isinstance(found, str) else found
+        return Followed(self, found) if isinstance(found, str) else found
 
-    def _own_place(self, step: Link[Any], ctx: Mapping[str, Any]) -> _Place | None:
+    def _own_place(self, step: Link[Any], ctx: Mapping[str, Any]) -> Place | None:
         self.check_standing()
         self._started = self._started or step.__name__ == self._start_from
         try:
@@ -122,10 +120,10 @@ class RunFolder(Journal):
             self.tell(f"{step.__name__} cannot be stored and runs each time: {error}")
             return None
         if self._start_from is None:
-            return _Place(self, step, ctx, made_from)
+            return Place(self, step, ctx, made_from)
         if self._started:
-            return _RunsAgain(self, step, ctx, made_from)
-        return _Replayed(self, step, ctx, made_from, key=self._stored_before(step, made_from))
+            return RunsAgain(self, step, ctx, made_from)
+        return Replayed(self, step, ctx, made_from, key=self._stored_before(step, made_from))
 
     def _stored_before(self, step: Link[Any], made_from: Ingredients) -> str:
         """Return the key of the newest outcome that differs at most in versions and code.
@@ -224,170 +222,6 @@ class RunFolder(Journal):
         return Outcome(values, tuple(decoder.value(tree) for tree in kept.steps))
 
 
-class _Place:
-    """Where the outcome of one link is stored.
-
-    Args:
-        key: of the outcome; by default that of ``made_from``.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        step: Link[Any],
-        ctx: Mapping[str, Any],
-        made_from: Ingredients,
-        *,
-        key: str | None = None,
-    ) -> None:
-        self._folder, self._step, self._ctx, self._made_from = folder, step, ctx, made_from
-        self.key = hash_of(made_from) if key is None else key
-        self._progress = _progress_of(folder, self.key)
-
-    def replay(self) -> Outcome | None:
-        """Return the stored outcome after checking it completely; None if the link has to run."""
-        found: Outcome | None = ranks.first_tells(self._replay, lambda each: each is not None)
-        return found
-
-    def _replay(self) -> Outcome | None:
-        outcome = self._recalled()
-        if outcome is None:
-            self._begin()
-        else:
-            self._note()
-        return outcome
-
-    def _begin(self) -> None:
-        self._folder.begin(self.key, self._made_from)
-
-    def _note(self) -> None:
-        self._progress.clear()
-        self._folder.note(self.key)
-
-    def _recalled(self) -> Outcome | None:
-        name = self._step.__name__
-        try:
-            outcome = self._folder.recall(self._folder.read(self.key))
-            for value in outcome.added.values():
-                if isinstance(value, Checkpoint):
-                    _check_whole(value)
-        except FileNotFoundError:
-            return None
-        except (RunFolderError, CheckpointError, *UNREADABLE) as error:
-            self._folder.tell(f"{name} runs again: {error}")
-            return None
-        intact = self._step.factory.hooks.intact
-        if intact is not None and not intact(self._ctx, outcome.added):
-            self._folder.tell(f"{name} runs again: the files it wrote are gone or were changed")
-            return None
-        return outcome
-
-    def publish(self, outcome: Outcome) -> Outcome:
-        """Store the outcome and return it as read back from the folder; as it is if it cannot."""
-        stored = ranks.first_tells(lambda: self._publish(outcome), lambda each: each is not None)
-        return outcome if stored is None else stored
-
-    def _publish(self, outcome: Outcome) -> Outcome | None:
-        try:
-            kept = self._folder.keep(self.key, self._made_from, self._step, outcome)
-        except Unstorable as error:
-            name = self._step.__name__
-            self._folder.tell(f"{name} cannot be stored and runs each time: {error}")
-            return None
-        self._note()
-        return self._folder.recall(kept)
-
-    def keep(self, ref: TensorRef) -> TensorRef:
-        """Store a finished tensor of the running link."""
-        return self._progress.ref(ranks.from_first(lambda: self._keep(ref)))
-
-    def _keep(self, ref: TensorRef) -> dict[str, Any]:
-        self._folder.check_standing()
-        with writing_in(self._folder.path):
-            return self._progress.store(ref)
-
-    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return the work in progress of an interrupted run."""
-        found: tuple[dict[str, Any], dict[str, Any]] | None = ranks.first_tells(
-            self._progress.load, lambda each: each is not None
-        )
-        return found
-
-    def save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
-        """Store work in progress."""
-        ranks.only_first(lambda: self._save(tensors, facts))
-
-    def _save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
-        self._folder.check_standing()
-        with writing_in(self._folder.path):
-            self._progress.save(tensors, facts)
-
-
-class _RunsAgain(_Place):
-    """The place of a link that runs even if its outcome is stored."""
-
-    def _replay(self) -> None:
-        """Return None: the link has to run."""
-        self._begin()
-
-
-class _Replayed(_Place):
-    """The place of a link that must not run."""
-
-    def _replay(self) -> Outcome:
-        """Return the stored outcome after checking it completely.
-
-        Raises:
-            RunFolderError: it is damaged; what is damaged was told before.
-        """
-        outcome = self._recalled()
-        if outcome is None:
-            raise RunFolderError(
-                f"the stored result of {self._step.__name__} cannot be replayed; leave --from out"
-            )
-        self._note()
-        return outcome
-
-
-class _Followed:
-    """The place of a link on a rank other than 0: reads what rank 0 found or wrote in the folder.
-
-    Args:
-        key: of the outcome.
-    """
-
-    def __init__(self, folder: RunFolder, key: str) -> None:
-        self._folder, self._key = folder, key
-        self._progress = _progress_of(folder, key)
-
-    def replay(self) -> Outcome | None:
-        """Return the stored outcome, where rank 0 found it intact."""
-        return self._recalled() if ranks.told_by_first() else None
-
-    def publish(self, outcome: Outcome) -> Outcome:
-        """Return the outcome that rank 0 stored; the given one if it could not."""
-        return self._recalled() if ranks.told_by_first() else outcome
-
-    def _recalled(self) -> Outcome:
-        return self._folder.recall(self._folder.read(self._key))
-
-    def keep(self, ref: TensorRef) -> TensorRef:
-        """Return a reference to the same tensor, which rank 0 stored."""
-        return self._progress.ref(ranks.told_by_first())
-
-    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return the work in progress, where rank 0 found some."""
-        return self._progress.read() if ranks.told_by_first() else None
-
-    def save(self, tensors: Mapping[str, Tensor | TensorRef], facts: Mapping[str, Any]) -> None:
-        """Wait until rank 0 has stored its work in progress."""
-        ranks.told_by_first()
-
-
-def _progress_of(folder: RunFolder, key: str) -> WorkInProgress:
-    return WorkInProgress(folder.path / "unfinished" / key, folder.tell)
-
-
 def _locked(folder: Path) -> Lock:
     """Make a folder a run folder, and lock it."""
     with writing_in(folder):
@@ -430,12 +264,6 @@ def _check_ours(folder: Path) -> None:
         raise RunFolderError(
             f"'{folder}' holds other files and is not a run folder; give an empty or new folder"
         )
-
-
-def _check_whole(checkpoint: Checkpoint) -> None:
-    """Load every tensor once, which verifies each against its checksum."""
-    for ref in checkpoint.all_refs.values():
-        ref.load()
 
 
 def _tree(encoder: Encoder, step: Link[Any], key: str, value: Any) -> Any:
