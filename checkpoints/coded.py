@@ -34,7 +34,7 @@ class Quantized(TensorRef):
     """A weight stored as codes, integers or float8, with a scale per group of columns or block.
 
     Its value is ``(code - zero_point) * scale``, exactly what a reader of the saved folder
-    computes.
+    computes. The weights of all experts of a block are one tensor with a leading axis of experts.
 
     Attributes:
         bits: bits of a code; an integer is from ``-2^(bits-1)`` to ``2^(bits-1) - 1``.
@@ -115,16 +115,19 @@ class Quantized(TensorRef):
         self.float4 = float4
         self.is_float = codes.is_floating_point()
         self.dtype, self.shape = scales.dtype, tuple(codes.shape)
-        self.num_groups, self.num_scales = int(scales.shape[1]), scales.numel()
+        self.num_groups, self.num_scales = int(scales.shape[-1]), scales.numel()
 
     @property
     def codes(self) -> Tensor:
-        """int8 or float8_e4m3fn ``[out_features, in_features]``."""
+        """int8 or float8_e4m3fn ``[out_features, in_features]``, experts first."""
         return self.parts()["codes"]
 
     @property
     def scales(self) -> Tensor:
-        """``[out_features, groups]`` or ``[row_blocks, column_blocks]``, in their stored dtype."""
+        """``[out_features, groups]`` or ``[row_blocks, column_blocks]``, in their stored dtype.
+
+        Experts first, as in ``codes``.
+        """
         return self.parts()["scales"]
 
     @property
@@ -139,7 +142,7 @@ class Quantized(TensorRef):
     @property
     def group_size(self) -> int:
         """Columns that share one scale."""
-        return self.block_size or self.shape[1] // self.num_groups
+        return self.block_size or self.shape[-1] // self.num_groups
 
     @property
     def num_bytes(self) -> int:
@@ -152,7 +155,7 @@ class Quantized(TensorRef):
         return self.values(self.dtype)
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        """Return the dequantised weight ``[out_features, in_features]``, computed in ``dtype``."""
+        """Return the dequantised weight in the shape of ``codes``, computed in ``dtype``."""
         parts = self.parts()
         scales = parts["scales"].to(dtype)
         if self.block_size is not None:
@@ -161,8 +164,8 @@ class Quantized(TensorRef):
             return parts["codes"].to(dtype) * by_weight
         grouped = parts["codes"].reshape(*scales.shape, self.group_size).to(dtype)
         if "zero_points" in parts:
-            grouped = grouped - parts["zero_points"].to(dtype).unsqueeze(2)
-        return (grouped * scales.unsqueeze(2)).flatten(1)
+            grouped = grouped - parts["zero_points"].to(dtype).unsqueeze(-1)
+        return (grouped * scales.unsqueeze(-1)).flatten(-2)
 
     @property
     def _suffix(self) -> str:
@@ -187,9 +190,9 @@ def block_scales(shape: Sequence[int], block_size: int) -> tuple[int, ...]:
 
 
 def _divides(codes: Tensor, scales: Tensor) -> bool:
-    if codes.ndim != 2 or scales.ndim != 2 or codes.shape[0] != scales.shape[0]:
+    if codes.ndim not in (2, 3) or codes.shape[:-1] != scales.shape[:-1]:
         return False
-    return scales.shape[1] > 0 and codes.shape[1] % scales.shape[1] == 0
+    return scales.shape[-1] > 0 and codes.shape[-1] % scales.shape[-1] == 0
 
 
 class GgmlBlocks(TensorRef):

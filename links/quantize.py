@@ -15,6 +15,7 @@ from ..solvers.grid import Grid
 from .quantizing.allocated import allocated, check_undecided, require_settled
 from .quantizing.calibrated import round_by_text
 from .quantizing.embeddings import chosen_embeddings, round_embeddings
+from .quantizing.experts import check_experts
 from .quantizing.float4 import check_float4, with_units
 from .quantizing.forecast import quantize_forecast
 from .quantizing.ggml_tables import chosen_tables, round_tables
@@ -43,9 +44,10 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     rounded too (``input_activations``).
 
     Norms and routers are not quantised; embeddings and head only with ``embedding_bits``, or with
-    ``embedding_grid`` and ``head_grid`` for a GGUF file. Neither
-    are expert and Conv1D weights if the integers are to be packed, since no format that loads in
-    plain transformers holds them.
+    ``embedding_grid`` and ``head_grid`` for a GGUF file. Experts are packed one by one, all on one
+    grid, if files of the architecture hold them so (Mixtral, Qwen3-MoE, DeepSeek-V3). Other experts
+    (GPT-OSS, Llama 4) and Conv1D weights are not quantised if the integers are to be packed, since
+    no format that loads in plain transformers holds them.
     Weights with zero points are not packed: their dequantised values are stored, with a warning.
     After allocate, bits and group size of every linear and of the embedding are those of the
     allocation.
@@ -63,9 +65,10 @@ async def quantize(ctx: WithModel, settings: QuantizeSettings) -> Changed:
     settings = allocated(settings, checkpoint, ctx.get("allocation"))
     settings = resolved(settings, calibrated="calibration" in ctx)
     warn_of_unused(asked, settings.method)
-    grids = await in_thread(with_units, grids_of(settings), checkpoint)
+    grids = grids_of(settings, all_linears(checkpoint))
+    grids = await in_thread(with_units, grids, checkpoint)
     packable = packs_codes(settings) or settings.method in BITSANDBYTES
-    warn_of_left(checkpoint, packable, grids.common, settings.method)
+    warn_of_left(checkpoint, packable, grids, settings.method)
     if settings.method in CALIBRATED:
         light, found = await round_by_text(
             ctx["calibration"],
@@ -154,9 +157,11 @@ def _check(ctx: Partial, settings: QuantizeSettings) -> None:
     if settings.embedding_bits is not None:
         chosen_embeddings(checkpoint)
     chosen_tables(checkpoint, settings)
-    grids = grids_of(settings)
-    check_patterns(settings, all_linears(checkpoint))
+    every = all_linears(checkpoint)
+    grids = grids_of(settings, every)
+    check_patterns(settings, every)
     chosen = chosen_linears(checkpoint, grids, prepared or packs_codes(settings), settings.method)
+    check_experts(every, chosen, grids)
     check_widths(checkpoint, settings, chosen)
     for linear in chosen:
         if isinstance(checkpoint.refs[linear.tensor], Coded):

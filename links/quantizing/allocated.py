@@ -50,6 +50,7 @@ def allocated(
     left = tuple(name for name in plain if name not in candidate.grids)
     if is_gguf:
         return settings.model_copy(update={"ignore": left, **_types(candidate, beside)})
+    experts = sorted({f"{each.tensor}*" for each in every if each.apart})
     overrides: dict[str, GridOverride] = {
         name: {"bits": grid.bits, "group_size": grid.group_size}
         for name, grid in candidate.grids.items()
@@ -58,7 +59,7 @@ def allocated(
         update={
             "grid": "int",
             "overrides": overrides,
-            "ignore": left,
+            "ignore": (*left, *experts),
             "embedding_bits": candidate.embedding_bits,
         }
     )

@@ -11,7 +11,7 @@ from ...checkpoints.coded import BitsAndBytesKind
 from ...contexts.flow import WithModel
 from ...contexts.forecast import Forecast
 from ...formats.ggml_blocks import kind_of_grid
-from ...models.blocks.linears import Linear
+from ...models.blocks.linears import Linear, all_linears
 from ...models.planning.effort import SolverWork, num_blocks, remade, rewriting
 from ...models.planning.memory import pass_bytes
 from ...models.planning.outline import exchanged, outlined_blocks, outlined_codes
@@ -53,9 +53,10 @@ def quantize_forecast(ctx: WithModel, settings: QuantizeSettings) -> Forecast:
         steps = 3 * settings.iterations * settings.batch_size
         work["block_passes"] += num_blocks(checkpoint) * steps
     passed = pass_bytes(checkpoint, windows, settings.batch_size, grams=True, paired=paired)
+    grids = grids_of(settings, all_linears(checkpoint))
     return Forecast(
         adds={"checkpoint": light},
-        memory_bytes=passed + _fresh_bytes(checkpoint, grids_of(settings), packs_codes(settings)),
+        memory_bytes=passed + _fresh_bytes(checkpoint, grids, packs_codes(settings)),
         **work,
     )
 
@@ -70,9 +71,10 @@ def _fresh_bytes(checkpoint: Checkpoint, grids: Grids, packable: bool) -> int:
 
 def _outline(checkpoint: Checkpoint, settings: QuantizeSettings) -> Mapping[str, TensorRef]:
     """What is stored in place of each weight, without values."""
+    grids = grids_of(settings, all_linears(checkpoint))
     if settings.method in ("nf4", "nf4.single", "llm.int8"):
-        return _for_bitsandbytes(checkpoint, grids_of(settings), settings.method)
-    made = _on_grids(checkpoint, grids_of(settings), packable=packs_codes(settings))
+        return _for_bitsandbytes(checkpoint, grids, settings.method)
+    made = _on_grids(checkpoint, grids, packable=packs_codes(settings))
     tables = outlined_tables(checkpoint, chosen_tables(checkpoint, settings))
     if settings.embedding_bits is not None:
         tables = outlined_embeddings(checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from math import gcd
 from typing import Any
 
 from ...checkpoints.coded import InputActivations
@@ -31,6 +32,8 @@ class Grids:
         block_size: rows and columns that share a scale of float8; None for one scale per row.
         largest: with nvfp4 the magnitude by linear that decides the unit of its scales; absent
             before weights are read.
+        experts_group: columns per group of packed experts where the size is chosen by width; one
+            size for all of them, since transformers reads one.
     """
 
     common: Grid
@@ -40,13 +43,29 @@ class Grids:
     input_activations: InputActivations | None = None
     block_size: int | None = None
     largest: Mapping[str, float] = field(default_factory=dict)
+    experts_group: int | None = None
 
     def quantises(self, linear: Linear) -> bool:
         """Whether a linear is quantised at all."""
         return not any(fnmatchcase(linear.name, pattern) for pattern in self.ignored)
 
+    def packs(self, linear: Linear) -> bool:
+        """Whether compressed-tensors holds a linear on these grids.
+
+        transformers rounds no inputs of experts, and float8 experts are not written here.
+        """
+        return linear.plain or (
+            linear.apart and not self.is_float8 and self.input_activations is None
+        )
+
     def of(self, linear: Linear) -> Grid:
         """The grid of one linear."""
+        grid = self._stated(linear)
+        if linear.apart and grid.group_size == "auto":
+            return replace(grid, group_size=self.experts_group)
+        return grid
+
+    def _stated(self, linear: Linear) -> Grid:
         for pattern, override in self.overrides.items():
             if fnmatchcase(linear.name, pattern):
                 return _overridden(self.common, override, linear)
@@ -74,8 +93,12 @@ def fallback_grid(grid: Grid, width: int) -> Grid:
     return NAMED_GRIDS.get(found or "", grid)  # float16 is no grid: refused by its width
 
 
-def grids_of(settings: QuantizeSettings) -> Grids:
-    """The grids that quantised weights are on."""
+def grids_of(settings: QuantizeSettings, linears: Iterable[Linear]) -> Grids:
+    """The grids that quantised weights are on.
+
+    Args:
+        linears: those of the model.
+    """
     if settings.grid == "fp8":
         return Grids(
             Grid(8, None),
@@ -90,11 +113,13 @@ def grids_of(settings: QuantizeSettings) -> Grids:
         return Grids(Grid.named(settings.grid), settings.ignore, settings.overrides or {})
     signed = bool(settings.signed and settings.symmetric)
     common = Grid(settings.bits, settings.group_size, settings.symmetric, signed=signed)
+    widths = [linear.shape[1] for linear in linears if linear.apart]
     return Grids(
         common,
         settings.ignore,
         settings.overrides or {},
         input_activations=settings.input_activations,
+        experts_group=Grid(8, "auto").group_width(gcd(*widths)) if widths else None,
     )
 
 

@@ -77,7 +77,7 @@ class Rounding:
 
     def chooses(self, linear: Linear) -> bool:
         """Whether a linear is quantised."""
-        return (linear.plain or not self.packable) and self.grids.quantises(linear)
+        return (self.grids.packs(linear) or not self.packable) and self.grids.quantises(linear)
 
     def facts(self) -> Any:
         """The records so far, to resume from."""
@@ -161,8 +161,8 @@ class Rounding:
         gram: Gram,
         factor: Factor,
     ) -> Mapping[str, float]:
-        """The error of each linear with its low-rank correction; empty without corrections."""
-        if self.correcting is None:
+        """The error of each linear with its low-rank correction; empty without, as for experts."""
+        if self.correcting is None or weights[0][0].expert is not None:
             return {}
         target = target_weight(whole, gram, factor, matching=self.matching)
         return self.correcting(weights, target, codes.dequantize(), gram)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from ...errors import SettingError, SolverError
 from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import Linear, all_linears, named
 from ...models.codecs.bitsandbytes import handed_over
-from ...models.passes.rewriting import Solution
+from ...models.passes.rewriting import Solution, as_tensors
 from ...solvers.float8 import round_to_float8
 from ...solvers.grid_search import ScaleRule
 from ...solvers.round_to_nearest import quantize_round_to_nearest
@@ -28,15 +29,20 @@ def one_by_one(
     """Quantise every chosen linear on its own; returns the checkpoint and metrics."""
     fresh: dict[str, Tensor | TensorRef] = {}
     linears = chosen_linears(checkpoint, grids, packable, method)
-    for done, linear in enumerate(linears, 1):
-        ref = checkpoint.refs[linear.tensor]
+    done = 0
+    for name, of_tensor in groupby(linears, key=lambda linear: linear.tensor):
         if method in BITSANDBYTES:
+            ref = checkpoint.refs[name]
             dtype = stored_dtype(checkpoint, ref)  # what bitsandbytes is given when it is saved
             given = ref if dtype == ref.dtype else Converted(ref, dtype)
-            fresh[linear.tensor] = handed_over(given, cast("BitsAndBytesKind", method))
+            fresh[name] = handed_over(given, cast("BitsAndBytesKind", method))
+            done += len(list(of_tensor))
         else:
-            solution = _nearest(checkpoint, linear, grids, packable, scales)
-            fresh[linear.tensor] = _whole(solution, linear, fresh.get(linear.tensor, ref))
+            solutions: dict[Linear, Solution] = {}
+            for linear in of_tensor:
+                solutions[linear] = _nearest(checkpoint, linear, grids, packable, scales)
+            fresh.update(as_tensors(checkpoint, solutions))
+            done += len(solutions)
         announce("quantising linears", done, len(linears))
     return checkpoint.evolve(fresh), {"linears": len(linears)}
 
@@ -73,18 +79,11 @@ def _nearest(
     return split_experts(codes, [linear], packable=packable, input_activations=inputs)[0]
 
 
-def _whole(solution: Solution, linear: Linear, stored: Tensor | TensorRef) -> Tensor | TensorRef:
-    """The stored tensor with this linear's values: an expert is a part of a tensor."""
-    if not isinstance(solution, Tensor):
-        return solution
-    whole = stored if isinstance(stored, Tensor) else stored.load().clone()
-    linear.view(whole).copy_(solution)
-    return whole
-
-
-def fits(linear: Linear, method: str) -> bool:
+def fits(linear: Linear, grids: Grids, method: str) -> bool:
     """Whether the format of a method holds a linear, and loads again in plain transformers."""
-    return linear.plain or (linear.initialised and method in BITSANDBYTES)
+    if method in BITSANDBYTES:
+        return linear.plain or linear.initialised
+    return grids.packs(linear)
 
 
 def chosen_linears(
@@ -96,7 +95,7 @@ def chosen_linears(
         SettingError: there are none.
     """
     every = all_linears(checkpoint)
-    plain = [linear for linear in every if fits(linear, method) or not packable]
+    plain = [linear for linear in every if fits(linear, grids, method) or not packable]
     if not plain:
         raise SettingError(
             f"no linear of '{checkpoint.source}' can be stored in a packed format: its weights "

@@ -12,7 +12,7 @@ from ...formats.ggml_blocks import kind_of_grid
 from ...models.blocks.device import stored_dtype
 from ...models.blocks.linears import all_linears
 from ...solvers.grid import Grid
-from .grids import fitting_grid
+from .grids import Grids, fitting_grid
 from .settings import CALIBRATED, QuantizeSettings
 from .uncalibrated import fits
 
@@ -62,10 +62,10 @@ def warn_of_unused(settings: QuantizeSettings, method: str) -> None:
             warnings.warn(f"quantize({name}={value!r}) is not used {why}", stacklevel=3)
 
 
-def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid, method: str) -> None:
+def warn_of_left(checkpoint: Checkpoint, packable: bool, grids: Grids, method: str) -> None:
     """Warn of weights that will not be smaller, or are quantised differently than asked."""
-    if kind_of_grid(grid):
-        _warn_of_stand_ins(checkpoint, grid)
+    if kind_of_grid(grids.common):
+        _warn_of_stand_ins(checkpoint, grids.common)
         return
     if not packable:
         warnings.warn(
@@ -74,7 +74,9 @@ def warn_of_left(checkpoint: Checkpoint, packable: bool, grid: Grid, method: str
             stacklevel=3,
         )
         return
-    left = sorted({each.tensor for each in all_linears(checkpoint) if not fits(each, method)})
+    left = sorted(
+        {each.tensor for each in all_linears(checkpoint) if not fits(each, grids, method)}
+    )
     if left:
         warnings.warn(
             f"quantize does not quantise {len(left)} tensors, such as '{left[0]}': no format that "

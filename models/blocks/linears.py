@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from ...checkpoints import Checkpoint
 from ...errors import BirdboneError
 from .empty_model import find_blocks, shared_model
+from .experts_apart import stored_apart
 from .initialising import initialising
 
 Refusal = TypeVar("Refusal", bound=BirdboneError)
@@ -39,6 +40,8 @@ class Linear:
             ``weight`` the model's code reads, as Mamba does, has none once it is packed.
         initialised: the model's code reads its weight only while transformers loads the model
             (`initialising`). It is not plain, but bitsandbytes can hold it.
+        apart: the matrix of an expert that files hold on its own (`experts_apart`).
+            compressed-tensors can hold it, and bitsandbytes cannot.
     """
 
     tensor: str
@@ -47,6 +50,7 @@ class Linear:
     expert: int | None = None
     plain: bool = True
     initialised: bool = False
+    apart: bool = False
 
     @property
     def name(self) -> str:
@@ -89,12 +93,15 @@ def all_linears(checkpoint: Checkpoint) -> list[Linear]:
 def linears_by_block(checkpoint: Checkpoint) -> list[list[Linear]]:
     """The linears of each block, from shapes alone."""
     path, blocks = find_blocks(shared_model(checkpoint))
-    reads = initialising(checkpoint).reads
+    reads, experts = initialising(checkpoint).reads, stored_apart(checkpoint)
+
+    def settled(linear: Linear) -> Linear:
+        if linear.tensor in reads:
+            return replace(linear, plain=False, initialised=linear.plain)
+        return replace(linear, apart=True) if linear.tensor in experts else linear
+
     return [
-        [
-            replace(each, plain=False, initialised=each.plain) if each.tensor in reads else each
-            for each in find_linears(block, f"{path}.{index}.")
-        ]
+        [settled(linear) for linear in find_linears(block, f"{path}.{index}.")]
         for index, block in enumerate(blocks)
     ]
 
@@ -102,8 +109,8 @@ def linears_by_block(checkpoint: Checkpoint) -> list[list[Linear]]:
 def find_linears(block: nn.Module, prefix: str) -> list[Linear]:
     """Every linear of a block; ``prefix`` is the block's path in the model, with its last dot.
 
-    What the model's class does while transformers loads it is not seen from a block alone:
-    `linears_by_block` finds which linears are ``initialised``.
+    What transformers does while it loads the model is not seen from a block alone:
+    `linears_by_block` finds which linears are ``initialised``, and which are ``apart``.
     """
     read = _read_in(block)
     return [

@@ -31,6 +31,7 @@ from .compressed_tensors import FLOAT, PACKED, PLAIN
 from .float4 import packed_float4, packed_float4_outline
 
 _MIXED = "mixed-precision"
+_EXPERTS = r"re:.*\.experts\.\d+\..*"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,11 @@ def _scales_outline(ref: Quantized) -> Tensor:
 
 
 def quantization_config(
-    quantized: Mapping[str, Quantized], linears: Iterable[str], embeddings: Sequence[str] = ()
+    quantized: Mapping[str, Quantized],
+    linears: Iterable[str],
+    embeddings: Sequence[str] = (),
+    experts: Sequence[Quantized] = (),
+    routers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The contents of ``quantization_config`` in ``config.json``.
 
@@ -153,6 +158,11 @@ def quantization_config(
         linears: paths of all ``nn.Linear`` modules of the model, in its order; those not quantised
             are ignored.
         embeddings: paths of embeddings and heads stored by `per_row`, tied heads included.
+        experts: packed experts, which transformers has no modules for.
+        routers: paths in files of what is a linear in other runtimes, to be ignored too.
+
+    Raises:
+        CheckpointError: experts of several kinds, of which transformers reads one.
     """
     modules: dict[_Scheme, list[str]] = {}
     linears = [path for path in linears if path not in embeddings]
@@ -160,6 +170,8 @@ def quantization_config(
         if (ref := quantized.get(f"{path}.weight")) is not None:
             modules.setdefault(_Scheme.of(ref), []).append(path)
     covered = {name for names in modules.values() for name in names}
+    if experts:
+        modules.setdefault(_scheme_of_experts(experts), []).append(_EXPERTS)
     whole = len(modules) == 1 and not embeddings
     schemes = [_scheme(kind, ["Linear"] if whole else names) for kind, names in modules.items()]
     if embeddings:
@@ -169,10 +181,25 @@ def quantization_config(
         config_groups={f"group_{place}": scheme for place, scheme in enumerate(schemes)},
         format=formats.pop() if len(formats) == 1 else _MIXED,
         quantization_status=QuantizationStatus.COMPRESSED,
-        ignore=[name for name in linears if name not in covered],
+        ignore=[*(name for name in linears if name not in covered), *routers],
     )
     written: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
     return written
+
+
+def _scheme_of_experts(experts: Sequence[Quantized]) -> _Scheme:
+    """The one scheme of packed experts; a row may be a single group in some of them."""
+    if all(ref.num_groups == 1 for ref in experts):
+        kinds = {_Scheme(ref.bits, None) for ref in experts}
+    else:
+        kinds = {_Scheme(ref.bits, ref.group_size) for ref in experts}
+    if len(kinds) > 1:
+        found = ", ".join(sorted(f"{each.bits} bits / {each.group_size}" for each in kinds))
+        raise CheckpointError(
+            f"experts are quantised on several grids (bits / group size: {found}), and a folder "
+            f"holds one; quantise all of them with the same bits and group_size"
+        )
+    return kinds.pop()
 
 
 def _scheme(kind: _Scheme, targets: list[str], format: str | None = None) -> QuantizationScheme:

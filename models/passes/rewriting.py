@@ -81,7 +81,7 @@ def rewrite_blocks(
     Args:
         solve: receives the linears on one input, with their weights ``[out_features,
             in_features]`` in the compute dtype, and the Gram matrix of that input. Returns the new
-            weight of each linear, or its quantised weight where the linear is a whole tensor.
+            weight of each linear, or its quantised weight: for all experts of a tensor or for none.
         paired: whether Gram matrices also hold the cross products with the original model's inputs
             (``cross``). Costs a third run of every block and twice the hidden states.
         refine: called once a block is solved; returns the solutions to exchange.
@@ -157,18 +157,22 @@ def _cost(linears: Sequence[Linear]) -> float:
 
 def _put(skeleton: Skeleton, solutions: Mapping[Linear, Solution]) -> dict[str, Tensor | TensorRef]:
     """Put solutions into their block; returns them as tensors by name."""
-    fresh = _as_tensors(skeleton.checkpoint, solutions)
+    fresh = as_tensors(skeleton.checkpoint, solutions)
     for name, value in fresh.items():
         skeleton.put(name, value)
     return fresh
 
 
-def _as_tensors(
+def as_tensors(
     checkpoint: Checkpoint, solutions: Mapping[Linear, Solution]
 ) -> dict[str, Tensor | TensorRef]:
     """Solutions as stored tensors: transposed where stored so, experts stacked, dtype kept."""
     fresh: dict[str, Tensor | TensorRef] = {}
+    experts: dict[str, dict[int, Quantized]] = {}
     for linear, solution in solutions.items():
+        if isinstance(solution, Quantized) and linear.expert is not None:
+            experts.setdefault(linear.tensor, {})[linear.expert] = solution
+            continue
         if isinstance(solution, Quantized | GgmlBlocks):
             fresh[linear.tensor] = solution
             continue
@@ -176,4 +180,11 @@ def _as_tensors(
         if not isinstance(whole, Tensor):
             whole = fresh[linear.tensor] = checkpoint.tensors[linear.tensor].clone()
         linear.view(whole).copy_(solution)
-    return fresh
+    return {**fresh, **{name: _in_one(each) for name, each in experts.items()}}
+
+
+def _in_one(experts: Mapping[int, Quantized]) -> Quantized:
+    """The weights of all experts, by index, as one ``[experts, out_features, in_features]``."""
+    parts = [experts[index].parts() for index in range(len(experts))]
+    codes, scales = (torch.stack([each[part] for each in parts]) for part in ("codes", "scales"))
+    return Quantized(codes, scales, bits=experts[0].bits)

@@ -119,7 +119,7 @@ class Tuned:
 
 
 def tune_block(solved: Solved, tuning: Tuning, *, announce: AnnounceCount) -> Tuned:
-    """Tune all quantised linears of a block.
+    """Tune all quantised linears of a block; experts stay as they are.
 
     The block itself is not changed. ``announce`` receives every iteration and may raise to stop.
 
@@ -128,7 +128,11 @@ def tune_block(solved: Solved, tuning: Tuning, *, announce: AnnounceCount) -> Tu
         DataError: too few batches to hold one out.
         NumericsError: a loss that is NaN or infinite.
     """
-    start = {k: v for k, v in solved.solutions.items() if isinstance(v, Quantized)}
+    start = {
+        linear: solution
+        for linear, solution in solved.solutions.items()
+        if isinstance(solution, Quantized) and linear.expert is None
+    }
     if not start:
         return Tuned({}, 0.0, 0.0, 0, 0.0)
     num_batches = len(solved.inputs)

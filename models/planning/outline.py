@@ -36,7 +36,9 @@ from ..blocks.transformers_errors import REFUSED, reason
 from ..codecs.compressed_tensors import unpack
 from ..codecs.gguf_config import gguf_config
 from ..codecs.unpacked import Unpacked
+from ..reading.converted import converted
 from ..reading.folder_files import code_files, folder_files
+from ..reading.kept_codes import codes_of
 from ..reading.quantized import COMPRESSED_TENSORS, dequantised_dtype, multiplied_out
 from ..reading.sources import Source, read_config
 from ..reading.tied_weights import with_config_settled
@@ -96,17 +98,17 @@ def outlined_model(
     if not trust_remote_code:
         config.pop("auto_map", None)
     quantization = config.pop("quantization_config", None)
-    keeps = not (dequantize or source.gguf) and source.has_weights
-    codes = _kept_codes(source, quantization) if keeps else {}
-    multiplied = (source.gguf is not None or bool(quantization)) and not codes
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
     chosen = dtype or (torch.float32 if source.gguf else stored)
     # Values converted at load stay on disk; dequantised values and those of GGUF are in memory.
     config["dtype"] = str(chosen).removeprefix("torch.")
     bare = Checkpoint(config, {}, files, source=source.label)
+    codes: Mapping[str, TensorRef] = {}
     if source.gguf is None and source.has_weights:
         check_depth(bare, lambda: len(open_folder(source.folder)))
         bare = _as_held(bare, open_folder(source.folder), quantization)
+        codes = {} if dequantize else _kept_codes(bare, quantization, source)
+    multiplied = (source.gguf is not None or bool(quantization)) and not codes
     outline = outlined(bare, chosen, held=multiplied)
     if multiplied and dtype is None:
         outline = _multiplied_out(outline, source, dequantised_dtype(quantization))
@@ -139,12 +141,12 @@ def _as_held(bare: Checkpoint, held: Mapping[str, TensorRef], quantization: Any)
     )
 
 
-def _kept_codes(source: Source, quantization: Any) -> dict[str, TensorRef]:
+def _kept_codes(bare: Checkpoint, quantization: Any, source: Source) -> Mapping[str, TensorRef]:
     """The quantised weights that are kept as such, by name, without values."""
     if not isinstance(quantization, dict) or quantization.get("quant_method") != COMPRESSED_TENSORS:
         return {}
     found = unpack(open_folder(source.folder), quantization) or {}
-    return {name: ref.outline() for name, ref in found.items() if isinstance(ref, Unpacked)}
+    return codes_of(converted(shared_model(bare), found), Unpacked.outline)
 
 
 def _check_size(outline: Checkpoint, source: Source) -> None:
@@ -211,8 +213,9 @@ def outlined_codes(
     block_size: int | None = None,
     float4: Float4 | None = None,
 ) -> Quantized:
-    """The quantised form of a weight [out_features, in_features], on the meta device."""
-    shape = (ref.shape[0], groups) if block_size is None else block_scales(ref.shape, block_size)
+    """The quantised form of a weight [out_features, in_features] or of experts, without values."""
+    by_row = (*ref.shape[:-1], groups)
+    shape = by_row if block_size is None else block_scales(ref.shape, block_size)
     codes = torch.empty(ref.shape, dtype=codes_dtype, device="meta")
     scales = torch.empty(shape, dtype=dtype, device="meta")
     return Quantized(

@@ -30,7 +30,7 @@ from .stored_dtypes import widest_dtype
 
 
 @dataclass
-class _Conversion:
+class Conversion:
     """One conversion of transformers and the tensors it is applied to.
 
     Attributes:
@@ -45,7 +45,7 @@ class _Conversion:
 
     def outline(self) -> dict[str, Tensor]:
         """What it makes, without values, on the meta device."""
-        return self._apply(
+        return self.apply(
             lambda ref, dtype: torch.empty(
                 ref.shape, dtype=dtype if ref.dtype.is_floating_point else ref.dtype, device="meta"
             )
@@ -53,9 +53,14 @@ class _Conversion:
 
     def values(self) -> dict[str, Tensor]:
         """What it makes, by parameter; reads every source."""
-        return self._apply(lambda ref, dtype: _in_dtype(ref, dtype).load())
+        return self.apply(lambda ref, dtype: _in_dtype(ref, dtype).load())
 
-    def _apply(self, read: Callable[[TensorRef, torch.dtype], Tensor]) -> dict[str, Tensor]:
+    def apply(self, read: Callable[[TensorRef, torch.dtype], Tensor]) -> dict[str, Tensor]:
+        """What it makes of the tensors that ``read`` gives for its sources, by parameter.
+
+        Args:
+            read: receives a source and the widest dtype among them.
+        """
         dtype = widest_dtype({name: ref for _, name, ref in self.sources})
         converter = deepcopy(self.converter)
         for pattern, name, ref in self.sources:
@@ -72,15 +77,15 @@ class _Conversion:
         return {name: each[0] if isinstance(each, list) else each for name, each in made.items()}
 
 
-class _Made(TensorRef):
+class Made(TensorRef):
     """One parameter that a conversion makes, each time it loads."""
 
-    def __init__(self, conversion: _Conversion, name: str, outline: Tensor) -> None:
-        self._conversion, self._name = conversion, name
+    def __init__(self, conversion: Conversion, name: str, outline: Tensor) -> None:
+        self.conversion, self._name = conversion, name
         self.dtype, self.shape = outline.dtype, tuple(outline.shape)
 
     def load(self) -> Tensor:
-        return self._conversion.values()[self._name].contiguous()
+        return self.conversion.values()[self._name].contiguous()
 
 
 def converted(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
@@ -99,7 +104,7 @@ def converted(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dict[str
     by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}
     known, prefix = model.state_dict(), model.base_model_prefix
     found: dict[str, TensorRef] = {}
-    conversions: dict[str, _Conversion] = {}
+    conversions: dict[str, Conversion] = {}
     for name in sorted(refs, key=dot_natural_key):
         target, pattern = rename_source_key(name, renamings, converters, prefix, known)
         if target not in known and name in known:
@@ -109,11 +114,11 @@ def converted(model: PreTrainedModel, refs: Mapping[str, TensorRef]) -> dict[str
         if pattern is None:
             found[target] = refs[name]
         else:
-            made = conversions.setdefault(target, _Conversion(target, by_pattern[pattern], model))
+            made = conversions.setdefault(target, Conversion(target, by_pattern[pattern], model))
             made.sources.append((pattern, name, refs[name]))
     for conversion in conversions.values():
         for name, outline in conversion.outline().items():
-            found[name] = _Made(conversion, name, outline)
+            found[name] = Made(conversion, name, outline)
     return found
 
 

@@ -46,7 +46,8 @@ from .gguf_card import card_of_header
 from .gguf_header import read_headers
 from .gguf_unread import require_computed, unread_tensors
 from .in_memory import as_checkpoint
-from .quantized import COMPRESSED_TENSORS, activation_scales, multiplied_out, with_codes
+from .kept_codes import with_codes
+from .quantized import COMPRESSED_TENSORS, activation_scales, multiplied_out
 from .sources import ADAPTER_CONFIG, WEIGHTS_KEY, Source, read_config
 from .stored_dtypes import as_dtype, in_stored_dtypes
 from .through_transformers import (

@@ -1,21 +1,18 @@
-"""Read the tensors of quantised folders, as dequantised weights or as `Quantized`."""
+"""Read the tensors of quantised folders as dequantised weights."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
-from ...checkpoints import Checkpoint, LeftOut, TensorRef
-from ...errors import ModelError, SettingError
+from ...checkpoints import LeftOut, TensorRef
+from ...errors import ModelError
 from ..codecs.bitsandbytes import read_bitsandbytes
 from ..codecs.compressed_tensors import unpack
-from ..codecs.float4 import Float4
-from ..codecs.float8 import Float8, read_float8
+from ..codecs.float8 import read_float8
 from ..codecs.mxfp4 import read_mxfp4
-from ..codecs.unpacked import Unpacked, is_kept
 
 COMPRESSED_TENSORS, BITSANDBYTES = "compressed-tensors", "bitsandbytes"
 _FLOAT8, _MXFP4 = ("fp8", "fbgemm_fp8"), "mxfp4"
@@ -102,27 +99,3 @@ def dequantised_dtype(settings: object) -> torch.dtype:
     """
     method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
     return torch.bfloat16 if method == _MXFP4 else torch.float32
-
-
-def with_codes(checkpoint: Checkpoint, label: str) -> Checkpoint:
-    """The same as `Quantized` weights instead of dequantised values.
-
-    Raises:
-        SettingError: the weights cannot be kept quantised.
-    """
-    packed = {n: ref for n, ref in checkpoint.refs.items() if isinstance(ref, Unpacked)}
-    for name, ref in packed.items():
-        if not is_kept(ref.inputs, ref.block_size):
-            raise SettingError(
-                f"'{label}' rounds the inputs of '{name.removesuffix('.weight')}' in a way that is "
-                f"not kept; only dynamic scales, symmetric and of 8 bits, are, per token or per "
-                f"group as wide as the blocks of the weight: leave dequantize on"
-            )
-    codes = {name: ref.codes() for name, ref in packed.items()}
-    if not codes or any(isinstance(ref, Float8 | Float4) for ref in checkpoint.refs.values()):
-        raise SettingError(
-            f"the quantised weights of '{label}' cannot be kept, only dequantised; leave "
-            f"dequantize on: only integers and float8 with one scale per row or square "
-            f"block of {COMPRESSED_TENSORS} can be kept"
-        )
-    return replace(checkpoint, refs={**checkpoint.refs, **codes})

@@ -38,6 +38,7 @@ from ..blocks.announcing import AnnounceCount
 from ..blocks.config import has_code
 from ..blocks.embeddings import embedding_paths
 from ..blocks.empty_model import empty_model, find_blocks, shared_model, tied_parameters
+from ..blocks.experts_apart import apart
 from ..codecs.bitsandbytes import quantize_folder
 from ..codecs.compressed_tensors_writing import (
     packed,
@@ -84,9 +85,16 @@ def write_model(
             checkpoint, model, folder, max_shard_bytes, announce
         )
     else:
-        _write_weights(checkpoint, model, folder, max_shard_bytes, announce)
-    if codes:
-        config["quantization_config"] = _codes_config(model, codes)
+        outgoing = _Outgoing(checkpoint, model, announce)
+        write_folder(
+            folder,
+            outgoing,
+            outgoing.stored,
+            max_bytes=max_shard_bytes,
+            verbatim=checkpoint.unused.keys(),
+        )
+        if codes:
+            config["quantization_config"] = _codes_config(model, codes, outgoing.outline)
     write_files(folder, {**checkpoint.files, "config.json": _as_json(config)})
 
 
@@ -126,7 +134,7 @@ def _modules(model: PreTrainedModel, *kinds: type[nn.Module]) -> list[str]:
 def _check_quantized(
     model: PreTrainedModel, codes: Mapping[str, Quantized], handed_over: Mapping[str, BitsAndBytes]
 ) -> None:
-    """Refuse several storage formats in one folder, and quantised tensors other than linears."""
+    """Refuse several formats in one folder, and quantised tensors that no format holds."""
     formats = {ref.kind for ref in handed_over.values()} | ({"packed"} if codes else set())
     if len(formats) > 1:
         raise CheckpointError(
@@ -134,8 +142,8 @@ def _check_quantized(
             f"format: quantise every layer the same way"
         )
     linears = {f"{path}.weight" for path in _modules(model, nn.Linear)}
-    rows = _stored_per_row(model, codes)
-    for name in sorted((codes.keys() | handed_over.keys()) - linears - rows.keys()):
+    others = _stored_per_row(model, codes).keys() | _experts(codes).keys()
+    for name in sorted((codes.keys() | handed_over.keys()) - linears - others):
         raise CheckpointError(
             f"'{name}' is quantised but belongs to no nn.Linear, and no packed format of "
             f"transformers holds it; leave it dense"
@@ -157,25 +165,34 @@ def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> d
     }
 
 
-def _codes_config(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> dict[str, Any]:
-    """The quantisation settings of a folder with integer codes, 8-bit embeddings included."""
+def _experts(codes: Mapping[str, Quantized]) -> dict[str, Quantized]:
+    """The tensors of all experts of a block, which are packed one by one."""
+    return {name: ref for name, ref in codes.items() if len(ref.shape) == 3}
+
+
+def _codes_config(
+    model: PreTrainedModel, codes: Mapping[str, Quantized], outline: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The quantisation settings of a folder with integer codes, 8-bit embeddings included.
+
+    Args:
+        outline: the tensors of the folder.
+    """
     stored = _stored_per_row(model, codes).items()
     rows = [each for name, heads in stored for each in (name, *heads)]
+    linears, experts = _modules(model, nn.Linear), list(_experts(codes).values())
+    inside = f"{find_blocks(model)[0]}."
+    dense = [
+        name.removesuffix(".weight")
+        for name, tensor in outline.items()
+        if name.startswith(inside) and name.endswith(".weight") and tensor.ndim == 2
+    ]
     return quantization_config(
-        codes, _modules(model, nn.Linear), [name.removesuffix(".weight") for name in rows]
-    )
-
-
-def _write_weights(
-    checkpoint: Checkpoint,
-    model: PreTrainedModel,
-    folder: Path,
-    max_bytes: int,
-    announce: AnnounceCount,
-) -> None:
-    outgoing = _Outgoing(checkpoint, model, announce)
-    write_folder(
-        folder, outgoing, outgoing.stored, max_bytes=max_bytes, verbatim=checkpoint.unused.keys()
+        codes,
+        linears,
+        [name.removesuffix(".weight") for name in rows],
+        experts,
+        [path for path in dense if path not in linears] if experts else (),
     )
 
 
@@ -192,9 +209,10 @@ def folder_outline(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Te
     config = dict(checkpoint.config)
     codes, handed_over = _of_kind(checkpoint, Quantized), _of_kind(checkpoint, BitsAndBytes)
     _check_quantized(model, codes, handed_over)
+    outline = _Outgoing(checkpoint, model, _silent).outline
     if codes:
-        config["quantization_config"] = _codes_config(model, codes)
-    return config, _Outgoing(checkpoint, model, _silent).outline
+        config["quantization_config"] = _codes_config(model, codes, outline)
+    return config, outline
 
 
 def converted_together(checkpoint: Checkpoint) -> list[list[str]]:
@@ -223,6 +241,7 @@ class _Outgoing(Mapping[str, Tensor]):
     ) -> None:
         self._refs, self._model, self._announce = checkpoint.refs, model, announce
         self._is_packed = weight_format(checkpoint) == "packed"
+        self._has_experts = bool(_experts(_of_kind(checkpoint, Quantized)))
         self._rows = _stored_per_row(model, _of_kind(checkpoint, Quantized))
         self.groups = self._group()
         outlines = [self._translated(self._outline(group)) for group in self.groups]
@@ -293,9 +312,11 @@ class _Outgoing(Mapping[str, Tensor]):
             if isinstance(ref, Quantized) and name in self._rows:
                 outline.update(per_row_outline(name, ref, self._rows[name]))
             elif isinstance(ref, Quantized):
-                outline.update(packed_outline(name, ref))
+                for each, matrix in self._apart(name, ref, _on_meta(ref)).items():
+                    outline.update(packed_outline(each, matrix))
             else:
-                outline[name] = torch.empty(ref.shape, dtype=ref.dtype, device="meta")
+                dense = torch.empty(ref.shape, dtype=ref.dtype, device="meta")
+                outline.update(self._dense(name, dense))
         return outline
 
     def _values(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -305,21 +326,47 @@ class _Outgoing(Mapping[str, Tensor]):
             if isinstance(ref, Quantized) and name in self._rows:
                 values.update(per_row(name, ref, self._rows[name]))
             elif isinstance(ref, Quantized):
-                values.update(packed(name, ref))
+                for each, matrix in self._apart(name, ref, ref.parts()).items():
+                    values.update(packed(each, matrix))
             else:
-                values[name] = ref.load()
+                values.update(self._dense(name, ref.load()))
         return values
+
+    def _apart(
+        self, name: str, ref: Quantized, parts: Mapping[str, Tensor]
+    ) -> Mapping[str, Quantized]:
+        """The weight itself by its name; of experts the matrix of each by its name in files."""
+        if len(ref.shape) == 2:
+            return {name: ref}
+        codes, scales = (apart(self._model, name, parts[part]) for part in ("codes", "scales"))
+        return {each: Quantized(codes[each], scales[each], bits=ref.bits) for each in codes}
+
+    def _dense(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        """A tensor beside packed experts by its name in files; unchanged in any other folder."""
+        if not self._has_experts:
+            return {name: tensor}
+        found = apart(self._model, name, tensor)
+        return found if len(found) == 1 else {name: tensor}
 
     def _translated(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors under their names in files; the same dictionary if no name differs.
 
-        A packed folder keeps the names of the model: next to packed linears, transformers 5.23
+        A packed folder keeps the names of dense experts: next to packed linears, transformers 5.23
         mistakes single experts for packed ones and drops them.
         """
         if self._is_packed:
             return tensors
         reverted: dict[str, Tensor] = revert_weight_conversion(self._model, tensors)
         return reverted
+
+
+def _on_meta(ref: Quantized) -> dict[str, Tensor]:
+    """The parts of a quantised weight on the meta device; nothing is read."""
+    scales = (*ref.shape[:-1], ref.num_groups)
+    return {
+        "codes": torch.empty(ref.shape, dtype=torch.int8, device="meta"),
+        "scales": torch.empty(scales, dtype=ref.dtype, device="meta"),
+    }
 
 
 def _write_bitsandbytes(

@@ -145,7 +145,11 @@ def _words(checkpoint: Checkpoint) -> str:
 
 def _own_linears(checkpoint: Checkpoint, model: PreTrainedModel) -> str:
     """The classes of quantised modules that are no plain nn.Linear, which may be the reason."""
-    codes = [name for name, ref in checkpoint.refs.items() if isinstance(ref, Quantized)]
-    kinds = {type(model.get_submodule(name.removesuffix(".weight"))) for name in codes}
+    codes = [
+        name.removesuffix(".weight")
+        for name, ref in checkpoint.refs.items()
+        if isinstance(ref, Quantized) and len(ref.shape) == 2
+    ]
+    kinds = {type(model.get_submodule(path)) for path in codes}
     others = sorted(kind.__name__ for kind in kinds - {nn.Linear, nn.Embedding})
     return f" (quantised layers are of class {', '.join(others)})" if others else ""

@@ -97,10 +97,12 @@ def test_bitsandbytes_gets_the_dtype_of_the_model() -> None:
         (replace(PLAIN, plain=False), "llm.int8", False),
         (replace(PLAIN, plain=False, initialised=True), "gptq", False),
         (replace(PLAIN, plain=False, initialised=True), "nf4.single", True),
+        (replace(PLAIN, plain=False, apart=True), "gptq", True),
+        (replace(PLAIN, plain=False, apart=True), "llm.int8", False),
     ],
 )
 def test_what_a_format_holds(linear: Linear, method: str, fitting: bool) -> None:
-    assert fits(linear, method) is fitting
+    assert fits(linear, GRIDS, method) is fitting
 
 
 def test_ignored_linears(llama: Checkpoint) -> None:
