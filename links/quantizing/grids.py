@@ -52,11 +52,10 @@ class Grids:
     def packs(self, linear: Linear) -> bool:
         """Whether compressed-tensors holds a linear on these grids.
 
-        transformers rounds no inputs of experts, and float8 experts are not written here.
+        transformers reads experts as packed integers, or as float8 with one scale per row.
         """
-        return linear.plain or (
-            linear.apart and not self.is_float8 and self.input_activations is None
-        )
+        per_byte = self.input_activations == "int8" or self.block_size is not None
+        return linear.plain or (linear.apart and not per_byte)
 
     def of(self, linear: Linear) -> Grid:
         """The grid of one linear."""

@@ -111,7 +111,8 @@ class RoundedInputs:
         """Round the inputs of a weight's linear if the weight's reference states so."""
         if (before := self._hooks.pop(name, None)) is not None:
             before.remove()
-        if isinstance(ref, Quantized) and ref.input_activations is not None:
+        # transformers dequantises experts, whose weights have three axes, and rounds no inputs.
+        if isinstance(ref, Quantized) and ref.input_activations is not None and len(ref.shape) == 2:
             path = name.removesuffix(".weight")
             rounding = _Rounding(path, ref.input_activations, ref.block_size)
             module = self._model.get_submodule(path)

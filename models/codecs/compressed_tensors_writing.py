@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -189,10 +189,9 @@ def quantization_config(
 
 def _scheme_of_experts(experts: Sequence[Quantized]) -> _Scheme:
     """The one scheme of packed experts; a row may be a single group in some of them."""
-    if all(ref.num_groups == 1 for ref in experts):
-        kinds = {_Scheme(ref.bits, None) for ref in experts}
-    else:
-        kinds = {_Scheme(ref.bits, ref.group_size) for ref in experts}
+    kinds = {_Scheme.of(ref) for ref in experts}
+    if any(kind.group_size for kind in kinds):
+        kinds = {replace(_Scheme.of(ref), group_size=ref.group_size) for ref in experts}
     if len(kinds) > 1:
         found = ", ".join(sorted(f"{each.bits} bits / {each.group_size}" for each in kinds))
         raise CheckpointError(

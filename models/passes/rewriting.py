@@ -187,4 +187,5 @@ def _in_one(experts: Mapping[int, Quantized]) -> Quantized:
     """The weights of all experts, by index, as one ``[experts, out_features, in_features]``."""
     parts = [experts[index].parts() for index in range(len(experts))]
     codes, scales = (torch.stack([each[part] for each in parts]) for part in ("codes", "scales"))
-    return Quantized(codes, scales, bits=experts[0].bits)
+    first = experts[0]
+    return Quantized(codes, scales, bits=first.bits, input_activations=first.input_activations)

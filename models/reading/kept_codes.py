@@ -62,18 +62,27 @@ def _joined(conversion: Conversion, read: ReadCodes) -> dict[str, Quantized]:
     """What a conversion makes of codes, by parameter; nothing if they are not all of one kind."""
     names = {id(ref): name for _, name, ref in conversion.sources}
     given = {name: read(ref) for _, name, ref in conversion.sources if isinstance(ref, Unpacked)}
-    kinds = {(each.bits, each.symmetric, each.block_size) for each in given.values()}
+    kinds = {
+        (each.bits, each.symmetric, each.block_size, each.input_activations)
+        for each in given.values()
+    }
     if len(given) != len(conversion.sources) or len(kinds) != 1:
         return {}
 
     def made(part: str) -> dict[str, Tensor]:
         return conversion.apply(lambda ref, dtype: given[names[id(ref)]].parts()[part])
 
-    ((bits, symmetric, block_size),) = kinds
+    ((bits, symmetric, block_size, inputs),) = kinds
     if block_size is not None:
         return {}
     codes, scales, zeros = made("codes"), made("scales"), {} if symmetric else made("zero_points")
     return {
-        name: Quantized(codes[name], scales[name], bits=bits, zero_points=zeros.get(name))
+        name: Quantized(
+            codes[name],
+            scales[name],
+            bits=bits,
+            zero_points=zeros.get(name),
+            input_activations=inputs,
+        )
         for name in codes
     }

@@ -339,7 +339,11 @@ class _Outgoing(Mapping[str, Tensor]):
         if len(ref.shape) == 2:
             return {name: ref}
         codes, scales = (apart(self._model, name, parts[part]) for part in ("codes", "scales"))
-        return {each: Quantized(codes[each], scales[each], bits=ref.bits) for each in codes}
+        inputs = ref.input_activations
+        return {
+            each: Quantized(codes[each], scales[each], bits=ref.bits, input_activations=inputs)
+            for each in codes
+        }
 
     def _dense(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         """A tensor beside packed experts by its name in files; unchanged in any other folder."""
@@ -363,8 +367,9 @@ class _Outgoing(Mapping[str, Tensor]):
 def _on_meta(ref: Quantized) -> dict[str, Tensor]:
     """The parts of a quantised weight on the meta device; nothing is read."""
     scales = (*ref.shape[:-1], ref.num_groups)
+    codes = torch.float8_e4m3fn if ref.is_float else torch.int8
     return {
-        "codes": torch.empty(ref.shape, dtype=torch.int8, device="meta"),
+        "codes": torch.empty(ref.shape, dtype=codes, device="meta"),
         "scales": torch.empty(scales, dtype=ref.dtype, device="meta"),
     }
 

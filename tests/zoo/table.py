@@ -27,9 +27,10 @@ birdbone, where its logits must be those of the model in memory. `tests/zoo` mak
 | dense only | the same without 4 bits: `quantize` refuses, as no weight fits a packed format |
 | refused | `load`, or the trial of `save` before a run, refuses the model in the sentence given |
 
-Where the fraction is below 100 %, the rest stays dense, as packed formats hold linears alone: experts
-that files hold in one 3-D tensor, convolutions, and small matrices such as routers do not fit. Neither
-do linears whose weight the model's own code reads, when it runs or when transformers loads it.
+Where the fraction is below 100 %, the rest stays dense, as packed formats hold linears alone:
+experts that files hold in one 3-D tensor, convolutions, and small matrices such as routers do not
+fit. Neither do linears whose weight the model's own code reads, when it runs or when transformers
+loads it.
 
 """
 

@@ -74,8 +74,13 @@ async def test_plain_transformers_computes_the_same(arch: str, tmp_path: Path) -
         {"group_size": "auto"},  # 64 in down_proj alone
         {"ignore": ["*self_attn*"]},
         {"embedding_bits": 8},
+        {"grid": "fp8", "group_size": 64},
+        {"grid": "fp8", "group_size": 64, "input_activations": "fp8"},
     ],
-    ids=["others", "rows", "wide", "first dense", "auto", "experts only", "embedding"],
+    ids=[
+        *("others", "rows", "wide", "first dense", "auto", "experts only", "embedding"),
+        *("fp8", "fp8 inputs"),
+    ],
 )
 async def test_beside_other_weights(settings: dict[str, Any], tmp_path: Path) -> None:
     light = await light_of(tiny_checkpoint("mixtral"), method="rtn", **settings)
@@ -91,8 +96,14 @@ async def test_routers_are_ignored_by_the_names_that_files_have(tmp_path: Path) 
     assert {f"{gate}.weight" for gate in gates} <= all_weights(folder).keys()
 
 
-async def test_saving_what_was_read_is_lossless(tmp_path: Path) -> None:
-    light = await light_of(tiny_checkpoint("mixtral"), symmetric=True, bits=3)
+@pytest.mark.parametrize(
+    "settings",
+    [{"bits": 3}, {"grid": "fp8", "group_size": 64, "input_activations": "fp8"}],
+    ids=["int3", "fp8"],
+)
+@pytest.mark.filterwarnings("ignore:the linears of")
+async def test_saving_what_was_read_is_lossless(settings: dict[str, Any], tmp_path: Path) -> None:
+    light = await light_of(tiny_checkpoint("mixtral"), **settings)
     source = find_model(str(written(light, tmp_path / "light")))
     kept = open_checkpoint(source, dequantize=False)
     assert {name: ref.digest for name, ref in kept.refs.items()} == {
@@ -137,9 +148,10 @@ def test_a_folder_for_experts_of_several_kinds_is_refused() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"grid": "fp8", "group_size": 64},
+        {"grid": "fp8", "group_size": 64, "block_size": 16},
         {"bits": 8, "group_size": None, "input_activations": "int8", "method": "rtn"},
     ],
+    ids=["blocks", "int8 inputs"],
 )
 async def test_where_experts_stay_dense(settings: dict[str, Any]) -> None:
     with pytest.warns(UserWarning, match=r"does not quantise 6 tensors, such as '.*experts"):
