@@ -13,7 +13,7 @@ from ...errors import SettingError
 from ...formats.ggml_blocks import kind_of_grid
 from ...formats.ggml_types import kind_for_width
 from ...models.blocks.linears import Linear
-from ...solvers.float4 import MXFP4, nvfp4_grid
+from ...solvers.float4 import MXFP4, float4_name, nvfp4_grid
 from ...solvers.grid import NAMED_GRIDS, Grid
 from .settings import FLOAT4, GridOverride, QuantizeSettings
 
@@ -54,8 +54,8 @@ class Grids:
 
         transformers reads experts as packed integers, or as float8 with one scale per row.
         """
-        per_byte = self.input_activations == "int8" or self.block_size is not None
-        return linear.plain or (linear.apart and not per_byte)
+        dense = self.input_activations == "int8" or self.block_size or float4_name(self.common)
+        return linear.plain or (linear.apart and not dense)
 
     def of(self, linear: Linear) -> Grid:
         """The grid of one linear."""

@@ -24,6 +24,7 @@ from birdbone.models.planning.stored_bytes import stored_bytes
 from birdbone.models.reading.in_memory import as_checkpoint
 from birdbone.models.reading.opening import open_checkpoint
 from birdbone.models.reading.sources import find_model
+from birdbone.models.reading.stored_dtypes import as_dtype
 
 LEARNED: dict[str, Any] = {"signround": {"iterations": 2, "batch_size": 1}}
 GATE_UP = "model.layers.1.mlp.experts.gate_up_proj"
@@ -150,10 +151,12 @@ def test_a_folder_for_experts_of_several_kinds_is_refused() -> None:
     [
         {"grid": "fp8", "group_size": 64, "block_size": 16},
         {"bits": 8, "group_size": None, "input_activations": "int8", "method": "rtn"},
+        {"grid": "mxfp4", "group_size": 64, "method": "rtn"},
     ],
-    ids=["blocks", "int8 inputs"],
+    ids=["blocks", "int8 inputs", "mxfp4"],
 )
 async def test_where_experts_stay_dense(settings: dict[str, Any]) -> None:
+    made = as_dtype(tiny_checkpoint("mixtral"), torch.bfloat16)
     with pytest.warns(UserWarning, match=r"does not quantise 6 tensors, such as '.*experts"):
-        light = await light_of(tiny_checkpoint("mixtral"), **settings)
+        light = await light_of(made, **settings)
     assert not isinstance(light.refs[GATE_UP], Quantized)
