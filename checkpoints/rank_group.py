@@ -4,17 +4,20 @@ gloo transfers between CPUs, NCCL between CUDA devices; other devices go through
 ends where a rank failed, fell silent (`rank_watch`) or the run is to stop.
 
 The groups are not torch.distributed's default one: libraries that find that one divide their work
-too, and would wait for the other ranks while rank 0 works alone.
+too, and would wait for the other ranks while rank 0 works alone. `default_group` makes one for the
+time of a training that FSDP2 divides.
 """
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,6 +63,7 @@ class Group:
         local_rank: its place on this machine.
         watch: tells whether the others are alive.
         groups: by the type of device that they transfer between.
+        store: common to all ranks.
     """
 
     rank: int
@@ -67,6 +71,7 @@ class Group:
     local_rank: int
     watch: Watch
     groups: Mapping[str, Any]
+    store: Any
 
     def broadcast(self, tensor: Tensor, source: int) -> Tensor:
         """The tensor of one rank on every rank; given the same shape and dtype everywhere.
@@ -129,8 +134,38 @@ def join() -> None:
         raise RankError(
             place, f"cannot join the other ranks at {where} from {socket.gethostname()}: {error}"
         ) from error
-    _joined = Group(place, size, local, watch, groups)
+    _joined = Group(place, size, local, watch, groups, store)
     atexit.register(_leave, watch)
+
+
+_defaults = itertools.count()
+
+
+@contextmanager
+def default_group() -> Iterator[None]:
+    """torch.distributed's default group of the same ranks, inside the context only.
+
+    Raises:
+        RankError: a rank was lost while the ranks exchanged something through it.
+    """
+    group = _joined
+    assert group is not None
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if "cuda" in group.groups else "gloo",
+        store=PrefixStore(f"default/{next(_defaults)}", group.store),
+        rank=group.rank,
+        world_size=group.size,
+        timeout=_NO_TIMEOUT,
+    )
+    try:
+        yield
+    except RuntimeError as error:  # maybe a broken connection
+        group.watch.await_silence()
+        if group.watch.lost is not None:
+            raise group.watch.lost from error
+        raise
+    finally:
+        dist.destroy_process_group()
 
 
 def _groups(store: Any, place: int, size: int, local: int) -> dict[str, Any]:

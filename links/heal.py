@@ -20,7 +20,7 @@ from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
 from .healing.methods import num_heldout
 from .healing.more_text import healing_text
-from .healing.settings import HealSettings, chosen, warn_of_idle_ranks, warn_of_ignored
+from .healing.settings import HealSettings, chosen, warn_of_ignored, warn_of_ranks
 from .healing.train import by_blocks, on_text
 
 
@@ -37,7 +37,7 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     """
     warn_of_ignored(settings)
     how = chosen(settings)
-    warn_of_idle_ranks(how.batch_size)
+    warn_of_ranks(how)
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
     heldout = num_heldout(windows, settings.heldout_share)
     train = by_blocks if settings.method == "blocks" else partial(on_text, settings.method)

@@ -52,7 +52,9 @@ CASES: Mapping[str, tuple[str, Callable[[], Chain]]] = {
     "quantize experts": ("mixtral", lambda: Chain(quantized(symmetric=False))),
     "heal blocks": ("llama", lambda: healed(batch_size=1)),
     "heal blocks by two": ("mixtral", lambda: healed(batch_size=2)),
+    "experts' zeros": ("mixtral", lambda: pruned(sparsity=0.5, method="magnitude")),
     "heal full": ("llama_tied", lambda: healed(method="full", batch_size=3)),
+    "heal full, divided": ("mixtral", lambda: healed(method="full", batch_size=3, shard=True)),
     "heal lora": ("llama", lambda: healed(method="lora", rank=2)),
     "heal qlora": ("llama", lambda: healed(method="qlora", rank=2, batch_size=2, epochs=1)),
     "heal on sampled text": ("llama", lambda: healed(epochs=1, tokens=16 * 7, heldout_share=0.1)),
@@ -142,7 +144,8 @@ def failure(chain: Chain, store: RunFolder | None = None) -> str:
 def all_cases(folder: Path) -> None:
     """Run everything as one rank, and write what came of it."""
     results: dict[str, Any] = {name: found(name) for name in CASES}
-    results["again"] = {name: found(name)["id"] for name in ("quantize", "heal blocks by two")}
+    again = "quantize", "heal blocks by two", "heal full, divided"
+    results["again"] = {name: found(name)["id"] for name in again}
     with RunFolder(folder / "runs") as store:
         ctx = run_sync(rounded(), context("llama"), store=store)
         results["rounded"] = ctx["checkpoint"].id, [step.link for step in ctx["history"]]

@@ -51,7 +51,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.filterwarnings("ignore:quantize")
+@pytest.mark.filterwarnings("ignore:quantize", r"ignore:heal\(shard=True\)")
 def test_two_ranks_give_what_one_gives(name: str, two: list[dict[str, Any]]) -> None:
     alone, both = found(name), [each[name] for each in two]
     assert both[0]["id"] == both[1]["id"]
@@ -71,6 +71,17 @@ def test_steps_of_one_window_give_the_bytes_of_one_rank(two: list[dict[str, Any]
     assert two[0]["heal blocks"]["id"] == found("heal blocks")["id"]
 
 
+def test_divided_weights_keep_their_zeros(two: list[dict[str, Any]]) -> None:
+    before, after = (two[0][name]["tensors"] for name in ("experts' zeros", "heal full, divided"))
+    pruned = [
+        name for name, tensor in before.items() if name.startswith("model") and (tensor == 0).any()
+    ]
+    assert len(pruned) > 10
+    for name in pruned:
+        assert torch.equal(before[name] == 0, after[name] == 0)
+        assert not torch.equal(before[name], after[name])
+
+
 def test_a_link_of_rank_0_hands_its_result_over(two: list[dict[str, Any]]) -> None:
     assert two[0]["rounded"] == two[1]["rounded"]
     assert two[0]["rounded"][1] == ["profile", "quantize"]
@@ -86,7 +97,13 @@ def test_a_rank_that_fails_ends_the_others_with_its_reason(two: list[dict[str, A
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "killed", "first"),
-    [("quantize", 0, 2), ("quantize", 1, 2), ("heal blocks", 0, 1), ("heal full", 1, 2)],
+    [
+        ("quantize", 0, 2),
+        ("quantize", 1, 2),
+        ("heal blocks", 0, 1),
+        ("heal full", 1, 2),
+        ("heal full, divided", 0, 2),
+    ],
 )
 def test_after_a_kill_the_same_run_goes_on(
     name: str, killed: int, first: int, two: list[dict[str, Any]], tmp_path: Path

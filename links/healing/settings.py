@@ -68,6 +68,10 @@ class HealSettings(Settings):
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Scale of the adapters: their product is multiplied by alpha / rank [32]."""
 
+    shard: bool | None = None
+    """For full on several ranks: divide weights, gradients and optimiser over them, by FSDP2 of
+    torch, for models that do not fit on one device [False]."""
+
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens of text to train on: what calibrate's healing windows lack of them is sampled from the
     original model; by default nothing is sampled."""
@@ -99,6 +103,7 @@ class Chosen:
     kl_weight: float = 1.0
     rank: int = 16
     alpha: float = 32.0
+    shard: bool = False
 
 
 DEFAULTS: Mapping[HealMethod, Chosen] = MappingProxyType(
@@ -118,7 +123,7 @@ USED: Mapping[HealMethod, tuple[str, ...]] = MappingProxyType(
         "blocks": (*_EVERY, "target"),
         "lora": (*_WHOLE, "rank", "alpha"),
         "qlora": (*_WHOLE, "rank", "alpha"),
-        "full": _WHOLE,
+        "full": (*_WHOLE, "shard"),
     }
 )
 """By method: the settings it uses, besides heldout_share and seed."""
@@ -147,11 +152,18 @@ def warn_of_ignored(settings: HealSettings) -> None:
             )
 
 
-def warn_of_idle_ranks(batch_size: int) -> None:
-    """Warn where a step has fewer windows than there are ranks to divide them over."""
-    if batch_size < ranks.size():
+def warn_of_ranks(how: Chosen) -> None:
+    """Warn of steps with fewer windows than ranks, and of a model to divide over one."""
+    count = ranks.size()
+    if how.batch_size < count:
         warnings.warn(
-            f"heal(batch_size={batch_size}): each step has fewer windows than the {ranks.size()} "
-            f"ranks, so some wait while the others train; batch_size={ranks.size()} gives each one",
+            f"heal(batch_size={how.batch_size}): each step has fewer windows than the {count} "
+            f"ranks, so some wait while the others train; batch_size={count} gives each one",
+            stacklevel=3,
+        )
+    if how.shard and count == 1:
+        warnings.warn(
+            "heal(shard=True) divides the model over several ranks, and this is one process; start "
+            "it with torchrun",
             stacklevel=3,
         )

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ...checkpoints import Checkpoint
+from ...checkpoints import Checkpoint, ranks
 from ...contexts.flow import Healable
 from ...engine import announce
 from ...models.blocks.linears import all_linears
@@ -78,7 +78,8 @@ def on_text(
     light = Skeleton(checkpoint, dtype=torch.float32)
     place, report = text.place, partial(announce, "healing")
     if method == "full":
-        return heal_all(light, lesson, training, unfinished=place, announce=report)
+        shard = how.shard and ranks.size() > 1
+        return heal_all(light, lesson, training, shard=shard, unfinished=place, announce=report)
     adapting = Adapting(rank=how.rank, alpha=how.alpha, on_nf4=method == "qlora")
     return heal_adapted(
         light, modules, lesson, adapting, training, unfinished=place, announce=report

@@ -64,10 +64,15 @@ class Lesson:
 
     @torch.no_grad()
     def mean_loss(self, model: nn.Module, batches: Sequence[Tensor]) -> float:
-        """Mean loss per window over several batches of window indices, which ranks divide."""
-        own = [
-            float(self.loss(model, part)) * len(part)
-            for part in batches[ranks.rank() :: ranks.size()]
-        ]
+        """Mean loss per window over several batches of window indices, which ranks divide.
+
+        Every rank runs the model equally often, as one that is divided over ranks needs.
+        """
+        own = []
+        for start in range(0, len(batches), ranks.size()):
+            place = start + ranks.rank()
+            part = batches[place if place < len(batches) else 0]
+            loss = float(self.loss(model, part)) * len(part)
+            own += [loss] if place < len(batches) else []
         losses = ranks.joined(torch.tensor(own, dtype=torch.float64))
         return math.fsum(losses.tolist()) / sum(len(windows) for windows in batches)

@@ -86,3 +86,40 @@ def _packs(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         num_bytes += each.nbytes
     if pack:
         yield pack
+
+
+class Replicated:
+    """How a model in training lies on the ranks: whole on each; also that of one process."""
+
+    def divide(self, path: str, module: nn.Module) -> None:
+        """Divide the tensors of a block, or after all blocks those of the rest of the model."""
+
+    def parameters(self, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+        """What the optimiser of this rank works on."""
+        return list(parameters)
+
+    def parts(self, windows: Tensor, start: int, size: int) -> list[tuple[Tensor, float]]:
+        """This rank's parts of a step of ``windows``, and what fraction of it each is.
+
+        Args:
+            start: number of the first window.
+            size: largest number of windows of a part.
+        """
+        own = own_windows(windows, start)
+        return [(each, len(each) / len(windows)) for each in own.split(size) if len(each)]
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give what `parameters` returned the gradients of all ranks."""
+        sum_gradients(parameters)
+
+    def norm(self, own: Tensor) -> Tensor:
+        """The norm of all gradients, from that of this rank's."""
+        return own
+
+    def whole(self, own: Tensor) -> Tensor:
+        """A whole tensor, from this rank's part."""
+        return own.detach()
+
+    def own(self, whole: Tensor) -> Tensor:
+        """This rank's part of a whole tensor."""
+        return whole

@@ -2,7 +2,7 @@
 
 In float32 or under autocast. AdamW with warm-up and cosine decay. The held-out loss after every
 epoch selects the iterate; the start is one of the candidates. Several ranks divide the windows of
-every step and the held-out ones; each has the whole model and the whole optimiser.
+every step and the held-out ones; each has the whole model and optimiser, or its part (`sharding`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..passes.losses import check_loss
 from ..passes.resuming import Keeping, ProgressStore
 from .distillation import Lesson
 from .optimiser import Survivors, cosine
-from .rank_steps import own_windows, sum_gradients
+from .rank_steps import Replicated
 
 _MAX_GRADIENT_NORM = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -87,12 +87,14 @@ def train(
     training: Training,
     *,
     keep_zeros: bool,
+    division: Replicated | None = None,
     unfinished: ProgressStore | None = None,
     announce: AnnounceStep = lambda done, total, loss: None,
 ) -> Trained:
     """Train some parameters of a model in place and restore the best iterate.
 
     Args:
+        division: how the model lies on the ranks; whole on each by default.
         keep_zeros: keep pruned weights at zero (see `Survivors`).
         announce: receives every optimiser step and its loss; may raise to stop.
 
@@ -100,8 +102,10 @@ def train(
         NumericsError: a loss that is NaN or infinite.
         SettingError: accelerate is already configured differently in this process.
     """
-    survivors = Survivors(parameters if keep_zeros else ())
-    course = _Course(model, parameters, survivors, lesson, training)
+    division = division or Replicated()
+    own = division.parameters(parameters)
+    survivors = Survivors(own if keep_zeros else ())
+    course = _Course(model, own, survivors, lesson, training, division)
     keeping = Keeping(unfinished)
     order = training.order(len(lesson.tokens))
     with _checkpointed(blocks if training.checkpointing else ()):
@@ -125,9 +129,10 @@ class _Course:
         survivors: Survivors,
         lesson: Lesson,
         training: Training,
+        division: Replicated,
     ) -> None:
         self.steps = 0
-        self._lesson, self._training = lesson, training
+        self._lesson, self._training, self._division = lesson, training, division
         self._parameters = list(parameters)
         for parameter in self._parameters:
             parameter.requires_grad_()
@@ -151,21 +156,23 @@ class _Course:
         tensors, facts = kept
         self.steps, self._best = facts["steps"], facts["best"]
         self._losses, self._heldout = list(facts["losses"]), list(facts["heldout"])
-        self._kept = [tensors[f"best.{place}"] for place in range(len(self._parameters))]
+        own = {name: self._division.own(tensor) for name, tensor in tensors.items()}
+        self._kept = [own[f"best.{place}"] for place in range(len(self._parameters))]
         for place, parameter in enumerate(self._parameters):
-            parameter.data = tensors[f"now.{place}"].to(parameter.device)
-            if f"step.{place}" in tensors:
+            _set(parameter, own[f"now.{place}"])
+            if f"step.{place}" in own:
                 self._optimizer.state[parameter] = {
-                    name: tensors[f"{name}.{place}"].to(parameter.device) for name in _MOMENTS
+                    name: own[f"{name}.{place}"].to(parameter.device) for name in _MOMENTS
                 }
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything needed to resume from here."""
-        tensors = {f"best.{place}": value for place, value in enumerate(self._kept)}
+        """Everything needed to resume from here, on any number of ranks."""
+        own = {f"best.{place}": value for place, value in enumerate(self._kept)}
         for place, parameter in enumerate(self._parameters):
-            tensors[f"now.{place}"] = parameter.detach()
+            own[f"now.{place}"] = parameter
             for name, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"{name}.{place}"] = value
+                own[f"{name}.{place}"] = value
+        tensors = {name: self._division.whole(value) for name, value in own.items()}
         facts = {
             "steps": self.steps,
             "best": self._best,
@@ -181,15 +188,17 @@ class _Course:
         self._optimizer.zero_grad()
         total = 0.0
         device = self._parameters[0].device
-        own = own_windows(windows, self.steps * training.batch_size)
-        for part in own.split(training.micro_batch_size) if len(own) else ():
+        start = self.steps * training.batch_size
+        for part, share in self._division.parts(windows, start, training.micro_batch_size):
             with torch.enable_grad(), computed_in(training.autocast, device):
-                loss = self._lesson.loss(self._model, part) * (len(part) / len(windows))
+                loss = self._lesson.loss(self._model, part) * share
             total += check_loss(loss.item(), f"at healing step {self.steps + 1}", fix)
             self._accelerator.backward(loss)
-        sum_gradients(self._parameters)
+        self._division.sum_gradients(self._parameters)
         self._survivors.confine()
-        self._accelerator.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm = self._division.norm(norm)
+        nn.utils.clip_grads_with_norm_(self._parameters, _MAX_GRADIENT_NORM, norm)
         self._optimizer.param_groups[0]["lr"] = training.learning_rate * fraction
         self._optimizer.step()
         self.steps += 1
@@ -212,12 +221,18 @@ class _Course:
     def end(self) -> Trained:
         """Restore the best iterate."""
         for parameter, value in zip(self._parameters, self._kept, strict=True):
-            parameter.data = value.to(parameter.device)
+            _set(parameter, value)
             parameter.grad = None
             parameter.requires_grad_(False)
         self._optimizer.state.clear()
         curves = {"training_loss": _thinned(self._losses), "heldout_loss": self._heldout}
         return Trained(self.steps, curves)
+
+
+@torch.no_grad()
+def _set(parameter: nn.Parameter, value: Tensor) -> None:
+    """Fill a parameter, whose memory may be that of a divided model."""
+    parameter.copy_(value)
 
 
 def _accelerator(device: torch.device) -> Accelerator:

@@ -10,8 +10,8 @@ from birdbone.links.healing.settings import (
     USED,
     HealSettings,
     chosen,
-    warn_of_idle_ranks,
     warn_of_ignored,
+    warn_of_ranks,
 )
 
 
@@ -49,6 +49,12 @@ def test_settings_it_uses_pass_in_silence(method: Any) -> None:
 
 
 def test_steps_of_fewer_windows_than_ranks_are_told(on_three: Any) -> None:
+    how = DEFAULTS["blocks"]
     with pytest.warns(UserWarning, match=r"batch_size=2\): each step has fewer.*batch_size=3"):
-        on_three(lambda rank: warn_of_idle_ranks(2))
-    on_three(lambda rank: warn_of_idle_ranks(3))
+        on_three(lambda rank: warn_of_ranks(replace(how, batch_size=2)))
+    on_three(lambda rank: warn_of_ranks(replace(how, batch_size=3)))
+
+
+def test_a_model_to_divide_over_one_process_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"shard=True\) divides.*torchrun"):
+        warn_of_ranks(replace(DEFAULTS["full"], shard=True))
