@@ -16,7 +16,8 @@ from ...texts import Windows
 from .settings import SaveSettings
 from .target import asked_format
 
-_FILES_BYTES = 4 << 20  # tokenizer, card and records
+_TOKENIZER_BYTES = 4 << 20  # of a GGUF file, which is not read before the run
+_RECORDS_BYTES = 128 << 10
 _PROCESS_BYTES = 512 << 20  # an interpreter with its libraries, and one batch of logits
 
 
@@ -37,9 +38,15 @@ def save_forecast(ctx: Savable, settings: SaveSettings) -> Forecast:
         moved_bytes=6 * (light.num_bytes + beside),
         memory_bytes=_memory_bytes(ctx, settings),
         process_bytes=models * 4 * dense.num_parameters + _PROCESS_BYTES,
-        disk_bytes=light.num_bytes + _FILES_BYTES,
+        disk_bytes=light.num_bytes + _beside_bytes(light),
         passing_disk_bytes=beside,
     )
+
+
+def _beside_bytes(light: Checkpoint) -> int:
+    """Tokenizer and other files that the model comes with, card and records."""
+    carried = sum(len(data) for data in light.files.values())
+    return (carried or _TOKENIZER_BYTES) + _RECORDS_BYTES
 
 
 def _sampled_tokens(settings: SaveSettings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,15 @@ def test_what_is_left_on_disk() -> None:
     assert dense.disk_bytes - found.disk_bytes == DENSE.num_bytes - light.num_bytes
     assert found.passing_disk_bytes == DENSE.num_bytes
     assert light.num_bytes < found.disk_bytes < light.num_bytes + (16 << 20)
+
+
+def test_files_of_the_model_count_where_they_are_known() -> None:
+    sizes = {
+        size: told(checkpoint=replace(DENSE, files={"tokenizer.json": b" " * size})).disk_bytes
+        for size in (1000, 3000)
+    }
+    assert sizes[3000] - sizes[1000] == 2000
+    assert sizes[3000] < told(checkpoint=replace(DENSE, files={})).disk_bytes
 
 
 def test_larger_shards_take_no_more_memory() -> None:
