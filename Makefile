@@ -84,7 +84,7 @@ WITHOUT := torch torchaudio torchvision torchcodec triton
 		-c vllm-requirements.txt -r .venv-vllm/required
 	@touch $@
 
-consumers: .venv-vllm/installed .venv/linked ## load folders with rounded inputs in vLLM on a CPU, in .venv-vllm; slow
+consumers: .venv-vllm/installed .venv/linked ## load folders in vLLM on a CPU, in .venv-vllm; slow
 	$(QUIET) BIRDBONE_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python \
 		$(BIN)/pytest -q -m slow --timeout=1200 tests/models/writing/test_vllm.py
 
