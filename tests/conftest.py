@@ -66,6 +66,16 @@ def other_libraries_keep_their_logging() -> Iterator[None]:
         assert _transformers_logging() == before
 
 
+@pytest.fixture(autouse=True)
+def modules_keep_their_weights() -> Iterator[None]:
+    """Fail a test after which models would be built on the meta device."""
+    yield
+    if "torch" in sys.modules:
+        from torch.nn import Module
+
+        assert Module.register_parameter.__module__ == "torch.nn.modules.module"
+
+
 def _transformers_logging() -> tuple[bool, int] | None:
     """Whether transformers shows progress bars, and its verbosity; None before its import."""
     if "transformers" not in sys.modules:

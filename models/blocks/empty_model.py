@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +28,7 @@ from .transformers_errors import REFUSED
 
 _WITHOUT_VALUES = frozenset({torch.empty, torch.rand, torch.randn})
 _LARGE = 1 << 28  # elements
+_BUILDING = threading.RLock()
 
 
 def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -42,7 +45,7 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
     try:
         with (
             read_config_object(checkpoint, trust) as config,
-            init_empty_weights(include_buffers=False),
+            without_weights(),
             _LargeOnMeta(),
         ):
             # One product per expert, so that the inputs of each expert can be observed.
@@ -58,6 +61,18 @@ def empty_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> 
         raise unbuildable(checkpoint, error) from error
     model.eval()
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Models built inside have parameters on the meta device, and buffers with values.
+
+    accelerate exchanges a method of ``nn.Module`` meanwhile. If two threads did so at once, the one
+    that ends last would put back the method of the other, and every model of the process would be
+    without weights from then on. So one thread builds at a time.
+    """
+    with _BUILDING, init_empty_weights(include_buffers=False):
+        yield
 
 
 class _LargeOnMeta(TorchFunctionMode):

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import transformers
-from accelerate import init_empty_weights
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange, apply_renamings
 
 from ...checkpoints import Checkpoint
 from ..blocks.config import has_code, read_config_object
+from ..blocks.empty_model import without_weights
 from ..blocks.parameter_names import parameter_finder
 from ..blocks.transformers_errors import REFUSED
 
@@ -66,7 +66,7 @@ def _larger_model(checkpoint: Checkpoint, model: PreTrainedModel) -> PreTrainedM
     try:
         with (
             read_config_object(checkpoint, trust=False) as config,
-            init_empty_weights(include_buffers=False),
+            without_weights(),
         ):
             expected = kind.config_class
             if isinstance(config, type(model.config)) or expected is None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from tiny import picture_config, random_model, tiny_windows
 from torch import Tensor
+from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DeepseekV3Config
 
 from birdbone.checkpoints import Checkpoint
-from birdbone.models.blocks.empty_model import empty_model, find_blocks
+from birdbone.models.blocks.empty_model import empty_model, find_blocks, without_weights
 from birdbone.models.reading.opening import as_checkpoint
 from birdbone.models.units.remove_layers import keep_layers
 
@@ -64,3 +67,27 @@ def test_fused_experts_of_full_size_take_no_memory() -> None:
     assert experts.numel() > 7e9
     assert experts.is_meta
     assert 0 < seen.largest <= 1 << 28
+
+
+def test_two_threads_leave_torch_as_it_was() -> None:
+    """The second tries to begin while the first builds, and ends after it."""
+    before = Module.register_parameter
+    one_is_in, two_is_in, one_is_out = (threading.Event() for _ in range(3))
+
+    def one() -> None:
+        with without_weights():
+            one_is_in.set()
+            two_is_in.wait(timeout=0.1)
+        one_is_out.set()
+
+    def two() -> None:
+        one_is_in.wait()
+        with without_weights():
+            two_is_in.set()
+            one_is_out.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(one), pool.submit(two)]:
+            each.result()
+    found, Module.register_parameter = Module.register_parameter, before  # type: ignore[method-assign]
+    assert found is before
