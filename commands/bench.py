@@ -138,8 +138,8 @@ def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, l
     from ..formats.llama_cpp import require_llama_cpp
     from ..formats.runtime_benchmark import BenchmarkedModel
     from ..models.blocks.device import default_device
-    from ..models.codecs.float4 import holds_float4
     from ..models.evaluation.fresh_process import Probe
+    from ..models.reading.quantized import only_dtype
     from ..models.reading.sources import find_model, read_config
     from ..models.reading.tokenizer import read_tokenizer
 
@@ -150,8 +150,8 @@ def _contender(name: str, text: _Text, trust: bool) -> tuple[BenchmarkedModel, l
     _check_length(name, source, text.length, trust)
     windows = text.read(tokenizer)
     device = default_device()
-    is_float4 = source.gguf is None and holds_float4(read_config(source))
-    dtype = torch.float32 if device.type == "cpu" and not is_float4 else torch.bfloat16
+    only = None if source.gguf else only_dtype(source.folder, read_config(source))
+    dtype = only or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     probe = Probe(
         windows[0].tokens,
         dtype,

@@ -51,8 +51,9 @@ def test_a_release_is_inspected_quantised_proven_and_verified(kind: str, tmp_pat
     stored = load_file(light / "model.safetensors")
     assert [name for name in stored if name.endswith("self_attn.o_proj.weight_packed")]
     assert not [name for name in stored if name.endswith(CODES[kind])]
-    experts = {each.dtype for name, each in stored.items() if name.endswith("down_proj")}
-    assert experts == ({torch.bfloat16} if kind == "mxfp4" else {torch.float32})
+    ends = {"mxfp4": "experts.down_proj", "float8": "experts.0.down_proj.weight_packed"}
+    experts = {each.dtype for name, each in stored.items() if name.endswith(ends[kind])}
+    assert experts == ({torch.bfloat16} if kind == "mxfp4" else {torch.int32})
     assert json.loads(birdbone("prove", light, "--json").stdout)["proven"]
     birdbone("verify", light, "--source", source)
     before, after = (inspected(folder)["contents"] for folder in (source, light))

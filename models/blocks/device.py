@@ -36,14 +36,17 @@ def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
 
 
 def judged_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """The dtype of evaluation: float16 for models stored in it, bfloat16 for FP4, else
-    `compute_dtype`.
+    """The dtype of evaluation: float16 for models stored in it, else mostly `compute_dtype`.
 
     float16 represents values up to 65,504. Activations that are finite in float32 may be infinite
-    when the model is loaded in float16. transformers computes FP4 weights in bfloat16 only.
+    when the model is loaded in float16. transformers computes FP4 weights in bfloat16 only, and
+    packed experts, whose weights have three axes, in the dtype of their scales only.
     """
-    if any(isinstance(ref, Quantized) and ref.float4 for ref in checkpoint.refs.values()):
-        return torch.bfloat16
+    for ref in checkpoint.refs.values():
+        if isinstance(ref, Quantized) and ref.float4:
+            return torch.bfloat16
+        if isinstance(ref, Quantized) and len(ref.shape) == 3:
+            return ref.dtype
     if checkpoint.config.get("dtype") == "float16":
         return torch.float16
     return compute_dtype(checkpoint, device)

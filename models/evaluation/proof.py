@@ -17,7 +17,7 @@ from ...checkpoints.durable import file_hash
 from ...errors import CheckpointError, ProofError
 from ..blocks.announcing import Announce
 from ..blocks.device import default_device
-from ..codecs.float4 import holds_float4
+from ..reading.quantized import only_dtype
 from ..writing.publishing import BENCH, PROVENANCE, REPORT, files_of
 from .fresh_process import run_alone
 from .record import RECORD, Record, logits_off, mean_nll, read_record
@@ -266,12 +266,13 @@ def _request(folder: Path, record: Record | None, trust: bool) -> dict[str, Any]
 
 
 def _plain_dtype(folder: Path) -> str:
-    """The dtype to try a folder in that states none: float32, or bfloat16 for FP4 weights."""
+    """The dtype to try a folder in that states none: float32, or the only one it computes in."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        only = only_dtype(folder, config) if isinstance(config, dict) else None
+    except (OSError, ValueError, CheckpointError):
         return "float32"
-    return "bfloat16" if holds_float4(config) else "float32"
+    return "float32" if only is None else str(only).removeprefix("torch.")
 
 
 def _opened(found: Mapping[str, Any], record: Record | None) -> list[Check]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from ...checkpoints import LeftOut, TensorRef
+from ...checkpoints import LeftOut, TensorRef, open_folder
 from ...errors import ModelError
 from ..codecs.bitsandbytes import read_bitsandbytes
 from ..codecs.compressed_tensors import unpack
+from ..codecs.float4 import holds_float4
 from ..codecs.float8 import read_float8
 from ..codecs.mxfp4 import read_mxfp4
 
@@ -30,6 +33,9 @@ _IN_ITS_MODULE = re.compile(
 # Of experts that are kept in one tensor, such as "experts.gate_up_proj".
 _OF_EXPERTS = re.compile(r"(?<=_proj)_(blocks|scales|scale_inv|scale|activation_scale)$")
 
+
+# Of an expert that is packed by itself.
+_OF_AN_EXPERT = re.compile(r"\.experts\.\d+\..*\.weight_scale$")
 
 # Of activations, which only computing in the quantised format needs.
 _OF_ACTIVATIONS = re.compile(
@@ -89,6 +95,24 @@ def multiplied_out(
         f"'{label}' is already quantised ({method}), which is not supported; use the original "
         f"model, or one quantised with {', '.join(_READ[:-1])} or {_READ[-1]}"
     )
+
+
+def only_dtype(folder: Path, config: Mapping[str, Any]) -> torch.dtype | None:
+    """The only dtype in which transformers computes a saved folder; None if there are several.
+
+    Args:
+        config: the contents of its ``config.json``.
+
+    Raises:
+        CheckpointError: missing or damaged weight files.
+    """
+    if holds_float4(config):
+        return torch.bfloat16
+    settings = config.get("quantization_config")
+    if not isinstance(settings, Mapping) or settings.get("quant_method") != COMPRESSED_TENSORS:
+        return None
+    scales = (ref for name, ref in open_folder(folder).items() if _OF_AN_EXPERT.search(name))
+    return next((ref.dtype for ref in scales), None)
 
 
 def dequantised_dtype(settings: object) -> torch.dtype:

@@ -17,12 +17,14 @@ from birdbone.checkpoints import Checkpoint, Quantized
 from birdbone.engine import run
 from birdbone.errors import CheckpointError, LinkError, SettingError
 from birdbone.links import quantize
+from birdbone.models.blocks.device import judged_dtype
 from birdbone.models.blocks.linears import all_linears
 from birdbone.models.codecs.compressed_tensors_writing import quantization_config
 from birdbone.models.planning.outline import outlined_model
 from birdbone.models.planning.stored_bytes import stored_bytes
 from birdbone.models.reading.in_memory import as_checkpoint
 from birdbone.models.reading.opening import open_checkpoint
+from birdbone.models.reading.quantized import only_dtype
 from birdbone.models.reading.sources import find_model
 from birdbone.models.reading.stored_dtypes import as_dtype
 
@@ -87,6 +89,18 @@ async def test_beside_other_weights(settings: dict[str, Any], tmp_path: Path) ->
     light = await light_of(tiny_checkpoint("mixtral"), method="rtn", **settings)
     folder = written(light, tmp_path / "light")
     torch.testing.assert_close(plain_logits(folder), own_logits(light), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+async def test_it_is_computed_in_the_dtype_of_its_scales(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    made = as_dtype(tiny_checkpoint("mixtral"), dtype)
+    light = await light_of(made.evolve({}, config={"dtype": str(dtype).removeprefix("torch.")}))
+    folder = written(light, tmp_path / "light")
+    config = json.loads((folder / "config.json").read_text())
+    assert only_dtype(folder, config) == judged_dtype(light, torch.device("cpu")) == dtype
+    assert torch.equal(plain_logits(folder, dtype), own_logits(light, dtype))
 
 
 async def test_routers_are_ignored_by_the_names_that_files_have(tmp_path: Path) -> None:

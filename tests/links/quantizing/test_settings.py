@@ -37,7 +37,7 @@ from birdbone.links.quantizing.settings import (
         ({"method": "awq"}, r"quantize\(method='awq'\): Input should be 'auto', 'gptq'"),
         (
             {"grid": "q1_k"},
-            r"quantize\(grid='q1_k'\): Input should be 'int', 'fp8', 'allocated', 'q4_0'",
+            r"quantize\(grid='q1_k'\): Input should be 'int', 'fp8', 'mxfp4', 'nvfp4'",
         ),
         ({"rank": -1}, r"quantize\(rank=-1\)"),
         ({"damping": 0}, r"quantize\(damping=0\): Input should be greater than 0"),
