@@ -1,24 +1,18 @@
-"""Write a checkpoint as a Hugging Face folder, with the tensor names that transformers loads.
-
-transformers converts some names and shapes when it loads (experts stored one by one, renamed
-heads). Its own reverse conversion is applied to groups of tensors, so that a model larger than
-memory is written block by block.
-"""
+"""Write a checkpoint as a Hugging Face folder, with the tensor names that transformers loads."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from ...checkpoints import (
@@ -27,29 +21,18 @@ from ...checkpoints import (
     Converted,
     GgmlBlocks,
     Quantized,
-    TensorRef,
     write_folder,
 )
-from ...checkpoints.allocator import release_unused_memory
-from ...checkpoints.safetensors_layout import StoredTensor
 from ...checkpoints.shards import append_to_folder, sync
-from ...errors import CheckpointError, ModelError
+from ...errors import CheckpointError
 from ..blocks.announcing import AnnounceCount
 from ..blocks.config import has_code
-from ..blocks.embeddings import embedding_paths
-from ..blocks.empty_model import empty_model, find_blocks, shared_model, tied_parameters
-from ..blocks.experts_apart import apart
+from ..blocks.empty_model import empty_model, find_blocks, shared_model
 from ..codecs.bitsandbytes import quantize_folder
 from ..codecs.compressed_tensors_writing import (
-    packed,
-    packed_outline,
-    per_row,
-    per_row_outline,
     quantization_config,
 )
-from .wrapper_names import names_for_files
-
-Ref = TypeVar("Ref", bound=TensorRef)
+from .outgoing import Outgoing, of_kind, packed_experts, stored_per_row
 
 
 def _silent(done: int, total: int) -> None:
@@ -77,15 +60,15 @@ def write_model(
     checkpoint = _without_blocks(checkpoint)
     model = empty_model(checkpoint)
     config = dict(checkpoint.config)
-    codes = _of_kind(checkpoint, Quantized)
-    handed_over = _of_kind(checkpoint, BitsAndBytes)
+    codes = of_kind(checkpoint, Quantized)
+    handed_over = of_kind(checkpoint, BitsAndBytes)
     _check_quantized(model, codes, handed_over)
     if handed_over:
         config["quantization_config"] = _write_bitsandbytes(
             checkpoint, model, folder, max_shard_bytes, announce
         )
     else:
-        outgoing = _Outgoing(checkpoint, model, announce)
+        outgoing = Outgoing(checkpoint, model, announce)
         write_folder(
             folder,
             outgoing,
@@ -100,7 +83,7 @@ def write_model(
 
 def _without_blocks(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with ggml blocks dequantised, which transformers has no format for."""
-    blocks = _of_kind(checkpoint, GgmlBlocks)
+    blocks = of_kind(checkpoint, GgmlBlocks)
     if not blocks:
         return checkpoint
     warnings.warn(
@@ -123,10 +106,6 @@ def weight_format(checkpoint: Checkpoint) -> str:
     return "dense"
 
 
-def _of_kind(checkpoint: Checkpoint, kind: type[Ref]) -> dict[str, Ref]:
-    return {name: ref for name, ref in checkpoint.refs.items() if isinstance(ref, kind)}
-
-
 def _modules(model: PreTrainedModel, *kinds: type[nn.Module]) -> list[str]:
     return [path for path, module in model.named_modules() if isinstance(module, kinds)]
 
@@ -142,32 +121,12 @@ def _check_quantized(
             f"format: quantise every layer the same way"
         )
     linears = {f"{path}.weight" for path in _modules(model, nn.Linear)}
-    others = _stored_per_row(model, codes).keys() | _experts(codes).keys()
+    others = stored_per_row(model, codes).keys() | packed_experts(codes).keys()
     for name in sorted((codes.keys() | handed_over.keys()) - linears - others):
         raise CheckpointError(
             f"'{name}' is quantised but belongs to no nn.Linear, and no packed format of "
             f"transformers holds it; leave it dense"
         )
-
-
-def _stored_per_row(model: PreTrainedModel, codes: Mapping[str, Quantized]) -> dict[str, list[str]]:
-    """Embeddings and heads stored as int8 rows, each with the heads tied to it."""
-    names, tied = [f"{path}.weight" for path in embedding_paths(model)], tied_parameters(model)
-    return {
-        name: [head for head in names if tied.get(head) == name]
-        for name in names
-        if (ref := codes.get(name)) is not None
-        and ref.bits == 8
-        and ref.symmetric
-        and ref.num_groups == 1
-        and not ref.is_float
-        and ref.input_activations is None
-    }
-
-
-def _experts(codes: Mapping[str, Quantized]) -> dict[str, Quantized]:
-    """The tensors of all experts of a block, which are packed one by one."""
-    return {name: ref for name, ref in codes.items() if len(ref.shape) == 3}
 
 
 def _codes_config(
@@ -178,9 +137,9 @@ def _codes_config(
     Args:
         outline: the tensors of the folder.
     """
-    stored = _stored_per_row(model, codes).items()
+    stored = stored_per_row(model, codes).items()
     rows = [each for name, heads in stored for each in (name, *heads)]
-    linears, experts = _modules(model, nn.Linear), list(_experts(codes).values())
+    linears, experts = _modules(model, nn.Linear), list(packed_experts(codes).values())
     inside = f"{find_blocks(model)[0]}."
     dense = [
         name.removesuffix(".weight")
@@ -207,9 +166,9 @@ def folder_outline(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Te
     checkpoint = _without_blocks(checkpoint)
     model = shared_model(checkpoint)
     config = dict(checkpoint.config)
-    codes, handed_over = _of_kind(checkpoint, Quantized), _of_kind(checkpoint, BitsAndBytes)
+    codes, handed_over = of_kind(checkpoint, Quantized), of_kind(checkpoint, BitsAndBytes)
     _check_quantized(model, codes, handed_over)
-    outline = _Outgoing(checkpoint, model, _silent).outline
+    outline = Outgoing(checkpoint, model, _silent).outline
     if codes:
         config["quantization_config"] = _codes_config(model, codes, outline)
     return config, outline
@@ -224,154 +183,7 @@ def converted_together(checkpoint: Checkpoint) -> list[list[str]]:
         ModelError: the architecture is unknown, or a tensor is made from several blocks.
     """
     plain = replace(checkpoint, unused={})
-    return _Outgoing(plain, shared_model(plain), _silent).groups
-
-
-class _Outgoing(Mapping[str, Tensor]):
-    """The tensors to write, computed when they are read; the last group is cached.
-
-    Attributes:
-        outline: the model's tensors on the meta device, by their names in files.
-        stored: dtypes and shapes by name, unused tensors included.
-        groups: the names, in the checkpoint, of tensors that are converted together.
-    """
-
-    def __init__(
-        self, checkpoint: Checkpoint, model: PreTrainedModel, announce: AnnounceCount
-    ) -> None:
-        self._refs, self._model, self._announce = checkpoint.refs, model, announce
-        self._is_packed = weight_format(checkpoint) == "packed"
-        self._has_experts = bool(_experts(_of_kind(checkpoint, Quantized)))
-        self._rows = _stored_per_row(model, _of_kind(checkpoint, Quantized))
-        self.groups = self._group()
-        outlines = [self._translated(self._outline(group)) for group in self.groups]
-        translated = [name for outline in outlines for name in outline]
-        renamed = names_for_files(checkpoint, model, translated)
-        self._place_of: dict[str, tuple[int, str]] = {}
-        self.outline: dict[str, Tensor] = {}
-        for place, outline in enumerate(outlines):
-            for name, tensor in outline.items():
-                self._place_of[renamed[name]] = (place, name)
-                self.outline[renamed[name]] = tensor
-        self.stored = {name: StoredTensor.of(tensor) for name, tensor in self.outline.items()}
-        self._unused = checkpoint.unused
-        for name, ref in self._unused.items():
-            if name in self.stored:
-                raise CheckpointError(
-                    f"unused tensor '{name}' has the name of a tensor of the model; load with "
-                    f"keep_unused=False"
-                )
-            self.stored[name] = StoredTensor.of(ref)
-        self._made: tuple[int, dict[str, Tensor]] = (-1, {})
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name in self._unused:
-            return self._unused[name].load()
-        place, translated = self._place_of[name]
-        if self._made[0] != place:
-            self._announce(place, len(self.groups))
-            # The tensors of the last group, and what packing allocated, before the next is made.
-            self._made = (-1, {})
-            release_unused_memory()
-            self._made = (place, self._translated(self._values(self.groups[place])))
-        return self._made[1][translated]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.stored)
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def _group(self) -> list[list[str]]:
-        """Groups of names that are converted together: single names, or the names of a block."""
-        outline = self._outline(self._refs)
-        whole = self._translated(outline)
-        if whole is outline:
-            return [[name] for name in self._refs]
-        inside = f"{find_blocks(self._model)[0]}."
-        groups: dict[str, list[str]] = {}
-        for name in self._refs:
-            block = name.removeprefix(inside).split(".")[0] if name.startswith(inside) else ""
-            groups.setdefault(block, []).append(name)
-        self._check_whole(whole, list(groups.values()))
-        return list(groups.values())
-
-    def _check_whole(self, whole: Mapping[str, Tensor], groups: list[list[str]]) -> None:
-        found = {name for group in groups for name in self._translated(self._outline(group))}
-        for name in sorted(found ^ whole.keys()):
-            raise ModelError(
-                f"tensor '{name}' of {type(self._model).__name__} is made from several blocks at "
-                f"once, which is not supported; save the model with transformers"
-            )
-
-    def _outline(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The tensors on the meta device: shapes and dtypes only."""
-        outline: dict[str, Tensor] = {}
-        for name in names:
-            ref = self._refs[name]
-            if isinstance(ref, Quantized) and name in self._rows:
-                outline.update(per_row_outline(name, ref, self._rows[name]))
-            elif isinstance(ref, Quantized):
-                for each, matrix in self._apart(name, ref, _on_meta(ref)).items():
-                    outline.update(packed_outline(each, matrix))
-            else:
-                dense = torch.empty(ref.shape, dtype=ref.dtype, device="meta")
-                outline.update(self._dense(name, dense))
-        return outline
-
-    def _values(self, names: Iterable[str]) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = {}
-        for name in names:
-            ref = self._refs[name]
-            if isinstance(ref, Quantized) and name in self._rows:
-                values.update(per_row(name, ref, self._rows[name]))
-            elif isinstance(ref, Quantized):
-                for each, matrix in self._apart(name, ref, ref.parts()).items():
-                    values.update(packed(each, matrix))
-            else:
-                values.update(self._dense(name, ref.load()))
-        return values
-
-    def _apart(
-        self, name: str, ref: Quantized, parts: Mapping[str, Tensor]
-    ) -> Mapping[str, Quantized]:
-        """The weight itself by its name; of experts the matrix of each by its name in files."""
-        if len(ref.shape) == 2:
-            return {name: ref}
-        codes, scales = (apart(self._model, name, parts[part]) for part in ("codes", "scales"))
-        inputs = ref.input_activations
-        return {
-            each: Quantized(codes[each], scales[each], bits=ref.bits, input_activations=inputs)
-            for each in codes
-        }
-
-    def _dense(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """A tensor beside packed experts by its name in files; unchanged in any other folder."""
-        if not self._has_experts:
-            return {name: tensor}
-        found = apart(self._model, name, tensor)
-        return found if len(found) == 1 else {name: tensor}
-
-    def _translated(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors under their names in files; the same dictionary if no name differs.
-
-        A packed folder keeps the names of dense experts: next to packed linears, transformers 5.23
-        mistakes single experts for packed ones and drops them.
-        """
-        if self._is_packed:
-            return tensors
-        reverted: dict[str, Tensor] = revert_weight_conversion(self._model, tensors)
-        return reverted
-
-
-def _on_meta(ref: Quantized) -> dict[str, Tensor]:
-    """The parts of a quantised weight on the meta device; nothing is read."""
-    scales = (*ref.shape[:-1], ref.num_groups)
-    codes = torch.float8_e4m3fn if ref.is_float else torch.int8
-    return {
-        "codes": torch.empty(ref.shape, dtype=codes, device="meta"),
-        "scales": torch.empty(scales, dtype=ref.dtype, device="meta"),
-    }
+    return Outgoing(plain, shared_model(plain), _silent).groups
 
 
 def _write_bitsandbytes(
@@ -398,7 +210,7 @@ def _write_bitsandbytes(
         quantize_folder(
             Path(aside),
             folder,
-            kind=next(iter(_of_kind(checkpoint, BitsAndBytes).values())).kind,
+            kind=next(iter(of_kind(checkpoint, BitsAndBytes).values())).kind,
             skipped=left_dense(checkpoint, model),
             dtype=getattr(torch, str(checkpoint.config.get("dtype")), torch.float32),
             max_shard_bytes=max_bytes,
@@ -414,7 +226,7 @@ def _write_bitsandbytes(
 
 def left_dense(checkpoint: Checkpoint, model: PreTrainedModel) -> Sequence[str]:
     """Paths of the linears that are not meant for bitsandbytes."""
-    covered = {name.removesuffix(".weight") for name in _of_kind(checkpoint, BitsAndBytes)}
+    covered = {name.removesuffix(".weight") for name in of_kind(checkpoint, BitsAndBytes)}
     return [path for path in _modules(model, nn.Linear, Conv1D) if path not in covered]
 
 
