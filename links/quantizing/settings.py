@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from ...checkpoints.coded import InputActivations
+from ...checkpoints.coded import Float4, InputActivations
 from ...engine import BatchSize, Settings
 from ...errors import SettingError
 from ...solvers.gptq import Order
@@ -16,9 +16,9 @@ from ...solvers.grid import NamedGrid
 from ...solvers.grid_search import ScaleRule
 
 QuantizeMethod = Literal["auto", "gptq", "signround", "rtn", "nf4", "nf4.single", "llm.int8"]
-GridName = Literal["int", "fp8", "mxfp4", "nvfp4", "allocated", NamedGrid]
+GridName = Literal["int", "fp8", Float4, "allocated", NamedGrid]
 
-FLOAT4: tuple[Literal["mxfp4", "nvfp4"], ...] = ("mxfp4", "nvfp4")
+FLOAT4: tuple[Float4, ...] = get_args(Float4)
 """Grids of 4-bit floats."""
 
 PACKED_GRIDS = ("int", "fp8", *FLOAT4)

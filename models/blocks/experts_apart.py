@@ -32,6 +32,11 @@ def apart(model: PreTrainedModel, name: str, tensor: Tensor) -> dict[str, Tensor
     return found
 
 
+def is_expert_matrix(name: str) -> bool:
+    """Whether a tensor of a file, by its name, is the matrix of one expert."""
+    return _MATRIX_OF_AN_EXPERT.search(name) is not None
+
+
 def stored_apart(checkpoint: Checkpoint) -> frozenset[str]:
     """Names of the tensors whose experts are matrices of their own in files, cached by config."""
     if has_code(checkpoint):
@@ -49,6 +54,6 @@ def _of_config(config: str) -> frozenset[str]:
 def _is_apart(model: PreTrainedModel, name: str, tensor: Tensor) -> bool:
     found = apart(model, name, tensor)
     return all(
-        _MATRIX_OF_AN_EXPERT.search(each) and part.ndim == 2 and part.shape[1] == tensor.shape[2]
+        is_expert_matrix(each) and part.ndim == 2 and part.shape[1] == tensor.shape[2]
         for each, part in found.items()
     )

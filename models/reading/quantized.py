@@ -11,6 +11,7 @@ import torch
 
 from ...checkpoints import LeftOut, TensorRef, open_folder
 from ...errors import ModelError
+from ..blocks.experts_apart import is_expert_matrix
 from ..codecs.bitsandbytes import read_bitsandbytes
 from ..codecs.compressed_tensors import unpack
 from ..codecs.float4 import holds_float4
@@ -32,10 +33,6 @@ _IN_ITS_MODULE = re.compile(
 )
 # Of experts that are kept in one tensor, such as "experts.gate_up_proj".
 _OF_EXPERTS = re.compile(r"(?<=_proj)_(blocks|scales|scale_inv|scale|activation_scale)$")
-
-
-# Of an expert that is packed by itself.
-_OF_AN_EXPERT = re.compile(r"\.experts\.\d+\..*\.weight_scale$")
 
 # Of activations, which only computing in the quantised format needs.
 _OF_ACTIVATIONS = re.compile(
@@ -111,8 +108,12 @@ def only_dtype(folder: Path, config: Mapping[str, Any]) -> torch.dtype | None:
     settings = config.get("quantization_config")
     if not isinstance(settings, Mapping) or settings.get("quant_method") != COMPRESSED_TENSORS:
         return None
-    scales = (ref for name, ref in open_folder(folder).items() if _OF_AN_EXPERT.search(name))
-    return next((ref.dtype for ref in scales), None)
+    scales = (
+        ref.dtype
+        for name, ref in open_folder(folder).items()
+        if name.endswith("_scale") and is_expert_matrix(name.removesuffix("_scale"))
+    )
+    return next(scales, None)
 
 
 def dequantised_dtype(settings: object) -> torch.dtype:
