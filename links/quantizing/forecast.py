@@ -36,7 +36,8 @@ def quantize_forecast(ctx: WithModel, settings: QuantizeSettings) -> Forecast:
     checkpoint, windows = ctx["checkpoint"], ctx.get("calibration")
     settings = allocated(settings, checkpoint, ctx.get("allocation"))
     settings = resolved(settings, calibrated=windows is not None)
-    light = exchanged(checkpoint, _outline(checkpoint, settings))
+    grids = grids_of(settings, all_linears(checkpoint))
+    light = exchanged(checkpoint, _outline(checkpoint, settings, grids))
     if settings.method not in CALIBRATED or windows is None:
         return Forecast(adds={"checkpoint": light}, moved_bytes=8 * checkpoint.num_parameters)
     tuned = settings.method == "signround"
@@ -53,7 +54,6 @@ def quantize_forecast(ctx: WithModel, settings: QuantizeSettings) -> Forecast:
         steps = 3 * settings.iterations * settings.batch_size
         work["block_passes"] += num_blocks(checkpoint) * steps
     passed = pass_bytes(checkpoint, windows, settings.batch_size, grams=True, paired=paired)
-    grids = grids_of(settings, all_linears(checkpoint))
     return Forecast(
         adds={"checkpoint": light},
         memory_bytes=passed + _fresh_bytes(checkpoint, grids, packs_codes(settings)),
@@ -69,9 +69,10 @@ def _fresh_bytes(checkpoint: Checkpoint, grids: Grids, packable: bool) -> int:
     return values if packable else values * checkpoint.num_bytes // checkpoint.num_parameters
 
 
-def _outline(checkpoint: Checkpoint, settings: QuantizeSettings) -> Mapping[str, TensorRef]:
+def _outline(
+    checkpoint: Checkpoint, settings: QuantizeSettings, grids: Grids
+) -> Mapping[str, TensorRef]:
     """What is stored in place of each weight, without values."""
-    grids = grids_of(settings, all_linears(checkpoint))
     if settings.method in ("nf4", "nf4.single", "llm.int8"):
         return _for_bitsandbytes(checkpoint, grids, settings.method)
     made = _on_grids(checkpoint, grids, packable=packs_codes(settings))
