@@ -39,7 +39,7 @@ class Quantized(TensorRef):
     Attributes:
         bits: bits of a code; an integer is from ``-2^(bits-1)`` to ``2^(bits-1) - 1``.
         num_groups: groups of columns, each with a scale.
-        num_scales: number of all scales.
+        scales_shape: ``[out_features, groups]``, or of blocks ``[row_blocks, column_blocks]``.
         symmetric: whether there are no zero points, so that code 0 decodes to 0.
         is_float: whether codes are float8_e4m3fn instead of integers.
         input_activations: what a reader of the saved folder rounds the inputs of this linear to;
@@ -115,7 +115,7 @@ class Quantized(TensorRef):
         self.float4 = float4
         self.is_float = codes.is_floating_point()
         self.dtype, self.shape = scales.dtype, tuple(codes.shape)
-        self.num_groups, self.num_scales = int(scales.shape[-1]), scales.numel()
+        self.scales_shape, self.num_groups = tuple(scales.shape), int(scales.shape[-1])
 
     @property
     def codes(self) -> Tensor:
@@ -143,6 +143,11 @@ class Quantized(TensorRef):
     def group_size(self) -> int:
         """Columns that share one scale."""
         return self.block_size or self.shape[-1] // self.num_groups
+
+    @property
+    def num_scales(self) -> int:
+        """Number of all scales."""
+        return math.prod(self.scales_shape)
 
     @property
     def num_bytes(self) -> int:

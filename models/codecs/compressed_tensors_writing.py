@@ -25,7 +25,7 @@ from compressed_tensors.quantization import (
 from torch import Tensor
 
 from ...checkpoints import Quantized
-from ...checkpoints.coded import Float4, InputActivations, block_scales
+from ...checkpoints.coded import Float4, InputActivations
 from ...errors import CheckpointError
 from .compressed_tensors import FLOAT, PACKED, PLAIN
 from .float4 import packed_float4, packed_float4_outline
@@ -136,10 +136,7 @@ def per_row_outline(name: str, ref: Quantized, heads: Iterable[str]) -> dict[str
 
 def _scales_outline(ref: Quantized) -> Tensor:
     """The scales on the meta device; nothing is read."""
-    shape: tuple[int, ...] = (ref.shape[0], ref.num_groups)
-    if ref.block_size is not None:
-        shape = block_scales(ref.shape, ref.block_size)
-    return torch.empty(shape, dtype=ref.dtype, device="meta")
+    return torch.empty(ref.scales_shape, dtype=ref.dtype, device="meta")
 
 
 def quantization_config(

@@ -64,10 +64,8 @@ class Unpacked(TensorRef):
 
     def outline(self) -> Quantized:
         """The same without values, on the meta device: nothing of them is read."""
-        scale, rows = self._part("scale"), self.shape[0]
-        shape = (rows, 1) if scale.num_values == 1 else scale.shape
-        if self.block_size is not None:
-            shape = scale.shape
+        scale = self._part("scale")
+        shape = (self.shape[0], 1) if self._has_one_scale else scale.shape
         scales = torch.empty(shape, dtype=scale.dtype, device="meta")
         zeros = None if self._symmetric else torch.empty_like(scales, dtype=torch.int8)
         dtype = self._parts["codes"].dtype if "codes" in self._parts else torch.int8
@@ -117,11 +115,16 @@ class Unpacked(TensorRef):
         codes: Tensor = unpack_from_int32(packed, self._bits, torch.Size(self.shape))
         return codes.contiguous()
 
+    @property
+    def _has_one_scale(self) -> bool:
+        """Whether a single scale stands for every row."""
+        return self._part("scale").num_values == 1 and self.block_size is None
+
     def _scales(self) -> Tensor:
         """``[out_features, groups]``; one scale for a whole matrix is stood in every row. Of blocks
         as stored."""
         stored = self._part("scale").load()
-        if stored.numel() == 1 and self.block_size is None:
+        if self._has_one_scale:
             return stored.reshape(1, 1).expand(self.shape[0], 1).contiguous()
         return stored
 

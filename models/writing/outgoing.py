@@ -179,11 +179,10 @@ class Outgoing(Mapping[str, Tensor]):
 
 def _on_meta(ref: Quantized) -> dict[str, Tensor]:
     """The parts of a quantised weight on the meta device; nothing is read."""
-    scales = (*ref.shape[:-1], ref.num_groups)
     codes = torch.float8_e4m3fn if ref.is_float else torch.int8
     return {
         "codes": torch.empty(ref.shape, dtype=codes, device="meta"),
-        "scales": torch.empty(scales, dtype=ref.dtype, device="meta"),
+        "scales": torch.empty(ref.scales_shape, dtype=ref.dtype, device="meta"),
     }
 
 
