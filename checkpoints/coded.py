@@ -145,6 +145,11 @@ class Quantized(TensorRef):
         return self.block_size or self.shape[-1] // self.num_groups
 
     @property
+    def has_integer_groups(self) -> bool:
+        """Whether codes are integers and every row, or group of its columns, has a scale."""
+        return not self.is_float and self.float4 is None and self.block_size is None
+
+    @property
     def num_scales(self) -> int:
         """Number of all scales."""
         return math.prod(self.scales_shape)
@@ -155,6 +160,20 @@ class Quantized(TensorRef):
         stored = self.num_values * self.bits // 8 + self.num_scales * scale_bytes
         stored += 4 if self.float4 == "nvfp4" else 0  # the global scale, float32
         return stored + (0 if self.symmetric else self.num_scales)
+
+    def with_values(self, codes: Tensor, scales: Tensor) -> Quantized:
+        """A weight of the same format and zero points, with other codes and scales."""
+        parts = self.parts()
+        return Quantized(
+            codes,
+            scales,
+            bits=self.bits,
+            zero_points=parts.get("zero_points"),
+            input_activations=self.input_activations,
+            block_size=self.block_size,
+            float4=self.float4,
+            global_scale=parts.get("global_scale"),
+        )
 
     def load(self) -> Tensor:
         return self.values(self.dtype)

@@ -17,6 +17,7 @@ from .options import (
     DryRun,
     Elsewhere,
     Force,
+    HealScales,
     Keep,
     Out,
     PassPrecision,
@@ -76,6 +77,7 @@ def fit_command(
     rise: Annotated[float | None, typer.Option(help=_RISE)] = None,
     runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
     remove: Annotated[list[float] | None, typer.Option(metavar="FRACTION", help=_REMOVE)] = None,
+    heal: HealScales = False,
     data: Data = None,
     elsewhere: Elsewhere = None,
     assignments: SetOptions = None,
@@ -101,17 +103,21 @@ def fit_command(
     Bits and group sizes of all linears and of the embedding are chosen by estimated loss; for an
     output that ends in .gguf, the ggml types of all matrices of that file. These and the best
     uniform settings within the same budget are built and judged on held-out text and on text from
-    elsewhere; the best is saved. The estimated time is printed before the run starts.
+    elsewhere; the best is saved, with --heal after its scales were trained. The estimated time is
+    printed before the run starts.
     The same chain with more options: birdbone run fit.
     """
 
     def assemble() -> Chain:
+        from ..chains.healing import with_healed_scales
         from ..chains.presets import preset_chain
         from ..chains.removing import with_removal
 
         chain = preset_chain("fit", preset, model=model, out=out, data=one_or_more(data))
         if remove:
             chain = with_removal(chain, remove)
+        if heal:
+            chain = with_healed_scales(chain)
         options = {
             "bytes": size,
             "ratio": ratio,

@@ -19,6 +19,7 @@ from .options import (
     DryRun,
     Elsewhere,
     Force,
+    HealScales,
     Keep,
     Out,
     PassPrecision,
@@ -46,6 +47,7 @@ def quantize_command(
     out: Out,
     preset: PresetName = "balanced",
     bits: Bits = None,
+    heal: HealScales = False,
     data: Data = None,
     elsewhere: Elsewhere = None,
     assignments: SetOptions = None,
@@ -75,9 +77,12 @@ def quantize_command(
     """
 
     def assemble() -> Chain:
+        from ..chains.healing import with_healed_scales
         from ..chains.presets import preset_chain
 
         chain = preset_chain("quantize-only", preset, model=model, out=out, data=one_or_more(data))
+        if heal:
+            chain = with_healed_scales(chain)
         options = {
             "bits": bits,
             "elsewhere": one_or_more(elsewhere),

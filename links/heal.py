@@ -18,9 +18,9 @@ from ..models.codecs.bitsandbytes import nf4_values
 from ..models.codecs.peft_adapter import require_peft
 from .healing.forecast import heal_forecast
 from .healing.judgement import judge_healing, judged_parts
-from .healing.methods import num_heldout
+from .healing.methods import num_heldout, require_scales
 from .healing.more_text import healing_text
-from .healing.settings import HealSettings, chosen, warn_of_ignored, warn_of_ranks
+from .healing.settings import ADAPTERS, HealSettings, chosen, warn_of_ignored, warn_of_ranks
 from .healing.train import by_blocks, on_text
 
 
@@ -39,6 +39,7 @@ async def heal(ctx: Healable, settings: HealSettings) -> Changed:
     how = chosen(settings)
     warn_of_ranks(how)
     checkpoint, windows = ctx["checkpoint"], ctx["healing"]
+    require_scales(checkpoint, settings.method)
     heldout = num_heldout(windows, settings.heldout_share)
     train = by_blocks if settings.method == "blocks" else partial(on_text, settings.method)
     text = await in_thread(healing_text, ctx, settings, heldout, unfinished())
@@ -71,7 +72,7 @@ def _check(ctx: Partial, settings: HealSettings) -> None:
     if "healing" in ctx:
         num_heldout(ctx["healing"], settings.heldout_share)
     method = settings.method
-    if method in ("lora", "qlora"):
+    if method in ADAPTERS:
         require_peft(method)
     if method == "qlora":
         nf4_values(torch.zeros(32, 64))  # fails if bitsandbytes cannot be used here
@@ -79,14 +80,15 @@ def _check(ctx: Partial, settings: HealSettings) -> None:
     if checkpoint is None:
         return
     _require_no_values(ctx.get("history", ()), checkpoint)
-    if method in ("blocks", "full"):
+    if method not in ADAPTERS:
         return
     for linear in all_linears(checkpoint):
         if isinstance(checkpoint.refs[linear.tensor], Coded):
             raise SettingError(
                 f"layer '{linear.name}' is quantised, and heal(method='{method}') "
                 f"would store it as floats again; put heal before quantize, or use "
-                f"method='blocks', which keeps it and trains what is not quantised"
+                f"method='scales', which trains its scales, or method='blocks', which trains what "
+                f"is not quantised"
             )
 
 

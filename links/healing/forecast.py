@@ -14,7 +14,7 @@ from ...models.planning.outline import exchanged
 from ...models.sampling.self_text import decoded_alone, sampling_bytes
 from .duration import seconds_of
 from .judgement import judged_parts
-from .methods import num_heldout
+from .methods import num_heldout, require_scales
 from .settings import Chosen, HealMethod, HealSettings, chosen
 
 
@@ -41,14 +41,20 @@ def judging_work(ctx: Healable, heldout: int) -> tuple[float, float]:
 
 
 def heal_forecast(ctx: Healable, settings: HealSettings) -> Forecast:
-    """Sampling, training and three evaluations; the time that is set, if one is."""
+    """Sampling, training and three evaluations; the time that is set, if one is.
+
+    Raises:
+        SettingError: the method finds nothing to train.
+    """
     how, light, windows = chosen(settings), ctx["checkpoint"], ctx["healing"]
+    require_scales(light, settings.method)
     heldout = num_heldout(windows, settings.heldout_share)
     asked = 0 if settings.tokens is None else -(-settings.tokens // windows.length)
     count = max(windows.num_windows, asked)
     blocks, heads = training_work(settings.method, how, light, count, heldout)
     judged_blocks, judged_heads = judging_work(ctx, heldout)
-    plain = [each for each in all_linears(light) if not isinstance(light.refs[each.tensor], Coded)]
+    changed = () if settings.method == "scales" else all_linears(light)
+    plain = [each for each in changed if not isinstance(light.refs[each.tensor], Coded)]
     texts = judged_parts(ctx, heldout)
     sampled = (count - windows.num_windows) * windows.length
     samples = settings.time is not None or sampled > 0
@@ -80,7 +86,8 @@ def _memory_bytes(ctx: Healable, settings: HealSettings) -> int:
         ctx["checkpoint"],
         windows,
         micro_batch_size=how.micro_batch_size,
-        rank=None if settings.method == "full" else how.rank,
+        rank={"full": None, "scales": 0}.get(settings.method, how.rank),
         packed=settings.method == "qlora",
         checkpointing=how.gradient_checkpointing,
+        scales=settings.method == "scales",
     )

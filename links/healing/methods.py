@@ -1,4 +1,4 @@
-"""What the methods of heal share: the dtype of products, and the windows held out."""
+"""What the methods of heal share: the dtype of products, the windows held out, what they need."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import math
 
 import torch
 
-from ...errors import DataError
+from ...checkpoints import Checkpoint, Quantized
+from ...errors import DataError, SettingError
+from ...models.blocks.device import default_device
+from ...models.blocks.linears import all_linears
+from ...models.blocks.products import product_dtype
 from ...texts import Windows
-from .settings import Precision
+from .settings import HealMethod, Precision
 
 
 def autocast_dtype(precision: Precision) -> torch.dtype | None:
-    """The dtype of autocast; None for float32."""
+    """The dtype of autocast on the device in use; None for float32."""
+    if precision == "auto":
+        return product_dtype(default_device())
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
@@ -29,4 +35,23 @@ def num_heldout(windows: Windows, fraction: float) -> int:
         f"healing text '{windows.text}' has {windows.num_windows} windows and "
         f"heldout_share={fraction} holds out {heldout}, so none is left to train on; give more "
         f"windows or lower heldout_share"
+    )
+
+
+def require_scales(checkpoint: Checkpoint, method: HealMethod) -> None:
+    """Refuse method scales for a model none of whose linears has scales to train.
+
+    Raises:
+        SettingError: naming what the linears are.
+    """
+    refs = [checkpoint.refs[each.tensor] for each in all_linears(checkpoint)]
+    if method != "scales" or any(
+        isinstance(ref, Quantized) and ref.has_integer_groups for ref in refs
+    ):
+        return
+    kinds = {ref.storage_kind for ref in refs}
+    raise SettingError(
+        f"heal(method='scales') trains the scales of integer weights, and the linears of "
+        f"'{checkpoint.source}' are {', '.join(sorted(kinds))}; put quantize(grid='int') or "
+        f"quantize(grid='allocated') before heal, or use method='blocks'"
     )

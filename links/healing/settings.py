@@ -15,8 +15,8 @@ from ...engine import Halved, Settings
 from ...models.training.blockwise import HealingTarget
 from .duration import Duration
 
-HealMethod = Literal["blocks", "lora", "qlora", "full"]
-Precision = Literal["float32", "bfloat16"]
+HealMethod = Literal["blocks", "scales", "lora", "qlora", "full"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class HealSettings(Settings):
@@ -26,41 +26,44 @@ class HealSettings(Settings):
     """blocks trains each block separately to reproduce the original block's outputs (2402.12419);
     full trains all weights to reproduce the original model's logits; lora trains low-rank adapters
     to do so, masked as in PERP (2312.15230) and merged at the end; qlora trains them on a base held
-    in 4 bits (2305.14314) and merges them into the weights as stored."""
+    in 4 bits (2305.14314) and merges them into the weights as stored; scales trains the scales of
+    quantised weights to do so and keeps their codes (2407.11062), so it comes after quantize."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
-    """Passes over the healing windows, the best of which is kept [blocks 2, lora 2, qlora 2, full
-    2]."""
+    """Passes over the healing windows, the best of which is kept [blocks 2, scales 1, lora 2, qlora
+    2, full 2]."""
 
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate, after a warm-up and before a cosine decay; for blocks the highest that is
     tried, down to a sixteenth of it if held-out windows favour that. Lower it for models much wider
-    than 576, where those of blocks and full were measured [blocks 2e-3, lora 1e-3, qlora 1e-3, full
-    3e-4]."""
+    than 576, where those of blocks, scales and full were measured; that of scales is relative to
+    their magnitude [blocks 2e-3, scales 5e-3, lora 1e-3, qlora 1e-3, full 3e-4]."""
 
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Windows per step; several ranks divide them [1]."""
 
     micro_batch_size: Annotated[Annotated[int, Field(ge=1)] | None, Halved()] = None
-    """Windows per forward pass for lora, qlora and full; a step accumulates gradients over several
-    [1]."""
+    """Windows per forward pass for scales, lora, qlora and full; a step accumulates gradients over
+    several [1]."""
 
     precision: Precision | None = None
     """Dtype of matrix products during training, float32 or bfloat16, which is faster on a CPU only
-    if it has instructions for it; weights are float32 [float32]."""
+    if it has instructions for it; auto is that of the passes over calibration text (precision of
+    load). Weights are float32 [blocks float32, scales auto, lora float32, qlora float32, full
+    float32]."""
 
     gradient_checkpointing: bool | None = None
-    """Recompute the activations of blocks in the backward pass instead of keeping them, for lora,
-    qlora and full [lora False, qlora True, full False]."""
+    """Recompute the activations of blocks in the backward pass instead of keeping them, for scales,
+    lora, qlora and full [scales False, lora False, qlora True, full False]."""
 
     target: HealingTarget | None = None
     """For blocks: the outputs of the original model at that depth (dense), which also corrects the
     error of earlier blocks, or those of the original block on the same inputs (block) [dense]."""
 
     kl_weight: Annotated[float, Field(ge=0, le=1)] | None = None
-    """For lora, qlora and full: weight of KL(original || light) in the loss. The rest is the NLL of
-    the text, which fits the model to this kind of text: its perplexity there falls below that of
-    the original model while the KL does not improve [1]."""
+    """For scales, lora, qlora and full: weight of KL(original || light) in the loss. The rest is
+    the NLL of the text, which fits the model to this kind of text: its perplexity there falls below
+    that of the original model while the KL does not improve [1]."""
 
     rank: Annotated[int, Field(ge=1)] | None = None
     """Rank of the adapters [16]."""
@@ -109,6 +112,7 @@ class Chosen:
 DEFAULTS: Mapping[HealMethod, Chosen] = MappingProxyType(
     {
         "blocks": Chosen(learning_rate=2e-3),
+        "scales": Chosen(learning_rate=5e-3, epochs=1, precision="auto"),
         "lora": Chosen(learning_rate=1e-3),
         "qlora": Chosen(learning_rate=1e-3, gradient_checkpointing=True),
         "full": Chosen(learning_rate=3e-4),
@@ -116,11 +120,15 @@ DEFAULTS: Mapping[HealMethod, Chosen] = MappingProxyType(
 )
 """The defaults of each method."""
 
+ADAPTERS: tuple[HealMethod, ...] = ("lora", "qlora")
+"""The methods that train adapters."""
+
 _EVERY = ("epochs", "learning_rate", "batch_size", "precision")
 _WHOLE = (*_EVERY, "micro_batch_size", "gradient_checkpointing", "kl_weight")
 USED: Mapping[HealMethod, tuple[str, ...]] = MappingProxyType(
     {
         "blocks": (*_EVERY, "target"),
+        "scales": _WHOLE,
         "lora": (*_WHOLE, "rank", "alpha"),
         "qlora": (*_WHOLE, "rank", "alpha"),
         "full": (*_WHOLE, "shard"),

@@ -17,7 +17,7 @@ from ...models.training.blockwise import BlockHealing, heal_blocks
 from ...models.training.optimiser import Healed
 from .methods import autocast_dtype
 from .more_text import HealingText
-from .settings import Chosen, HealMethod
+from .settings import ADAPTERS, Chosen, HealMethod
 
 
 def by_blocks(ctx: Healable, text: HealingText, how: Chosen, heldout: int, seed: int) -> Healed:
@@ -45,15 +45,16 @@ def by_blocks(ctx: Healable, text: HealingText, how: Chosen, heldout: int, seed:
 def on_text(
     method: HealMethod, ctx: Healable, text: HealingText, how: Chosen, heldout: int, seed: int
 ) -> Healed:
-    """Train the whole model on the healing windows: all of its weights, or adapters."""
+    """Train the whole model on the healing windows: all of its weights, scales, or adapters."""
     # Imported here: accelerate and PEFT take seconds to import, and blocks need neither.
     from ...models.training.adapters import Adapting, heal_adapted
     from ...models.training.distillation import Lesson, Teacher
+    from ...models.training.scales import heal_scales
     from ...models.training.trainer import Training
     from ...models.training.whole_model import heal_all
 
     checkpoint, tokens = ctx["checkpoint"], text.windows.tokens
-    modules = [] if method == "full" else _modules(checkpoint)
+    modules = _modules(checkpoint) if method in ADAPTERS else []
     training = Training(
         learning_rate=how.learning_rate,
         epochs=how.epochs,
@@ -77,6 +78,8 @@ def on_text(
     lesson = Lesson(tokens, teacher, kl_weight=how.kl_weight)
     light = Skeleton(checkpoint, dtype=torch.float32)
     place, report = text.place, partial(announce, "healing")
+    if method == "scales":
+        return heal_scales(light, lesson, training, unfinished=place, announce=report)
     if method == "full":
         shard = how.shard and ranks.size() > 1
         return heal_all(light, lesson, training, shard=shard, unfinished=place, announce=report)

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from ...engine import Link, Settings, chains_of, every_link
 from ...errors import ChainError
 from ..heal import heal
-from ..healing.settings import HealSettings
+from ..healing.settings import ADAPTERS, HealSettings
+from ..load import LoadSettings
 from ..prune import prune
 from ..pruning.settings import PruneSettings
 from ..pruning.unit_sizes import MULTIPLE
@@ -20,8 +21,6 @@ from ..saving.settings import SaveSettings
 from ..saving.target import asked_format
 
 S = TypeVar("S", bound=Settings)
-
-_ADAPTED = ("lora", "qlora")
 
 
 @prune.follows
@@ -42,13 +41,18 @@ def _codes_stay(settings: HealSettings, earlier: Sequence[Any]) -> None:
             "heal after quantize(symmetric=False) would train the dequantised values off their "
             "grid; leave quantize.symmetric at its default, or put heal before quantize"
         )
-    if quantized and settings.method in _ADAPTED:
+    if quantized and settings.method in ADAPTERS:
         method, heals = settings.method, len(_settings(HealSettings, earlier))
         others = " and ".join(f"heal#{place}.method={method}" for place in range(1, heals + 1))
         fix = f"; set {others} for those before it" if others else ", or put it before quantize"
         raise ChainError(
-            f"heal(method='{method}') after quantize would store integers as floats; 'blocks' "
-            f"and 'full' keep them and train the rest{fix}"
+            f"heal(method='{method}') after quantize would store integers as floats; 'scales' "
+            f"trains their scales, 'blocks' and 'full' the rest{fix}"
+        )
+    begun = _settings(LoadSettings, earlier[: _begins(earlier)][-1:])
+    if any(each.dequantize for each in begun) and not quantized and settings.method == "scales":
+        raise ChainError(
+            "heal(method='scales') before quantize finds no scales to train; put it after quantize"
         )
 
 
@@ -94,8 +98,12 @@ def _in_waves(earlier: Sequence[Any]) -> Iterator[PruneSettings]:
 
 def _on_this_model(earlier: Sequence[Any]) -> Sequence[Any]:
     """The links since the last that may have replaced the model: load, or a custom link."""
-    start = max((place for place, each in enumerate(earlier, 1) if _may_replace(each)), default=0)
-    return earlier[start:]
+    return earlier[_begins(earlier) :]
+
+
+def _begins(earlier: Sequence[Any]) -> int:
+    """The number of links up to the last that may have replaced the model."""
+    return max((place for place, each in enumerate(earlier, 1) if _may_replace(each)), default=0)
 
 
 def _may_replace(each: Any) -> bool:

@@ -192,12 +192,8 @@ class _Block:
     def stored(self) -> dict[Linear, Quantized]:
         """The linears as they would be stored now."""
         return {
-            linear: Quantized(
-                self._roundings[linear].codes.cpu(),
-                self._roundings[linear].scales.cpu(),
-                bits=start.bits,
-                zero_points=start.zero_points,
-                input_activations=start.input_activations,
+            linear: start.with_values(
+                self._roundings[linear].codes.cpu(), self._roundings[linear].scales.cpu()
             )
             for linear, start in self._start.items()
         }

@@ -99,6 +99,7 @@ def training_bytes(
     rank: int | None,
     packed: bool,
     checkpointing: bool,
+    scales: bool = False,
 ) -> int:
     """Peak bytes of whole-model training.
 
@@ -110,16 +111,19 @@ def training_bytes(
         rank: rank of adapters on every linear but experts; None if all weights are trained.
         packed: linears are 4-bit, with one byte per weight for masks.
         checkpointing: only one block's activations are kept at a time, and every block's input.
+        scales: the scales of quantised weights are trained too, beside their codes in int8.
     """
     blocks = linears_by_block(light)
     linears = [linear for block in blocks for linear in block]
     sides = sum(sum(linear.shape) for linear in linears if linear.expert is None)
     learned = light.num_parameters if rank is None else rank * sides
+    quantized = [ref for ref in light.refs.values() if isinstance(ref, Quantized) and scales]
+    learned += sum(ref.num_scales for ref in quantized)
     vocabulary = max(ref.shape[0] for ref in light.refs.values() if len(ref.shape) == 2)
     tokens = min(micro_batch_size, windows.num_windows) * windows.length
     kept = 2 * sides // (len(blocks) if checkpointing else 1)
     step = 4 * (4 * learned + tokens * (kept + 6 * vocabulary)) + (learned if rank is None else 0)
-    model = 4 * light.num_parameters
+    model = 4 * light.num_parameters + sum(ref.num_values for ref in quantized)
     if packed:
         model -= sum(2 * linear.shape[0] * linear.shape[1] for linear in linears if linear.plain)
     batch = micro_batch_size

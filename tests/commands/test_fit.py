@@ -84,6 +84,31 @@ def test_refused_before_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_healed_scales_take_no_byte_more(folders: Path, tmp_path: Path) -> None:
+    options = ("--out", tmp_path / "light", "--ratio", 0.4, "--heal", "--json")
+    grids = sets("sensitivity.group_sizes=[16, 32, null]", "quantize.matching=0")
+    found = run("fit", folders / "dense", *options, *grids, "--data", folders / "text.txt")
+    assert found.exit_code == 0, found.output
+    steps = json.loads(found.stdout)["steps"]
+    outer = [each["link"] for each in steps if each["within"] is None]
+    assert outer[-4:] == ["select", "heal", "validate", "save"]
+    (kept,) = (
+        each["metrics"] for each in steps if each["link"] == "candidate" and each["metrics"]["kept"]
+    )
+    size = sum(path.stat().st_size for path in (tmp_path / "light").glob("*.safetensors"))
+    assert size == kept["predicted_bytes"]
+
+
+def test_ggml_types_have_no_scales_to_heal(folders: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "light.gguf", "--run", tmp_path / "run", "--ratio", 0.4, "--heal")
+    found = run("fit", folders / "dense", *out, *sets())
+    assert found.exit_code == 1
+    assert "heal(method='scales') trains the scales of integer weights" in " ".join(
+        found.output.split()
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_rise(folders: Path, tmp_path: Path) -> None:
     options = ("--out", tmp_path / "light", "--rise", 0.5, "--json", "--data", folders / "text.txt")
     grids = sets("sensitivity.group_sizes=[16, null]", "quantize.method=rtn", "allocate.steps=4")

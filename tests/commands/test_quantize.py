@@ -49,8 +49,10 @@ def test_a_folder(folders: Path, tmp_path: Path) -> None:
 def test_options_are_settings(assembled: Any, tmp_path: Path) -> None:
     out = tmp_path / "light"
     more = ("--data", "a", "--data", "b:2", "--elsewhere", "c", "--bits", 3, "--device", "cpu")
-    birdbone("quantize", "mine", "--out", out, *more, "--activations", "host", "--force")
+    more = (*more, "--activations", "host", "--force", "--heal")
+    birdbone("quantize", "mine", "--out", out, *more)
     found = settings(assembled["chain"])
+    assert found["heal"].method == "scales"
     assert (found["load"].model, found["load"].device) == ("mine", "cpu")
     assert found["load"].activations == "host"
     assert (found["calibrate"].data, found["calibrate"].elsewhere) == (("a", "b:2"), "c")

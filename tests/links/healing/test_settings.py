@@ -30,7 +30,10 @@ def test_given_settings_replace_the_defaults_of_the_method() -> None:
         ),
         (
             {"kl_weight": 0.0},
-            "heal(kl_weight=0.0) is not used by method 'blocks', only by 'lora', 'qlora', 'full'",
+            (
+                "heal(kl_weight=0.0) is not used by method 'blocks', "
+                "only by 'scales', 'lora', 'qlora', 'full'"
+            ),
         ),
     ],
 )
