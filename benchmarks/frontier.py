@@ -1,7 +1,7 @@
 """Fit beside uniform: what `birdbone fit` makes of several sizes, and the best uniform of each.
 
 python benchmarks/frontier.py --model MODEL --judge TEXT --work DIR [--sizes 60MB 70MB 80MB 95MB
-    110MB] [--data SOURCE] [--windows 32] [--uniform 2] [--remove 0.1] [--gguf]
+    110MB] [--data SOURCE] [--windows 32] [--uniform 2] [--remove 0.1] [--heal 64] [--gguf]
 
 For every size the chain fit runs without save: allocated and uniform candidates are built and
 judged on held-out text and on text from elsewhere. The kept candidate and the best uniform one are
@@ -10,6 +10,8 @@ TEXT, which nothing else reads. All sizes share one run folder in DIR; frontier.
 sizes. The same command goes on after a stop.
 
 With --remove models without that fraction of the neurons compete, the best of them healed too.
+With --heal the scales of the kept candidate are trained on that many windows, and it is judged and
+scored again.
 
 With --gguf the sizes are those of GGUF files, which llama.cpp scores; use another DIR. Files of
 llama.cpp's own quantiser at the same bytes are made and scored by gguf_peers.py.
@@ -34,7 +36,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from birdbone.chains.removing import with_removal
 from birdbone.engine import Chain, run
 from birdbone.journal import RunFolder
-from birdbone.links import allocate, calibrate, load, quantize, select, sensitivity, validate
+from birdbone.links import (
+    allocate,
+    calibrate,
+    heal,
+    load,
+    quantize,
+    select,
+    sensitivity,
+    validate,
+)
 from birdbone.middleware import Progress
 from birdbone.models.evaluation.fresh_process import Probe
 from birdbone.models.reading.tokenizer import load_tokenizer
@@ -51,7 +62,7 @@ def opened(asked: argparse.Namespace) -> Chain:
         calibrate(
             data=asked.data,
             windows=asked.windows,
-            healing_windows=asked.windows if asked.remove else 1,
+            healing_windows=max(asked.windows if asked.remove else 1, asked.heal),
             heldout_windows=asked.judge_windows,
             elsewhere_windows=asked.judge_windows,
             length=asked.length,
@@ -81,7 +92,26 @@ async def size_of(asked: argparse.Namespace, size: str) -> dict[str, Any]:
                 allocation = replace(ctx["allocation"], place=place)
                 light = await run(Chain(rounding), {**ctx, "allocation": allocation}, store=store)
             tried[place] |= await scored(asked, light["checkpoint"])
+        if asked.heal:
+            tried.append(await healed(asked, result, store))
     return {"size": size, "cpu_seconds": time.process_time() - begun, "candidates": tried}
+
+
+async def healed(asked: argparse.Namespace, ctx: Any, store: RunFolder) -> dict[str, Any]:
+    """The kept candidate with trained scales, judged and scored; its bytes do not change."""
+    chain = Chain(heal(method="scales"), validate())
+    chain.use(Progress())
+    result = await run(chain, ctx, store=store)
+    kept, (healing, judging) = ctx["allocation"].current, result["history"][-2:]
+    return {
+        "candidate": f"{kept.name}, scales trained",
+        "uniform": kept.uniform,
+        "kept": healing.metrics["kept"],
+        "predicted_bytes": kept.num_bytes,
+        "seconds": healing.cost.seconds,
+        **judging.metrics,
+        **await scored_by_transformers(asked, result["checkpoint"]),
+    }
 
 
 def _places(tried: list[dict[str, Any]]) -> list[int]:
@@ -171,8 +201,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--variants", type=int, default=2)
     parser.add_argument("--uniform", type=int, default=1)
     parser.add_argument("--remove", nargs="+", type=float, default=(), help="of the neurons")
+    parser.add_argument("--heal", type=int, default=0, help="windows to train scales on")
     parser.add_argument("--gguf", action="store_true", help="sizes of GGUF files")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.heal and asked.gguf:
+        parser.error("--heal trains scales of folders; leave out --gguf")
+    return asked
 
 
 def main() -> None:

@@ -30,9 +30,9 @@ def with_healed_scales(chain: Chain) -> Chain:
             f"heal(method='scales') trains the scales that they leave; use quantize-only or fit"
         )
     before, after = chain.links[: places[-1] + 1], chain.links[places[-1] + 1 :]
-    if not any(_made_by(each, (validate,)) for each in after):
-        after = [judges[-1], *after]
-    return Chain(*before, heal(method="scales"), *after, name=chain.__name__)
+    judged = any(_made_by(each, (validate,)) for each in after)
+    healing = [heal(method="scales"), *([] if judged else judges[-1:])]
+    return Chain(*before, *healing, *after, name=chain.__name__)
 
 
 def _made_by(each: Any, factories: Sequence[Any]) -> bool:
