@@ -2,9 +2,10 @@
 
 The second phase of EfficientQAT (https://arxiv.org/abs/2407.11062): all scales of all blocks are
 trained together, so that they correct what rounding costs the model as a whole, and the format does
-not change. Unlike the paper, one factor per scale is trained, so that one learning rate serves
-scales of every magnitude; the loss is that of `distillation`; and scales are rounded to the dtype
-they are stored in while they are trained, so that what is judged is what is saved.
+not change. Unlike the paper, what is trained is how far a scale moves the largest code's value, in
+steps of the grid: scale * (1 + move / 2^(bits-1)). One learning rate then serves scales of every
+magnitude and grids of every width. The loss is that of `distillation`, and scales are rounded to
+the dtype they are stored in while they are trained, so that what is judged is what is saved.
 
 Needs one float32 value per weight and few more, where training of all weights needs five.
 """
@@ -57,11 +58,11 @@ def heal_scales(
                 learned[name] = _attached(block, name.removeprefix(f"{path}."), ref, light.device)
 
     model = light.fill(settle)
-    factors = {name: _factor(model, name) for name in learned}
+    moves = {name: _moves(model, name) for name in learned}
     trained = train(
         model,
         light.blocks,
-        list(factors.values()),
+        list(moves.values()),
         lesson,
         training,
         keep_zeros=False,
@@ -70,16 +71,16 @@ def heal_scales(
     )
     weights: Mapping[str, TensorRef] = {
         name: quantized[name].with_values(
-            quantized[name].codes, each.stored(factors[name].detach()).cpu()
+            quantized[name].codes, each.stored(moves[name].detach()).cpu()
         )
         for name, each in learned.items()
     }
-    size = sum(each.numel() for each in factors.values())
+    size = sum(each.numel() for each in moves.values())
     return Healed(weights, trained.steps, size, trained.curves)
 
 
 class LearnedScales(nn.Module):
-    """A quantised weight as a function of one factor per scale, which is the parameter.
+    """A quantised weight as a function of the moves of its scales, which are the parameter.
 
     Args:
         ref: the weight, ``[out_features, in_features]``, experts first.
@@ -93,28 +94,30 @@ class LearnedScales(nn.Module):
     def __init__(self, ref: Quantized, device: torch.device) -> None:
         super().__init__()
         points = ref.zero_points
+        self.reach = 1 << ref.bits - 1  # the largest code, without its sign
         self.register_buffer("codes", ref.codes.to(device))
         self.register_buffer("scales", ref.scales.to(device))
         self.register_buffer("zero_points", None if points is None else points.to(device))
 
-    def forward(self, factors: Tensor) -> Tensor:
-        """The weight in the dtype of the factors ``[out_features, groups]``, experts first."""
+    def forward(self, moves: Tensor) -> Tensor:
+        """The weight for moves ``[out_features, groups]``, experts first, in their dtype."""
         value: Tensor = _Value.apply(  # type: ignore[no-untyped-call]
-            factors, self.codes, self.scales, self.zero_points
+            moves, self.codes, self.scales, self.zero_points, self.reach
         )
         return value
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """The factors to start from: 1, in the dtype of the weight."""
-        return torch.ones(self.scales.shape, dtype=weight.dtype, device=self.scales.device)
+        """The moves to start from: 0, in the dtype of the weight."""
+        return torch.zeros(self.scales.shape, dtype=weight.dtype, device=self.scales.device)
 
-    def stored(self, factors: Tensor) -> Tensor:
-        """The scales with their factors, in the dtype they are stored in."""
-        return _stored(factors, self.scales)
+    def stored(self, moves: Tensor) -> Tensor:
+        """The scales after their moves, in the dtype they are stored in."""
+        return _stored(moves, self.scales, self.reach)
 
 
-def _stored(factors: Tensor, scales: Tensor) -> Tensor:
-    found = (scales.to(factors.dtype) * factors.clamp(_SMALLEST, _LARGEST)).to(scales.dtype)
+def _stored(moves: Tensor, scales: Tensor, reach: int) -> Tensor:
+    factors = (1 + moves / reach).clamp(_SMALLEST, _LARGEST)
+    found = (scales.to(moves.dtype) * factors).to(scales.dtype)
     # A scale that left the range of its dtype keeps its first value.
     return torch.where((found == 0) | ~torch.isfinite(found), scales, found)
 
@@ -127,20 +130,26 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, factors: Tensor, codes: Tensor, scales: Tensor, zero_points: Tensor | None
+        ctx: Any,
+        moves: Tensor,
+        codes: Tensor,
+        scales: Tensor,
+        zero_points: Tensor | None,
+        reach: int,
     ) -> Tensor:
         ctx.save_for_backward(codes, scales, zero_points)
-        steps = _steps(codes, zero_points, scales, factors.dtype)
-        stored = _stored(factors, scales).to(factors.dtype)
+        ctx.reach = reach
+        steps = _steps(codes, zero_points, scales, moves.dtype)
+        stored = _stored(moves, scales, reach).to(moves.dtype)
         return steps.mul_(stored.unsqueeze(-1)).flatten(-2)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None, None]:
         codes, scales, zero_points = ctx.saved_tensors
         slope: Tensor = gradients[0]
         steps = _steps(codes, zero_points, scales, slope.dtype)
         by_scale = steps.mul_(slope.view(steps.shape)).sum(-1)
-        return by_scale * scales.to(slope.dtype), None, None, None
+        return by_scale * scales.to(slope.dtype) / ctx.reach, None, None, None, None
 
 
 def _steps(codes: Tensor, zero_points: Tensor | None, scales: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,13 +159,13 @@ def _steps(codes: Tensor, zero_points: Tensor | None, scales: Tensor, dtype: tor
 
 
 def _attached(block: nn.Module, name: str, ref: Quantized, device: torch.device) -> LearnedScales:
-    """Make a weight of a block a function of factors, in place."""
+    """Make a weight of a block a function of the moves of its scales, in place."""
     place, _, leaf = name.rpartition(".")
     learned = LearnedScales(ref, device)
     register_parametrization(block.get_submodule(place), leaf, learned, unsafe=True)
     return learned
 
 
-def _factor(model: nn.Module, name: str) -> nn.Parameter:
+def _moves(model: nn.Module, name: str) -> nn.Parameter:
     place, _, leaf = name.rpartition(".")
     return model.get_parameter(f"{place}.parametrizations.{leaf}.original")

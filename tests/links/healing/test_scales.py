@@ -14,7 +14,7 @@ from birdbone.links.healing.forecast import heal_forecast
 from birdbone.links.healing.settings import HealSettings
 from birdbone.texts import Windows
 
-HEAL: dict[str, Any] = {"method": "scales", "learning_rate": 2e-2, "epochs": 3}
+HEAL: dict[str, Any] = {"method": "scales", "learning_rate": 8e-2, "epochs": 3}
 
 
 def _context(light: Checkpoint, dense: Checkpoint) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from birdbone.models.training.scales import LearnedScales, heal_scales
 from birdbone.models.training.trainer import Training
 
 ARCHITECTURES = ["llama_tied", "opt", "gemma3", "mixtral", "qwen3"]
-TRAINING = Training(learning_rate=2e-2, epochs=3, batch_size=1, heldout=2)
+TRAINING = Training(learning_rate=8e-2, epochs=3, batch_size=1, heldout=2)
 
 
 def _lesson(dense: Checkpoint) -> Lesson:
@@ -62,10 +62,17 @@ def test_the_value_in_training_is_that_of_what_is_stored(
     points = torch.full((6, 2), 3, dtype=torch.int8) if zero_points else None
     ref = Quantized(codes, scales, bits=4, zero_points=points)
     learned = LearnedScales(ref, torch.device("cpu"))
-    factors = torch.rand(6, 2, generator=generator) + 0.5
-    stored = ref.with_values(codes, learned.stored(factors))
-    assert torch.equal(learned(factors), stored.values(torch.float32))
-    assert torch.equal(learned(torch.ones(6, 2)), ref.values(torch.float32))
+    moves = torch.rand(6, 2, generator=generator)
+    stored = ref.with_values(codes, learned.stored(moves))
+    assert torch.equal(learned(moves), stored.values(torch.float32))
+    assert torch.equal(learned(torch.zeros(6, 2)), ref.values(torch.float32))
+
+
+def test_a_move_of_one_moves_the_largest_code_by_a_step() -> None:
+    codes = torch.tensor([[-4, 3, 1, -4]], dtype=torch.int8)
+    ref = Quantized(codes, torch.tensor([[0.5, -2.0]]), bits=3)
+    value = LearnedScales(ref, torch.device("cpu"))(torch.tensor([[1.0, -1.0]]))
+    assert torch.equal(value, torch.tensor([[-2.5, 1.875, -1.5, 6.0]]))
 
 
 def test_its_gradient_is_that_of_plain_products() -> None:
@@ -74,15 +81,15 @@ def test_its_gradient_is_that_of_plain_products() -> None:
     codes = torch.randint(-4, 4, (2, 5, 6), generator=generator, dtype=torch.int8)  # two experts
     scales = torch.rand(2, 5, 3, generator=generator, dtype=torch.float64) + 0.1
     ref = Quantized(codes, scales, bits=3)
-    factors = torch.ones(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(LearnedScales(ref, torch.device("cpu")), factors)
+    moves = torch.zeros(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(LearnedScales(ref, torch.device("cpu")), moves)
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, 1e-9, 1e9, float("nan")])
-def test_no_scale_vanishes_or_turns(factor: float) -> None:
+@pytest.mark.parametrize("move", [-8.0, -16.0, 1e9, -1e9, float("nan")])
+def test_no_scale_vanishes_or_turns(move: float) -> None:
     scales = torch.tensor([[6e-8, -6e-8, 6e4]], dtype=torch.float16)
     ref = Quantized(torch.ones(1, 3, dtype=torch.int8), scales, bits=4)
-    found = LearnedScales(ref, torch.device("cpu")).stored(torch.full((1, 3), factor))
+    found = LearnedScales(ref, torch.device("cpu")).stored(torch.full((1, 3), move))
     assert torch.equal(found.sign(), scales.sign())
     assert bool(torch.isfinite(found).all())
 
