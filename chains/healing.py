@@ -1,39 +1,70 @@
-"""A chain whose quantised model has its scales trained before it is saved."""
+"""Predefined chains with trained scales, or without."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ..engine import Chain
-from ..engine.rebuilding import links_with_settings
+from ..engine import Chain, Link
+from ..engine.rebuilding import links_with_settings, rebuilt
 from ..errors import SettingError
-from ..links import heal, quantize, select, validate
+from ..links import calibrate, heal, quantize, validate
 
 
 def with_healed_scales(chain: Chain) -> Chain:
-    """A chain like this one, with ``heal(method="scales")`` after its last quantize or select.
-
-    The healed model is evaluated with the settings of the chain's last validate.
+    """A chain like this one, with ``heal(method="scales")`` after its quantize.
 
     Args:
-        chain: one that quantizes, such as quantize-only or fit; without routes and middleware.
+        chain: one with a quantize, which validate follows, such as quantize-only.
+    """
+    place = _factories(chain).index(quantize) + 1
+    links = [*chain.links[:place], heal(method="scales"), *chain.links[place:]]
+    return with_text_to_heal(Chain(*links, name=chain.__name__))
+
+
+def without_healing(chain: Chain) -> Chain:
+    """A chain like this one, without heal and the validate after it.
+
+    Args:
+        chain: one that evaluates before it heals, such as fit.
+    """
+    links, factories = list(chain.links), _factories(chain)
+    if heal not in factories:
+        return chain
+    place = factories.index(heal)
+    judged = factories[place + 1 : place + 2] == [validate]
+    kept = [*links[:place], *links[place + 1 + judged :]]
+    return with_text_to_heal(Chain(*kept, name=chain.__name__))
+
+
+def with_text_to_heal(chain: Chain) -> Chain:
+    """A chain like this one that reads healing windows if a link of it heals, and else just one.
+
+    A number of windows that suits is kept.
+    """
+    heals = any(each.factory is heal for each in links_with_settings(chain))
+
+    def changes(each: Link[Any]) -> Mapping[str, Any]:
+        if each.factory is not calibrate or heals == (each.settings.healing_windows > 1):
+            return {}
+        return {"healing_windows": calibrate().settings.healing_windows if heals else 1}
+
+    return rebuilt(chain, changes)
+
+
+def require_healing(chain: Chain) -> None:
+    """Refuse a chain that trains no scales, such as fit with a GGUF file as its output.
 
     Raises:
-        SettingError: nothing in it quantizes, or nothing evaluates.
+        SettingError: it has no heal.
     """
-    places = [place for place, each in enumerate(chain.links) if _made_by(each, (quantize, select))]
-    judges = [each for each in links_with_settings(chain) if each.factory is validate]
-    if not places or not judges:
+    if heal not in _factories(chain):
         raise SettingError(
-            f"chain '{chain.__name__}' has no quantize or select with a validate, and "
-            f"heal(method='scales') trains the scales that they leave; use quantize-only or fit"
+            f"--heal trains the scales of a folder's integers, and chain '{chain.__name__}' writes "
+            f"a GGUF file, whose types have scales of their own kind; leave it out, or give the "
+            f"name of a folder"
         )
-    before, after = chain.links[: places[-1] + 1], chain.links[places[-1] + 1 :]
-    judged = any(_made_by(each, (validate,)) for each in after)
-    healing = [heal(method="scales"), *([] if judged else judges[-1:])]
-    return Chain(*before, *healing, *after, name=chain.__name__)
 
 
-def _made_by(each: Any, factories: Sequence[Any]) -> bool:
-    return getattr(each, "factory", None) in factories
+def _factories(chain: Chain) -> list[object]:
+    return [getattr(each, "factory", None) for each in chain.links]

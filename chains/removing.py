@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..engine import Chain
 from ..engine.rebuilding import BODY, links_with_settings
 from ..links import allocate, heal, profile, prune, score, select, sensitivity
+from .healing import with_text_to_heal
 from .overrides import configure
 
 
@@ -28,4 +29,5 @@ def with_removal(chain: Chain, fractions: Sequence[float]) -> Chain:
     ]
     removal = Chain(profile(), score(), prune(pattern="neurons"), heal(), *estimating, name=BODY)
     name = select.name
-    return configure(chain, {f"{name}.removal": removal, f"{name}.remove": tuple(fractions)})
+    changes = {f"{name}.removal": removal, f"{name}.remove": tuple(fractions)}
+    return with_text_to_heal(configure(chain, changes))

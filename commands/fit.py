@@ -17,7 +17,6 @@ from .options import (
     DryRun,
     Elsewhere,
     Force,
-    HealScales,
     Keep,
     Out,
     PassPrecision,
@@ -62,6 +61,10 @@ _REMOVE = (
     "Also try a model without this fraction of the feed-forward neurons, within the same budget; "
     "repeatable. The best of these is tried once more, healed."
 )
+_HEAL = (
+    "Train the scales of the best one, so that its outputs come closer to the original's; its size "
+    "does not change. On by default for folders, but for --preset fast."
+)
 
 
 def fit_command(
@@ -77,7 +80,9 @@ def fit_command(
     rise: Annotated[float | None, typer.Option(help=_RISE)] = None,
     runtime: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_RUNTIME)] = None,
     remove: Annotated[list[float] | None, typer.Option(metavar="FRACTION", help=_REMOVE)] = None,
-    heal: HealScales = False,
+    heal: Annotated[
+        bool | None, typer.Option("--heal/--no-heal", help=_HEAL, show_default=False)
+    ] = None,
     data: Data = None,
     elsewhere: Elsewhere = None,
     assignments: SetOptions = None,
@@ -109,15 +114,17 @@ def fit_command(
     """
 
     def assemble() -> Chain:
-        from ..chains.healing import with_healed_scales
+        from ..chains.healing import require_healing, without_healing
         from ..chains.presets import preset_chain
         from ..chains.removing import with_removal
 
         chain = preset_chain("fit", preset, model=model, out=out, data=one_or_more(data))
         if remove:
             chain = with_removal(chain, remove)
-        if heal:
-            chain = with_healed_scales(chain)
+        if not (preset != "fast" if heal is None else heal):
+            chain = without_healing(chain)
+        elif heal:
+            require_healing(chain)
         options = {
             "bytes": size,
             "ratio": ratio,

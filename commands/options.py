@@ -46,10 +46,6 @@ _PRECISION = (
     "Of matrix products in the passes over calibration text on a CPU; auto is bfloat16 on "
     "processors that multiply it faster. Perplexities are always computed in float32."
 )
-_HEAL = (
-    "After quantizing, train the scales of the weights so that the model's outputs come closer to "
-    "the original's; codes and size do not change. Adds sampling of text and training."
-)
 _UNUSED = "Carry tensors that the transformers class has no parameters for; on by default."
 _TIME = "Time for each healing, such as 30min: more text is sampled from the model to fill it."
 _PRESET = "How much time to spend for how good a result."
@@ -76,7 +72,6 @@ DeviceMemory = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help=_DRY)]
 Elsewhere = Annotated[list[str] | None, typer.Option(metavar="SOURCE", help=_ELSEWHERE)]
 Force = Annotated[bool, typer.Option("--force", help=_FORCE)]
-HealScales = Annotated[bool, typer.Option("--heal", help=_HEAL)]
 KeepUnused = Annotated[
     bool | None, typer.Option("--keep-unused/--no-keep-unused", help=_UNUSED, show_default=False)
 ]

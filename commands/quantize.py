@@ -19,7 +19,6 @@ from .options import (
     DryRun,
     Elsewhere,
     Force,
-    HealScales,
     Keep,
     Out,
     PassPrecision,
@@ -41,13 +40,18 @@ from .options import (
 if TYPE_CHECKING:
     from ..engine import Chain
 
+_HEAL = (
+    "Then train the scales of the weights, so that the model's outputs come closer to the "
+    "original's; its size does not change. Needs the whole model in memory, and more time."
+)
+
 
 def quantize_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
     out: Out,
     preset: PresetName = "balanced",
     bits: Bits = None,
-    heal: HealScales = False,
+    heal: Annotated[bool, typer.Option("--heal", help=_HEAL)] = False,
     data: Data = None,
     elsewhere: Elsewhere = None,
     assignments: SetOptions = None,

@@ -1,35 +1,52 @@
-"""Chains whose quantised model is healed: what is trained, where, and who evaluates it."""
+"""Predefined chains with trained scales, or without: what is trained, and who evaluates it."""
 
 from __future__ import annotations
 
 import pytest
 
-from birdbone.chains.healing import with_healed_scales
+from birdbone.chains.healing import require_healing, with_healed_scales, without_healing
 from birdbone.chains.overrides import configure
 from birdbone.chains.predefined import fit, quantize_only
+from birdbone.chains.removing import with_removal
 from birdbone.engine import Chain
 from birdbone.errors import SettingError
-from birdbone.links import load, save
 
 
 def _names(chain: Chain) -> list[str]:
     return [each.__name__ for each in chain.links]
 
 
-def test_it_comes_after_select_and_is_evaluated_as_candidates_were() -> None:
-    chain = configure(fit(model="m", out="light"), {"validate.max_rise": 0.5})
+def test_quantize_only_is_healed_before_it_is_evaluated_on_text_read_for_it() -> None:
+    chain = quantize_only(model="m", out="light")
     healed = with_healed_scales(chain)
-    assert _names(healed)[-4:] == ["select", "heal", "validate", "save"]
-    assert healed.links[-3].settings.method == "scales"
-    assert healed.links[-2].settings.max_rise == 0.5
-    assert _names(chain)[-2:] == ["select", "save"]
-
-
-def test_a_chain_that_evaluates_already_does_so_once() -> None:
-    healed = with_healed_scales(quantize_only(model="m", out="light"))
     assert _names(healed)[2:] == ["quantize", "heal", "validate", "save"]
+    assert healed.links[3].settings.method == "scales"
+    windows = [each.links[1].settings.healing_windows for each in (chain, healed)]
+    assert windows == [1, 64]
 
 
-def test_a_chain_without_quantize_is_refused() -> None:
-    with pytest.raises(SettingError, match="chain 'mine' has no quantize or select"):
-        with_healed_scales(Chain(load(model="m"), save(path="o"), name="mine"))
+def test_fit_trains_scales_of_folders_unless_it_is_told_not_to() -> None:
+    chain = fit(model="m", out="light")
+    assert _names(chain)[4:] == ["select", "heal", "validate", "save"]
+    assert chain.links[1].settings.healing_windows == 64
+    bare = without_healing(chain)
+    assert _names(bare)[4:] == ["select", "save"]
+    assert bare.links[1].settings.healing_windows == 1
+    require_healing(chain)
+
+
+def test_removal_heals_too_so_its_text_is_read() -> None:
+    for out in ("light", "light.gguf"):
+        chain = without_healing(with_removal(fit(model="m", out=out), [0.1]))
+        assert _names(chain)[4:] == ["select", "save"]
+        assert chain.links[1].settings.healing_windows == 64
+    few = configure(fit(model="m", out="light"), {"calibrate.healing_windows": 16})
+    assert with_removal(few, [0.1]).links[1].settings.healing_windows == 16
+
+
+def test_a_gguf_file_has_no_scales_to_train() -> None:
+    chain = fit(model="m", out="light.gguf")
+    assert _names(chain)[4:] == ["select", "save"]
+    assert without_healing(chain) is chain
+    with pytest.raises(SettingError, match="chain 'fit' writes a GGUF file"):
+        require_healing(chain)

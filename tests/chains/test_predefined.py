@@ -56,7 +56,8 @@ def test_quantize_only_removes_no_weight() -> None:
 
 def test_fit_judges_candidates_before_it_saves() -> None:
     chain = fit(model="m", out="o")
-    assert names(chain) == ["load", "calibrate", "sensitivity", "allocate", "select", "save"]
+    before = ["load", "calibrate", "sensitivity", "allocate", "select"]
+    assert names(chain) == [*before, "heal", "validate", "save"]
     assert names(chain.links[4].settings.body) == ["quantize", "validate"]
 
 
