@@ -55,6 +55,10 @@ CASES: Mapping[str, tuple[str, Callable[[], Chain]]] = {
     "experts' zeros": ("mixtral", lambda: pruned(sparsity=0.5, method="magnitude")),
     "heal full": ("llama_tied", lambda: healed(method="full", batch_size=3)),
     "heal full, divided": ("mixtral", lambda: healed(method="full", batch_size=3, shard=True)),
+    "heal scales": (
+        "llama",
+        lambda: Chain(quantized(), heal(method="scales", batch_size=3, heldout_share=0.3)),
+    ),
     "heal lora": ("llama", lambda: healed(method="lora", rank=2)),
     "heal qlora": ("llama", lambda: healed(method="qlora", rank=2, batch_size=2, epochs=1)),
     "heal on sampled text": ("llama", lambda: healed(epochs=1, tokens=16 * 7, heldout_share=0.1)),
