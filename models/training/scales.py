@@ -12,14 +12,14 @@ Needs one float32 value per weight and few more, where training of all weights n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
-from ...checkpoints import Quantized, TensorRef
+from ...checkpoints import Quantized
 from ..blocks.announcing import AnnounceStep
 from ..blocks.skeleton import Skeleton
 from ..passes.resuming import ProgressStore
@@ -45,74 +45,90 @@ def heal_scales(
     Raises:
         NumericsError: a loss that is NaN or infinite.
     """
-    quantized = {
-        name: ref
-        for name, ref in light.checkpoint.refs.items()
-        if isinstance(ref, Quantized) and ref.has_integer_groups
-    }
-    learned: dict[str, LearnedScales] = {}
+    blocks: dict[str, dict[str, LearnedScales]] = {}
 
     def settle(path: str, block: nn.Module) -> None:
-        for name, ref in quantized.items():
-            if name.startswith(f"{path}."):
-                learned[name] = _attached(block, name.removeprefix(f"{path}."), ref, light.device)
+        blocks[path] = {}
+        for name, ref in light.checkpoint.refs.items():
+            inner = name.removeprefix(f"{path}.")
+            if inner != name and isinstance(ref, Quantized) and ref.has_integer_groups:
+                blocks[path][inner] = LearnedScales(ref, light.device)
 
     model = light.fill(settle)
-    moves = {name: _moves(model, name) for name in learned}
-    trained = train(
-        model,
-        light.blocks,
-        list(moves.values()),
-        lesson,
-        training,
-        keep_zeros=False,
-        unfinished=unfinished,
-        announce=announce,
-    )
-    weights: Mapping[str, TensorRef] = {
-        name: quantized[name].with_values(
-            quantized[name].codes, each.stored(moves[name].detach()).cpu()
-        )
-        for name, each in learned.items()
+    learned = {
+        f"{path}.{name}": each for path, found in blocks.items() for name, each in found.items()
     }
-    size = sum(each.numel() for each in moves.values())
+    with ExitStack() as stack:
+        for block, found in zip(light.blocks, blocks.values(), strict=True):
+            stack.enter_context(_computed(block, found))
+        trained = train(
+            model,
+            light.blocks,
+            [each.moves for each in learned.values()],
+            lesson,
+            training,
+            keep_zeros=False,
+            unfinished=unfinished,
+            announce=announce,
+        )
+    weights = {name: each.stored() for name, each in learned.items()}
+    size = sum(each.moves.numel() for each in learned.values())
     return Healed(weights, trained.steps, size, trained.curves)
 
 
-class LearnedScales(nn.Module):
-    """A quantised weight as a function of the moves of its scales, which are the parameter.
+class LearnedScales:
+    """A quantised weight whose scales are trained.
+
+    Attributes:
+        moves: of the scales, the parameter: float32 ``[out_features, groups]``, experts first.
 
     Args:
         ref: the weight, ``[out_features, in_features]``, experts first.
-        device: of its codes and scales.
+        device: to compute on.
     """
 
-    codes: Tensor
-    scales: Tensor
-    zero_points: Tensor | None
-
     def __init__(self, ref: Quantized, device: torch.device) -> None:
-        super().__init__()
         points = ref.zero_points
-        self.reach = 1 << ref.bits - 1  # the largest code, without its sign
-        self.register_buffer("codes", ref.codes.to(device))
-        self.register_buffer("scales", ref.scales.to(device))
-        self.register_buffer("zero_points", None if points is None else points.to(device))
+        self._ref, self._reach = ref, 1 << ref.bits - 1  # the largest code, without its sign
+        self._codes, self._scales = ref.codes.to(device), ref.scales.to(device)
+        self._zero_points = None if points is None else points.to(device)
+        self.moves = nn.Parameter(torch.zeros(ref.scales_shape, device=device))
 
-    def forward(self, moves: Tensor) -> Tensor:
-        """The weight for moves ``[out_features, groups]``, experts first, in their dtype."""
+    def value(self) -> Tensor:
+        """The weight as it would be stored now, in the dtype of the moves."""
         value: Tensor = _Value.apply(  # type: ignore[no-untyped-call]
-            moves, self.codes, self.scales, self.zero_points, self.reach
+            self.moves, self._codes, self._scales, self._zero_points, self._reach
         )
         return value
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """The moves to start from: 0, in the dtype of the weight."""
-        return torch.zeros(self.scales.shape, dtype=weight.dtype, device=self.scales.device)
+    def stored(self) -> Quantized:
+        """The weight with its present scales, on the CPU."""
+        scales = _stored(self.moves.detach(), self._scales, self._reach)
+        return self._ref.with_values(self._ref.codes, scales.cpu())
 
-    def stored(self, moves: Tensor) -> Tensor:
-        """The scales after their moves, in the dtype they are stored in."""
-        return _stored(moves, self.scales, self.reach)
+
+@contextmanager
+def _computed(block: nn.Module, learned: Mapping[str, LearnedScales]) -> Iterator[None]:
+    """Let the named weights of a block be computed anew each time it runs, inside the context."""
+    owners = {name: block.get_submodule(name.rpartition(".")[0]) for name in learned}
+    for name, owner in owners.items():
+        delattr(owner, name.rpartition(".")[2])
+    plain = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        for name, owner in owners.items():
+            setattr(owner, name.rpartition(".")[2], learned[name].value())
+        try:
+            return plain(*args, **kwargs)
+        finally:
+            for name, owner in owners.items():
+                delattr(owner, name.rpartition(".")[2])
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        block.__dict__.pop("forward", None)  # checkpointing may have taken it back already
 
 
 def _stored(moves: Tensor, scales: Tensor, reach: int) -> Tensor:
@@ -156,16 +172,3 @@ def _steps(codes: Tensor, zero_points: Tensor | None, scales: Tensor, dtype: tor
     """The weight in steps of its grid, ``[out_features, groups, group_size]``, experts first."""
     steps = codes.reshape(*scales.shape, -1).to(dtype)
     return steps if zero_points is None else steps - zero_points.to(dtype).unsqueeze(-1)
-
-
-def _attached(block: nn.Module, name: str, ref: Quantized, device: torch.device) -> LearnedScales:
-    """Make a weight of a block a function of the moves of its scales, in place."""
-    place, _, leaf = name.rpartition(".")
-    learned = LearnedScales(ref, device)
-    register_parametrization(block.get_submodule(place), leaf, learned, unsafe=True)
-    return learned
-
-
-def _moves(model: nn.Module, name: str) -> nn.Parameter:
-    place, _, leaf = name.rpartition(".")
-    return model.get_parameter(f"{place}.parametrizations.{leaf}.original")

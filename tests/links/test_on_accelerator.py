@@ -78,6 +78,7 @@ METHODS: dict[str, Links] = {
     "heal block": healed(target="block"),
     "heal full": healed(method="full", gradient_checkpointing=True),
     "heal lora": healed(method="lora"),
+    "heal scales": lambda: [*coded(method="rtn")(), heal(method="scales")],
     "validate": lambda: [validate()],
 }
 
@@ -88,7 +89,7 @@ LACKING = {
     "gemma3": {"experts", "gptq with all"},
     "mixtral": set(),
     "gpt2": {"experts", "groups", *(each for each in METHODS if "gptq" in each), "rtn"}
-    | {"signround", "llm.int8"},
+    | {"signround", "llm.int8", "heal scales"},
 }
 
 

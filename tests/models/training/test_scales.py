@@ -1,5 +1,6 @@
 """Scales of quantised weights in training: what they compute, what is stored, what stays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,17 +63,20 @@ def test_the_value_in_training_is_that_of_what_is_stored(
     points = torch.full((6, 2), 3, dtype=torch.int8) if zero_points else None
     ref = Quantized(codes, scales, bits=4, zero_points=points)
     learned = LearnedScales(ref, torch.device("cpu"))
-    moves = torch.rand(6, 2, generator=generator)
-    stored = ref.with_values(codes, learned.stored(moves))
-    assert torch.equal(learned(moves), stored.values(torch.float32))
-    assert torch.equal(learned(torch.zeros(6, 2)), ref.values(torch.float32))
+    assert torch.equal(learned.value(), ref.values(torch.float32))
+    learned.moves.data = torch.rand(6, 2, generator=generator)
+    stored = learned.stored()
+    assert torch.equal(learned.value(), stored.values(torch.float32))
+    assert not torch.equal(stored.scales, ref.scales)
 
 
 def test_a_move_of_one_moves_the_largest_code_by_a_step() -> None:
     codes = torch.tensor([[-4, 3, 1, -4]], dtype=torch.int8)
-    ref = Quantized(codes, torch.tensor([[0.5, -2.0]]), bits=3)
-    value = LearnedScales(ref, torch.device("cpu"))(torch.tensor([[1.0, -1.0]]))
-    assert torch.equal(value, torch.tensor([[-2.5, 1.875, -1.5, 6.0]]))
+    learned = LearnedScales(
+        Quantized(codes, torch.tensor([[0.5, -2.0]]), bits=3), torch.device("cpu")
+    )
+    learned.moves.data = torch.tensor([[1.0, -1.0]])
+    assert torch.equal(learned.value(), torch.tensor([[-2.5, 1.875, -1.5, 6.0]]))
 
 
 def test_its_gradient_is_that_of_plain_products() -> None:
@@ -80,16 +84,24 @@ def test_its_gradient_is_that_of_plain_products() -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(-4, 4, (2, 5, 6), generator=generator, dtype=torch.int8)  # two experts
     scales = torch.rand(2, 5, 3, generator=generator, dtype=torch.float64) + 0.1
-    ref = Quantized(codes, scales, bits=3)
-    moves = torch.zeros(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(LearnedScales(ref, torch.device("cpu")), moves)
+    learned = LearnedScales(Quantized(codes, scales, bits=3), torch.device("cpu"))
+
+    def value(moves: torch.Tensor) -> torch.Tensor:
+        learned.moves = moves  # type: ignore[assignment]
+        return learned.value()
+
+    assert torch.autograd.gradcheck(
+        value, torch.zeros(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    )
 
 
 @pytest.mark.parametrize("move", [-8.0, -16.0, 1e9, -1e9, float("nan")])
 def test_no_scale_vanishes_or_turns(move: float) -> None:
     scales = torch.tensor([[6e-8, -6e-8, 6e4]], dtype=torch.float16)
     ref = Quantized(torch.ones(1, 3, dtype=torch.int8), scales, bits=4)
-    found = LearnedScales(ref, torch.device("cpu")).stored(torch.full((1, 3), move))
+    learned = LearnedScales(ref, torch.device("cpu"))
+    learned.moves.data.fill_(move)
+    found = learned.stored().scales
     assert torch.equal(found.sign(), scales.sign())
     assert bool(torch.isfinite(found).all())
 
@@ -109,6 +121,20 @@ def test_a_healed_folder_loads_in_plain_transformers(tmp_path: Path) -> None:
     healed = light.evolve(_heal(dense, light).weights)
     folder = written(healed, tmp_path / "light")
     assert torch.equal(plain_logits(folder), own_logits(healed))
+
+
+def test_recomputed_activations_change_nothing() -> None:
+    dense = tiny_checkpoint("qwen3")
+    light = quantized(dense, bits=3)
+    plain, again = (
+        heal_scales(
+            Skeleton(light, dtype=torch.float32),
+            _lesson(dense),
+            replace(TRAINING, checkpointing=checkpointing),
+        )
+        for checkpointing in (False, True)
+    )
+    assert plain.curves == again.curves
 
 
 def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
