@@ -1,7 +1,8 @@
 """Which calibration text: one model compressed on it, judged on texts that calibrated nothing.
 
-python benchmarks/text.py --model MODEL --cache DIR --treatment int4|neurons17|mask50
-    [--data default] [--windows 64] [--seed 0] [--heal none blocks full] [--judge NAME=FILE ...]
+python benchmarks/text.py --model MODEL --cache DIR --treatment
+    int4|int3|neurons17|mask50 [--data default] [--windows 64] [--seed 0]
+    [--heal none blocks full scales] [--judge NAME=FILE ...]
 
 Prints a JSON line for the compressed model and one for each way of healing it: the perplexity of
 the original and of the result on the first windows of each judging text, the rises that `validate`
@@ -38,10 +39,11 @@ from birdbone.texts import Windows, pack_windows, read_corpus
 
 TREATMENTS: Mapping[str, Link[Any]] = {
     "int4": quantize(bits=4, group_size=64),
+    "int3": quantize(bits=3, group_size=64),
     "neurons17": prune(pattern="neurons", sparsity=0.17),
     "mask50": prune(sparsity=0.5, method="admm"),
 }
-METHODS = ("none", "blocks", "full")
+METHODS = ("none", "blocks", "full", "scales")
 
 
 def say(line: str) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -91,12 +92,11 @@ class Watch:
             RankError: one did not come.
         """
         self.post()
-        end = time.monotonic() + seconds
+        here = self._store.check
+        _await(lambda: all(here([_key(other)]) for other in self._seen), seconds)
         for other in self._seen:
-            while not self._store.check([_key(other)]):
-                if time.monotonic() > end:
-                    raise RankError(other, f"did not start within {seconds:g} s")
-                time.sleep(0.05)
+            if not here([_key(other)]):
+                raise RankError(other, f"did not start within {seconds:g} s")
         threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
 
     def running(self, yes: bool) -> None:
@@ -124,12 +124,14 @@ class Watch:
 
     def await_silence(self) -> None:
         """Where there is reason to think that a rank died, wait a moment to see which."""
-        end = time.monotonic() + 2 * _DROPPED_SECONDS
-        while time.monotonic() < end and self.lost is None:
+
+        def is_known() -> bool:
             for other, seen in self._seen.items():
                 if time.monotonic() - seen.at > _DROPPED_SECONDS:
                     self._lose(RankError(other, _DIED))
-            time.sleep(0.05)
+            return self.lost is not None
+
+        _await(is_known, 2 * _DROPPED_SECONDS)
 
     def fail(self, reason: str) -> None:
         """Tell the other ranks that this one failed, or which one it lost.
@@ -142,9 +144,7 @@ class Watch:
             self._state["lost"] = [self._rank, reason, True] if lost is None else lost.parts
             with suppress(RuntimeError):
                 self.post()
-        end = time.monotonic() + 3 * _BEAT_SECONDS
-        while time.monotonic() < end and not all(map(self._knows, self._seen)):
-            time.sleep(0.05)
+        _await(lambda: all(map(self._knows, self._seen)), 3 * _BEAT_SECONDS)
 
     def leave(self) -> None:
         """End the signs of life: this rank has done its part.
@@ -152,17 +152,16 @@ class Watch:
         Rank 0 waits a moment for the others, since the store may end with it.
         """
         self._state["left"] = True
+
+        def is_last() -> bool:
+            if self._rank != 0 or self._state["lost"] is not None:
+                return True
+            self._read()
+            return all(map(self._has_left, self._seen))
+
         with suppress(RuntimeError):  # the store has ended before
             self.post()
-            end = time.monotonic() + _DROPPED_SECONDS
-            while (
-                self._rank == 0
-                and self._state["lost"] is None
-                and time.monotonic() < end
-                and not all(map(self._has_left, self._seen))
-            ):
-                self._read()
-                time.sleep(0.05)
+            _await(is_last, _DROPPED_SECONDS)
         self._left.set()
 
     def _has_left(self, other: int) -> bool:
@@ -230,6 +229,13 @@ class Watch:
             sys.__stderr__.write(f"error: link '{self.link}' failed: {self.lost}\n")
             sys.__stderr__.flush()
         os._exit(1)
+
+
+def _await(until: Callable[[], bool], seconds: float) -> None:
+    """Wait until a condition holds, or so many seconds."""
+    end = time.monotonic() + seconds
+    while not until() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 _DIED = "gave no sign of life: it was killed, ran out of memory, or hangs"
