@@ -45,22 +45,18 @@ def heal_scales(
     Raises:
         NumericsError: a loss that is NaN or infinite.
     """
-    blocks: dict[str, dict[str, LearnedScales]] = {}
-
-    def settle(path: str, block: nn.Module) -> None:
-        blocks[path] = {}
-        for name, ref in light.checkpoint.refs.items():
-            inner = name.removeprefix(f"{path}.")
-            if inner != name and isinstance(ref, Quantized) and ref.has_integer_groups:
-                blocks[path][inner] = LearnedScales(ref, light.device)
-
-    model = light.fill(settle)
-    learned = {
-        f"{path}.{name}": each for path, found in blocks.items() for name, each in found.items()
-    }
+    learned: dict[str, LearnedScales] = {}
     with ExitStack() as stack:
-        for block, found in zip(light.blocks, blocks.values(), strict=True):
-            stack.enter_context(_computed(block, found))
+
+        def settle(path: str, block: nn.Module) -> None:
+            inside = {}
+            for name, ref in light.checkpoint.refs.items():
+                inner = name.removeprefix(f"{path}.")
+                if inner != name and isinstance(ref, Quantized) and ref.has_integer_groups:
+                    inside[inner] = learned[name] = LearnedScales(ref, light.device)
+            stack.enter_context(_computed(block, inside))
+
+        model = light.fill(settle)
         trained = train(
             model,
             light.blocks,
