@@ -7,7 +7,6 @@ from typing import Any
 
 from ..engine import Chain, Link
 from ..engine.rebuilding import links_with_settings, rebuilt
-from ..errors import SettingError
 from ..links import calibrate, heal, quantize, validate
 
 
@@ -50,20 +49,6 @@ def with_text_to_heal(chain: Chain) -> Chain:
         return {"healing_windows": calibrate().settings.healing_windows if heals else 1}
 
     return rebuilt(chain, changes)
-
-
-def require_healing(chain: Chain) -> None:
-    """Refuse a chain that trains no scales, such as fit with a GGUF file as its output.
-
-    Raises:
-        SettingError: it has no heal.
-    """
-    if heal not in _factories(chain):
-        raise SettingError(
-            f"--heal trains the scales of a folder's integers, and chain '{chain.__name__}' writes "
-            f"a GGUF file, whose types have scales of their own kind; leave it out, or give the "
-            f"name of a folder"
-        )
 
 
 def _factories(chain: Chain) -> list[object]:

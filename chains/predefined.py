@@ -87,18 +87,18 @@ def fit(*, model: str, out: str, data: DataSetting = "default") -> Chain:
     """Quantize into a budget of bytes: bits where they cost least, never worse than uniform.
 
     The budget is 30 % of the model's weight files, or set by allocate. Allocated and uniform
-    candidates are built and judged on both texts, and the best is kept. It is saved as a folder,
-    after its scales were trained, or with ggml types if ``out`` is a GGUF file.
+    candidates are built and judged on both texts. The best is saved after its scales were trained:
+    as a folder, or with ggml types if ``out`` is a GGUF file.
     """
     format: QuantizedFormat = "gguf" if is_file_name(out) else "compressed-tensors"
-    is_file = format == "gguf"
     return Chain(
         load(model=model),
-        calibrate(data=data, healing_windows=1) if is_file else calibrate(data=data),
+        calibrate(data=data),
         sensitivity(format=format),
         allocate(),
         select(body=Chain(quantize(grid="allocated"), validate(), name=BODY)),
-        *(() if is_file else (heal(method="scales"), validate())),
+        heal(method="scales"),
+        validate(),
         save(path=out),
         name="fit",
     )

@@ -10,13 +10,13 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .ggml_sizes import block_size
+from .ggml_sizes import SCALE_BYTES, block_size
 from .gguf_package import require_gguf
 from .tensors import TensorRef, digest
 
@@ -145,8 +145,8 @@ class Quantized(TensorRef):
         return self.block_size or self.shape[-1] // self.num_groups
 
     @property
-    def has_integer_groups(self) -> bool:
-        """Whether codes are integers and every row, or group of its columns, has a scale."""
+    def has_free_scales(self) -> bool:
+        """Whether scales are floats of which each row, or group of columns, has one or more."""
         return not self.is_float and self.float4 is None and self.block_size is None
 
     @property
@@ -252,6 +252,40 @@ class GgmlBlocks(TensorRef):
         """uint8 ``[out_features, bytes per row]``."""
         return self.parts()["blocks"]
 
+    @property
+    def has_free_scales(self) -> bool:
+        """Whether `scaled` knows where the scales of a block are."""
+        return self.kind in SCALE_BYTES
+
+    @property
+    def scales_shape(self) -> tuple[int, int]:
+        """``[out_features, blocks]``."""
+        rows, columns = self.shape[::-1] if self.transposed else self.shape
+        return rows, columns // block_size(self.kind)[0]
+
+    @property
+    def num_scales(self) -> int:
+        """Number of all blocks."""
+        return math.prod(self.scales_shape)
+
+    def scaled(self, factors: Tensor) -> GgmlBlocks:
+        """The same codes, with the float16 scales of every block multiplied.
+
+        A scale that would leave the range of float16, or vanish, stays.
+
+        Args:
+            factors: ``[out_features, blocks]``.
+        """
+        size = block_size(self.kind)[1]
+        blocks = self.blocks.reshape(*self.scales_shape, size).clone()
+        for place in SCALE_BYTES[self.kind]:
+            part = blocks[..., place : place + 2]
+            before = part.contiguous().view(torch.float16).squeeze(-1)
+            after = (before.float() * factors).half()
+            kept = torch.where((after == 0) | ~torch.isfinite(after), before, after)
+            part.copy_(kept.unsqueeze(-1).view(torch.uint8))
+        return GgmlBlocks(blocks.flatten(1), kind=self.kind, transposed=self.transposed)
+
     def load(self) -> Tensor:
         """Return the values that llama.cpp computes from the blocks, float32.
 
@@ -323,3 +357,8 @@ class BitsAndBytes(TensorRef):
 
 Coded = Quantized | BitsAndBytes | GgmlBlocks
 """References to quantised weights, which are stored as codes instead of values."""
+
+
+def has_scales(ref: TensorRef) -> TypeGuard[Quantized | GgmlBlocks]:
+    """Whether a tensor is quantised with scales that can change without its codes."""
+    return isinstance(ref, Quantized | GgmlBlocks) and ref.has_free_scales

@@ -1,4 +1,4 @@
-"""Sizes of ggml's blocks: values and bytes per block, by the name of the type in lower case."""
+"""Sizes of ggml's blocks, and where their scales are, by the name of the type in lower case."""
 
 from __future__ import annotations
 
@@ -26,6 +26,22 @@ BLOCK_SIZES: Mapping[str, tuple[int, int]] = MappingProxyType(
     }
 )
 """Those of the gguf package, so that sizes are known without it."""
+
+SCALE_BYTES: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "q8_0": (0,),
+        "q4_0": (0,),
+        "q5_0": (0,),
+        "iq4_nl": (0,),
+        "q2_k": (80, 82),
+        "q3_k": (108,),
+        "q4_k": (0, 2),
+        "q5_k": (0, 2),
+        "q6_k": (208,),
+    }
+)
+"""Where in a block the float16 numbers are that multiply all of its values: its scale and, where it
+has minimums, their scale."""
 
 
 def block_size(kind: str) -> tuple[int, int]:

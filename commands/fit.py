@@ -63,7 +63,7 @@ _REMOVE = (
 )
 _HEAL = (
     "Train the scales of the best one, so that its outputs come closer to the original's; its size "
-    "does not change. On by default for folders, but for --preset fast."
+    "does not change. On by default, but for --preset fast."
 )
 
 
@@ -114,7 +114,7 @@ def fit_command(
     """
 
     def assemble() -> Chain:
-        from ..chains.healing import require_healing, without_healing
+        from ..chains.healing import without_healing
         from ..chains.presets import preset_chain
         from ..chains.removing import with_removal
 
@@ -123,8 +123,6 @@ def fit_command(
             chain = with_removal(chain, remove)
         if not (preset != "fast" if heal is None else heal):
             chain = without_healing(chain)
-        elif heal:
-            require_healing(chain)
         options = {
             "bytes": size,
             "ratio": ratio,

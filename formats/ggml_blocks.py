@@ -129,7 +129,7 @@ def _iq4_nl(codes: QuantizedWeight) -> Tensor:
     """Pack IQ4_NL: the places of the codes among the grid's levels."""
     rows, groups = codes.scales.shape
     levels = torch.tensor(codes.grid.levels, dtype=torch.int8, device=codes.codes.device)
-    places = torch.searchsorted(levels, codes.codes).to(torch.uint8)
+    places = torch.searchsorted(levels, codes.codes.contiguous()).to(torch.uint8)
     return _rows(_halves(codes.scales), _nibbles(places.view(rows, groups, _COLUMNS)))
 
 

@@ -127,7 +127,7 @@ class Grid:
             return values.round_().clamp_(self.smallest, self.largest)
         levels = values.new_tensor(self.levels)
         middles = (levels[1:] + levels[:-1]) / 2
-        return values.copy_(levels[torch.bucketize(values, middles)])
+        return values.copy_(levels[torch.bucketize(values.contiguous(), middles)])
 
     def fitted_width(self, width: int) -> int:
         """Return how many columns have their scales fitted together; raises as `group_width`."""

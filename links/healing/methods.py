@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from ...checkpoints import Checkpoint, Quantized
+from ...checkpoints import Checkpoint
+from ...checkpoints.coded import has_scales
 from ...errors import DataError, SettingError
 from ...models.blocks.device import default_device
 from ...models.blocks.linears import all_linears
@@ -45,13 +46,11 @@ def require_scales(checkpoint: Checkpoint, method: HealMethod) -> None:
         SettingError: naming what the linears are.
     """
     refs = [checkpoint.refs[each.tensor] for each in all_linears(checkpoint)]
-    if method != "scales" or any(
-        isinstance(ref, Quantized) and ref.has_integer_groups for ref in refs
-    ):
+    if method != "scales" or any(map(has_scales, refs)):
         return
     kinds = {ref.storage_kind for ref in refs}
     raise SettingError(
-        f"heal(method='scales') trains the scales of integer weights, and the linears of "
+        f"heal(method='scales') trains the scales of integers and ggml types, and the linears of "
         f"'{checkpoint.source}' are {', '.join(sorted(kinds))}; put quantize(grid='int') or "
-        f"quantize(grid='allocated') before heal, or use method='blocks'"
+        f"another grid of these before heal, or use method='blocks'"
     )

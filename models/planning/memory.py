@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from ...checkpoints import BitsAndBytes, Checkpoint, Quantized, TensorRef
+from ...checkpoints import BitsAndBytes, Checkpoint, GgmlBlocks, Quantized, TensorRef
+from ...checkpoints.coded import has_scales
 from ...checkpoints.safetensors_writer import PIECE_BYTES
 from ...texts import Windows
 from ..blocks.activations import resting_device
@@ -111,19 +112,21 @@ def training_bytes(
         rank: rank of adapters on every linear but experts; None if all weights are trained.
         packed: linears are 4-bit, with one byte per weight for masks.
         checkpointing: only one block's activations are kept at a time, and every block's input.
-        scales: the scales of quantised weights are trained too, beside their codes in int8.
+        scales: the scales of quantised weights are trained too, beside their codes in int8, or the
+            values of ggml types in float16.
     """
     blocks = linears_by_block(light)
     linears = [linear for block in blocks for linear in block]
     sides = sum(sum(linear.shape) for linear in linears if linear.expert is None)
     learned = light.num_parameters if rank is None else rank * sides
-    quantized = [ref for ref in light.refs.values() if isinstance(ref, Quantized) and scales]
+    quantized = [ref for ref in light.refs.values() if scales and has_scales(ref)]
     learned += sum(ref.num_scales for ref in quantized)
+    codes = sum(ref.num_values * (1 + isinstance(ref, GgmlBlocks)) for ref in quantized)
     vocabulary = max(ref.shape[0] for ref in light.refs.values() if len(ref.shape) == 2)
     tokens = min(micro_batch_size, windows.num_windows) * windows.length
     kept = 2 * sides // (len(blocks) if checkpointing else 1)
     step = 4 * (4 * learned + tokens * (kept + 6 * vocabulary)) + (learned if rank is None else 0)
-    model = 4 * light.num_parameters + sum(ref.num_values for ref in quantized)
+    model = 4 * light.num_parameters + codes
     if packed:
         model -= sum(2 * linear.shape[0] * linear.shape[1] for linear in linears if linear.plain)
     batch = micro_batch_size

@@ -4,10 +4,14 @@ The second phase of EfficientQAT (https://arxiv.org/abs/2407.11062): all scales 
 trained together, so that they correct what rounding costs the model as a whole, and the format does
 not change. Unlike the paper, what is trained is how far a scale moves the largest code's value, in
 steps of the grid: scale * (1 + move / 2^(bits-1)). One learning rate then serves scales of every
-magnitude and grids of every width. The loss is that of `distillation`, and scales are rounded to
-the dtype they are stored in while they are trained, so that what is judged is what is saved.
+magnitude and grids of every width. The loss is that of `distillation`.
 
-Needs one float32 value per weight and few more, where training of all weights needs five.
+Integers with a scale per row or group, whose scales are rounded to the dtype they are stored in
+while they are trained, so that what is judged is what is saved; and ggml types, where the float16
+scale of each block moves, with that of its minimums, and is rounded at the end.
+
+Needs one float32 value per weight and its codes (ggml types: float16 values), where training of all
+weights needs five.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoints import Quantized
+from ...checkpoints import GgmlBlocks, Quantized
+from ...checkpoints.coded import has_scales
 from ..blocks.announcing import AnnounceStep
 from ..blocks.skeleton import Skeleton
 from ..passes.resuming import ProgressStore
@@ -52,7 +57,7 @@ def heal_scales(
             inside = {}
             for name, ref in light.checkpoint.refs.items():
                 inner = name.removeprefix(f"{path}.")
-                if inner != name and isinstance(ref, Quantized) and ref.has_integer_groups:
+                if inner != name and has_scales(ref):
                     inside[inner] = learned[name] = LearnedScales(ref, light.device)
             stack.enter_context(_computed(block, inside))
 
@@ -79,28 +84,39 @@ class LearnedScales:
         moves: of the scales, the parameter: float32 ``[out_features, groups]``, experts first.
 
     Args:
-        ref: the weight, ``[out_features, in_features]``, experts first.
+        ref: a weight that `has_scales`, ``[out_features, in_features]``, experts first.
         device: to compute on.
     """
 
-    def __init__(self, ref: Quantized, device: torch.device) -> None:
-        points = ref.zero_points
-        self._ref, self._reach = ref, 1 << ref.bits - 1  # the largest code, without its sign
-        self._codes, self._scales = ref.codes.to(device), ref.scales.to(device)
+    def __init__(self, ref: Quantized | GgmlBlocks, device: torch.device) -> None:
+        codes, scales, points, bits = _parts(ref)
+        self._ref, self._reach = ref, 1 << bits - 1  # the largest code, without its sign
+        self._codes, self._scales = codes.to(device), scales.to(device)
         self._zero_points = None if points is None else points.to(device)
-        self.moves = nn.Parameter(torch.zeros(ref.scales_shape, device=device))
+        self.moves = nn.Parameter(torch.zeros(scales.shape, device=device))
 
     def value(self) -> Tensor:
-        """The weight as it would be stored now, in the dtype of the moves."""
+        """The weight as it would be stored now, but for the rounding of ggml's scales; float32."""
         value: Tensor = _Value.apply(  # type: ignore[no-untyped-call]
             self.moves, self._codes, self._scales, self._zero_points, self._reach
         )
-        return value
+        return value.T if isinstance(self._ref, GgmlBlocks) and self._ref.transposed else value
 
-    def stored(self) -> Quantized:
+    def stored(self) -> Quantized | GgmlBlocks:
         """The weight with its present scales, on the CPU."""
-        scales = _stored(self.moves.detach(), self._scales, self._reach)
-        return self._ref.with_values(self._ref.codes, scales.cpu())
+        scales = _stored(self.moves.detach(), self._scales, self._reach).cpu()
+        if isinstance(self._ref, GgmlBlocks):
+            return self._ref.scaled(scales)
+        return self._ref.with_values(self._ref.codes, scales)
+
+
+def _parts(ref: Quantized | GgmlBlocks) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """Codes, scales, zero points and bits; of ggml types values, and ones in place of scales."""
+    if isinstance(ref, Quantized):
+        return ref.codes, ref.scales, ref.zero_points, ref.bits
+    values = ref.load().T if ref.transposed else ref.load()
+    bits = next(int(each) for each in ref.kind if each.isdigit())  # q4_k has 4
+    return values.half(), torch.ones(ref.scales_shape), None, bits
 
 
 @contextmanager

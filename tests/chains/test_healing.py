@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from birdbone.chains.healing import require_healing, with_healed_scales, without_healing
+from birdbone.chains.healing import with_healed_scales, without_healing
 from birdbone.chains.overrides import configure
 from birdbone.chains.predefined import fit, quantize_only
 from birdbone.chains.removing import with_removal
 from birdbone.engine import Chain
-from birdbone.errors import SettingError
 
 
 def _names(chain: Chain) -> list[str]:
@@ -25,28 +24,20 @@ def test_quantize_only_is_healed_before_it_is_evaluated_on_text_read_for_it() ->
     assert windows == [1, 64]
 
 
-def test_fit_trains_scales_of_folders_unless_it_is_told_not_to() -> None:
-    chain = fit(model="m", out="light")
+@pytest.mark.parametrize("out", ["light", "light.gguf"])
+def test_fit_trains_scales_unless_it_is_told_not_to(out: str) -> None:
+    chain = fit(model="m", out=out)
     assert _names(chain)[4:] == ["select", "heal", "validate", "save"]
     assert chain.links[1].settings.healing_windows == 64
     bare = without_healing(chain)
     assert _names(bare)[4:] == ["select", "save"]
     assert bare.links[1].settings.healing_windows == 1
-    require_healing(chain)
+    assert without_healing(bare) is bare
 
 
 def test_removal_heals_too_so_its_text_is_read() -> None:
-    for out in ("light", "light.gguf"):
-        chain = without_healing(with_removal(fit(model="m", out=out), [0.1]))
-        assert _names(chain)[4:] == ["select", "save"]
-        assert chain.links[1].settings.healing_windows == 64
+    chain = without_healing(with_removal(fit(model="m", out="light"), [0.1]))
+    assert _names(chain)[4:] == ["select", "save"]
+    assert chain.links[1].settings.healing_windows == 64
     few = configure(fit(model="m", out="light"), {"calibrate.healing_windows": 16})
     assert with_removal(few, [0.1]).links[1].settings.healing_windows == 16
-
-
-def test_a_gguf_file_has_no_scales_to_train() -> None:
-    chain = fit(model="m", out="light.gguf")
-    assert _names(chain)[4:] == ["select", "save"]
-    assert without_healing(chain) is chain
-    with pytest.raises(SettingError, match="chain 'fit' writes a GGUF file"):
-        require_healing(chain)

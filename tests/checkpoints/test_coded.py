@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from birdbone.checkpoints import BitsAndBytes, Converted, GgmlBlocks, InMemory, Quantized
+from birdbone.checkpoints.ggml_sizes import SCALE_BYTES, block_size
 from birdbone.errors import CheckpointError
 
 CODES = torch.arange(-8, 8, dtype=torch.int8).reshape(2, 8)
@@ -123,6 +124,24 @@ def test_ggml_blocks_stand_for_values() -> None:
     assert turned.shape == (32, 2)
     assert torch.equal(turned.load(), blocks.load().T)
     assert len({blocks.digest, turned.digest}) == 2
+
+
+@pytest.mark.parametrize("kind", sorted(SCALE_BYTES))
+def test_scaled_ggml_blocks_have_scaled_values(kind: str) -> None:
+    """Exactly for powers of two; a factor that leaves the range of float16 changes nothing."""
+    values, size = block_size(kind)
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (3, 2, size), generator=generator, dtype=torch.uint8)
+    for place in SCALE_BYTES[kind]:
+        scales = torch.rand(3, 2, 1, generator=generator).half() + 0.5
+        blocks[..., place : place + 2] = scales.view(torch.uint8)
+    ref = GgmlBlocks(blocks.flatten(1), kind=kind)
+    assert ref.scales_shape == (3, 2)
+    factors = torch.tensor([[2.0, 0.5], [1.0, 4.0], [1e9, 1e-9]])
+    expected = ref.load().view(3, 2, values).clone()
+    expected[:2] *= factors[:2].unsqueeze(-1)
+    assert torch.equal(ref.scaled(factors).load(), expected.view(3, 2 * values))
+    assert torch.equal(ref.blocks, blocks.flatten(1))
 
 
 def test_what_is_no_ggml_blocks_is_refused() -> None:

@@ -94,14 +94,6 @@ def test_without_healing(option: str, folders: Path, tmp_path: Path) -> None:
     assert steps[-2:] == ["select", "save"]
 
 
-def test_ggml_types_have_no_scales_to_heal(folders: Path, tmp_path: Path) -> None:
-    out = ("--out", tmp_path / "light.gguf", "--run", tmp_path / "run", "--ratio", 0.4, "--heal")
-    found = run("fit", folders / "dense", *out, *sets())
-    assert found.exit_code == 1
-    assert "--heal trains the scales of a folder's integers" in " ".join(found.output.split())
-    assert not (tmp_path / "run").exists()
-
-
 def test_rise(folders: Path, tmp_path: Path) -> None:
     options = ("--out", tmp_path / "light", "--rise", 0.5, "--json", "--data", folders / "text.txt")
     grids = sets("sensitivity.group_sizes=[16, null]", "quantize.method=rtn", "allocate.steps=4")
@@ -161,7 +153,6 @@ def test_types_need_a_file(folders: Path, tmp_path: Path) -> None:
         tmp_path / "light",
         "--set",
         "sensitivity.format=gguf",
-        "--no-heal",
         "--ratio",
         0.27,
         *sets(),

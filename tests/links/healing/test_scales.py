@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_checkpoint, tiny_windows
 from tiny_folders import quantized
 
-from birdbone.checkpoints import Checkpoint, Quantized, diff
+from birdbone.checkpoints import Checkpoint, GgmlBlocks, Quantized, diff
 from birdbone.engine import Chain, run
 from birdbone.errors import ChainError, LinkError
 from birdbone.links import heal, load, quantize
@@ -41,14 +41,34 @@ async def test_after_quantize_the_loss_falls_and_the_size_stays(arch: str, preci
     assert metrics["trained_parameters"] == scales
 
 
-@pytest.mark.parametrize("grid", [None, "fp8", "q4_0"])
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+@pytest.mark.parametrize("grid", ["q4_0", "iq4_nl"])
+async def test_scales_of_ggml_types_too(arch: str, grid: str) -> None:
+    dense = tiny_checkpoint(arch)
+    rounded = await run(Chain(quantize(grid=grid, method="rtn")), _context(dense, dense))
+    ctx = await run(Chain(heal(**HEAL)), rounded)
+    metrics = ctx["history"][-1].metrics
+    assert metrics["kept"] is True
+    assert metrics["kl_after"] < 0.95 * metrics["kl_before"]
+    before, after = rounded["checkpoint"], ctx["checkpoint"]
+    for name, ref in before.refs.items():
+        assert after.refs[name].storage_kind == ref.storage_kind
+    changed = diff(before, after).changed
+    assert set(changed) == {
+        name for name, ref in before.refs.items() if isinstance(ref, GgmlBlocks)
+    }
+
+
+@pytest.mark.parametrize("grid", [None, "fp8"])
 async def test_weights_without_such_scales_are_refused_by_kind(grid: Any) -> None:
     dense = tiny_checkpoint("llama_tied")
     ctx: Any = _context(dense, dense)
     if grid is not None:
         ctx = await run(Chain(quantize(grid=grid, method="rtn")), ctx)
     kind = {None: "float32"}.get(grid, grid)
-    with pytest.raises(LinkError, match=rf"scales of integer weights, .* are {kind}; put quantize"):
+    with pytest.raises(
+        LinkError, match=rf"scales of integers and ggml types, .* are {kind}; put quantize"
+    ):
         await run(heal(**HEAL), ctx)
 
 
