@@ -103,6 +103,7 @@ async def healed(asked: argparse.Namespace, ctx: Any, store: RunFolder) -> dict[
     chain.use(Progress())
     result = await run(chain, ctx, store=store)
     kept, (healing, judging) = ctx["allocation"].current, result["history"][-2:]
+    scored = scored_by_llama_cpp if asked.gguf else scored_by_transformers
     return {
         "candidate": f"{kept.name}, scales trained",
         "uniform": kept.uniform,
@@ -110,7 +111,7 @@ async def healed(asked: argparse.Namespace, ctx: Any, store: RunFolder) -> dict[
         "predicted_bytes": kept.num_bytes,
         "seconds": healing.cost.seconds,
         **judging.metrics,
-        **await scored_by_transformers(asked, result["checkpoint"]),
+        **await scored(asked, result["checkpoint"]),
     }
 
 
@@ -203,10 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--remove", nargs="+", type=float, default=(), help="of the neurons")
     parser.add_argument("--heal", type=int, default=0, help="windows to train scales on")
     parser.add_argument("--gguf", action="store_true", help="sizes of GGUF files")
-    asked = parser.parse_args()
-    if asked.heal and asked.gguf:
-        parser.error("--heal trains scales of folders; leave out --gguf")
-    return asked
+    return parser.parse_args()
 
 
 def main() -> None:
