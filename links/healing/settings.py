@@ -37,7 +37,7 @@ class HealSettings(Settings):
     """Peak learning rate, after a warm-up and before a cosine decay; for blocks the highest that is
     tried, down to a sixteenth of it if held-out windows favour that; for scales in steps of the
     grid, by which the largest code's value moves. Lower it for models much wider than 576, where
-    those of blocks, scales and full were measured [blocks 2e-3, scales 1.6e-2, lora 1e-3, qlora
+    those of blocks, scales and full were measured [blocks 2e-3, scales 8e-3, lora 1e-3, qlora
     1e-3, full 3e-4]."""
 
     batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -113,7 +113,7 @@ class Chosen:
 DEFAULTS: Mapping[HealMethod, Chosen] = MappingProxyType(
     {
         "blocks": Chosen(learning_rate=2e-3),
-        "scales": Chosen(learning_rate=1.6e-2, epochs=1, precision="auto"),
+        "scales": Chosen(learning_rate=8e-3, epochs=1, precision="auto"),
         "lora": Chosen(learning_rate=1e-3),
         "qlora": Chosen(learning_rate=1e-3, gradient_checkpointing=True),
         "full": Chosen(learning_rate=3e-4),
