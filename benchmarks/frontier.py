@@ -85,7 +85,6 @@ async def size_of(asked: argparse.Namespace, size: str) -> dict[str, Any]:
         ctx = await run(shared, store=store)
         result = await run(whole, ctx, store=store)
         tried = [dict(step.metrics) for step in result["history"] if step.link == "candidate"]
-        scored = scored_by_llama_cpp if asked.gguf else scored_by_transformers
         for place in _places(tried):
             light = result
             if not tried[place]["kept"]:
@@ -103,7 +102,6 @@ async def healed(asked: argparse.Namespace, ctx: Any, store: RunFolder) -> dict[
     chain.use(Progress())
     result = await run(chain, ctx, store=store)
     kept, (healing, judging) = ctx["allocation"].current, result["history"][-2:]
-    scored = scored_by_llama_cpp if asked.gguf else scored_by_transformers
     return {
         "candidate": f"{kept.name}, scales trained",
         "uniform": kept.uniform,
@@ -129,6 +127,12 @@ def judging_windows(asked: argparse.Namespace, tokenizer: Any) -> torch.Tensor:
     tokens = tokenizer(text, add_special_tokens=False, verbose=False, return_tensors="pt").input_ids
     length, count = asked.length, asked.scored_windows
     return tokens[0, : length * count].view(count, length)
+
+
+async def scored(asked: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
+    """Bytes and perplexity as the runtime of the format computes it."""
+    by = scored_by_llama_cpp if asked.gguf else scored_by_transformers
+    return await by(asked, checkpoint)
 
 
 async def scored_by_llama_cpp(asked: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:

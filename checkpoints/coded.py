@@ -146,7 +146,7 @@ class Quantized(TensorRef):
 
     @property
     def has_free_scales(self) -> bool:
-        """Whether scales are floats of which each row, or group of columns, has one or more."""
+        """Whether scales are floats, one for each row or group of its columns, beside integers."""
         return not self.is_float and self.float4 is None and self.block_size is None
 
     @property
@@ -186,10 +186,8 @@ class Quantized(TensorRef):
             rows = scales.repeat_interleave(self.block_size, 0)[: self.shape[0]]
             by_weight = rows.repeat_interleave(self.block_size, 1)[:, : self.shape[1]]
             return parts["codes"].to(dtype) * by_weight
-        grouped = parts["codes"].reshape(*scales.shape, self.group_size).to(dtype)
-        if "zero_points" in parts:
-            grouped = grouped - parts["zero_points"].to(dtype).unsqueeze(-1)
-        return (grouped * scales.unsqueeze(-1)).flatten(-2)
+        steps = grid_steps(parts["codes"], parts.get("zero_points"), scales.shape, dtype)
+        return (steps * scales.unsqueeze(-1)).flatten(-2)
 
     @property
     def _suffix(self) -> str:
@@ -206,6 +204,20 @@ class Quantized(TensorRef):
     def parts(self) -> Mapping[str, Tensor]:
         """The tensors it consists of, by name."""
         return self._parts
+
+
+def grid_steps(
+    codes: Tensor, zero_points: Tensor | None, scales_shape: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    """Codes less zero points, ``[out_features, groups, group_size]``, experts first."""
+    steps = codes.reshape(*scales_shape, -1).to(dtype)
+    return steps if zero_points is None else steps - zero_points.to(dtype).unsqueeze(-1)
+
+
+def multiplied(scales: Tensor, factors: Tensor) -> Tensor:
+    """Scales times factors, in the dtype of the scales; one that would leave its range stays."""
+    found = (scales.to(factors.dtype) * factors).to(scales.dtype)
+    return torch.where((found == 0) | ~torch.isfinite(found), scales, found)
 
 
 def block_scales(shape: Sequence[int], block_size: int) -> tuple[int, ...]:
@@ -281,9 +293,7 @@ class GgmlBlocks(TensorRef):
         for place in SCALE_BYTES[self.kind]:
             part = blocks[..., place : place + 2]
             before = part.contiguous().view(torch.float16).squeeze(-1)
-            after = (before.float() * factors).half()
-            kept = torch.where((after == 0) | ~torch.isfinite(after), before, after)
-            part.copy_(kept.unsqueeze(-1).view(torch.uint8))
+            part.copy_(multiplied(before, factors).unsqueeze(-1).view(torch.uint8))
         return GgmlBlocks(blocks.flatten(1), kind=self.kind, transposed=self.transposed)
 
     def load(self) -> Tensor:

@@ -108,8 +108,8 @@ def fit_command(
     Bits and group sizes of all linears and of the embedding are chosen by estimated loss; for an
     output that ends in .gguf, the ggml types of all matrices of that file. These and the best
     uniform settings within the same budget are built and judged on held-out text and on text from
-    elsewhere; the best is saved, with --heal after its scales were trained. The estimated time is
-    printed before the run starts.
+    elsewhere; the best is saved after its scales were trained. The estimated time is printed before
+    the run starts.
     The same chain with more options: birdbone run fit.
     """
 
@@ -121,7 +121,8 @@ def fit_command(
         chain = preset_chain("fit", preset, model=model, out=out, data=one_or_more(data))
         if remove:
             chain = with_removal(chain, remove)
-        if not (preset != "fast" if heal is None else heal):
+        heals = preset != "fast" if heal is None else heal
+        if not heals:
             chain = without_healing(chain)
         options = {
             "bytes": size,

@@ -8,12 +8,13 @@ import torch
 
 from ...checkpoints import Checkpoint
 from ...checkpoints.coded import has_scales
+from ...checkpoints.placement import Precision
 from ...errors import DataError, SettingError
 from ...models.blocks.device import default_device
 from ...models.blocks.linears import all_linears
 from ...models.blocks.products import product_dtype
 from ...texts import Windows
-from .settings import HealMethod, Precision
+from .settings import HealMethod
 
 
 def autocast_dtype(precision: Precision) -> torch.dtype | None:
@@ -45,8 +46,10 @@ def require_scales(checkpoint: Checkpoint, method: HealMethod) -> None:
     Raises:
         SettingError: naming what the linears are.
     """
+    if method != "scales":
+        return
     refs = [checkpoint.refs[each.tensor] for each in all_linears(checkpoint)]
-    if method != "scales" or any(map(has_scales, refs)):
+    if any(map(has_scales, refs)):
         return
     kinds = {ref.storage_kind for ref in refs}
     raise SettingError(

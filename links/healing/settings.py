@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ...checkpoints import ranks
+from ...checkpoints.placement import Precision
 from ...engine import Halved, Settings
 from ...models.training.blockwise import HealingTarget
 from .duration import Duration
 
 HealMethod = Literal["blocks", "scales", "lora", "qlora", "full"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class HealSettings(Settings):

@@ -187,5 +187,4 @@ def _in_one(experts: Mapping[int, Quantized]) -> Quantized:
     """The weights of all experts, by index, as one ``[experts, out_features, in_features]``."""
     parts = [experts[index].parts() for index in range(len(experts))]
     codes, scales = (torch.stack([each[part] for each in parts]) for part in ("codes", "scales"))
-    first = experts[0]
-    return Quantized(codes, scales, bits=first.bits, input_activations=first.input_activations)
+    return experts[0].with_values(codes, scales)

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints import GgmlBlocks, Quantized
-from ...checkpoints.coded import has_scales
+from ...checkpoints.coded import grid_steps, has_scales, multiplied
 from ..blocks.announcing import AnnounceStep
 from ..blocks.skeleton import Skeleton
 from ..passes.resuming import ProgressStore
 from .distillation import Lesson
 from .optimiser import Healed
-from .trainer import Training, train
+from .trainer import Training, running_as, train
 
 _SMALLEST, _LARGEST = 0.5, 2.0  # factors of a scale, whose sign stays
 
@@ -122,32 +122,29 @@ def _parts(ref: Quantized | GgmlBlocks) -> tuple[Tensor, Tensor, Tensor | None, 
 @contextmanager
 def _computed(block: nn.Module, learned: Mapping[str, LearnedScales]) -> Iterator[None]:
     """Let the named weights of a block be computed anew each time it runs, inside the context."""
-    owners = {name: block.get_submodule(name.rpartition(".")[0]) for name in learned}
-    for name, owner in owners.items():
-        delattr(owner, name.rpartition(".")[2])
+    places = []
+    for name, each in learned.items():
+        owner, _, leaf = name.rpartition(".")
+        places.append((block.get_submodule(owner), leaf, each))
+    for module, leaf, _ in places:
+        delattr(module, leaf)
     plain = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        for name, owner in owners.items():
-            setattr(owner, name.rpartition(".")[2], learned[name].value())
+        for module, leaf, each in places:
+            setattr(module, leaf, each.value())
         try:
             return plain(*args, **kwargs)
         finally:
-            for name, owner in owners.items():
-                delattr(owner, name.rpartition(".")[2])
+            for module, leaf, _ in places:
+                delattr(module, leaf)
 
-    block.forward = forward
-    try:
+    with running_as(block, forward):
         yield
-    finally:
-        block.__dict__.pop("forward", None)  # checkpointing may have taken it back already
 
 
 def _stored(moves: Tensor, scales: Tensor, reach: int) -> Tensor:
-    factors = (1 + moves / reach).clamp(_SMALLEST, _LARGEST)
-    found = (scales.to(moves.dtype) * factors).to(scales.dtype)
-    # A scale that left the range of its dtype keeps its first value.
-    return torch.where((found == 0) | ~torch.isfinite(found), scales, found)
+    return multiplied(scales, (1 + moves / reach).clamp(_SMALLEST, _LARGEST))
 
 
 class _Value(torch.autograd.Function):
@@ -167,7 +164,7 @@ class _Value(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(codes, scales, zero_points)
         ctx.reach = reach
-        steps = _steps(codes, zero_points, scales, moves.dtype)
+        steps = grid_steps(codes, zero_points, scales.shape, moves.dtype)
         stored = _stored(moves, scales, reach).to(moves.dtype)
         return steps.mul_(stored.unsqueeze(-1)).flatten(-2)
 
@@ -175,12 +172,6 @@ class _Value(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None, None]:
         codes, scales, zero_points = ctx.saved_tensors
         slope: Tensor = gradients[0]
-        steps = _steps(codes, zero_points, scales, slope.dtype)
+        steps = grid_steps(codes, zero_points, scales.shape, slope.dtype)
         by_scale = steps.mul_(slope.view(steps.shape)).sum(-1)
         return by_scale * scales.to(slope.dtype) / ctx.reach, None, None, None, None
-
-
-def _steps(codes: Tensor, zero_points: Tensor | None, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in steps of its grid, ``[out_features, groups, group_size]``, experts first."""
-    steps = codes.reshape(*scales.shape, -1).to(dtype)
-    return steps if zero_points is None else steps - zero_points.to(dtype).unsqueeze(-1)

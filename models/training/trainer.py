@@ -8,8 +8,8 @@ every step and the held-out ones; each has the whole model and optimiser, or its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -256,14 +256,26 @@ def _checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
     The switch of transformers works only in train mode, which would enable dropout.
     """
-    for block in blocks:
-        again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-        block.forward = again
+    with ExitStack() as stack:
+        for block in blocks:
+            again = partial(
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
+            stack.enter_context(running_as(block, again))
+        yield
+
+
+@contextmanager
+def running_as(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Call ``forward`` in place of the block's own, inside the context."""
+    before = block.__dict__.get("forward")
+    block.forward = forward
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        del block.forward
+        if before is not None:
+            block.forward = before
 
 
 def _thinned(losses: Sequence[float]) -> list[float]:

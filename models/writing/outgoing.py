@@ -152,11 +152,7 @@ class Outgoing(Mapping[str, Tensor]):
             return {name: ref}
         parts = read()
         codes, scales = (apart(self._model, name, parts[part]) for part in ("codes", "scales"))
-        inputs = ref.input_activations
-        return {
-            each: Quantized(codes[each], scales[each], bits=ref.bits, input_activations=inputs)
-            for each in codes
-        }
+        return {each: ref.with_values(codes[each], scales[each]) for each in codes}
 
     def _dense(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         """A tensor beside packed experts by its name in files; unchanged in any other folder."""
